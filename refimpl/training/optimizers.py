@@ -1,0 +1,95 @@
+"""AdamW and clipping by global norm [SPEC 7], on flat dicts: dotted parameter name -> array.
+
+AdamW (Loshchilov and Hutter, arXiv 1711.05101), step t = 1, 2, ...:
+
+    first  = beta1 * first  + (1 - beta1) * gradient
+    second = beta2 * second + (1 - beta2) * gradient^2
+    parameter -= rate * decay * parameter                    only parameters in `decayed`
+    parameter -= rate * (first / (1 - beta1^t)) / (sqrt(second / (1 - beta2^t)) + eps)
+
+Everything is computed in the dtype of the parameter; parameters and moments change in place.
+
+>>> weight = {"w": np.array([1.0, -1.0])}
+>>> optimizer = AdamW(weight)
+>>> optimizer.step({"w": np.array([0.3, 0.0])}, rate=0.1)     # the first step has length rate
+>>> weight["w"].round(6).tolist()
+[0.9, -1.0]
+"""
+
+import math
+from collections.abc import Collection, Mapping
+
+import numpy as np
+
+BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+
+
+class AdamW:
+    """AdamW over a flat dict of parameters, which it changes in place.
+
+    Weight decay is decoupled from the gradient and applies to the names in `decayed` only.
+    """
+
+    def __init__(
+        self, params: dict[str, np.ndarray], decay: float = 0.0, decayed: Collection[str] = ()
+    ):
+        self.params = params
+        self.decay = {name: decay if name in decayed else 0.0 for name in params}
+        self.steps = 0
+        self.first = {name: np.zeros_like(value) for name, value in params.items()}
+        self.second = {name: np.zeros_like(value) for name, value in params.items()}
+        self._scratch = {name: np.empty_like(value) for name, value in params.items()}
+
+    def step(self, gradients: Mapping[str, np.ndarray], rate: float) -> None:
+        """One update with learning rate `rate`; gradients are named and shaped like params."""
+        self.steps += 1
+        length = rate / (1 - BETA1**self.steps)
+        scale = 1 / math.sqrt(1 - BETA2**self.steps)
+        for name, value in self.params.items():
+            gradient, first, second = gradients[name], self.first[name], self.second[name]
+            scratch = self._scratch[name]
+
+            first *= BETA1
+            np.multiply(gradient, 1 - BETA1, out=scratch)
+            first += scratch
+
+            second *= BETA2
+            np.multiply(gradient, gradient, out=scratch)
+            scratch *= 1 - BETA2
+            second += scratch
+
+            value *= 1 - rate * self.decay[name]
+            np.sqrt(second, out=scratch)
+            scratch *= scale
+            scratch += EPS
+            np.divide(first, scratch, out=scratch)
+            scratch *= length
+            value -= scratch
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that a later `restore` needs: `steps`, `first.<name>` and `second.<name>`."""
+        moments = {f"first.{name}": value for name, value in self.first.items()}
+        moments |= {f"second.{name}": value for name, value in self.second.items()}
+        return {"steps": np.array(self.steps), **moments}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state()` returned for the same parameters."""
+        self.steps = int(state["steps"])
+        for name in self.params:
+            self.first[name][...] = state[f"first.{name}"]
+            self.second[name][...] = state[f"second.{name}"]
+
+
+def clip_by_global_norm(
+    gradients: Mapping[str, np.ndarray], most: float
+) -> tuple[dict[str, np.ndarray], float]:
+    """Scale all gradients together so that their common L2 norm is at most `most`.
+
+    Returns (gradients, norm before clipping); the norm is accumulated in float64.
+    Gradients that are short enough come back as they are.
+    """
+    norm = math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients.values()))
+    if norm <= most:
+        return dict(gradients), norm
+    scale = most / norm
+    return {name: gradient * scale for name, gradient in gradients.items()}, norm

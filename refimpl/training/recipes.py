@@ -1,0 +1,79 @@
+"""Every setting of a training run, in one frozen dataclass that round-trips through JSON.
+
+The defaults are the recipe of `didb_micro` on MNIST. A recipe and a seed fix the result to the
+bit on one machine; `shards` counts too, because it sets the order in which gradients are added.
+
+>>> Recipe(epochs=0)
+Traceback (most recent call last):
+    ...
+refimpl.conventions.ConfigError: recipe: epochs is 0, expected an integer of at least 1
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from refimpl.conventions import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """Settings of a run [SPEC 7]; a bad value raises ConfigError."""
+
+    epochs: int = 5
+    batch_size: int = 100
+    learning_rate: float = 2e-3  # at the top of the schedule
+    weight_decay: float = 0.01  # on the matrices of real layers only
+    warmup_fraction: float = 0.02  # of all steps
+    smoothing: float = 0.05  # label smoothing, 0 for none
+    shift: int = 2  # pixels; every training image moves by up to this much each way
+    clip_norm: float | None = None  # largest global gradient norm, None for no clipping
+    seed: int = 0
+    shards: int = 2  # parts of a batch that run side by side, one thread each
+
+    def __post_init__(self):
+        for name, least in (
+            ("epochs", 1), ("batch_size", 1), ("shift", 0), ("seed", 0), ("shards", 1)
+        ):  # fmt: skip
+            _require_integer(name, getattr(self, name), least)
+        _require_real("learning_rate", self.learning_rate, 0, math.inf, above=True)
+        _require_real("weight_decay", self.weight_decay, 0, math.inf)
+        _require_real("warmup_fraction", self.warmup_fraction, 0, 1)
+        _require_real("smoothing", self.smoothing, 0, 1)
+        if self.clip_norm is not None:
+            _require_real("clip_norm", self.clip_norm, 0, math.inf, above=True)
+
+    def steps(self, images: int) -> tuple[int, int]:
+        """(steps of an epoch, steps of the run) for that many training images."""
+        per_epoch = math.ceil(images / self.batch_size)
+        return per_epoch, per_epoch * self.epochs
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as a dict of JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Recipe":
+        """The inverse of to_json; fields left out keep their default."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(fields) - set(known))
+        if unknown:
+            raise ConfigError(f"recipe: unknown field {unknown[0]!r}, expected {', '.join(known)}")
+        return cls(**fields)
+
+
+def _require_integer(name: str, value: Any, least: int) -> None:
+    if type(value) is not int or value < least:
+        raise ConfigError(f"recipe: {name} is {value!r}, expected an integer of at least {least}")
+
+
+def _require_real(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
+    """low <= value < high, or low < value < high with `above`."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and low <= value < high and not (above and value == low):
+        return
+    expected = f"a finite number {'above' if above else 'of at least'} {low}"
+    if high < math.inf:
+        expected += f" and below {high}"
+    raise ConfigError(f"recipe: {name} is {value!r}, expected {expected}")
