@@ -1,0 +1,43 @@
+"""Settings of the test run: threads, Hypothesis profiles, the table of worst disagreements."""
+
+from __future__ import annotations
+
+import os
+
+# Before NumPy is loaded. The arrays of a test are small, and with one worker a core the threads
+# of the linear algebra library would only get in each other's way.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from tests import oracles  # noqa: E402
+
+# ci: the same examples on every run, so that a red run is the fault of the change that it tests.
+# dev: new examples on every run. explore: many of them, for an evening.
+settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None, print_blob=True)
+settings.register_profile("dev", max_examples=30, deadline=None, print_blob=True)
+settings.register_profile("explore", max_examples=1000, deadline=None, print_blob=True)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["worst"] = oracles.WORST
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node) -> None:
+    for kind, value in getattr(node, "workeroutput", {}).get("worst", {}).items():
+        oracles.note(kind, value)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    if not oracles.WORST:
+        return
+    terminalreporter.section("worst disagreement by kind, relative to the largest entry")
+    for kind, value in sorted(oracles.WORST.items()):
+        terminalreporter.write_line(f"{kind:48s} {value:.1e}")
