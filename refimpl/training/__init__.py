@@ -1,9 +1,9 @@
 """Training by the model's own backward pass [SPEC 7]: no autograd, NumPy only.
 
-    recipes        every setting of a run, in one frozen dataclass
-    schedules      the learning rate as a pure function of the step
-    augmentation   random shifts of uint8 images
-    optimizers     AdamW and clipping by global norm
-    checkpoints    all a run needs to go on to the same bits, written atomically
-    loop           puts them together: `train(model, recipe, images, labels, ...)`
+- recipes: every setting of a run, in one frozen dataclass
+- schedules: the learning rate as a pure function of the step
+- augmentation: random shifts of uint8 images
+- optimizers: AdamW, and clipping by global norm
+- checkpoints: all that a run needs to go on to the same bits, written atomically
+- loop: puts them together in `train(model, recipe, images, labels, ...)`
 """

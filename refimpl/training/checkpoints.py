@@ -9,9 +9,7 @@ seed and its number. A file is replaced as a whole: whoever is interrupted while
 the one before.
 """
 
-import contextlib
 import json
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +17,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from refimpl.conventions import ModelFileError
+from refimpl.conventions import ModelFileError, write_atomically
 
 VERSION = "1"
 
@@ -39,7 +37,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     # safetensors stores the memory as it lies, whatever the strides say
     tensors = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     metadata = {"checkpoint": VERSION, "progress": json.dumps(checkpoint.progress)}
-    _write(path, safetensors.numpy.save(tensors, metadata))
+    write_atomically(path, safetensors.numpy.save(tensors, metadata))
 
 
 def load(path: Path) -> Checkpoint:
@@ -63,18 +61,3 @@ def _strip(prefix: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write next to `path`, push to the disk, then rename: the old file stays until the end."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except BaseException:  # an interrupt too
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise

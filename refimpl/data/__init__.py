@@ -1,0 +1,8 @@
+"""From files to arrays.
+
+images          an image file or PIL image -> 8-bit grey or RGB, whatever it was
+preprocessing   8-bit images -> what a model reads: size, grey or RGB, mean, standard deviation
+idx             one idx file -> array
+mnist           a folder of MNIST's idx files -> (images, labels)
+bundled         the samples that are shipped inside the package
+"""

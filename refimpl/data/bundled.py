@@ -1,0 +1,34 @@
+"""The samples inside the package, `samples/mnist/`: ten test digits and a small data set.
+
+Where they come from and how they were picked is in the README.md beside them.
+"""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from refimpl.conventions import DataError
+
+
+def mnist() -> Path:
+    """The folder of the MNIST samples; `mnist() / "small"` has the layout that mnist.load reads."""
+    return Path(str(files("refimpl.data"))) / "samples" / "mnist"
+
+
+def digits() -> list[Path]:
+    """Ten images, one a class in order of the classes, named `<label>_<index in test set>.png`."""
+    return sorted(mnist().glob("?_????.png"))
+
+
+def goldens() -> dict[str, Any]:
+    """What `refimpl demo` must answer, as `python -m tests.make_demo_goldens` stored it.
+
+    {"model": stem, "weights_sha256": hex, "dtype": "float64",
+     "images": {file name: {"label": class name, "probability": float}}}
+    """
+    path = mnist() / "goldens.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot read the stored goldens: {error}") from None

@@ -1,0 +1,93 @@
+"""Image files to 8-bit grey or RGB pictures, the right way up.
+
+Any format of Pillow is read, except EPS, which Pillow hands to Ghostscript, a program. Then
+
+    EXIF orientation     applied
+    several frames       the first one
+    palette, CMYK, ...   to RGB
+    transparency         laid on white, as a browser does
+    16 bits a channel    value / 257, rounded: 0..65535 becomes 0..255
+    32 bits              the same if all values are in 0..65535, otherwise refused
+    floats               refused: nothing says which value is white
+
+Whatever is wrong with a file is a DataError that names it.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from refimpl.conventions import DataError
+
+MAX_BYTES = 256 * 2**20  # of a file; the pixels are limited by PIL.Image.MAX_IMAGE_PIXELS
+
+_TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """The picture in a file, as a PIL image of mode L or RGB; DataError if there is none."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the image: {error.strerror or error}") from None
+    return decode(content, str(path))
+
+
+def decode(content: bytes, name: str) -> Image.Image:
+    """Like open_image, for the bytes of a file; `name` is what an error calls them."""
+    if not content:
+        raise DataError(f"{name}: the file is empty, expected an image")
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{name}: more than {MAX_BYTES >> 20} MB, expected an image file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata; the pixels are what we are after
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content))
+            if image.format == "EPS":
+                raise DataError(f"{name}: EPS is a program for Ghostscript, expected pixels")
+            image.load()
+            return to_8_bits(ImageOps.exif_transpose(image), name)
+    except DataError:
+        raise
+    except UnidentifiedImageError:
+        raise DataError(f"{name}: not an image in a format that Pillow can read") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"{name}: refused, too many pixels: {error}") from None
+    except Exception as error:  # decoders meet bad bytes with nearly every built-in exception
+        what = f"{type(error).__name__}: {error}"
+        raise DataError(f"{name}: the image is broken or truncated ({what})") from None
+
+
+def to_8_bits(image: Image.Image, name: str = "image") -> Image.Image:
+    """Any PIL image as mode L (grey) or RGB, 8 bits a channel, nothing transparent."""
+    if min(image.size) == 0:
+        raise DataError(f"{name}: the image has no pixels, its size is {image.size}")
+    if image.mode == "F":
+        raise DataError(f"{name}: the pixels are floats, expected 8 or 16 bits a channel")
+    if image.mode.startswith("I"):
+        return _from_wide(image, name)
+    if image.mode in _TRANSPARENT or "transparency" in image.info:
+        picture = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), picture).convert("RGB")
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("L", "RGB"):
+        return image
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise DataError(f"{name}: mode {image.mode} has no way to RGB: {error}") from None
+
+
+def _from_wide(image: Image.Image, name: str) -> Image.Image:
+    """More than 8 bits a channel; Pillow's own conversion to L would clip at 255."""
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535:
+        raise DataError(f"{name}: pixels from {low} to {high}, expected 8 or 16 bits a channel")
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
