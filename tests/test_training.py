@@ -1,0 +1,458 @@
+"""The training room: each part against an oracle or literals, then whole runs of a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import refimpl
+from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFiniteError
+from refimpl.data.preprocessing import Preprocessing
+from refimpl.training import checkpoints, loop
+from refimpl.training.augmentation import random_shift, shift
+from refimpl.training.optimizers import AdamW, clip_by_global_norm
+from refimpl.training.recipes import Recipe
+from refimpl.training.schedules import warmup_cosine
+from tests import oracles, strategies, tolerances
+
+SHAPES = {"matrix": (3, 5), "bias": (4,), "scalar": ()}
+
+
+def _arrays(rng: np.random.Generator, dtype: np.dtype = np.float64) -> dict[str, np.ndarray]:
+    return {name: rng.standard_normal(shape).astype(dtype) for name, shape in SHAPES.items()}
+
+
+# ---------------------------------------------------------------------------------- optimizers
+
+
+@given(seed=strategies.seeds(), dtype=st.sampled_from(strategies.FLOATS))
+def test_adamw_equals_torch(seed: int, dtype: np.dtype) -> None:
+    torch_optimizer = oracles.require("torch", "tests.torch_models.optimizer")
+    rng = np.random.default_rng(seed)
+    params = {name: np.asarray(value) for name, value in _arrays(rng, dtype).items()}
+    # gradients of very different lengths, an exact 0 among them
+    gradients = [_arrays(rng, dtype) for _ in range(7)]
+    gradients[2]["matrix"] *= 1e-6
+    gradients[3]["bias"][1] = 0
+    rates = rng.uniform(1e-4, 1e-1, size=7).tolist()
+    expected = torch_optimizer.adamw(params, gradients, rates, 0.3, {"matrix"})
+
+    optimizer = AdamW(params, decay=0.3, decayed={"matrix"})
+    for gradient, rate in zip(gradients, rates):
+        optimizer.step(gradient, rate)
+    for name, value in params.items():
+        assert value.dtype == dtype
+        error = tolerances.disagreement(value, expected[name])
+        oracles.note(f"AdamW {dtype}", error)
+        assert error <= tolerances.relative(dtype, len(rates)), name
+
+
+def test_adamw_decays_only_the_named_matrices() -> None:
+    params = {"decayed": np.full(3, 2.0), "left": np.full(3, 2.0)}
+    optimizer = AdamW(params, decay=0.5, decayed={"decayed"})
+    optimizer.step({name: np.zeros(3) for name in params}, rate=0.1)
+    assert params["decayed"].tolist() == [1.9, 1.9, 1.9]
+    assert params["left"].tolist() == [2.0, 2.0, 2.0]
+
+
+def test_adamw_goes_on_from_its_state() -> None:
+    rng = np.random.default_rng(1)
+    start, gradients = _arrays(rng), [_arrays(rng) for _ in range(4)]
+    whole = {name: np.array(value) for name, value in start.items()}
+    optimizer = AdamW(whole, 0.1, {"matrix"})
+    for gradient in gradients[:2]:
+        optimizer.step(gradient, 0.01)
+    state = {name: np.array(value) for name, value in optimizer.state().items()}
+    rest = {name: np.array(value) for name, value in whole.items()}
+    resumed = AdamW(rest, 0.1, {"matrix"})
+    resumed.restore(state)
+    for gradient in gradients[2:]:
+        optimizer.step(gradient, 0.01)
+        resumed.step(gradient, 0.01)
+    assert all(np.array_equal(whole[name], rest[name]) for name in SHAPES)
+
+
+@given(seed=strategies.seeds(), most=st.sampled_from((0.01, 1.0, 100.0)))
+def test_clipping_equals_torch(seed: int, most: float) -> None:
+    torch_optimizer = oracles.require("torch", "tests.torch_models.optimizer")
+    gradients = _arrays(np.random.default_rng(seed))
+    clipped, norm = clip_by_global_norm(gradients, most)
+    whole = np.concatenate([np.ravel(value) for value in gradients.values()])
+    assert norm == pytest.approx(np.linalg.norm(whole), rel=1e-14)
+    for name, expected in torch_optimizer.clipped(gradients, most).items():
+        # torch divides by norm + 1e-6
+        assert tolerances.disagreement(clipped[name], expected) <= 2e-6 / norm
+
+
+def test_clipping_literals() -> None:
+    gradients = {"a": np.array([3.0]), "b": np.array([[0.0, 4.0]])}
+    clipped, norm = clip_by_global_norm(gradients, 1.0)
+    assert norm == 5.0
+    assert np.allclose(clipped["a"], [0.6], rtol=1e-15)
+    assert np.allclose(clipped["b"], [[0.0, 0.8]], rtol=1e-15)
+    assert clip_by_global_norm(gradients, 5.0)[0]["a"] is gradients["a"]
+    assert gradients["a"].tolist() == [3.0]
+
+
+# ------------------------------------------------------------------------ schedule, augmentation
+
+
+def test_schedule_literals() -> None:
+    rates = [warmup_cosine(step, steps=10, peak=2.0, warmup=4) for step in range(11)]
+    half = np.sqrt(3) / 2  # the cosine of a sixth of the way
+    expected = [0.5, 1, 1.5, 2, 2, 1 + half, 1.5, 1, 0.5, 1 - half, 0]
+    assert rates == pytest.approx(expected, abs=1e-15)
+
+
+def test_schedule_without_warmup_starts_at_the_peak() -> None:
+    assert warmup_cosine(0, steps=5, peak=0.3) == 0.3
+
+
+@given(
+    seed=strategies.seeds(),
+    sizes=strategies.sizes(3),
+    most=st.integers(0, 4),
+    colour=st.booleans(),
+    background=st.sampled_from((0, 255)),
+)
+def test_every_augmented_image_is_a_shift(seed, sizes, most, colour, background) -> None:
+    count, height, width = sizes
+    shape = sizes + (3,) * colour
+    images = np.random.default_rng(seed).integers(1, 255, size=shape, dtype=np.uint8)
+    before = images.copy()
+    moved = random_shift(images, most, np.random.default_rng(seed + 1), background)
+    assert np.array_equal(images, before)
+    assert moved.dtype == np.uint8 and moved.shape == shape
+    pad = [(most, most), (most, most)] + [(0, 0)] * colour
+    for image, result in zip(images, moved):
+        frame = np.pad(image, pad, constant_values=background)
+        windows = [
+            frame[top : top + height, left : left + width]
+            for top in range(2 * most + 1)
+            for left in range(2 * most + 1)
+        ]
+        assert any(np.array_equal(result, window) for window in windows)
+
+
+def test_shift_moves_down_and_right() -> None:
+    image = np.arange(1, 7, dtype=np.uint8).reshape(1, 2, 3)
+    moved = shift(image, down=np.array([1]), right=np.array([-1]), background=9)
+    assert moved[0].tolist() == [[9, 9, 9], [2, 3, 9]]
+
+
+def test_random_shifts_use_the_whole_range_in_both_directions() -> None:
+    dot = np.zeros((400, 5, 7), dtype=np.uint8)
+    dot[:, 2, 3] = 1
+    moved = random_shift(dot, 2, np.random.default_rng(0))
+    _, rows, columns = np.nonzero(moved)
+    assert set(zip((rows - 2).tolist(), (columns - 3).tolist())) == {
+        (down, right) for down in range(-2, 3) for right in range(-2, 3)
+    }
+
+
+# --------------------------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", 2.0),
+        ("batch_size", True),
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", "fast"),
+        ("weight_decay", -0.1),
+        ("weight_decay", float("inf")),
+        ("warmup_fraction", 1.0),
+        ("smoothing", 1.0),
+        ("shift", -1),
+        ("clip_norm", 0.0),
+        ("seed", -1),
+        ("shards", 0),
+    ],
+)
+def test_a_bad_recipe_is_one_clear_line(field: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Recipe(**{field: value})
+    message = str(caught.value)
+    assert field in message and repr(value) in message and "expected" in message
+    assert "\n" not in message
+
+
+def test_a_recipe_survives_json() -> None:
+    recipe = Recipe(epochs=3, learning_rate=1e-3, clip_norm=1.5, seed=7)
+    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    assert Recipe.from_json({"shift": 1}) == Recipe(shift=1)
+    with pytest.raises(ConfigError, match="unknown field 'learning rate'"):
+        Recipe.from_json({"learning rate": 1})
+
+
+# ----------------------------------------------------------------------------------- checkpoints
+
+
+def _checkpoint(value: float) -> checkpoints.Checkpoint:
+    params = {"w": np.full((2, 3), value), "alpha": np.array(value, dtype=np.float32)}
+    return checkpoints.Checkpoint(params, {"steps": np.array(4)}, {"history": [{"loss": value}]})
+
+
+def test_a_checkpoint_comes_back(tmp_path) -> None:
+    saved = _checkpoint(0.1)
+    saved.params["w"] = np.arange(6.0).reshape(3, 2).T  # not C-contiguous
+    checkpoints.save(tmp_path / "run.checkpoint", saved)
+    loaded = checkpoints.load(tmp_path / "run.checkpoint")
+    assert loaded.progress == saved.progress
+    assert int(loaded.optimizer["steps"]) == 4
+    assert loaded.params.keys() == saved.params.keys()
+    for name, value in saved.params.items():
+        assert loaded.params[name].dtype == value.dtype
+        assert loaded.params[name].shape == value.shape
+        assert np.array_equal(loaded.params[name], value)
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError("no space left on device"), KeyboardInterrupt()])
+def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch, moment, error):
+    path = tmp_path / "run.checkpoint"
+    checkpoints.save(path, _checkpoint(1.0))
+
+    def crash(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, moment, crash)
+    with pytest.raises(type(error)):
+        checkpoints.save(path, _checkpoint(2.0))
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == ["run.checkpoint"]
+    assert checkpoints.load(path).params["alpha"] == 1.0
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path) -> None:
+    path = tmp_path / "run.checkpoint"
+    with pytest.raises(ModelFileError, match="run.checkpoint"):
+        checkpoints.load(path)
+    checkpoints.save(path, _checkpoint(1.0))
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(ModelFileError, match="run.checkpoint"):
+        checkpoints.load(path)
+
+
+# ------------------------------------------------------------------------------------ whole runs
+
+CLASSES = ("left", "right", "both")
+PREPROCESSING = Preprocessing(size=(8, 12), mode="grey", mean=(0.4,), std=(0.3,))
+
+
+def _model():
+    return refimpl.create_model(
+        "didb_micro", image_size=(8, 12), dim=16, depth=1, mlp_ratio=2, num_classes=3
+    )
+
+
+def _bars(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bright bars on a dark noisy ground, uint8 (count, 8, 12); which side is the label."""
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 3, size=count)
+    images = rng.integers(0, 60, size=(count, 8, 12), dtype=np.uint8)
+    images[labels != 1, 2:6, 1:3] = 230
+    images[labels != 0, 2:6, 8:11] = 230
+    return images, labels
+
+
+RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=3e-3, shift=1, seed=3)
+
+
+def _train(tmp_path, recipe: Recipe = RECIPE, name: str = "run", count: int = 20, **options):
+    images, labels = _bars(count)
+    return loop.train(
+        _model(),
+        recipe,
+        images,
+        labels,
+        preprocessing=PREPROCESSING.to_json(),
+        class_names=list(CLASSES),
+        out=tmp_path / f"{name}.safetensors",
+        **options,
+    )
+
+
+def _same_bits(first, second) -> bool:
+    first, second = refimpl.flatten(first), refimpl.flatten(second)
+    return first.keys() == second.keys() and all(
+        first[name].tobytes() == second[name].tobytes() for name in first
+    )
+
+
+def test_a_tiny_model_learns_and_is_written(tmp_path) -> None:
+    recipe = Recipe(epochs=12, batch_size=8, learning_rate=1e-2, shift=1, smoothing=0.0)
+    validation = _bars(9)
+    trained = _train(tmp_path, recipe, count=32, validation=validation, card={"data": "bars"})
+    losses = [result.loss for result in trained.history]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0] / 4
+    assert trained.history[-1].validation_accuracy >= 0.9
+
+    assert sorted(os.listdir(tmp_path)) == ["run.json", "run.safetensors"]
+    model, params = refimpl.load(tmp_path / "run.safetensors")
+    assert model.config == _model().config
+    assert _same_bits(params, trained.params)
+    card = json.loads((tmp_path / "run.json").read_text())
+    assert card["recipe"] == recipe.to_json()
+    assert card["data"] == "bars"
+    assert card["figures"]["loss"] == losses[-1]
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_same_recipe_same_bits(tmp_path, shards: int) -> None:
+    recipe = Recipe.from_json(RECIPE.to_json() | {"shards": shards, "clip_norm": 1.0})
+    first, second = (_train(tmp_path, recipe, name) for name in ("first", "second"))
+    assert _same_bits(first.params, second.params)
+    assert [result.loss for result in first.history] == [result.loss for result in second.history]
+
+
+def test_another_seed_other_bits(tmp_path) -> None:
+    other = Recipe.from_json(RECIPE.to_json() | {"seed": 4})
+    assert not _same_bits(_train(tmp_path).params, _train(tmp_path, other).params)
+
+
+def test_the_start_is_not_changed(tmp_path) -> None:
+    start = _model().init(np.random.default_rng(0))
+    before = {name: value.copy() for name, value in refimpl.flatten(start).items()}
+    trained = _train(tmp_path, params=start)
+    assert _same_bits(start, refimpl.unflatten(before))
+    assert not _same_bits(start, trained.params)
+
+
+def test_gradients_of_shards_are_those_of_the_batch() -> None:
+    model, (images, labels) = _model(), _bars(7)
+    params = model.init(np.random.default_rng(2), dtype=np.float64)
+    batches = []
+    with ThreadPoolExecutor(3) as pool:
+        for shards in (1, 3, 7, 20):
+            batches.append(
+                loop.batch_gradients(
+                    model, params, images, labels, shards=shards, pool=pool, smoothing=0.1,
+                    prepare=lambda pixels: PREPROCESSING.apply_array(pixels).astype(np.float64),
+                )
+            )  # fmt: skip
+    whole = batches[0]
+    floor = max(np.abs(value).max() for value in whole.gradients.values())
+    for parts in batches[1:]:
+        assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
+        assert parts.correct == whole.correct
+        for name, value in whole.gradients.items():
+            error = tolerances.disagreement(
+                parts.gradients[name], value, floor * tolerances.STRUCTURAL_ZERO
+            )
+            assert error <= tolerances.NETWORK_GRADIENTS, name
+
+
+def test_shards_are_added_in_their_order_not_in_that_of_finishing(monkeypatch) -> None:
+    """The first part finishes last; the sum must not change by one bit."""
+    model, (images, labels) = _model(), _bars(12)
+    params = model.init(np.random.default_rng(2))
+    options = {"prepare": PREPROCESSING.apply_array, "smoothing": 0.0, "shards": 3}
+    shard, finished, last = loop._shard, [], threading.Event()
+
+    def reversed_order(model, params, part, *rest):
+        first = np.array_equal(part, images[:4])
+        if first:
+            assert last.wait(timeout=20)
+        result = shard(model, params, part, *rest)
+        finished.append("first" if first else "other")
+        if len(finished) == 2:
+            last.set()
+        return result
+
+    with ThreadPoolExecutor(3) as pool:
+        expected = loop.batch_gradients(model, params, images, labels, pool=pool, **options)
+        monkeypatch.setattr(loop, "_shard", reversed_order)
+        actual = loop.batch_gradients(model, params, images, labels, pool=pool, **options)
+    assert finished == ["other", "other", "first"]
+    assert actual.loss == expected.loss
+    for name, value in expected.gradients.items():
+        assert value.tobytes() == actual.gradients[name].tobytes()
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, monkeypatch) -> None:
+    recipe = Recipe.from_json(RECIPE.to_json() | {"epochs": 3})
+    whole = _train(tmp_path, recipe, "whole")
+
+    shard, calls = loop._shard, []
+
+    def interrupt(*arguments):
+        calls.append(None)
+        if len(calls) > 9:  # 6 parts an epoch: in the middle of the second
+            raise KeyboardInterrupt
+        return shard(*arguments)
+
+    monkeypatch.setattr(loop, "_shard", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path, recipe, "cut")
+    monkeypatch.undo()
+    assert not (tmp_path / "cut.safetensors").exists()
+    resumed = _train(tmp_path, recipe, "cut", resume=True)
+    assert _same_bits(whole.params, resumed.params)
+    assert [result.loss for result in whole.history] == [result.loss for result in resumed.history]
+
+
+def test_resume_refuses_another_run(tmp_path, monkeypatch) -> None:
+    with pytest.raises(ModelFileError, match=r"run\.checkpoint"):
+        _train(tmp_path, resume=True)
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "_shard", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        _train(tmp_path)
+    other = Recipe.from_json(RECIPE.to_json() | {"learning_rate": 1.0})
+    with pytest.raises(ConfigError, match="recipe"):
+        _train(tmp_path, other, resume=True)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_divergence_is_one_clear_line(tmp_path) -> None:
+    start = refimpl.flatten(_model().init(np.random.default_rng(0)))
+    start["head.weight"] = np.full_like(start["head.weight"], 1e38)
+    with pytest.raises(NonFiniteError) as caught:
+        _train(tmp_path, params=refimpl.unflatten(start))
+    message = str(caught.value)
+    assert "step 1 (epoch 1)" in message and "learning_rate" in message and "\n" not in message
+
+
+def test_a_line_an_epoch_on_stderr_and_nothing_without_progress(tmp_path, capsys) -> None:
+    _train(tmp_path)
+    assert capsys.readouterr() == ("", "")
+    trained = _train(tmp_path, progress=True)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.splitlines() == [str(result) for result in trained.history]
+    assert captured.err.startswith("epoch 1/2  loss ")
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"class_names": ["left", "right"]}, ConfigError, "3 classes"),
+        ({"labels": np.zeros(3, dtype=np.int64)}, DataError, "20 images and 3 labels"),
+        ({"images": np.zeros((0, 8, 12), np.uint8), "labels": np.zeros(0, int)}, DataError, "0 im"),
+        ({"labels": np.arange(20)}, DataError, "0 to 19"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_at_once(tmp_path, change, error, words) -> None:
+    images, labels = _bars(20)
+    arguments = {"images": images, "labels": labels, "class_names": list(CLASSES)} | change
+    with pytest.raises(error, match=words):
+        loop.train(
+            _model(), RECIPE, arguments.pop("images"), arguments.pop("labels"), **arguments,
+            preprocessing=PREPROCESSING.to_json(), out=tmp_path / "run.safetensors",
+        )  # fmt: skip
+    assert os.listdir(tmp_path) == []

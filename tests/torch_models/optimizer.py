@@ -1,0 +1,41 @@
+"""torch.optim.AdamW and torch's clipping, driven by given gradients and rates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+
+def adamw(
+    params: Mapping[str, np.ndarray],
+    gradients: Sequence[Mapping[str, np.ndarray]],
+    rates: Sequence[float],
+    decay: float,
+    decayed: set[str],
+) -> dict[str, np.ndarray]:
+    """The parameters after one step for each entry of `gradients` and `rates`."""
+    tensors = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in params.items()}
+    groups = [
+        {"params": [tensors[name] for name in tensors if name in decayed], "weight_decay": decay},
+        {"params": [tensors[name] for name in tensors if name not in decayed], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
+    for gradient, rate in zip(gradients, rates):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for name, tensor in tensors.items():
+            tensor.grad = torch.tensor(gradient[name])
+        optimizer.step()
+    return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+def clipped(gradients: Mapping[str, np.ndarray], most: float) -> dict[str, np.ndarray]:
+    """The gradients after torch.nn.utils.clip_grad_norm_."""
+    tensors = {name: torch.nn.Parameter(torch.zeros(value.shape, dtype=torch.float64))
+               for name, value in gradients.items()}  # fmt: skip
+    for name, tensor in tensors.items():
+        tensor.grad = torch.tensor(gradients[name])
+    torch.nn.utils.clip_grad_norm_(list(tensors.values()), most)
+    return {name: tensor.grad.numpy() for name, tensor in tensors.items()}
