@@ -42,7 +42,7 @@ class Preprocessing:
             object.__setattr__(self, name, tuple(value))
         if len(self.size) != 2 or not all(_integer(side) and side > 0 for side in self.size):
             raise _error("size", self.size, "two positive integers, height and width")
-        if self.mode not in MODES:
+        if self.mode not in tuple(MODES):
             raise _error("mode", self.mode, " or ".join(MODES))
         if self.resampling not in RESAMPLINGS:
             raise _error("resampling", self.resampling, ", ".join(RESAMPLINGS))

@@ -1,0 +1,451 @@
+"""Images, preprocessing, idx files, MNIST folders and the bundled samples.
+
+Oracles: files written byte by byte with struct, Pillow called directly, and literals.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from refimpl.conventions import ConfigError, DataError, RefimplError
+from refimpl.data import bundled, idx, images, mnist
+from refimpl.data.preprocessing import Preprocessing
+
+RNG = np.random.default_rng(20)
+GREY = RNG.integers(0, 256, (5, 7), dtype=np.uint8)
+RGB = RNG.integers(0, 256, (5, 7, 3), dtype=np.uint8)
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, *more: bytes) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = [png_chunk(b"IHDR", header), *more, png_chunk(b"IDAT", zlib.compress(rows))]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + png_chunk(b"IEND", b"")
+
+
+def idx_bytes(code: int, shape: tuple[int, ...], elements: bytes) -> bytes:
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, code, len(shape), *shape) + elements
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        pytest.param(encoded(Image.fromarray(GREY)), GREY, id="grey"),
+        pytest.param(encoded(Image.fromarray(RGB)), RGB, id="rgb"),
+        pytest.param(encoded(Image.fromarray(RGB), "BMP"), RGB, id="bmp"),
+        pytest.param(encoded(Image.fromarray(RGB), "TIFF"), RGB, id="tiff"),
+        pytest.param(encoded(Image.fromarray(RGB), "WEBP", lossless=True), RGB, id="webp"),
+        pytest.param(encoded(Image.fromarray(GREY), "GIF"), np.stack([GREY] * 3, -1), id="gif"),
+        pytest.param(
+            # one row of 65535, 32768, 256, 0: 32768 / 257 = 127.50, 256 / 257 = 0.996
+            png(4, 1, 16, 0, b"\0" + struct.pack(">4H", 65535, 32768, 256, 0)),
+            np.array([[255, 128, 1, 0]]),
+            id="16 bits",
+        ),
+        pytest.param(
+            b"P5 2 1 65535\n" + struct.pack(">2H", 65535, 257), np.array([[255, 1]]), id="pgm 16"
+        ),
+        pytest.param(png(3, 1, 1, 0, b"\0\xa0"), np.array([[255, 0, 255]]), id="1 bit"),
+        pytest.param(
+            png(2, 1, 8, 3, b"\0\1\0", png_chunk(b"PLTE", bytes([9, 8, 7, 6, 5, 4]))),
+            np.array([[[6, 5, 4], [9, 8, 7]]]),
+            id="palette",
+        ),
+        pytest.param(
+            png(
+                2,
+                1,
+                8,
+                3,
+                b"\0\0\1",
+                png_chunk(b"PLTE", bytes([9, 8, 7, 6, 5, 4])),
+                png_chunk(b"tRNS", bytes([0, 255])),
+            ),
+            np.array([[[255, 255, 255], [6, 5, 4]]]),
+            id="transparent palette",
+        ),
+        pytest.param(
+            # (10 * 51 + 255 * 204) / 255 = 206; opaque stays; transparent is white
+            png(3, 1, 8, 6, bytes([0, 10, 10, 10, 51, 1, 2, 3, 255, 1, 2, 3, 0])),
+            np.array([[[206, 206, 206], [1, 2, 3], [255, 255, 255]]]),
+            id="rgba",
+        ),
+        pytest.param(
+            png(2, 1, 8, 4, bytes([0, 7, 255, 7, 0])),
+            np.array([[[7, 7, 7], [255, 255, 255]]]),
+            id="grey and alpha",
+        ),
+        pytest.param(
+            encoded(Image.new("CMYK", (1, 1), (0, 0, 0, 255)), "TIFF"),
+            np.zeros((1, 1, 3)),
+            id="cmyk",
+        ),
+    ],
+)
+def test_formats_and_modes(tmp_path, content, expected):
+    path = tmp_path / "picture.any"
+    path.write_bytes(content)
+    image = images.open_image(path)
+    assert image.mode == ("L" if expected.ndim == 2 else "RGB")
+    np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.T),
+        (6, lambda a: np.rot90(a, -1)),  # the camera was turned: rotate clockwise to see it
+        (7, lambda a: a[::-1, ::-1].T),
+        (8, lambda a: np.rot90(a)),
+    ],
+)
+def test_exif_orientation(orientation, upright):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = images.decode(encoded(Image.fromarray(GREY), exif=exif), "turned.png")
+    np.testing.assert_array_equal(np.asarray(image), upright(GREY))
+
+
+def test_animation_gives_its_first_frame():
+    frames = [Image.fromarray(np.full((3, 4), value, np.uint8)) for value in (10, 200)]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert np.unique(np.asarray(images.decode(content, "two.gif"))).tolist() == [10]
+
+
+PLAIN_PNG = encoded(Image.fromarray(RGB))
+PLAIN_JPEG = encoded(Image.fromarray(np.tile(RGB, (9, 9, 1))), "JPEG")
+BAD_IMAGES = {
+    "empty": (b"", "the file is empty"),
+    "text": (b"not an image, just words\n", "not an image"),
+    "zeros": (bytes(1000), "not an image"),
+    "half a png": (PLAIN_PNG[: len(PLAIN_PNG) // 2], "broken or truncated"),
+    "half a jpeg": (PLAIN_JPEG[: len(PLAIN_JPEG) // 2], "broken or truncated"),
+    "png signature only": (PLAIN_PNG[:8], "image"),
+    "png without pixels": (png(3, 2, 8, 0, b""), "broken or truncated"),
+    "png damaged": (PLAIN_PNG[:45] + bytes(20) + PLAIN_PNG[65:], "broken or truncated"),
+    "bomb": (png(60_000, 60_000, 8, 0, b"\0"), "too many pixels"),
+    "half a bomb": (png(10_000, 10_000, 8, 0, b"\0"), "too many pixels"),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "EPS"),
+    "floats": (encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF"), "pixels are floats"),
+    "32 bits": (encoded(Image.new("I", (2, 2), 70_000), "TIFF"), "pixels from 70000 to 70000"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_bad_images(tmp_path, case):
+    content, message = BAD_IMAGES[case]
+    path = tmp_path / "bad.png"
+    path.write_bytes(content)
+    assert_one_line(lambda: images.open_image(path), message, str(path))
+
+
+def test_unreadable_image_paths(tmp_path):
+    assert_one_line(lambda: images.open_image(tmp_path / "none.png"), "No such file", "none.png")
+    assert_one_line(lambda: images.open_image(tmp_path), "directory", str(tmp_path))
+
+
+def test_gigantic_image_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_BYTES", 2**20)
+    path = tmp_path / "large.png"
+    path.write_bytes(PLAIN_PNG + bytes(2**20))
+    assert_one_line(lambda: images.open_image(path), "more than 1 MB", str(path))
+
+
+@given(st.sampled_from([PLAIN_PNG, PLAIN_JPEG[:700]]), st.data())
+def test_damaged_images_raise_only_data_error(content, data):
+    damaged = bytearray(content)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert images.decode(bytes(damaged), "damaged").mode in ("L", "RGB")
+    except DataError as error:
+        assert "\n" not in str(error)
+
+
+def assert_one_line(call, message: str, name: str, kind: type[RefimplError] = DataError) -> None:
+    with pytest.raises(kind) as caught:
+        call()
+    text = str(caught.value)
+    assert message in text
+    assert name in text
+    assert "\n" not in text
+
+
+# --- preprocessing --------------------------------------------------------------------------------
+
+
+def test_mnist_scaling_is_the_usual_one():
+    pixels = np.zeros((1, 28, 28), np.uint8)
+    pixels[0, 3, 4] = 255
+    x = mnist.PREPROCESSING.apply_array(pixels)
+    assert x.shape == (1, 1, 28, 28)
+    assert x.dtype == np.float32
+    assert x[0, 0, 0, 0] == np.float32(-0.4242129)  # (0 - 0.1307) / 0.3081
+    assert x[0, 0, 3, 4] == np.float32(2.8214867)  # (1 - 0.1307) / 0.3081
+
+
+def test_channels_have_their_own_mean_and_std():
+    rgb = Preprocessing(size=(1, 1), mode="rgb", mean=(0.0, 1.0, 0.2), std=(1.0, 0.5, 0.25))
+    x = rgb.apply_array(np.array([[[[255, 0, 102]]]], np.uint8))
+    np.testing.assert_array_equal(x, np.float32([1.0, -2.0, 0.8]).reshape(1, 3, 1, 1))
+
+
+def test_inverted():
+    dark_on_light = Preprocessing(size=(1, 2), mode="grey", mean=(0.0,), std=(1.0,), invert=True)
+    x = dark_on_light.apply_array(np.array([[[0, 255]]], np.uint8))
+    assert x.tolist() == [[[[1.0, 0.0]]]]
+
+
+@pytest.mark.parametrize("mode", ["grey", "rgb"])
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("crop", [1.0, 0.6])
+@pytest.mark.parametrize("size", [(5, 7), (4, 9)])
+def test_both_ways_in_agree(mode, colour, crop, size):
+    channels = 1 if mode == "grey" else 3
+    preprocessing = Preprocessing(
+        size=size, mode=mode, mean=(0.3,) * channels, std=(0.2,) * channels, crop=crop
+    )
+    arrays = np.stack([RGB, RGB[::-1]]) if colour else np.stack([GREY, GREY[::-1], GREY[:, ::-1]])
+    together = preprocessing.apply_array(arrays)
+    assert together.shape == (len(arrays), channels, *size)
+    for array, x in zip(arrays, together, strict=True):
+        np.testing.assert_array_equal(preprocessing.apply(Image.fromarray(array)), x)
+
+
+def test_crop_keeps_the_middle():
+    pixels = np.zeros((4, 8), np.uint8)
+    pixels[1:3, 2:6] = 255
+    half = Preprocessing(size=(2, 4), mode="grey", mean=(0.0,), std=(1.0,), crop=0.5)
+    np.testing.assert_array_equal(half.apply(Image.fromarray(pixels)), np.ones((1, 2, 4)))
+
+
+def test_resizing_averages_and_keeps_rows_apart_from_columns():
+    pixels = np.array([[0, 0, 255, 255], [255, 255, 255, 255]], np.uint8)
+    small = Preprocessing(
+        size=(2, 2), mode="grey", mean=(0.0,), std=(1.0,), resampling="box"
+    )  # fmt: skip
+    assert small.apply(Image.fromarray(pixels)).tolist() == [[[0.0, 1.0], [1.0, 1.0]]]
+
+
+def test_no_images_give_an_empty_batch():
+    empty = np.empty((0, 9, 9), np.uint8)
+    assert mnist.PREPROCESSING.apply_array(empty).shape == (0, 1, 28, 28)
+
+
+def test_preprocessing_through_json():
+    text = json.dumps(mnist.PREPROCESSING.to_json())
+    assert json.loads(text) == {
+        "size": [28, 28], "mode": "grey", "mean": [0.1307], "std": [0.3081],
+        "resampling": "bilinear", "crop": 1.0, "invert": False,
+    }  # fmt: skip
+    assert Preprocessing.from_json(json.loads(text)) == mnist.PREPROCESSING
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": [28]}, "size is (28,)"),
+        ({"size": [28, 0]}, "size is (28, 0)"),
+        ({"size": [28, 28.5]}, "size is (28, 28.5)"),
+        ({"size": 28}, "size is 28"),
+        ({"mode": "RGBA"}, "mode is 'RGBA', expected grey or rgb"),
+        ({"mode": ["grey"]}, "mode is ['grey']"),
+        ({"mode": "rgb"}, "mean is (0.5,), expected 3"),
+        ({"mean": [float("nan")]}, "mean is (nan,)"),
+        ({"mean": "0.5"}, "mean is '0.5'"),
+        ({"std": [0.0]}, "std is (0.0,)"),
+        ({"std": [True]}, "std is (True,)"),
+        ({"resampling": "cubic"}, "resampling is 'cubic'"),
+        ({"crop": 0}, "crop is 0"),
+        ({"crop": 1.5}, "crop is 1.5"),
+        ({"invert": "no"}, "invert is 'no'"),
+        ({"margin": 4}, "unknown field 'margin'"),
+    ],
+)
+def test_bad_preprocessing(change, message):
+    fields = {"size": [28, 28], "mode": "grey", "mean": [0.5], "std": [0.5]}
+    call = lambda: Preprocessing.from_json(fields | change)  # noqa: E731
+    assert_one_line(call, message, "preprocessing", ConfigError)
+
+
+def test_preprocessing_with_a_field_missing():
+    fields = {"size": [28, 28], "mode": "grey", "mean": [0.5]}
+    assert_one_line(
+        lambda: Preprocessing.from_json(fields), "missing field 'std'", "preprocessing", ConfigError
+    )
+    assert_one_line(lambda: Preprocessing.from_json([1]), "[1]", "preprocessing", ConfigError)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((2, 28, 28)), np.zeros((28, 28), np.uint8), np.zeros((2, 9, 9, 4), np.uint8)]
+)
+def test_arrays_that_are_no_images(array):
+    assert_one_line(lambda: mnist.PREPROCESSING.apply_array(array), "expected uint8", "images")
+
+
+# --- idx ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "letter", "dtype"),
+    [(8, "B", "u1"), (9, "b", "i1"), (11, "h", "i2"), (12, "i", "i4"), (13, "f", "f4"),
+     (14, "d", "f8")],
+)  # fmt: skip
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_idx_types(tmp_path, code, letter, dtype, pack):
+    values = [1, 2, 3, 100, 5, 6]
+    path = tmp_path / "file"
+    path.write_bytes(pack(idx_bytes(code, (2, 3), struct.pack(f">6{letter}", *values))))
+    array = idx.read(path)
+    assert array.dtype == np.dtype(dtype)
+    assert array.dtype.isnative
+    assert array.tolist() == [[1, 2, 3], [100, 5, 6]]
+
+
+GOOD_IDX = idx_bytes(8, (2, 3), bytes(range(6)))
+ZIPPED_IDX = gzip.compress(GOOD_IDX, mtime=0)
+BAD_IDX = {
+    "empty": (b"", "starts with nothing"),
+    "two bytes": (b"\0\0", "starts with 00 00"),
+    "magic": (b"\1" + GOOD_IDX[1:], "starts with 01 00 08 02"),
+    "type": (idx_bytes(10, (2, 3), bytes(6)), "starts with 00 00 0a 02"),
+    "no dimensions": (idx_bytes(8, (), b"\1"), "starts with 00 00 08 00"),
+    "header cut": (GOOD_IDX[:9], "ends inside the header"),
+    "elements cut": (GOOD_IDX[:-1], "(2, 3) needs 6 bytes of elements, found 5"),
+    "trailing byte": (GOOD_IDX + b"\0", "(2, 3) needs 6 bytes of elements, found more"),
+    "claims too much": (idx_bytes(8, (2**32 - 1,) * 3, b""), "the header claims"),
+    "claims much": (idx_bytes(8, (2**31,), b"ab"), "found 2 bytes"),
+    "dimensions": (idx_bytes(8, (1,) * 40, b"a"), "the header claims 40 dimensions"),
+    "gzip cut": (ZIPPED_IDX[:-12], "gzip"),
+    "gzip checksum": (ZIPPED_IDX[:-8] + b"abcd" + ZIPPED_IDX[-4:], "gzip"),
+    "gzip of nothing": (gzip.compress(b""), "starts with nothing"),
+    "gzip magic only": (b"\x1f\x8b", "gzip"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IDX)
+def test_bad_idx(tmp_path, case):
+    content, message = BAD_IDX[case]
+    path = tmp_path / "bad-idx"
+    path.write_bytes(content)
+    assert_one_line(lambda: idx.read(path), message, str(path))
+
+
+def test_unreadable_idx_paths(tmp_path):
+    assert_one_line(lambda: idx.read(tmp_path / "none"), "No such file", str(tmp_path / "none"))
+    assert_one_line(lambda: idx.read(tmp_path), "directory", str(tmp_path))
+
+
+@given(content=st.binary(max_size=40), zipped=st.booleans())
+def test_any_bytes_raise_only_data_error(tmp_path_factory, content, zipped):
+    path = tmp_path_factory.getbasetemp() / "fuzz-idx"
+    content = b"\0\0\x08" + content
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    try:
+        array = idx.read(path)
+        assert array.size == len(content) - 4 - 4 * content[3]
+    except DataError as error:
+        assert "\n" not in str(error)
+
+
+# --- MNIST ----------------------------------------------------------------------------------------
+
+
+def write_mnist(folder, split="t10k", pixels=None, labels=(3, 1, 4), form="{}-{}-idx{}-ubyte"):
+    pixels = bytes(28 * 28 * 3) if pixels is None else pixels
+    folder.mkdir(exist_ok=True)
+    write = gzip.compress if form.endswith(".gz") else bytes
+    pictures = idx_bytes(8, (len(pixels) // 784, 28, 28), pixels)
+    (folder / form.format(split, "images", 3)).write_bytes(write(pictures))
+    (folder / form.format(split, "labels", 1)).write_bytes(
+        write(idx_bytes(8, (len(labels),), bytes(labels)))
+    )
+    return folder
+
+
+@pytest.mark.parametrize(("split", "prefix"), [("train", "train"), ("test", "t10k")])
+@pytest.mark.parametrize(
+    "form",
+    ["{}-{}-idx{}-ubyte", "{}-{}.idx{}-ubyte", "{}-{}-idx{}-ubyte.gz", "{}-{}.idx{}-ubyte.gz"],
+)
+def test_mnist_under_each_of_its_names(tmp_path, split, prefix, form):
+    pixels = RNG.integers(0, 256, 3 * 784, dtype=np.uint8)
+    pictures, labels = mnist.load(write_mnist(tmp_path, prefix, pixels.tobytes(), form=form), split)
+    assert (pictures.dtype, labels.dtype) == (np.uint8, np.int64)
+    np.testing.assert_array_equal(pictures, pixels.reshape(3, 28, 28))
+    assert labels.tolist() == [3, 1, 4]
+
+
+def test_mnist_folders_that_do_not_fit(tmp_path):
+    def refused(folder, message, name, split="test"):
+        assert_one_line(lambda: mnist.load(folder, split), message, name)
+
+    refused(tmp_path / "none", "no such folder", "none")
+    (tmp_path / "void").mkdir()
+    refused(tmp_path / "void", "t10k-images-idx3-ubyte, t10k-images-idx3-ubyte.gz", "void")
+    good = write_mnist(tmp_path / "good")
+    refused(good, "train-images-idx3-ubyte", "good", split="train")
+    refused(good, "split is 'validation'", "train or test", split="validation")
+    count = write_mnist(tmp_path / "count", labels=(3, 1))
+    refused(count, "found 2 labels for the 3 images", "t10k-labels-idx1-ubyte")
+    refused(write_mnist(tmp_path / "label", labels=(3, 1, 10)), "found label 10", "t10k-labels")
+    refused(write_mnist(tmp_path / "zero", pixels=b"", labels=()), "at least one", "t10k-labels")
+    (good / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(8, (3, 2, 2), bytes(12)))
+    refused(good, "found uint8 (3, 2, 2), expected uint8 (n, 28, 28)", "t10k-images-idx3-ubyte")
+    (good / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(8, (3, 28, 28), bytes(3 * 784)))
+    (good / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(12, (3,), bytes(12)))
+    refused(good, "found int32 (3,), expected uint8 (n,)", "t10k-labels-idx1-ubyte")
+    (good / "t10k-labels-idx1-ubyte").unlink()
+    refused(good, "found none of t10k-labels-idx1-ubyte", "good")
+
+
+# --- bundled samples ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 200), ("test", 50)])
+def test_bundled_data_set_is_balanced(split, count):
+    pictures, labels = mnist.load(bundled.mnist() / "small", split)
+    assert pictures.shape == (10 * count, 28, 28)
+    assert np.bincount(labels).tolist() == [count] * 10
+
+
+def test_bundled_digits_are_images_of_the_test_set():
+    pictures, labels = mnist.load(bundled.mnist() / "small", "test")
+    digits = bundled.digits()
+    assert [path.name[0] for path in digits] == list("0123456789")
+    for path in digits:
+        digit = np.asarray(images.open_image(path))
+        (found,) = np.flatnonzero((pictures == digit).all(axis=(1, 2)))
+        assert labels[found] == int(path.name[0])
+
+
+def test_bundled_samples_say_where_they_come_from():
+    text = (bundled.mnist() / "README.md").read_text()
+    for word in ("LeCun", "Cortes", "Burges", "creativecommons.org/licenses/by-sa/3.0"):
+        assert word in text
