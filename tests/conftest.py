@@ -31,13 +31,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node) -> None:
-    for kind, value in getattr(node, "workeroutput", {}).get("worst", {}).items():
-        oracles.note(kind, value)
+    for kind, worst in getattr(node, "workeroutput", {}).get("worst", {}).items():
+        oracles.note(kind, *worst)
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
     if not oracles.WORST:
         return
     terminalreporter.section("worst disagreement by kind, relative to the largest entry")
-    for kind, value in sorted(oracles.WORST.items()):
-        terminalreporter.write_line(f"{kind:48s} {value:.1e}")
+    for kind, (value, where) in sorted(oracles.WORST.items()):
+        terminalreporter.write_line(f"{kind:48s} {value:.1e}  {where}")

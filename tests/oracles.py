@@ -9,13 +9,13 @@ from types import ModuleType
 
 import pytest
 
-# kind of comparison -> largest disagreement seen in this run; printed at the end of it.
-WORST: dict[str, float] = {}
+# Kind of comparison -> largest disagreement seen in this run and where; printed at the end of it.
+WORST: dict[str, tuple[float, str]] = {}
 
 
-def note(kind: str, value: float) -> None:
+def note(kind: str, value: float, where: str = "") -> None:
     """Remember a disagreement for the table that is printed after the tests."""
-    WORST[kind] = max(WORST.get(kind, 0.0), float(value))
+    WORST[kind] = max(WORST.get(kind, (0.0, "")), (float(value), where))
 
 
 def require(package: str, module: str | None = None) -> ModuleType:

@@ -46,7 +46,7 @@ def on_grid(
     dtype: np.dtype,
     points: Sequence[float] = (0.0, -0.0),
 ) -> np.ndarray:
-    """Fractions of 64 in [-2, 2], about one entry in five replaced by one of the threshold points."""
+    """Fractions of 64 in [-2, 2], about one in five replaced by one of the threshold points."""
     values = rng.integers(-2 * GRID, 2 * GRID + 1, size=shape) / GRID
     return _inject(rng, values, points).astype(dtype)
 
@@ -74,8 +74,6 @@ def binary(rng: np.random.Generator, shape: Sequence[int], dtype: np.dtype) -> n
     return rng.choice([-1.0, 1.0], size=shape).astype(dtype)
 
 
-def _inject(
-    rng: np.random.Generator, values: np.ndarray, points: Sequence[float]
-) -> np.ndarray:
+def _inject(rng: np.random.Generator, values: np.ndarray, points: Sequence[float]) -> np.ndarray:
     chosen = rng.random(values.shape) < 0.2
     return np.where(chosen, rng.choice(np.asarray(points), size=values.shape), values)

@@ -1,0 +1,106 @@
+"""The rule of the house: who may import whom, what an op file holds, what the wheel packs."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "refimpl"
+OPS = sorted(p.stem for p in (PACKAGE / "ops").glob("[!_]*.py"))
+
+# Room -> rooms that it may import, besides itself and conventions. A new room needs a line here.
+MAY_IMPORT = {
+    "conventions": set(),
+    "ops": set(),
+    "models": {"ops"},
+    "data": set(),
+    "training": {"data", "models", "ops"},
+    "classifier": {"data", "models", "ops"},
+    "cli": {"__init__", "classifier", "data", "models", "ops", "training"},
+    "__init__": {"classifier", "data", "models", "ops", "training"},
+    "__main__": {"cli"},
+}
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names of everything that a file imports, in functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write the full name"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
+
+
+def identify(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", files(PACKAGE), ids=identify)
+def test_rooms_import_only_what_they_may(path):
+    here = room(path)
+    assert here in MAY_IMPORT, f"{here}: say in MAY_IMPORT what it may import"
+    allowed = MAY_IMPORT[here] | {here, "conventions"}
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "refimpl":
+            # `import refimpl` alone is `refimpl.__init__`, which imports everything
+            target = parts[1] if len(parts) > 1 else "__init__"
+            assert target in allowed, f"{identify(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", files(ROOT / "refimpl") + files(ROOT / "tests"), ids=identify)
+def test_torch_is_imported_by_the_torch_models_only(path):
+    if "torch_models" not in path.parts:
+        found = {name.split(".")[0] for name in imports(path)}
+        assert not found & {"torch", "torchvision", "transformers", "timm"}, identify(path)
+
+
+@pytest.mark.parametrize("path", files(PACKAGE / "ops"), ids=identify)
+def test_ops_are_numpy_only(path):
+    found = {name.split(".")[0] for name in imports(path)}
+    standard = {"__future__", "collections", "math", "typing"}
+    # scipy for the exact erf, which NumPy lacks
+    allowed = standard | {"numpy", "refimpl"} | ({"scipy"} if path.stem == "gelu" else set())
+    assert found <= allowed
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_every_op_has_forward_with_backward_below_it_and_a_test(name):
+    tree = ast.parse((PACKAGE / "ops" / f"{name}.py").read_text(encoding="utf-8"))
+    functions = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+    if name == "haar":
+        pairs = [(t, f"{t}_backward") for t in ("swt2", "iswt2", "dwt2", "idwt2")]
+    else:
+        pairs = [("forward", "backward")]
+    for forward, backward in pairs:
+        assert functions.index(backward) == functions.index(forward) + 1
+    assert ast.get_docstring(tree), f"{name}: the equation belongs into a docstring"
+    assert (ROOT / "tests" / f"test_{name}.py").is_file()
+
+
+def test_the_public_ops_are_the_files():
+    from refimpl import ops
+
+    assert sorted(ops.__all__) == OPS
+
+
+def test_every_package_is_in_the_wheel():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    listed = set(config["options"]["packages"].split())
+    folders = {".".join(p.parent.relative_to(ROOT).parts) for p in PACKAGE.rglob("__init__.py")}
+    assert listed == folders | {"refimpl.weights"}
