@@ -1,0 +1,27 @@
+"""refimpl: the golden reference of DIDB-ViT, a vision transformer of 1-bit weights and activations.
+
+Pure NumPy for the equations (`refimpl.ops`), forward and backward written out by hand; read
+`refimpl/SPEC.md` for what is computed and `refimpl/conventions.py` for how it is written.
+
+    model, params = refimpl.load("didb_micro_mnist")
+    logits, cache = model.forward(params, images)
+    dimages, grads = model.backward(dlogits, cache)
+"""
+
+from refimpl import models, ops
+from refimpl.classifier import classifier
+from refimpl.models import create_model, flatten, unflatten
+from refimpl.models.files import load, save
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "classifier",
+    "create_model",
+    "flatten",
+    "load",
+    "models",
+    "ops",
+    "save",
+    "unflatten",
+]

@@ -1,0 +1,228 @@
+"""The network: patch embedding, blocks, norm, head [SPEC 6.3].
+
+tokens = [class token, PatchEmbed(images)] + position embedding
+x      = block(x) for every block
+logits = head(LayerNorm(x)[:, 0])                     pool="cls"
+       = head(mean over the tokens of LayerNorm(x))   pool="mean", which has no class token
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refimpl import ops
+from refimpl.conventions import float_dtype, require_shape
+from refimpl.models import block, real_block
+from refimpl.models import params as parameters
+from refimpl.models.config import Config, named
+from refimpl.models.params import Params
+from refimpl.models.run import Run, Tap, pick
+
+
+class Cache(NamedTuple):
+    params: Params
+    backend: Any
+    patch_embed: ops.patch_embed.Cache
+    blocks: list[block.Cache | real_block.Cache]
+    norm: ops.layer_norm.Cache
+    head: ops.linear.Cache
+
+
+def create_model(name: str, **overrides: Any) -> VisionTransformer:
+    """An untrained architecture of [SPEC 6.5] ("didb_micro", "react_tiny", "deit_small", …).
+
+    Overrides are fields of Config. An unknown name or a bad field raises ConfigError.
+    """
+    return VisionTransformer(named(name, **overrides))
+
+
+@dataclass(frozen=True)
+class VisionTransformer:
+    """A configuration and its pure functions of parameters; it holds no arrays."""
+
+    config: Config
+
+    def replace(self, **fields: Any) -> VisionTransformer:
+        """The same network with other fields: `replace(binarize="activations")` is stage 1."""
+        return VisionTransformer(self.config.replace(**fields))
+
+    def init(self, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
+        """Fresh parameters [SPEC 6.6], a nested dict [SPEC 6.4]."""
+        return parameters.initialise(self.config, rng, dtype)
+
+    def forward(
+        self, params: Params, images: np.ndarray, *, tap: Tap | None = None, backend: Any = ops
+    ) -> tuple[np.ndarray, Cache]:
+        """images (B, channels, H, W) -> (logits (B, classes), cache for backward).
+
+        Images and parameters share one dtype. Errors: ShapeError, DtypeError, and NonFiniteError
+        with the dotted name of the layer.
+        """
+        blocks: list = []
+        logits, ends = self._forward(params, images, Run(self.config, backend, tap), blocks)
+        return logits, Cache(params, backend, ends[0], blocks, *ends[1:])
+
+    def predict(self, params: Params, images: np.ndarray, *, backend: Any = ops) -> np.ndarray:
+        """images (B, channels, H, W) -> logits (B, classes), keeping no cache."""
+        return self._forward(params, images, Run(self.config, backend, None), None)[0]
+
+    def _forward(
+        self, params: Params, images: np.ndarray, run: Run, blocks: list | None
+    ) -> tuple[np.ndarray, tuple]:
+        """Appends the blocks' caches to `blocks` unless it is None."""
+        config, backend, tap = run
+        self._check(params, images)
+        patches, patch_embed_cache = backend.patch_embed.forward(images, **params["patch_embed"])
+        x = _tokens(params, patches)  # (B, N, C)
+        if tap is not None:
+            embed = lambda image: ops.patch_embed.forward(image, **params["patch_embed"])  # noqa: E731
+            tap("patch_embed.out", patches, pick(embed, 0), ["input"])
+            tap("tokens", x, lambda patches: _tokens(params, patches), ["patch_embed.out"])
+        module = _block_module(config)
+        for i in range(config.depth):
+            x, cache = module.forward(
+                params["blocks"][str(i)], x, run, name=f"blocks.{i}", source=_source(i)
+            )
+            if blocks is not None:
+                blocks.append(cache)
+        norm, norm_cache = backend.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)
+        logits, head_cache = backend.linear.forward(_pool(norm, config), **params["head"])
+        if tap is not None:
+            op = lambda x: ops.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)  # noqa: E731
+            tap("norm.out", norm, pick(op, 0), [_source(config.depth)])
+            op = lambda norm: ops.linear.forward(_pool(norm, config), **params["head"])  # noqa: E731
+            tap("logits", logits, pick(op, 0), ["norm.out"])
+        return logits, (patch_embed_cache, norm_cache, head_cache)
+
+    def backward(
+        self, dlogits: np.ndarray, cache: Cache, *, tap: Tap | None = None
+    ) -> tuple[np.ndarray, Params]:
+        """dlogits (B, classes) -> (dimages (B, channels, H, W), gradients shaped like params).
+
+        Reads the cache and leaves it as it was: any number of backwards, in any order.
+        """
+        config, params, backend = self.config, cache.params, cache.backend
+        run = Run(config, backend, tap)
+        float_dtype("backward", dlogits=dlogits, parameters=params["head"]["weight"])
+        require_shape("backward", "dlogits", dlogits, (len(cache.head.x), config.num_classes))
+        grads: Params = {}
+        dpooled, *head = backend.linear.backward(dlogits, cache.head)
+        dnorm = _pool_backward(dpooled, config)
+        dx, *norm = backend.layer_norm.backward(dnorm, cache.norm)
+        grads["norm"] = {"weight": norm[0], "bias": norm[1]}
+        grads["head"] = {"weight": head[0], "bias": head[1]}
+        if tap is not None:
+            _tap_head(params, dlogits, dnorm, dx, grads, run)
+        block_grads = {}
+        module = _block_module(config)
+        for i in reversed(range(config.depth)):
+            dx, block_grads[str(i)] = module.backward(
+                dx,
+                params["blocks"][str(i)],
+                cache.blocks[i],
+                run,
+                name=f"blocks.{i}",
+                source=_source(i),
+            )
+        grads["blocks"] = block_grads
+        # forward was tokens = [class token, patches] + position embedding
+        first = int(config.pool == "cls")
+        grads["pos_embed"] = dx.sum(axis=0, keepdims=True)
+        if first:
+            grads["cls_token"] = grads["pos_embed"][:, :1].copy()
+        dimages, *embed = backend.patch_embed.backward(dx[:, first:], cache.patch_embed)
+        grads["patch_embed"] = {"weight": embed[0], "bias": embed[1]}
+        if tap is not None:
+            _tap_embedding(params, dx[:, first:], dimages, grads, run)
+        return dimages, _in_order(grads, params)
+
+    def _check(self, params: Params, images: np.ndarray) -> None:
+        parameters.check(self.config, params)
+        config = self.config
+        require_shape("model", "images", images, (None, config.channels, *config.image_size))
+        float_dtype("model", images=images, parameters=params["patch_embed"]["weight"])
+
+
+def _block_module(config: Config):
+    return block if config.block == "binary" else real_block
+
+
+def _source(i: int) -> str:
+    """The tap that block i reads."""
+    return "tokens" if i == 0 else f"blocks.{i - 1}.out"
+
+
+def _tokens(params: Params, patches: np.ndarray) -> np.ndarray:
+    """patches (B, gh*gw, C) -> (B, N, C), the class token first if there is one."""
+    if "cls_token" in params:
+        cls_token = np.broadcast_to(params["cls_token"], (len(patches), 1, patches.shape[-1]))
+        patches = np.concatenate([cls_token, patches], axis=1)
+    return patches + params["pos_embed"]
+
+
+def _pool(x: np.ndarray, config: Config) -> np.ndarray:
+    """(B, N, C) -> (B, C)."""
+    return x[:, 0] if config.pool == "cls" else x.mean(axis=1)
+
+
+def _pool_backward(dpooled: np.ndarray, config: Config) -> np.ndarray:
+    """(B, C) -> (B, N, C)."""
+    batch, channels = dpooled.shape
+    dx = np.zeros((batch, config.tokens, channels), dpooled.dtype)
+    if config.pool == "cls":
+        dx[:, 0] = dpooled
+    else:
+        dx[:] = dpooled[:, None] / config.tokens
+    return dx
+
+
+def _in_order(grads: Params, params: Params) -> Params:
+    """The gradients in the order of the parameters."""
+    flat = parameters.flatten(grads)
+    return parameters.unflatten({path: flat[path] for path in parameters.flatten(params)})
+
+
+def _tap_head(params: Params, dlogits, dnorm, dx, grads: Params, run: Run) -> None:
+    config, _, tap = run
+
+    def head(dlogits, norm):
+        cache = ops.linear.Cache(_pool(norm, config), params["head"]["weight"], True)
+        return ops.linear.backward(dlogits, cache)
+
+    def normalisation(dnorm, x):
+        cache = ops.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)[1]
+        return ops.layer_norm.backward(dnorm, cache)
+
+    last = _source(config.depth)
+    tap("grads/logits", dlogits, None, [])
+    read = ["grads/logits", "norm.out"]
+    for i, leaf in enumerate(("weight", "bias")):
+        tap(f"grads/param.head.{leaf}", grads["head"][leaf], pick(head, i + 1), read)
+    tap("grads/norm.out", dnorm, lambda *r: _pool_backward(head(*r)[0], config), read)
+    read = ["grads/norm.out", last]
+    for i, leaf in enumerate(("weight", "bias")):
+        tap(f"grads/param.norm.{leaf}", grads["norm"][leaf], pick(normalisation, i + 1), read)
+    tap(f"grads/{last}", dx, pick(normalisation, 0), read)
+
+
+def _tap_embedding(params: Params, dpatches, dimages, grads: Params, run: Run) -> None:
+    tap, first = run.tap, int(run.config.pool == "cls")
+    tokens = ["grads/tokens"]
+    position = lambda dx: dx.sum(axis=0, keepdims=True)  # noqa: E731
+    tap("grads/param.pos_embed", grads["pos_embed"], position, tokens)
+    if first:
+        tap("grads/param.cls_token", grads["cls_token"], lambda dx: position(dx)[:, :1], tokens)
+    tap("grads/patch_embed.out", dpatches, lambda dx: dx[:, first:], tokens)
+
+    def embedding(dpatches, image):
+        _, cache = ops.patch_embed.forward(image, **params["patch_embed"])
+        return ops.patch_embed.backward(dpatches, cache)
+
+    read = ["grads/patch_embed.out", "input"]
+    for i, leaf in enumerate(("weight", "bias")):
+        op = pick(embedding, i + 1)
+        tap(f"grads/param.patch_embed.{leaf}", grads["patch_embed"][leaf], op, read)
+    tap("grads/input", dimages, pick(embedding, 0), read)
