@@ -10,15 +10,23 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
 import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+from hypothesis import Phase, settings  # noqa: E402
 
 from tests import oracles  # noqa: E402
 
 # ci: the same examples on every run, so that a red run is the fault of the change that it tests.
-# dev: new examples on every run. explore: many of them, for an evening.
+# dev: new examples on every run. explore: many of them, for an evening. mutants: ci's examples,
+# and a failure is reported as it was found.
 settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None, print_blob=True)
 settings.register_profile("dev", max_examples=30, deadline=None, print_blob=True)
 settings.register_profile("explore", max_examples=1000, deadline=None, print_blob=True)
+settings.register_profile(
+    "mutants",
+    derandomize=True,
+    max_examples=30,
+    deadline=None,
+    phases=(Phase.explicit, Phase.generate),
+)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )

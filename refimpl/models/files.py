@@ -80,7 +80,7 @@ def load(name_or_path: str | os.PathLike) -> tuple[VisionTransformer, Params]:
 
 
 def read(name_or_path: str | os.PathLike) -> ModelFile:
-    """Everything a latent file holds. ModelFileError names the file, what it has and should have."""
+    """Everything a latent file holds; ModelFileError names the file, what it has and should."""
     path = find(name_or_path)
     metadata, flat = _open(path)
     if metadata.get("format") != "refimpl":

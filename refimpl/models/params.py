@@ -1,4 +1,4 @@
-"""Parameters: a nested dict of arrays, named by dotted paths [SPEC 6.4], and their start [SPEC 6.6].
+"""Parameters: nested dicts of arrays with dotted names [SPEC 6.4], and their start [SPEC 6.6].
 
 `shapes` is the one list of names and shapes; everything else that needs one asks it.
 """

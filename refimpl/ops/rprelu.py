@@ -41,7 +41,8 @@ def forward(
     u = x - shift_in  # (B, N, C)
     if per_token:
         u -= token_shift_in[:, None]
-    y = np.where(u > 0, u, slope * u)
+    # where(u > 0, u, slope * u) without its branch: one of the two terms is 0
+    y = np.maximum(u, 0) + slope * np.minimum(u, 0)
     y += shift_out
     if per_token:
         y += token_shift_out[:, None]
@@ -52,7 +53,8 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray | None, ...]:
     """dy (B, N, C) -> (dx, dshift_in, dslope, dshift_out, dtoken_shift_in, dtoken_shift_out)."""
     u, slope, per_token = cache
     # forward was y = where(u > 0, u, slope u) + shift_out + token_shift_out
-    dx = np.where(u > 0, dy, slope * dy)  # du, and u = x - shifts
+    positive = u > 0
+    dx = dy * positive + slope * (dy * ~positive)  # du, and u = x - shifts
     dslope = (dy * np.minimum(u, 0)).sum(axis=(0, 1))
     dshift_in, dshift_out = -dx.sum(axis=(0, 1)), dy.sum(axis=(0, 1))
     if not per_token:

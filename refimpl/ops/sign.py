@@ -31,7 +31,8 @@ def forward(z: np.ndarray, ste: str = "polynomial") -> tuple[np.ndarray, Cache]:
     dtype = float_dtype("sign", z=z)
     require_choice("sign", "ste", ste, STES)
     require_finite("sign", "z", z)
-    y = np.where(z >= 0, dtype.type(1), dtype.type(-1))
+    # arithmetic on the mask: np.where branches on every sign and is far slower on random ones
+    y = (z >= 0) * dtype.type(2) - dtype.type(1)
     return y, Cache(z, ste)
 
 

@@ -7,3 +7,8 @@
 - checkpoints: all that a run needs to go on to the same bits, written atomically
 - loop: puts them together in `train(model, recipe, images, labels, ...)`
 """
+
+from refimpl.training.loop import EpochResult, Trained, train
+from refimpl.training.recipes import Recipe
+
+__all__ = ["EpochResult", "Recipe", "Trained", "train"]
