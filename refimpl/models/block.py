@@ -134,8 +134,11 @@ def _tap_norm(params, key, dx, grads, run: Run, name: str, source: str, residual
     read = [f"grads/{name}.{key}.out", source]
     for i, leaf in enumerate(("weight", "bias")):
         run.tap(f"grads/param.{name}.{key}.{leaf}", grads[key][leaf], pick(gradients, i + 1), read)
-    op = lambda dnorm, x, dstream: gradients(dnorm, x)[0] + dstream  # noqa: E731
-    run.tap(f"grads/{source}", dx, op, [*read, residual])
+
+    def stream_gradient(dnorm, x, dstream):
+        return gradients(dnorm, x)[0] + dstream
+
+    run.tap(f"grads/{source}", dx, stream_gradient, [*read, residual])
 
 
 def _tap_scale(params, key, dbranch, grads, run: Run, name: str, stream: str, branch: str) -> None:

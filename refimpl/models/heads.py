@@ -38,23 +38,31 @@ def backward(
     db: np.ndarray, cache: Cache, run: Run, *, name: str, values: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """db like b -> (dm (B, N, C), dmove (C,))."""
-    config, backend, tap = run
     from_heads = merge_values if values else merge
-    (dz,) = (db,) if cache is None else backend.sign.backward(db, cache)
+    (dz,) = (db,) if cache is None else run.backend.sign.backward(db, cache)
     dm = from_heads(dz)
     dmove = dm.sum(axis=(0, 1))
-    if tap is not None:
-        if cache is not None:
-            op = lambda db, z: ops.sign.backward(db, ops.sign.Cache(z, config.ste))[0]  # noqa: E731
-            tap(f"grads/{name}.head_z", dz, op, [f"grads/{name}.head_bit", f"{name}.head_z"])
-        op = lambda dz: from_heads(dz).sum(axis=(0, 1))  # noqa: E731
-        tap(f"grads/param.{name}_move", dmove, op, [f"grads/{name}.head_z"])
+    if run.tap is not None:
+        _tap_backward(dz, dmove, from_heads, cache is not None, run, name)
     return dm, dmove
 
 
 def binary_name(name: str, config: Config) -> str:
     """The tap of what enters the products: the bit, or z where nothing is binary."""
     return f"{name}.head_z" if config.binarize == "none" else f"{name}.head_bit"
+
+
+def _tap_backward(dz, dmove, from_heads, binary: bool, run: Run, name: str) -> None:
+    def surrogate(db, z):
+        return ops.sign.backward(db, ops.sign.Cache(z, run.config.ste))[0]
+
+    def move_gradient(dz):
+        return from_heads(dz).sum(axis=(0, 1))
+
+    z_name = f"grads/{name}.head_z"
+    if binary:
+        run.tap(z_name, dz, surrogate, [f"grads/{name}.head_bit", f"{name}.head_z"])
+    run.tap(f"grads/param.{name}_move", dmove, move_gradient, [z_name])
 
 
 def split(x: np.ndarray, heads: int) -> np.ndarray:

@@ -92,8 +92,8 @@ def _tap_forward(params, z, linear, norm, out, run: Run, name: str, source: str)
         reads = [f"{name}.int", f"{name}.weight.scale"]
         tap(f"{name}.linear", linear, lambda i, scale: i.astype(scale.dtype) * scale, reads)
     elif config.binarize == "activations":
-        product = lambda bit: signs(bit, weight.dtype) @ weight.T  # noqa: E731
-        tap(f"{name}.linear", linear, product, [f"{name}.bit"])
+        read = [f"{name}.bit"]
+        tap(f"{name}.linear", linear, lambda bit: signs(bit, weight.dtype) @ weight.T, read)
     else:
         tap(f"{name}.linear", linear, lambda z: z @ weight.T, [f"{name}.z"])
     tap(f"{name}.norm", norm, pick(_normalise(params, run), 0), [f"{name}.linear"])
@@ -121,8 +121,8 @@ def _tap_backward(params, dy, dlinear, dz, grads, run: Run, name: str, source: s
         tap(f"grads/param.{name}.norm.{key}", grads["norm"][key], op, read)
     tap(f"grads/{name}.linear", dlinear, pick(norm_gradients, 0), read)
     _tap_linear_backward(params["weight"], dlinear, dz, grads["weight"], run, name)
-    move = lambda dz: dz.sum(axis=(0, 1))  # noqa: E731
-    tap(f"grads/param.{name}.move", grads["move"], move, [f"grads/{name}.z"])
+    read = [f"grads/{name}.z"]
+    tap(f"grads/param.{name}.move", grads["move"], lambda dz: dz.sum(axis=(0, 1)), read)
 
 
 def _tap_linear_backward(weight, dlinear, dz, dweight, run: Run, name: str) -> None:

@@ -203,8 +203,11 @@ def _tap_backward(params, values: tuple, grads, run: Run, name: str, source: str
     tap(f"{g}.norm1.out", dn1, pick(qkv, 0), read)
     read = [f"{g}.norm1.out", source]
     tap_affine("norm1", grads["norm1"], norm1, read)
-    stream = lambda dn1, x, dmid: norm1(dn1, x)[0] + dmid  # noqa: E731
-    tap(f"grads/{source}", dx, stream, [*read, f"{g}.mid"])
+
+    def stream_gradient(dn1, x, dmid):
+        return norm1(dn1, x)[0] + dmid
+
+    tap(f"grads/{source}", dx, stream_gradient, [*read, f"{g}.mid"])
 
 
 def _linear(params: Params) -> Callable:

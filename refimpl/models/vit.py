@@ -8,6 +8,7 @@ logits = head(LayerNorm(x)[:, 0])                     pool="cls"
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -78,8 +79,7 @@ class VisionTransformer:
         patches, patch_embed_cache = backend.patch_embed.forward(images, **params["patch_embed"])
         x = _tokens(params, patches)  # (B, N, C)
         if tap is not None:
-            embed = lambda image: ops.patch_embed.forward(image, **params["patch_embed"])  # noqa: E731
-            tap("patch_embed.out", patches, pick(embed, 0), ["input"])
+            tap("patch_embed.out", patches, pick(_embed(params), 0), ["input"])
             tap("tokens", x, lambda patches: _tokens(params, patches), ["patch_embed.out"])
         module = _block_module(config)
         for i in range(config.depth):
@@ -91,10 +91,8 @@ class VisionTransformer:
         norm, norm_cache = backend.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)
         logits, head_cache = backend.linear.forward(_pool(norm, config), **params["head"])
         if tap is not None:
-            op = lambda x: ops.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)  # noqa: E731
-            tap("norm.out", norm, pick(op, 0), [_source(config.depth)])
-            op = lambda norm: ops.linear.forward(_pool(norm, config), **params["head"])  # noqa: E731
-            tap("logits", logits, pick(op, 0), ["norm.out"])
+            tap("norm.out", norm, pick(_normalise(params, config), 0), [_source(config.depth)])
+            tap("logits", logits, pick(_classify(params, config), 0), ["norm.out"])
         return logits, (patch_embed_cache, norm_cache, head_cache)
 
     def backward(
@@ -179,6 +177,18 @@ def _pool_backward(dpooled: np.ndarray, config: Config) -> np.ndarray:
     return dx
 
 
+def _embed(params: Params) -> Callable:
+    return lambda image: ops.patch_embed.forward(image, **params["patch_embed"])
+
+
+def _normalise(params: Params, config: Config) -> Callable:
+    return lambda x: ops.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)
+
+
+def _classify(params: Params, config: Config) -> Callable:
+    return lambda norm: ops.linear.forward(_pool(norm, config), **params["head"])
+
+
 def _in_order(grads: Params, params: Params) -> Params:
     """The gradients in the order of the parameters."""
     flat = parameters.flatten(grads)
@@ -189,12 +199,10 @@ def _tap_head(params: Params, dlogits, dnorm, dx, grads: Params, run: Run) -> No
     config, _, tap = run
 
     def head(dlogits, norm):
-        cache = ops.linear.Cache(_pool(norm, config), params["head"]["weight"], True)
-        return ops.linear.backward(dlogits, cache)
+        return ops.linear.backward(dlogits, _classify(params, config)(norm)[1])
 
     def normalisation(dnorm, x):
-        cache = ops.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)[1]
-        return ops.layer_norm.backward(dnorm, cache)
+        return ops.layer_norm.backward(dnorm, _normalise(params, config)(x)[1])
 
     last = _source(config.depth)
     tap("grads/logits", dlogits, None, [])
@@ -210,16 +218,19 @@ def _tap_head(params: Params, dlogits, dnorm, dx, grads: Params, run: Run) -> No
 
 def _tap_embedding(params: Params, dpatches, dimages, grads: Params, run: Run) -> None:
     tap, first = run.tap, int(run.config.pool == "cls")
-    tokens = ["grads/tokens"]
-    position = lambda dx: dx.sum(axis=0, keepdims=True)  # noqa: E731
-    tap("grads/param.pos_embed", grads["pos_embed"], position, tokens)
-    if first:
-        tap("grads/param.cls_token", grads["cls_token"], lambda dx: position(dx)[:, :1], tokens)
-    tap("grads/patch_embed.out", dpatches, lambda dx: dx[:, first:], tokens)
+
+    def position_gradient(dx):
+        return dx.sum(axis=0, keepdims=True)
 
     def embedding(dpatches, image):
-        _, cache = ops.patch_embed.forward(image, **params["patch_embed"])
-        return ops.patch_embed.backward(dpatches, cache)
+        return ops.patch_embed.backward(dpatches, _embed(params)(image)[1])
+
+    read = ["grads/tokens"]
+    tap("grads/param.pos_embed", grads["pos_embed"], position_gradient, read)
+    if first:
+        cls_gradient = grads["cls_token"]
+        tap("grads/param.cls_token", cls_gradient, lambda dx: position_gradient(dx)[:, :1], read)
+    tap("grads/patch_embed.out", dpatches, lambda dx: dx[:, first:], read)
 
     read = ["grads/patch_embed.out", "input"]
     for i, leaf in enumerate(("weight", "bias")):
