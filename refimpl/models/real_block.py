@@ -97,7 +97,7 @@ def backward(
         "mlp": {"fc1": _affine(fc1), "fc2": _affine(fc2)},
     }
     if run.tap is not None:
-        values = (dgelu, dfc1, dn2, dmid, dcontext, dprob, dscores, dqkv, dn1, dx)
+        values = (dy, dgelu, dfc1, dn2, dmid, dcontext, dprob, dscores, dqkv, dn1, dx)
         _tap_backward(params, values, grads, run, name, source)
     return dx, grads
 
@@ -148,7 +148,7 @@ def _tap_forward(params: Params, values: tuple, run: Run, name: str, source: str
 
 def _tap_backward(params, values: tuple, grads, run: Run, name: str, source: str) -> None:
     config, eps, tap = run.config, run.config.norm_eps, run.tap
-    dgelu, dfc1, dn2, dmid, dcontext, dprob, dscores, dqkv, dn1, dx = values
+    dy, dgelu, dfc1, dn2, dmid, dcontext, dprob, dscores, dqkv, dn1, dx = values
     attn, mlp, g = params["attn"], params["mlp"], f"grads/{name}"
 
     def tap_affine(key: str, leaves: Params, gradients: Callable, read: list[str]) -> None:
@@ -181,7 +181,8 @@ def _tap_backward(params, values: tuple, grads, run: Run, name: str, source: str
     norm1, norm2 = _norm_backward(params["norm1"], eps), _norm_backward(params["norm2"], eps)
     qkv = _linear_backward(attn["qkv"])
 
-    read = [f"{g}.out", f"{name}.mlp.gelu.out"]
+    tap(f"{g}.mlp.fc2.out", dy, np.array, [f"{g}.out"])  # a branch has its stream's gradient
+    read = [f"{g}.mlp.fc2.out", f"{name}.mlp.gelu.out"]
     tap_affine("mlp.fc2", grads["mlp"]["fc2"], fc2, read)
     tap(f"{g}.mlp.gelu.out", dgelu, pick(fc2, 0), read)
     tap(f"{g}.mlp.fc1.out", dfc1, pick(of_gelu, 0), [f"{g}.mlp.gelu.out", f"{name}.mlp.fc1.out"])
@@ -191,7 +192,8 @@ def _tap_backward(params, values: tuple, grads, run: Run, name: str, source: str
     read = [f"{g}.norm2.out", f"{name}.mid"]
     tap_affine("norm2", grads["norm2"], norm2, read)
     tap(f"{g}.mid", dmid, lambda dn2, mid, dy: norm2(dn2, mid)[0] + dy, [*read, f"{g}.out"])
-    read = [f"{g}.mid", f"{name}.attn.context"]
+    tap(f"{g}.attn.proj.out", dmid, np.array, [f"{g}.mid"])
+    read = [f"{g}.attn.proj.out", f"{name}.attn.context"]
     tap_affine("attn.proj", grads["attn"]["proj"], of_proj, read)
     tap(f"{g}.attn.context", dcontext, pick(of_proj, 0), read)
     read = [f"{g}.attn.context", f"{name}.attn.prob", f"{name}.attn.qkv.out"]
