@@ -31,4 +31,5 @@ def goldens() -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot read the stored goldens: {error}") from None
+        what = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot read the stored goldens: {what}") from None

@@ -1,0 +1,229 @@
+"""Images to (label, probability), with one line:
+
+    refimpl.classifier("didb_micro_mnist")("seven.png")[0].label
+
+The file of a model says how an image becomes its input and what its classes are called, so no
+setting has to be known by whoever asks. To look inside the network take `refimpl.load` instead.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from refimpl import ops
+from refimpl.conventions import ConfigError, DataError, ModelFileError, write_atomically
+from refimpl.data.images import open_image
+from refimpl.data.preprocessing import Preprocessing
+from refimpl.models import Config, VisionTransformer, files
+from refimpl.ops import softmax
+
+BACKENDS = {"auto": ops, "numpy": ops}
+BATCH_SIZE = 100
+
+Picture = str | PathLike | Image.Image | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Prediction:
+    """The answer for one image."""
+
+    label: str  # name of the most probable class
+    probability: float  # of that class, 0 to 1
+    class_names: tuple[str, ...] = dataclasses.field(repr=False)
+    probabilities: np.ndarray = dataclasses.field(repr=False)  # (classes,), they sum to 1
+
+    def top(self, k: int = 5) -> list[tuple[str, float]]:
+        """The k most probable classes, the most probable first: (name, probability)."""
+        best = np.argsort(-self.probabilities, kind="stable")[:k]
+        return [(self.class_names[i], float(self.probabilities[i])) for i in best]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How often a classifier is right, as fractions from 0 to 1."""
+
+    count: int  # images
+    top1: float
+    top5: float
+    per_class: dict[str, float]  # top-1 by name of the class, for classes that occur
+    per_class_count: dict[str, int]
+    images_per_second: float  # preprocessing and network
+
+
+def classifier(name_or_path: str | PathLike, backend: str = "auto") -> "Classifier":
+    """A trained model, ready to be asked: the stem of a shipped file, or a path to a file.
+
+    backend: "numpy" is the reference; "auto" takes the quickest there is.
+    ModelFileError for an unknown, broken or untrained model, ConfigError for an unknown backend.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend is {backend!r}, expected {' or '.join(BACKENDS)}")
+    file = files.read(name_or_path)
+    try:
+        preprocessing = _preprocessing(file.preprocessing, file.model.config)
+    except ConfigError as error:
+        raise ModelFileError(f"{file.path}: {error}") from None
+    class_names = file.class_names or [str(i) for i in range(file.model.config.num_classes)]
+    return Classifier(file.model, file.params, preprocessing, class_names, BACKENDS[backend])
+
+
+def read_card(name_or_path: str | PathLike) -> dict[str, Any]:
+    """The card beside a model's file; ModelFileError if there is none."""
+    path = files.find(name_or_path).with_suffix(".json")
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path}: cannot read the card of the model: {error}") from None
+    if not isinstance(card, dict):
+        raise ModelFileError(f"{path}: found {type(card).__name__}, expected an object")
+    return card
+
+
+def record(name_or_path: str | PathLike, evaluation: Evaluation, data: str) -> None:
+    """Write an evaluation into the card beside a model's file; `data` says on what it was made."""
+    card = read_card(name_or_path)
+    card["evaluation"] = {"data": data, **dataclasses.asdict(evaluation)}
+    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(files.find(name_or_path).with_suffix(".json"), text.encode())
+
+
+class Classifier:
+    """A model with its parameters, its preprocessing and the names of its classes."""
+
+    def __init__(
+        self,
+        model: VisionTransformer,
+        params: Mapping[str, Any],
+        preprocessing: Preprocessing,
+        class_names: Sequence[str],
+        backend: Any = ops,
+    ):
+        self.model = model
+        self.params = params
+        self.preprocessing = preprocessing
+        self.class_names = tuple(class_names)
+        self.backend = backend
+        self.dtype = params["head"]["weight"].dtype
+
+    def __call__(self, images: Picture | Sequence[Picture]) -> list[Prediction]:
+        """Classify an image or several: one Prediction each, in order.
+
+        An image is a path, a PIL image, or a uint8 array (H, W), (H, W, 3); an array (n, H, W) or
+        (n, H, W, 3) is n images. Any size: the preprocessing resizes. DataError names what is not
+        an image.
+        """
+        pictures = _listed(images)
+        predictions = []
+        for first in range(0, len(pictures), BATCH_SIZE):
+            some = [
+                self.preprocessing.apply(_opened(picture))
+                for picture in pictures[first : first + BATCH_SIZE]
+            ]
+            predictions += map(self._prediction, self.probabilities(np.stack(some)))
+        return predictions
+
+    def logits(self, x: np.ndarray) -> np.ndarray:
+        """Preprocessed images, float (B, channels, H, W) -> (B, classes)."""
+        return self.model.predict(self.params, x.astype(self.dtype), backend=self.backend)
+
+    def probabilities(self, x: np.ndarray) -> np.ndarray:
+        """Preprocessed images, float (B, channels, H, W) -> (B, classes), each row sums to 1."""
+        return softmax.forward(self.logits(x))[0]
+
+    def evaluate(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        batch_size: int = BATCH_SIZE,
+        progress: Callable[[int], object] = lambda count: None,
+    ) -> Evaluation:
+        """Accuracy on images uint8 (n, H, W) or (n, H, W, 3) with labels (n,), n >= 1.
+
+        `progress` is called with the number of images of each batch that is done.
+        """
+        if len(images) != len(labels) or len(images) == 0:
+            raise DataError(f"{len(images)} images, {len(labels)} labels; expected one each")
+        if labels.min() < 0 or labels.max() >= len(self.class_names):
+            found = f"labels {labels.min()} to {labels.max()}"
+            raise DataError(f"{found}, but the model has {len(self.class_names)} classes")
+        ranks = []
+        start = time.perf_counter()
+        for first in range(0, len(images), batch_size):
+            some = slice(first, first + batch_size)
+            logits = self.logits(self.preprocessing.apply_array(images[some]))
+            ranks.append(_ranks(logits, labels[some]))
+            progress(len(ranks[-1]))
+        seconds = time.perf_counter() - start
+        rank = np.concatenate(ranks)
+        of_class = {self.class_names[c]: rank[labels == c] for c in np.unique(labels)}
+        return Evaluation(
+            count=len(rank),
+            top1=float(np.mean(rank < 1)),
+            top5=float(np.mean(rank < 5)),
+            per_class={name: float(np.mean(some < 1)) for name, some in of_class.items()},
+            per_class_count={name: len(some) for name, some in of_class.items()},
+            images_per_second=len(rank) / seconds,
+        )
+
+    def _prediction(self, probabilities: np.ndarray) -> Prediction:
+        best = int(np.argmax(probabilities))
+        label, probability = self.class_names[best], float(probabilities[best])
+        return Prediction(label, probability, self.class_names, probabilities)
+
+
+def _ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(B, classes), (B,) -> place of the true class (B,), 0 the most probable.
+
+    Of equal ones the first comes first, as in argmax.
+    """
+    order = np.argsort(-logits, axis=-1, kind="stable")  # (B, classes)
+    return np.argmax(order == labels[:, None], axis=-1)
+
+
+def _preprocessing(stored: Mapping[str, Any] | None, config: Config) -> Preprocessing:
+    """The model's own, which must fit it; else its size and channels, and pixels from 0 to 1."""
+    if stored is not None:
+        preprocessing = Preprocessing.from_json(stored)
+        found = (preprocessing.channels, *preprocessing.size)
+        expected = (config.channels, *config.image_size)
+        if found != expected:
+            raise ConfigError(f"preprocessing makes {found}, the model reads {expected}")
+        return preprocessing
+    modes = {1: "grey", 3: "rgb"}
+    if config.channels not in modes:
+        raise ConfigError(
+            f"no preprocessing is stored and the model reads {config.channels} channels, "
+            "expected 1 (grey) or 3 (RGB)"
+        )
+    zeros, ones = (0.0,) * config.channels, (1.0,) * config.channels
+    return Preprocessing(config.image_size, modes[config.channels], mean=zeros, std=ones)
+
+
+def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:
+    """Whatever __call__ takes, as a list with one entry an image."""
+    if isinstance(images, (str, PathLike, Image.Image)):
+        return [images]
+    if isinstance(images, np.ndarray):
+        colour = images.ndim > 2 and images.shape[-1] == 3
+        return list(images) if images.ndim == 3 + colour else [images]
+    return list(images)
+
+
+def _opened(picture: Picture) -> Image.Image:
+    if isinstance(picture, (str, PathLike)):
+        return open_image(picture)
+    if isinstance(picture, np.ndarray):
+        colour = picture.ndim == 3 and picture.shape[-1] == 3
+        if picture.dtype != np.uint8 or not (colour or picture.ndim == 2) or 0 in picture.shape:
+            found = f"an array {picture.dtype} {picture.shape}"
+            raise DataError(f"image: found {found}, expected uint8 (H, W) or (H, W, 3)")
+        return Image.fromarray(picture)
+    if isinstance(picture, Image.Image):
+        return picture
+    raise DataError(f"image: found {type(picture).__name__}, expected a path, PIL image or array")
