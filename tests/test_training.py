@@ -123,7 +123,7 @@ def test_schedule_without_warmup_starts_at_the_peak() -> None:
     background=st.sampled_from((0, 255)),
 )
 def test_every_augmented_image_is_a_shift(seed, sizes, most, colour, background) -> None:
-    count, height, width = sizes
+    _, height, width = sizes
     shape = sizes + (3,) * colour
     images = np.random.default_rng(seed).integers(1, 255, size=shape, dtype=np.uint8)
     before = images.copy()
@@ -236,11 +236,11 @@ def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch, 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path) -> None:
     path = tmp_path / "run.checkpoint"
-    with pytest.raises(ModelFileError, match="run.checkpoint"):
+    with pytest.raises(ModelFileError, match=r"run\.checkpoint"):
         checkpoints.load(path)
     checkpoints.save(path, _checkpoint(1.0))
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(ModelFileError, match="run.checkpoint"):
+    with pytest.raises(ModelFileError, match=r"run\.checkpoint"):
         checkpoints.load(path)
 
 
@@ -291,13 +291,13 @@ def _same_bits(first, second) -> bool:
 
 
 def test_a_tiny_model_learns_and_is_written(tmp_path) -> None:
-    recipe = Recipe(epochs=12, batch_size=8, learning_rate=1e-2, shift=1, smoothing=0.0)
-    validation = _bars(9)
+    recipe = Recipe(epochs=24, batch_size=8, learning_rate=1e-2, shift=0, smoothing=0.0)
+    validation = _bars(30)
     trained = _train(tmp_path, recipe, count=32, validation=validation, card={"data": "bars"})
     losses = [result.loss for result in trained.history]
-    assert len(losses) == 12
-    assert losses[-1] < losses[0] / 4
-    assert trained.history[-1].validation_accuracy >= 0.9
+    assert len(losses) == 24
+    assert losses[-1] < losses[0] / 3
+    assert trained.history[-1].validation_accuracy >= 0.8
 
     assert sorted(os.listdir(tmp_path)) == ["run.json", "run.safetensors"]
     model, params = refimpl.load(tmp_path / "run.safetensors")
@@ -419,13 +419,21 @@ def test_resume_refuses_another_run(tmp_path, monkeypatch) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_divergence_is_one_clear_line(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("path", "value", "found"),
+    [
+        ("head.bias", (3e38, -3e38, -3e38), "the loss is"),  # finite, their difference is not
+        ("blocks.0.attn.v.move", np.nan, "blocks.0.attn.v"),
+    ],
+)
+def test_divergence_is_one_clear_line(tmp_path, path: str, value: object, found: str) -> None:
     start = refimpl.flatten(_model().init(np.random.default_rng(0)))
-    start["head.weight"] = np.full_like(start["head.weight"], 1e38)
+    start[path][...] = value
     with pytest.raises(NonFiniteError) as caught:
         _train(tmp_path, params=refimpl.unflatten(start))
     message = str(caught.value)
-    assert "step 1 (epoch 1)" in message and "learning_rate" in message and "\n" not in message
+    assert "step 1 (epoch 1)" in message and found in message
+    assert "learning_rate" in message and "\n" not in message
 
 
 def test_a_line_an_epoch_on_stderr_and_nothing_without_progress(tmp_path, capsys) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from refimpl.conventions import ConfigError, DataError, NonFiniteError
@@ -117,7 +118,8 @@ def train(
         checkpoints.save(checkpoint, checkpoints.Checkpoint(flat, optimizer.state(), state))
 
     save_checkpoint()  # where `out` cannot be written, say so now and not in an hour
-    with ThreadPoolExecutor(recipe.shards) as pool:
+    # the shards are the threads: those of BLAS on top of them cost half the speed or more
+    with threadpool_limits(1), ThreadPoolExecutor(recipe.shards) as pool:
         for epoch in range(len(history) + 1, recipe.epochs + 1):
             start = time.perf_counter()
             loss, correct = _epoch(
