@@ -1,0 +1,253 @@
+"""From images to labels: every way in gives the same answer, and the answer is the network's.
+
+Oracles: a head whose logits are known (weights 0, so its bias is the logits), Pillow called
+directly, and the accuracies counted by hand from a list of labels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import refimpl
+from refimpl.classifier import Classifier, read_card, record
+from refimpl.conventions import ConfigError, DataError, ModelFileError, RefimplError
+from refimpl.data.preprocessing import Preprocessing
+
+NAMES = ("ant", "bee", "cow")
+MODEL = refimpl.create_model("didb_micro", image_size=(8, 12), dim=6, depth=1, num_classes=3)
+SCALED = Preprocessing(size=(8, 12), mode="grey", mean=(0.25,), std=(0.5,))
+RNG = np.random.default_rng(40)
+PICTURES = RNG.integers(0, 256, (5, 8, 12), dtype=np.uint8)
+
+
+def params(**head: np.ndarray) -> dict:
+    """Random, with a head that tells images apart unless it is given."""
+    drawn = MODEL.init(np.random.default_rng(41))
+    drawn["head"]["weight"] *= 100
+    return drawn | {"head": drawn["head"] | head}
+
+
+def known(logits: list[float]) -> dict:
+    return params(weight=np.zeros((3, 6), np.float32), bias=np.array(logits, np.float32))
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
+    options = {"class_names": list(NAMES), "preprocessing": SCALED.to_json()}
+    refimpl.save(path, MODEL, params(), card={"data": "noise"}, **options)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ask(file: Path) -> Classifier:
+    return refimpl.classifier(file)
+
+
+def test_label_and_probability_are_the_softmax_of_the_logits() -> None:
+    ask = Classifier(MODEL, known([0.0, math.log(6), math.log(3)]), SCALED, NAMES)
+    (answer,) = ask(PICTURES[0])
+    assert answer.label == "bee"
+    assert answer.probability == pytest.approx(0.6, rel=1e-6)
+    assert [name for name, _ in answer.top(3)] == ["bee", "cow", "ant"]
+    assert [p for _, p in answer.top(3)] == pytest.approx([0.6, 0.3, 0.1], rel=1e-6)
+    assert [name for name, _ in answer.top(2)] == ["bee", "cow"]
+    assert len(answer.top(99)) == 3
+
+
+def test_of_equal_classes_the_first_comes_first() -> None:
+    (answer,) = Classifier(MODEL, known([1.0, 1.0, 1.0]), SCALED, NAMES)(PICTURES[0])
+    assert answer.label == "ant"
+    assert [name for name, _ in answer.top(3)] == list(NAMES)
+
+
+def test_the_network_sees_the_scaled_pixels(ask: Classifier) -> None:
+    x = ((PICTURES[:, None] / 255 - 0.25) / 0.5).astype(np.float32)
+    logits = MODEL.predict(params(), x).astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    answers = ask(PICTURES)
+    np.testing.assert_allclose([a.probabilities for a in answers], expected, rtol=1e-5)
+    # images that get the same answer would prove nothing
+    assert np.ptp(expected, axis=0).max() > 0.1
+
+
+def test_every_way_in_gives_the_same_answer(ask: Classifier, tmp_path: Path) -> None:
+    expected = [a.probabilities for a in ask(PICTURES)]
+    images = [Image.fromarray(picture) for picture in PICTURES]
+    paths = [tmp_path / f"{i}.png" for i in range(len(images))]
+    for image, path in zip(images, paths):
+        image.save(path)
+    colour = np.repeat(PICTURES[..., None], 3, axis=-1)
+    ways = [list(PICTURES), images, paths, [str(p) for p in paths], tuple(paths), colour]
+    ways.append([PICTURES[0], images[1], paths[2], str(paths[3]), colour[4]])
+    for way in ways:
+        np.testing.assert_array_equal([a.probabilities for a in ask(way)], expected)
+    for single in (PICTURES[1], images[1], paths[1], str(paths[1]), colour[1]):
+        (answer,) = ask(single)
+        np.testing.assert_allclose(answer.probabilities, expected[1], rtol=1e-5)
+
+
+def test_any_size_and_mode_is_brought_to_the_models(ask: Classifier) -> None:
+    image = Image.fromarray(PICTURES[0]).resize((120, 80), Image.Resampling.NEAREST)
+    by_hand = image.resize((12, 8), Image.Resampling.BILINEAR)
+    expected = ask(np.asarray(by_hand))[0].probabilities
+    for same in (image, image.convert("RGB"), image.convert("RGBA"), image.convert("LA")):
+        np.testing.assert_array_equal(ask(same)[0].probabilities, expected)
+
+
+def test_more_images_than_a_batch(ask: Classifier) -> None:
+    many = np.concatenate([PICTURES] * 41)  # 205 images, batches of 100
+    answers = ask(many)
+    assert len(answers) == 205
+    assert [a.label for a in answers] == [a.label for a in ask(PICTURES)] * 41
+    assert ask([]) == []
+
+
+def test_double_precision_weights(tmp_path: Path) -> None:
+    flat = {k: v.astype(np.float64) for k, v in refimpl.flatten(params()).items()}
+    path = tmp_path / "double.safetensors"
+    refimpl.save(path, MODEL, refimpl.unflatten(flat))
+    (answer,) = refimpl.classifier(path)(PICTURES[0])
+    assert answer.probabilities.dtype == np.float64
+
+
+def test_a_file_that_says_nothing_about_images(tmp_path: Path) -> None:
+    path = tmp_path / "bare.safetensors"
+    refimpl.save(path, MODEL, params())
+    bare = refimpl.classifier(path)
+    assert bare.class_names == ("0", "1", "2")
+    assert bare.preprocessing == Preprocessing((8, 12), "grey", mean=(0.0,), std=(1.0,))
+    colour = refimpl.create_model("deit_micro", image_size=8, channels=3, dim=6, depth=1)
+    refimpl.save(path, colour, colour.init(np.random.default_rng(42)))
+    assert refimpl.classifier(path).preprocessing.mode == "rgb"
+
+
+def test_the_backend_is_passed_on(file: Path) -> None:
+    for name in ("auto", "numpy"):
+        assert refimpl.classifier(file, backend=name).backend is refimpl.ops
+    with pytest.raises(ConfigError, match="backend is 'cuda', expected auto or numpy"):
+        refimpl.classifier(file, backend="cuda")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        pytest.param(np.zeros((8, 12)), "float64 (8, 12)", id="floats"),
+        pytest.param(np.zeros((8, 12), bool), "bool (8, 12)", id="booleans"),
+        pytest.param(np.zeros(12, np.uint8), "uint8 (12,)", id="one axis"),
+        pytest.param(np.zeros((2, 8, 12, 4), np.uint8), "expected uint8", id="four channels"),
+        pytest.param(np.zeros((0, 12), np.uint8), "uint8 (0, 12)", id="no pixels"),
+        pytest.param([None], "found NoneType", id="none"),
+        pytest.param([7], "found int", id="a number"),
+        pytest.param("none.png", "none.png: cannot read", id="no such file"),
+        pytest.param([PICTURES[0], "none.png"], "none.png: cannot read", id="one of two"),
+        pytest.param(Image.new("F", (3, 3)), "floats", id="float image"),
+    ],
+)
+def test_what_is_no_image(ask: Classifier, bad, message: str) -> None:
+    with pytest.raises(DataError) as caught:
+        ask(bad)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("preprocessing", "channels", "message"),
+    [
+        ({"size": [8, 8], "mode": "grey", "mean": [0], "std": [1]}, 1, "(1, 8, 8)"),
+        ({"size": [8, 12], "mode": "rgb", "mean": [0] * 3, "std": [1] * 3}, 1, "(3, 8, 12)"),
+        ({"size": [8, 12], "mode": "grey", "mean": [0], "std": [0]}, 1, "std is (0,)"),
+        ([1, 2], 1, "[1, 2]"),
+        (None, 2, "2 channels"),
+    ],
+)
+def test_preprocessing_that_does_not_fit(tmp_path, preprocessing, channels, message) -> None:
+    model = refimpl.create_model(
+        "react_micro", image_size=(8, 12), channels=channels, dim=6, depth=1
+    )
+    path = tmp_path / "odd.safetensors"
+    refimpl.save(path, model, model.init(RNG), preprocessing=preprocessing)
+    with pytest.raises(ModelFileError) as caught:
+        refimpl.classifier(path)
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_an_untrained_architecture_cannot_classify() -> None:
+    with pytest.raises(ModelFileError, match="didb_micro: .*untrained"):
+        refimpl.classifier("didb_micro")
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+def test_accuracies_counted_by_hand() -> None:
+    """The network always ranks g, f, e, d, c, b, a: the true class is at a known place."""
+    model = MODEL.replace(num_classes=7)
+    drawn = model.init(np.random.default_rng(43))
+    drawn["head"] = {"weight": np.zeros((7, 6), np.float32), "bias": np.arange(7, dtype=np.float32)}
+    ask = Classifier(model, drawn, SCALED, "abcdefg")
+    labels = np.array([6, 6, 6, 5, 2, 1, 1, 1, 1, 1])  # places 0 0 0 1 4 5 5 5 5 5
+    done = []
+    result = ask.evaluate(
+        np.concatenate([PICTURES] * 2), labels, batch_size=4, progress=done.append
+    )
+    assert result.count == 10
+    assert result.top1 == 0.3
+    assert result.top5 == 0.5
+    assert result.per_class == {"b": 0.0, "c": 0.0, "f": 0.0, "g": 1.0}
+    assert result.per_class_count == {"b": 5, "c": 1, "f": 1, "g": 3}
+    assert result.images_per_second > 0
+    assert done == [4, 4, 2]
+
+
+def test_accuracy_agrees_with_one_image_at_a_time(ask: Classifier) -> None:
+    labels = np.array([0, 1, 2, 0, 1])
+    right = [ask(p)[0].label == NAMES[c] for p, c in zip(PICTURES, labels)]
+    result = ask.evaluate(PICTURES, labels, batch_size=2)
+    assert result.top1 == sum(right) / 5
+    assert result.top5 == 1.0  # there are three classes
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [([0, 1], "5 images, 2 labels"), ([0, 1, 2, 3, 0], "labels 0 to 3"), ([-1] * 5, "labels -1")],
+)
+def test_labels_that_do_not_fit(ask: Classifier, labels: list[int], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        ask.evaluate(PICTURES, np.array(labels))
+
+
+def test_no_images_have_no_accuracy(ask: Classifier) -> None:
+    with pytest.raises(DataError, match="0 images"):
+        ask.evaluate(PICTURES[:0], np.array([], np.int64))
+
+
+def test_an_evaluation_goes_into_the_card(tmp_path: Path, ask: Classifier) -> None:
+    path = tmp_path / "model.safetensors"
+    refimpl.save(path, MODEL, params(), card={"data": "noise"})
+    before = read_card(path)
+    result = ask.evaluate(PICTURES, np.array([0, 1, 2, 0, 1]))
+    record(path, result, "five pictures")
+    after = json.loads((tmp_path / "model.json").read_text(encoding="utf-8"))
+    evaluation = after.pop("evaluation")
+    assert after == before
+    assert evaluation["data"] == "five pictures"
+    assert evaluation["top1"] == result.top1
+    assert evaluation["per_class"] == result.per_class
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[1]"])
+def test_unreadable_cards(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "model.safetensors"
+    refimpl.save(path, MODEL, params())
+    if content is not None:
+        (tmp_path / "model.json").write_text(content)
+    with pytest.raises(RefimplError, match=r"model\.json"):
+        read_card(path)
