@@ -16,7 +16,7 @@ from tests import oracles  # noqa: E402
 
 # ci: the same examples on every run, so that a red run is the fault of the change that it tests.
 # dev: new examples on every run. explore: many of them, for an evening. mutants: ci's examples,
-# and a failure is reported as it was found.
+# and a failure is left as it was found.
 settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None, print_blob=True)
 settings.register_profile("dev", max_examples=30, deadline=None, print_blob=True)
 settings.register_profile("explore", max_examples=1000, deadline=None, print_blob=True)
@@ -27,9 +27,8 @@ settings.register_profile(
     deadline=None,
     phases=(Phase.explicit, Phase.generate),
 )
-settings.load_profile(
-    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
-)
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+settings.load_profile(PROFILE)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -1,0 +1,460 @@
+"""Wrong versions of the operations."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from refimpl import ops
+from tests.mutants import mutant
+
+# sign, weights
+
+
+@mutant("ops.sign.forward", "test_sign.test_against_torch")
+def sign_of_zero_is_minus_one(original):
+    """z > 0 instead of z >= 0."""
+
+    def forward(z, ste="polynomial"):
+        y, cache = original(z, ste)
+        return np.where(z == 0, -y, y), cache
+
+    return forward
+
+
+@mutant("ops.sign.forward", "test_sign.test_against_torch")
+def sign_of_minus_zero_is_minus_one(original):
+    """The sign bit of the float instead of the comparison."""
+
+    def forward(z, ste="polynomial"):
+        _, cache = original(z, ste)
+        return np.copysign(np.ones_like(z), z), cache
+
+    return forward
+
+
+@mutant("ops.sign.surrogate", "test_sign.test_against_torch")
+def clip_is_open_at_one(original):
+    """|z| < 1 instead of |z| <= 1."""
+
+    def surrogate(z, ste="polynomial"):
+        return original(z, ste) * (np.abs(z) != 1)
+
+    return surrogate
+
+
+@mutant("ops.sign.surrogate", "test_sign.test_against_torch")
+def polynomial_without_its_floor(original):
+    """2 - 2|z| goes on below 0 beyond |z| = 1."""
+
+    def surrogate(z, ste="polynomial"):
+        return original(z, ste) if ste == "clip" else 2 - 2 * np.abs(z)
+
+    return surrogate
+
+
+@mutant("ops.weight_binarizer.backward", "test_weight_binarizer.test_against_torch")
+def gradient_through_the_weight_scale(original):
+    """The estimator gets a factor of the size of the scale."""
+
+    def backward(dy, cache):
+        return original(dy * np.abs(cache.centred).mean(axis=1, keepdims=True), cache)
+
+    return backward
+
+
+@mutant("ops.weight_binarizer.backward", "test_weight_binarizer.test_against_torch")
+def centring_forgotten_in_backward(original):
+    """The gradient of Wc is taken for the gradient of W."""
+
+    def backward(dy, cache):
+        return (dy * (np.abs(cache.centred) <= 1),)
+
+    return backward
+
+
+@mutant("ops.weight_binarizer.backward", "test_weight_binarizer.test_against_torch")
+def weight_clip_is_open_at_one(original):
+    """|Wc| < 1 instead of |Wc| <= 1."""
+
+    def backward(dy, cache):
+        return original(dy * (np.abs(cache.centred) != 1), cache)
+
+    return backward
+
+
+@mutant("ops.weight_binarizer.binarize", "test_weight_binarizer.test_against_torch")
+def scale_of_the_centred_weights(original):
+    """mean |Wc| instead of mean |W|."""
+
+    def binarize(weight):
+        parts = original(weight)
+        return parts._replace(scale=np.abs(parts.centred).mean(axis=1))
+
+    return binarize
+
+
+@mutant("ops.binary_linear.forward", "test_binary_linear.test_against_torch")
+def weights_are_binary_in_stage_one(original):
+    """binarize="activations" binarizes the weights as well."""
+
+    def forward(x, weight, bias=None, *, binarize="full", ste="polynomial"):
+        stage = "none" if binarize == "none" else "full"
+        return original(x, weight, bias, binarize=stage, ste=ste)
+
+    return forward
+
+
+# boolean attention
+
+
+@mutant("ops.boolean.forward", "test_boolean.test_against_torch")
+def boolean_rounds_half_up(original):
+    """q >= 1/2 instead of q > 1/2."""
+
+    def forward(x, alpha):
+        _, cache = original(x, alpha)
+        cache = cache._replace(bit=cache.ratio >= 0.5)
+        return np.maximum(alpha, x.dtype.type(1e-5)) * cache.bit, cache
+
+    return forward
+
+
+@mutant("ops.boolean.backward", "test_boolean.test_against_torch")
+def boolean_alpha_gradient_has_the_other_sign(original):
+    """q - round(q) instead of round(q) - q."""
+
+    def backward(dy, cache):
+        dx, dalpha = original(dy, cache)
+        return dx, -dalpha
+
+    return backward
+
+
+@mutant("ops.boolean.backward", "test_boolean.test_against_torch")
+def alpha_hears_nothing_above_one(original):
+    """The term of q > 1 is missing from the gradient of alpha."""
+
+    def backward(dy, cache):
+        dx, _ = original(dy, cache)
+        return dx, original(dx, cache)[1]
+
+    return backward
+
+
+@mutant("ops.boolean_attention.forward", "test_boolean_attention.test_against_torch")
+def context_without_alpha(original):
+    """The product of bits is not scaled."""
+
+    def forward(prob, value, alpha, *, binarize="full"):
+        context, cache = original(prob, value, alpha, binarize=binarize)
+        return (context if binarize == "none" else context / alpha), cache
+
+    return forward
+
+
+# rprelu
+
+
+@mutant("ops.rprelu.forward", "test_rprelu.test_against_torch")
+def slope_on_the_wrong_side(original):
+    """where(u > 0, slope u, u)."""
+
+    def forward(x, shift_in, slope, shift_out, token_shift_in=None, token_shift_out=None):
+        shifts = (token_shift_in, token_shift_out)
+        y, cache = original(x, shift_in, slope, shift_out, *shifts)
+        u = cache.shifted
+        return y + np.where(u > 0, slope * u - u, u - slope * u), cache
+
+    return forward
+
+
+@mutant("ops.rprelu.backward", "test_rprelu.test_against_torch")
+def kink_on_the_identity_side(original):
+    """The gradient at u = 0 is dy instead of slope dy."""
+
+    def backward(dy, cache):
+        tiny = np.finfo(dy.dtype).tiny
+        return original(
+            dy, cache._replace(shifted=np.where(cache.shifted == 0, tiny, cache.shifted))
+        )
+
+    return backward
+
+
+@mutant("ops.rprelu.forward", "test_rprelu.test_against_torch")
+def token_shift_on_the_channel_axis(original):
+    """token_shift_out is added along the last axis."""
+
+    def forward(x, shift_in, slope, shift_out, token_shift_in=None, token_shift_out=None):
+        y, cache = original(x, shift_in, slope, shift_out, token_shift_in, token_shift_out)
+        if token_shift_out is not None:
+            y = y - token_shift_out[:, None] + np.resize(token_shift_out, x.shape[-1])
+        return y, cache
+
+    return forward
+
+
+@mutant("ops.rprelu.backward", "test_rprelu.test_against_torch")
+def slope_hears_both_sides(original):
+    """dslope sums dy u over all u."""
+
+    def backward(dy, cache):
+        dx, dshift_in, _, *rest = original(dy, cache)
+        return dx, dshift_in, (dy * cache.shifted).sum(axis=(0, 1)), *rest
+
+    return backward
+
+
+# Haar and neighbours
+
+
+@mutant("ops.haar.swt2", "test_haar.test_undecimated_against_torch")
+def swapped_bands_of_rows_and_columns(original):
+    """cH and cV change places. Their sum, which the network uses, does not notice."""
+
+    def swt2(x, mode="edge", norm="average"):
+        cA, (cH, cV, cD) = original(x, mode, norm)
+        return cA, (cV, cH, cD)
+
+    return swt2
+
+
+@mutant("ops.haar._next", "test_bands.test_against_torch")
+def periodic_instead_of_edge(original):
+    """The block past the last row and column wraps."""
+
+    def _next(x, axis, mode):
+        return original(x, axis, "periodic")
+
+    return _next
+
+
+@mutant("ops.haar._next_adjoint", "test_bands.test_against_torch")
+def adjoint_shifts_the_same_way(original):
+    """The backward reads the neighbour that forward read, instead of giving to it."""
+
+    def _next_adjoint(dy, axis, mode):
+        return ops.haar._next(dy, axis, mode)
+
+    return _next_adjoint
+
+
+@mutant("ops.bands.forward", "test_bands.test_against_torch")
+def no_class_token_in_the_high_band(original):
+    """cls="both" behaves like "low"."""
+
+    def forward(x, grid, mode="edge", cls="both"):
+        return original(x, grid, mode, "low")
+
+    return forward
+
+
+@mutant("ops.bands.backward", "test_bands.test_against_torch")
+def class_token_hears_one_band(original):
+    """Its gradient comes from the low band only."""
+
+    def backward(dy, cache):
+        return original(dy, cache._replace(cls="low"))
+
+    return backward
+
+
+@mutant("ops.neighbours.forward", "test_neighbours.test_against_torch")
+def eight_neighbours_at_the_border(original):
+    """The mean at a corner divides by 8, although 3 exist."""
+
+    def forward(x, grid, border="existing"):
+        return original(x, grid, "eight")
+
+    return forward
+
+
+@mutant("ops.neighbours._pairs", "test_neighbours.test_against_torch")
+def no_diagonal_neighbours(original):
+    """Four neighbours instead of eight."""
+
+    def _pairs(grid):
+        for offset, pair in zip(ops.neighbours.OFFSETS, original(grid), strict=True):
+            if 0 in offset:
+                yield pair
+
+    return _pairs
+
+
+@mutant("ops.neighbours.backward", "test_neighbours.test_against_torch")
+def gradient_divided_at_the_neighbour(original):
+    """Each neighbour's own count divides, instead of that of the token it was counted for."""
+
+    def backward(dy, cache):
+        ones = cache._replace(divisor=np.ones_like(cache.divisor))
+        (dx,) = original(dy, ones)
+        first = dx.shape[1] - cache.divisor.size
+        dx[:, first:] /= cache.divisor.reshape(-1, 1)
+        return (dx,)
+
+    return backward
+
+
+@mutant("ops.differential.forward", "test_differential.test_against_torch")
+def neighbours_are_added(original):
+    """lam_s value + lam_n neighbour_mean."""
+
+    def forward(value, neighbour_mean, shortcut, neighbour):
+        _, cache = original(value, neighbour_mean, shortcut, neighbour)
+        return shortcut * value + neighbour * neighbour_mean, cache
+
+    return forward
+
+
+# scores, projections
+
+
+@mutant("ops.band_sum.forward", "test_band_sum.test_against_torch")
+def band_sum_without_the_root_of_d(original):
+    """The scores of the bands are not divided by sqrt(d)."""
+
+    def forward(low, high, band_weight, head_dim):
+        scores, cache = original(low, high, band_weight, head_dim)
+        return scores * math.sqrt(head_dim), cache
+
+    return forward
+
+
+@mutant("ops.band_sum.forward", "test_band_sum.test_against_torch")
+def band_weights_swapped(original):
+    """Row 0 of band_weight weighs the high band."""
+
+    def forward(low, high, band_weight, head_dim):
+        return original(low, high, band_weight[::-1], head_dim)
+
+    return forward
+
+
+@mutant("ops.fit.forward", "test_fit.test_it_is_the_matrix_of_its_definition")
+def shortcut_repeats_instead_of_tiling(original):
+    """x0 x0 x1 x1 instead of x0 x1 x0 x1."""
+
+    def forward(x, outputs):
+        y, cache = original(x, outputs)
+        if outputs > x.shape[-1]:
+            y = np.repeat(x, outputs // x.shape[-1], axis=-1)
+        return y, cache
+
+    return forward
+
+
+# real operations
+
+
+@mutant("ops.layer_norm.backward", "test_layer_norm.test_against_torch")
+def layer_norm_gradient_is_zero(original):
+    """dx = 0: what an upstream gradient of ones would show in any case."""
+
+    def backward(dy, cache):
+        dx, *rest = original(dy, cache)
+        return np.zeros_like(dx), *rest
+
+    return backward
+
+
+@mutant("ops.layer_norm.backward", "test_layer_norm.test_against_torch")
+def deviation_is_a_constant(original):
+    """The backward forgets that the standard deviation moves with x."""
+
+    def backward(dy, cache):
+        _, *rest = original(dy, cache)
+        dnormalised = dy * cache.weight
+        return (dnormalised - dnormalised.mean(axis=-1, keepdims=True)) / cache.std, *rest
+
+    return backward
+
+
+@mutant("ops.layer_norm.forward", "test_layer_norm.test_against_torch")
+def variance_is_unbiased(original):
+    """Division by C - 1."""
+
+    def forward(x, weight, bias, eps):
+        biased = (x.shape[-1] - 1) / x.shape[-1]
+        y, cache = original(x, weight, bias, eps * biased)
+        return (y - bias) * math.sqrt(biased) + bias, cache
+
+    return forward
+
+
+@mutant("ops.layer_norm.forward", "test_layer_norm.test_against_torch")
+def eps_outside_the_root(original):
+    """sqrt(variance) + eps."""
+
+    def forward(x, weight, bias, eps):
+        _, cache = original(x, weight, bias, eps)
+        std = np.sqrt(cache.std**2 - eps) + eps
+        return cache.normalised * cache.std / std * weight + bias, cache
+
+    return forward
+
+
+@mutant("ops.softmax.forward", "test_softmax.test_against_torch")
+def softmax_over_the_wrong_axis(original):
+    """The columns sum to 1."""
+
+    def forward(x):
+        y, cache = original(x.swapaxes(-1, -2))
+        return y.swapaxes(-1, -2).copy(), cache._replace(y=y.swapaxes(-1, -2).copy())
+
+    return forward
+
+
+@mutant("ops.softmax.backward", "test_softmax.test_against_torch")
+def softmax_gradient_without_the_row_sum(original):
+    """dx = dy y."""
+
+    def backward(dy, cache):
+        return (dy * cache.y,)
+
+    return backward
+
+
+@mutant("ops.gelu.forward", "test_gelu.test_against_torch")
+def gelu_by_the_tanh_formula(original):
+    """The approximation, wrong by 1e-3."""
+
+    def forward(x):
+        _, cache = original(x)
+        inner = math.sqrt(2 / math.pi) * (x + x.dtype.type(0.044715) * x**3)
+        return x * (0.5 + 0.5 * np.tanh(inner)), cache
+
+    return forward
+
+
+@mutant("ops.patch_embed.forward", "test_patch_embed.test_against_torch")
+def pixels_of_a_patch_transposed(original):
+    """Rows and columns inside a patch change places."""
+
+    def forward(image, weight, bias):
+        return original(image, weight.swapaxes(-1, -2), bias)
+
+    return forward
+
+
+@mutant("ops.cross_entropy.forward", "test_cross_entropy.test_against_torch")
+def smoothing_over_the_other_classes(original):
+    """e / (K - 1) for the wrong classes and 1 - e for the right one."""
+
+    def forward(logits, target, smoothing=0.0):
+        classes = logits.shape[1]
+        return original(logits, target, smoothing * classes / (classes - 1))
+
+    return forward
+
+
+@mutant("ops.soft_cross_entropy.backward", "test_soft_cross_entropy.test_against_torch")
+def gradient_of_the_sum_over_the_batch(original):
+    """The loss is a mean over the batch, its gradient that of a sum."""
+
+    def backward(dloss, cache):
+        (dlogits,) = original(dloss, cache)
+        return (dlogits * len(dlogits),)
+
+    return backward

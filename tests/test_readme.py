@@ -1,0 +1,48 @@
+"""The README's examples run, and its commands and files exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from refimpl import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def test_python_examples_run_in_order(capsys):
+    names: dict = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    printed = capsys.readouterr().out
+    assert "blocks.0.attn.q_low.weight" in printed
+    assert "(3, 50, 64)" in printed
+
+
+@pytest.mark.parametrize("name", ["demo", "test"])
+def test_ci_finds_the_two_commands(name):
+    marked = re.search(rf"^<!-- ci: {name} -->\n```sh\n(.+)\n```$", README, re.MULTILINE)
+    assert marked, "the marker, then a fenced block of one line"
+    assert marked[1].startswith("pip install")
+
+
+def test_the_files_that_it_links_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+VERBS = sorted({verb for block in blocks("sh") for verb in re.findall(r"\brefimpl (\w+)", block)})
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_that_it_shows_exists(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([verb, "--help"])
+    assert end.value.code == 0
