@@ -20,7 +20,7 @@ from refimpl import ops
 from refimpl.conventions import ConfigError, DataError, ModelFileError, write_atomically
 from refimpl.data.images import open_image
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import Config, VisionTransformer, files
+from refimpl.models import Config, VisionTransformer, files, flatten, unflatten
 from refimpl.ops import softmax
 
 BACKENDS = {"auto": ops, "numpy": ops}
@@ -127,6 +127,13 @@ class Classifier:
             ]
             predictions += map(self._prediction, self.probabilities(np.stack(some)))
         return predictions
+
+    def astype(self, dtype: np.dtype | type) -> "Classifier":
+        """The same classifier computing in float32 or float64."""
+        flat = {name: value.astype(dtype) for name, value in flatten(self.params).items()}
+        return Classifier(
+            self.model, unflatten(flat), self.preprocessing, self.class_names, self.backend
+        )
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Preprocessed images, float (B, channels, H, W) -> (B, classes)."""
