@@ -1,0 +1,175 @@
+"""Small networks: configurations that Hypothesis draws, and all their arrays from one seed.
+
+The arrays keep every threshold busy: no move, shift or bias is 0, signs are mixed, some |z| and
+|Wc| exceed 1, and the probabilities lie on both sides of alpha / 2 and of alpha. In float64 the
+values next to a threshold are then some 1e-6 away from it, and two correct programs, whose rounding
+differs by 1e-15, agree on every bit. So no test has to excuse a flip in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+
+from refimpl import ops
+from refimpl.models import Config, VisionTransformer, flatten, unflatten
+from refimpl.models.params import shapes
+
+# Every field with a closed list of values [SPEC 6.5, 9]; the first is the baseline's.
+POOLS = ("cls", "mean")
+SWITCHES: dict[str, tuple] = {
+    "binarize": ("full", "activations", "none"),
+    "ste": ("polynomial", "clip"),
+    "layer_scale": (False, True),
+    "alpha_scope": ("layer", "head"),
+    "similarity": ("plain", "haar"),
+    "attention": ("plain", "differential"),
+    "rprelu": ("channel", "token"),
+    "neighbours": ("existing", "eight"),
+    "haar_mode": ("edge", "periodic"),
+    "haar_cls": ("both", "low"),
+    "band_weights": ("learned", "fixed"),
+}
+DIDB = {"similarity": "haar", "attention": "differential", "rprelu": "token"}
+GRIDS = ((2, 3), (3, 2), (1, 4), (5, 1), (3, 5), (4, 2), (1, 1))
+
+
+class Network(NamedTuple):
+    """A model with random arrays for one forward and backward."""
+
+    model: VisionTransformer
+    params: dict[str, Any]
+    images: np.ndarray  # (B, channels, H, W)
+    dlogits: np.ndarray  # (B, classes)
+
+    def run(
+        self, tap: Any = None, backend: Any = ops
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Logits, gradient of the images, gradients of the parameters by dotted name."""
+        logits, cache = self.model.forward(self.params, self.images, tap=tap, backend=backend)
+        dimages, grads = self.model.backward(self.dlogits, cache, tap=tap)
+        return logits, dimages, flatten(grads)
+
+
+def small(**fields: Any) -> Config:
+    """A network of odd sizes, all of them different; `fields` override."""
+    sizes = {"image_size": (4, 6), "patch_size": 2, "channels": 3, "dim": 10, "depth": 2}
+    return Config(**{**sizes, "heads": 2, "mlp_ratio": 3, "num_classes": 4, **fields})
+
+
+def covering() -> dict[str, Config]:
+    """Each value of each field once in the network of DIDB-ViT and once in the baseline."""
+    found = {}
+    for family, switches in (("didb", DIDB), ("react", {})):
+        for field, values in {"pool": POOLS, **SWITCHES}.items():
+            for value in values:
+                found[f"{family}-{field}-{value}"] = small(**{**switches, field: value})
+    for pool in POOLS:
+        found[f"deit-pool-{pool}"] = small(block="real", norm_eps=1e-6, pool=pool)
+    return found
+
+
+@st.composite
+def configs(draw: st.DrawFn, **fixed: Any) -> Config:
+    """Sizes that differ from one another, no multiples of 8 or 64; `fixed` are fields to keep."""
+    block = fixed.get("block") or draw(st.sampled_from(("binary", "binary", "binary", "real")))
+    fields = {"block": block, "pool": draw(st.sampled_from(POOLS))}
+    if block == "binary":
+        fields |= {name: draw(st.sampled_from(values)) for name, values in SWITCHES.items()}
+    heads, head_dim, classes = draw(
+        st.lists(st.integers(2, 7), min_size=3, max_size=3, unique=True).filter(
+            lambda s: s[0] * s[1] % 8 and s[0] * s[1] != s[2]
+        )
+    )
+    grid = draw(st.sampled_from(GRIDS))
+    patch = draw(st.integers(1, 3))
+    return Config(
+        image_size=(grid[0] * patch, grid[1] * patch),
+        patch_size=patch,
+        channels=draw(st.integers(1, 3)),
+        dim=heads * head_dim,
+        depth=draw(st.integers(1, 3)),
+        heads=heads,
+        mlp_ratio=draw(st.integers(1, 4)),
+        num_classes=classes,
+        norm_eps=draw(st.sampled_from((1e-5, 1e-6, 1e-3))),
+        **{**fields, **fixed},
+    )
+
+
+def make(config: Config, seed: int, dtype: Any = np.float64, batch: int | None = None) -> Network:
+    """Read-only parameters, images and gradient of the logits: a write into them raises.
+
+    Without `batch` the number of images is one that no other size of the network equals.
+    """
+    rng = np.random.default_rng(seed)
+    params = parameters(config, rng, dtype)
+    batch = batch or min({2, 3, 4, 5, 6, 7} - _sizes(config))
+    images = rng.standard_normal((batch, config.channels, *config.image_size)).astype(dtype)
+    dlogits = rng.standard_normal((batch, config.num_classes)).astype(dtype)
+    freeze((params, images, dlogits))
+    return Network(VisionTransformer(config), params, images, dlogits)
+
+
+def parameters(config: Config, rng: np.random.Generator, dtype: Any = np.float64) -> dict[str, Any]:
+    """A random value of every parameter."""
+    return unflatten(
+        {path: _draw(path, s, config, rng).astype(dtype) for path, s in shapes(config).items()}
+    )
+
+
+def with_values(params: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy where every parameter whose dotted name ends in a key of `values` has that value."""
+    flat = flatten(params)
+    for end, value in values.items():
+        paths = [path for path in flat if f".{path}".endswith(f".{end}")]
+        assert paths, f"no parameter is called {end}"
+        flat |= {path: np.full_like(flat[path], value) for path in paths}
+    return unflatten(flat)
+
+
+def arrays(tree: Any) -> Iterator[np.ndarray]:
+    """Every array in nested dicts, lists and tuples: parameters, gradients, caches."""
+    if isinstance(tree, np.ndarray):
+        yield tree
+    elif isinstance(tree, Mapping):
+        yield from arrays(list(tree.values()))
+    elif isinstance(tree, (list, tuple)):
+        for branch in tree:
+            yield from arrays(branch)
+
+
+def freeze(tree: Any) -> None:
+    """Make every array in `tree` read-only."""
+    for array in arrays(tree):
+        array.flags.writeable = False
+
+
+def as_type(network: Network, dtype: Any) -> Network:
+    """The same values in another float type."""
+    params = unflatten({path: v.astype(dtype) for path, v in flatten(network.params).items()})
+    images, dlogits = (array.astype(dtype) for array in (network.images, network.dlogits))
+    return Network(network.model, params, images, dlogits)
+
+
+def _draw(path: str, shape: tuple, config: Config, rng: np.random.Generator) -> np.ndarray:
+    normal = np.asarray(rng.standard_normal(shape))
+    leaf = path.rsplit(".", 1)[-1]
+    if path.endswith("attn.alpha"):
+        # the mean probability is 1 / N: bits and the branch above alpha are both mixed
+        return np.asarray(rng.uniform(0.6, 2.0, shape)) / config.tokens
+    if leaf == "weight" and len(shape) > 1:
+        real = config.block == "real" or not path.startswith("blocks.")
+        return normal / math.sqrt(math.prod(shape[1:])) if real else 0.7 * normal
+    if leaf in ("cls_token", "pos_embed"):
+        return normal
+    center = {"weight": 1.0, "shortcut": 1.0, "alpha": 1.0, "band_weight": 0.5, "slope": 0.25}
+    return center.get(leaf, 0.0) + 0.3 * normal
+
+
+def _sizes(config: Config) -> set[int]:
+    return {config.dim, config.heads, config.head_dim, config.tokens, config.num_classes}
