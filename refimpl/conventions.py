@@ -66,8 +66,9 @@ def float_dtype(op: str, **arrays: np.ndarray | None) -> np.dtype:
     """The one float type of all arrays (None is passed over); otherwise DtypeError."""
     found = {name: getattr(a, "dtype", type(a)) for name, a in arrays.items() if a is not None}
     dtypes = set(found.values())
-    if len(dtypes) == 1 and next(iter(dtypes)) in FLOATS:
-        return next(iter(dtypes))
+    dtype = dtypes.pop() if len(dtypes) == 1 else None
+    if isinstance(dtype, np.dtype) and dtype in FLOATS:
+        return dtype
     listing = ", ".join(f"{name} {getattr(d, '__name__', d)}" for name, d in found.items())
     raise DtypeError(f"{op}: found {listing}; expected arrays of one type, float32 or float64")
 

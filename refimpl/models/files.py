@@ -94,10 +94,7 @@ def read(name_or_path: str | os.PathLike) -> ModelFile:
         raise ModelFileError(f"{path}: {error}") from None
     _check_arrays(path, config, flat)
     class_names = _json(path, metadata, "class_names")
-    if class_names is not None and len(class_names) != config.num_classes:
-        raise ModelFileError(
-            f"{path}: {len(class_names)} class names; expected {config.num_classes}"
-        )
+    _check_class_names(path, config, class_names)
     ordered = {name: flat[name] for name in parameters.shapes(config)}
     params = parameters.unflatten(ordered)
     preprocessing = _json(path, metadata, "preprocessing")
@@ -145,7 +142,20 @@ def _json(path: Path, metadata: dict[str, str], key: str) -> Any:
         raise ModelFileError(f"{path}: metadata {key!r} is missing or no JSON") from None
 
 
+def _check_class_names(path: Path, config: Config, names: Any) -> None:
+    if names is None:
+        return
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ModelFileError(f"{path}: class_names is {names!r:.80}; expected a list of strings")
+    if len(names) != config.num_classes:
+        raise ModelFileError(f"{path}: {len(names)} class names; expected {config.num_classes}")
+
+
 def _check_arrays(path: Path, config: Config, flat: dict[str, np.ndarray]) -> None:
+    if config.depth > len(flat):  # before a list of all names is made of a hostile number
+        raise ModelFileError(
+            f"{path}: parameters are missing: {len(flat)} arrays for {config.depth} blocks"
+        )
     expected = parameters.shapes(config)
     if missing := [name for name in expected if name not in flat]:
         raise ModelFileError(

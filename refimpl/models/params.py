@@ -173,10 +173,9 @@ def check(config: Config, params: Params) -> np.dtype:
             raise ShapeError(f"{path}: unknown parameter for this configuration")
         if np.shape(value) != expected[path]:
             raise ShapeError(f"{path}: shape {np.shape(value)}; expected {expected[path]}")
-    dtype = flat["patch_embed.weight"].dtype
-    for path, value in flat.items():
-        if value.dtype != dtype:
-            float_dtype(
-                "parameters", **{"patch_embed.weight": flat["patch_embed.weight"], path: value}
-            )
-    return float_dtype("parameters", patch_embed=flat["patch_embed.weight"])
+    dtypes = {path: float_dtype(path, parameter=value) for path, value in flat.items()}
+    dtype = dtypes["patch_embed.weight"]
+    for path, found in dtypes.items():
+        if found != dtype:
+            raise DtypeError(f"{path}: {found}; expected {dtype}, as patch_embed.weight has it")
+    return dtype

@@ -56,8 +56,8 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray]:
     dx = dy * inside
     # round(q) is the bit wherever q is inside
     dstep = dx * (bit - ratio) + dy * (ratio > 1)
-    dalpha = _sum_like(dstep, alpha) * (alpha >= dy.dtype.type(ALPHA_MIN))
-    return dx, dalpha
+    free = alpha >= dy.dtype.type(ALPHA_MIN)
+    return dx, np.asarray(_sum_like(dstep, alpha) * free)
 
 
 def _sum_like(terms: np.ndarray, target: np.ndarray) -> np.ndarray:
