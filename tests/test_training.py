@@ -453,14 +453,29 @@ def test_a_line_an_epoch_on_stderr_and_nothing_without_progress(tmp_path, capsys
         ({"labels": np.zeros(3, dtype=np.int64)}, DataError, "20 images and 3 labels"),
         ({"images": np.zeros((0, 8, 12), np.uint8), "labels": np.zeros(0, int)}, DataError, "0 im"),
         ({"labels": np.arange(20)}, DataError, "0 to 19"),
+        ({"images": np.zeros((20, 8, 12, 3), np.float32)}, DataError, "float32"),
+        ({"size": (12, 8)}, DataError, r"the model reads \(1, 8, 12\)"),
+        ({"out": "run.pickle"}, ModelFileError, "run.pickle: suffix"),
     ],
 )
 def test_data_that_does_not_fit_is_refused_at_once(tmp_path, change, error, words) -> None:
     images, labels = _bars(20)
-    arguments = {"images": images, "labels": labels, "class_names": list(CLASSES)} | change
+    given = {"images": images, "labels": labels, "class_names": list(CLASSES)}
+    given |= {"size": (8, 12), "out": "run.safetensors"} | change
     with pytest.raises(error, match=words):
         loop.train(
-            _model(), RECIPE, arguments.pop("images"), arguments.pop("labels"), **arguments,
-            preprocessing=PREPROCESSING.to_json(), out=tmp_path / "run.safetensors",
-        )  # fmt: skip
+            _model(),
+            RECIPE,
+            given["images"],
+            given["labels"],
+            class_names=given["class_names"],
+            preprocessing=PREPROCESSING.to_json() | {"size": given["size"]},
+            out=tmp_path / given["out"],
+        )
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_epoch", lambda *arguments: pytest.fail("it trained"))
+    with pytest.raises(FileNotFoundError):
+        _train(tmp_path / "missing")

@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from refimpl.conventions import ConfigError, DataError, NonFiniteError
+from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFiniteError
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer, files
 from refimpl.models.params import flatten, real_matrices, unflatten
@@ -93,12 +93,12 @@ def train(
     card: entries to add to the card, such as the name of the data.
 
     While it runs, `out` with the suffix .checkpoint holds the state after the last epoch.
-    Raises ConfigError or DataError before the first step where the arguments do not fit together,
-    NonFiniteError when the loss stops being a number.
+    Raises ConfigError, DataError or ModelFileError before the first step where the arguments do
+    not fit together, OSError where `out` cannot be written, NonFiniteError when training diverges.
     """
     out = Path(out)
-    _check(model, images, labels, class_names)
     prepare = Preprocessing.from_json(preprocessing).apply_array
+    _check(model, images, labels, class_names, prepare, out)
     checkpoint = out.with_suffix(".checkpoint")
     identity = {
         "recipe": recipe.to_json(),
@@ -277,8 +277,16 @@ def _shard(
 
 
 def _check(
-    model: VisionTransformer, images: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
+    model: VisionTransformer,
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    prepare: Prepare,
+    out: Path,
 ) -> None:
+    """All that can be known before the first step, so that nothing fails after the last one."""
+    if out.suffix != files.SUFFIX:
+        raise ModelFileError(f"{out}: suffix {out.suffix!r}; expected {files.SUFFIX!r}")
     classes = model.config.num_classes
     if len(class_names) != classes:
         raise ConfigError(
@@ -294,6 +302,13 @@ def _check(
         raise DataError(
             f"training data: labels run from {labels.min()} to {labels.max()}, "
             f"expected 0 to {classes - 1}"
+        )
+    found = prepare(images[:1]).shape[1:]
+    expected = (model.config.channels, *model.config.image_size)
+    if found != expected:
+        raise DataError(
+            f"training data: images are {found} (channels, H, W) after preprocessing, "
+            f"the model reads {expected}"
         )
 
 
