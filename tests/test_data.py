@@ -132,6 +132,29 @@ def test_exif_orientation(orientation, upright):
     np.testing.assert_array_equal(np.asarray(image), upright(GREY))
 
 
+@pytest.mark.parametrize(
+    "mode",
+    [
+        *("1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"),
+        *("LA", "PA", "RGBA", "RGBa", "La"),
+        *("I", "I;16", "I;16L", "I;16B"),
+    ],
+)
+def test_every_mode_of_pillow_becomes_grey_or_rgb(mode):
+    image = images.to_plain(Image.new(mode, (3, 2)))
+    assert image.mode in ("L", "RGB")
+    assert image.size == (3, 2)
+
+
+def test_pil_images_are_turned_too():
+    """Somebody's own Image.open must not give another picture than the path."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    opened = Image.open(io.BytesIO(encoded(Image.fromarray(GREY), exif=exif)))
+    plain = Preprocessing(size=(7, 5), mode="grey", mean=(0.0,), std=(1 / 255,))
+    np.testing.assert_allclose(plain.apply(opened)[0], np.rot90(GREY, -1), rtol=1e-6)
+
+
 def test_animation_gives_its_first_frame():
     frames = [Image.fromarray(np.full((3, 4), value, np.uint8)) for value in (10, 200)]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -168,6 +191,7 @@ def test_bad_images(tmp_path, case):
 def test_unreadable_image_paths(tmp_path):
     assert_one_line(lambda: images.open_image(tmp_path / "none.png"), "No such file", "none.png")
     assert_one_line(lambda: images.open_image(tmp_path), "directory", str(tmp_path))
+    assert_one_line(lambda: images.open_image("a\0b.png"), "null byte", "b.png")
 
 
 def test_gigantic_image_file(tmp_path, monkeypatch):

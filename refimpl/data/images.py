@@ -24,7 +24,7 @@ from refimpl.conventions import DataError
 
 MAX_BYTES = 256 * 2**20  # of a file; the pixels are limited by PIL.Image.MAX_IMAGE_PIXELS
 
-_TRANSPARENT = ("LA", "La", "PA", "RGBA", "RGBa")
+_TRANSPARENT = ("LA", "PA", "RGBA", "RGBa")
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -32,8 +32,9 @@ def open_image(path: str | Path) -> Image.Image:
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the image: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        what = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot read the image: {what}") from None
     return decode(content, str(path))
 
 
@@ -51,7 +52,7 @@ def decode(content: bytes, name: str) -> Image.Image:
             if image.format == "EPS":
                 raise DataError(f"{name}: EPS is a program for Ghostscript, expected pixels")
             image.load()
-            return to_8_bits(ImageOps.exif_transpose(image), name)
+            return to_plain(image, name)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -63,25 +64,21 @@ def decode(content: bytes, name: str) -> Image.Image:
         raise DataError(f"{name}: the image is broken or truncated ({what})") from None
 
 
-def to_8_bits(image: Image.Image, name: str = "image") -> Image.Image:
-    """Any PIL image as mode L (grey) or RGB, 8 bits a channel, nothing transparent."""
+def to_plain(image: Image.Image, name: str = "image") -> Image.Image:
+    """Any PIL image as mode L (grey) or RGB, 8 bits a channel, opaque and the right way up."""
     if min(image.size) == 0:
         raise DataError(f"{name}: the image has no pixels, its size is {image.size}")
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise DataError(f"{name}: the pixels are floats, expected 8 or 16 bits a channel")
     if image.mode.startswith("I"):
         return _from_wide(image, name)
+    if image.mode == "La":  # Pillow knows no other way on from premultiplied grey
+        image = image.convert("LA")
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), picture).convert("RGB")
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in ("L", "RGB"):
-        return image
-    try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise DataError(f"{name}: mode {image.mode} has no way to RGB: {error}") from None
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
 def _from_wide(image: Image.Image, name: str) -> Image.Image:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from refimpl.conventions import ConfigError, DataError
-from refimpl.data.images import to_8_bits
+from refimpl.data.images import to_plain
 
 MODES = {"grey": "L", "rgb": "RGB"}
 RESAMPLINGS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
@@ -109,7 +109,7 @@ class Preprocessing:
 
     def _pixels(self, image: Image.Image) -> np.ndarray:
         """Crop, grey or RGB, resize: uint8 (H, W) or (H, W, 3)."""
-        image = to_8_bits(image).convert(MODES[self.mode])
+        image = to_plain(image).convert(MODES[self.mode])
         width, height = image.size
         left, top = width * (1 - self.crop) / 2, height * (1 - self.crop) / 2
         box = (left, top, width - left, height - top)
