@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import refimpl
-from refimpl.conventions import DataError, ModelFileError, RefimplError
+from refimpl.conventions import DataError, RefimplError
 
 DEFAULT_MODEL = "didb_micro_mnist"
 GOLDEN_TOLERANCE = 1e-3  # of a probability
@@ -158,17 +158,11 @@ def evaluate(args: argparse.Namespace) -> int:
 
 def train(args: argparse.Namespace) -> int:
     from refimpl.data import mnist
-    from refimpl.models.files import SUFFIX
     from refimpl.training import recipes, train
 
-    if args.output.suffix != SUFFIX or args.output.is_dir():  # known now and not in an hour
-        raise ModelFileError(f"{args.output}: expected the name of a {SUFFIX} file to write")
     given = {name: getattr(args, name) for name in RECIPE_OPTIONS}
     recipe = recipes.Recipe(**{name: value for name, value in given.items() if value is not None})
     model = refimpl.create_model(args.model)
-    read = (model.config.channels, *model.config.image_size)
-    if read != (1, 28, 28):
-        raise DataError(f"{args.data}: the images are (1, 28, 28), {args.model} reads {read}")
     images, labels = mnist.load(args.data, "train")
     if args.validation >= len(images):
         raise DataError(f"{args.data}: {len(images)} images, too few to hold out {args.validation}")

@@ -324,11 +324,13 @@ def test_bad_usage(run, args, message) -> None:
         ("evaluate --data {small} --model {animals}", "the data has the classes 0, 1, 2, 3"),
         ("evaluate --data {broken} --model {model}", "t10k-images-idx3-ubyte: not an idx file"),
         ("train --data {small} --model didb_giant -o {out}", "unknown architecture 'didb_giant'"),
-        ("train --data {small} --model didb_cifar -o {out}", "didb_cifar reads (3, 32, 32)"),
+        ("train --data {small} --model didb_cifar -o {out}", "the model reads (3, 32, 32)"),
         ("train --data {tmp}/none --model didb_micro -o {out}", "none: no such folder"),
         ("train --data {small} --model didb_micro -o {tmp}/no/x.safetensors", "no"),
-        ("train --data {small} --model didb_micro -o {tmp}/x.npz", "x.npz: expected"),
-        ("train --data {small} --model didb_micro -o {broken}.safetensors", "expected the name"),
+        (
+            "train --data {small} --model didb_micro -o {tmp}/x.npz",
+            "x.npz: suffix '.npz'; expected",
+        ),
         ("train --data {small} --model didb_micro -o {out} --validation 2000", "2000 images"),
         ("train --data {small} --model didb_micro -o {out} --epochs 0", "epochs is 0"),
         ("train --data {small} --model didb_micro -o {out} --learning-rate nan", "learning_rate"),
@@ -350,7 +352,6 @@ def test_bad_input_is_one_line_and_status_2(run, model, tmp_path, args, message)
     places["text"].write_text("words\n")
     places["empty"].touch()
     places["broken"].mkdir()
-    (tmp_path / "broken.safetensors").mkdir()
     for name in ("images-idx3", "labels-idx1"):
         (places["broken"] / f"t10k-{name}-ubyte").write_text("words")
     animals = [f"animal {i}" for i in range(10)]
