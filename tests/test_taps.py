@@ -198,10 +198,14 @@ def test_the_table_by_hand():
 # Ops
 
 
-def assert_replayed(name: str, replayed: np.ndarray, value: np.ndarray) -> None:
+def assert_replayed(name: str, tapped: Tapped, heard: Listener) -> None:
+    """The op of `tapped` on what was heard gives what was heard."""
+    value, replayed = heard[name], tapped.op(*(heard[i] for i in tapped.inputs))
     assert (replayed.dtype, replayed.shape) == (value.dtype, value.shape), name
     if value.dtype.kind == "f":
-        worst = tolerances.disagreement(replayed, value)
+        # a gradient may cancel down to the rounding of the gradients that it is a sum of
+        floors = [np.abs(heard[i]).max() for i in tapped.inputs if i.startswith("grads/")]
+        worst = tolerances.disagreement(replayed, value, max(floors, default=0.0))
         oracles.note("taps, replayed against tapped", worst, name)
         assert worst <= REPLAY, f"{name}: {worst:.1e}"
     else:
@@ -212,8 +216,7 @@ def assert_replayed(name: str, replayed: np.ndarray, value: np.ndarray) -> None:
 def test_the_op_of_a_tap_on_its_inputs_gives_its_value(config, seed):
     heard = listen(networks.make(config, seed))
     for name, tapped in heard.ops().items():
-        replayed = tapped.op(*(heard[read] for read in tapped.inputs))
-        assert_replayed(name, replayed, tapped.value)
+        assert_replayed(name, tapped, heard)
 
 
 @given(networks.configs(), strategies.seeds())
@@ -221,10 +224,9 @@ def test_an_op_holds_parameters_and_no_activations(config, seed):
     """The ops of one run, on what another run with the same parameters has tapped."""
     network = networks.make(config, seed)
     other = networks.make(config, seed + 1)._replace(params=network.params)
-    heard, golden = listen(network), listen(other)
-    for name, tapped in heard.ops().items():
-        replayed = tapped.op(*(golden[read] for read in tapped.inputs))
-        assert_replayed(name, replayed, golden[name])
+    heard = listen(other)
+    for name, tapped in listen(network).ops().items():
+        assert_replayed(name, tapped, heard)
 
 
 def test_what_was_given_has_no_op():
