@@ -2,7 +2,7 @@
 
     O = I    x
     O > I    x repeated O / I times, end to end: output channel o gets x[o mod I] (tiled)
-    O < I    means of I / O channels that lie side by side
+    O < I    means of I / O channels that lie side by side, added from left to right
 
 >>> x = np.array([1.0, 2.0])
 >>> forward(x, 4)[0], forward(forward(x, 4)[0], 2)[0]
@@ -36,7 +36,12 @@ def forward(x: np.ndarray, outputs: int) -> tuple[np.ndarray, Cache]:
         return x, cache
     if outputs > inputs:
         return np.concatenate([x] * (outputs // inputs), axis=-1), cache
-    return x.reshape(*x.shape[:-1], outputs, inputs // outputs).mean(axis=-1), cache
+    neighbours = x.reshape(*x.shape[:-1], outputs, inputs // outputs)
+    # one after the other: NumPy's mean over an axis this short takes ten times as long
+    total = neighbours[..., 0].copy()
+    for i in range(1, inputs // outputs):
+        total += neighbours[..., i]
+    return total / (inputs // outputs), cache
 
 
 def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray]:

@@ -42,7 +42,8 @@ def forward(
     if per_token:
         u -= token_shift_in[:, None]
     # where(u > 0, u, slope * u) without its branch: one of the two terms is 0
-    y = np.maximum(u, 0) + slope * np.minimum(u, 0)
+    y = slope * np.minimum(u, 0)
+    y += np.maximum(u, 0)
     y += shift_out
     if per_token:
         y += token_shift_out[:, None]
