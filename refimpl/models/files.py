@@ -103,15 +103,14 @@ def read(name_or_path: str | os.PathLike) -> ModelFile:
 
 def shipped() -> list[str]:
     """Names of the models that come with refimpl."""
-    folder = resources.files("refimpl.weights")
-    return sorted(Path(f.name).stem for f in folder.iterdir() if f.name.endswith(SUFFIX))
+    return sorted(Path(f.name).stem for f in _weights().iterdir() if f.name.endswith(SUFFIX))
 
 
 def find(name_or_path: str | os.PathLike) -> Path:
     """The path of a shipped model's file, by its name, or of any file, by its path."""
     name = os.fspath(name_or_path)
     if name in shipped():
-        return Path(str(resources.files("refimpl.weights") / f"{name}{SUFFIX}"))
+        return Path(str(_weights() / f"{name}{SUFFIX}"))
     path = Path(name)
     if path.is_file():
         return path
@@ -119,6 +118,16 @@ def find(name_or_path: str | os.PathLike) -> Path:
         raise ModelFileError(f"{name}: an untrained architecture; expected trained weights")
     listing = ", ".join(shipped()) or "none is shipped"
     raise ModelFileError(f"{name}: no such file or model; shipped models: {listing}")
+
+
+def _weights() -> Any:
+    """The folder of the package refimpl.weights, which an installation maps to weights/."""
+    try:
+        return resources.files("refimpl.weights")
+    except ModuleNotFoundError:
+        raise ModelFileError(
+            "refimpl.weights is not installed; in a checkout run `pip install -e .`"
+        ) from None
 
 
 def _open(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
