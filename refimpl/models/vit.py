@@ -62,18 +62,16 @@ class VisionTransformer:
         Images and parameters share one dtype. Errors: ShapeError, DtypeError, and NonFiniteError
         with the dotted name of the layer.
         """
-        blocks: list = []
-        logits, ends = self._forward(params, images, Run(self.config, backend, tap), blocks)
-        return logits, Cache(params, backend, ends[0], blocks, *ends[1:])
+        return self._forward(params, images, Run(self.config, backend, tap), keep=True)
 
     def predict(self, params: Params, images: np.ndarray, *, backend: Any = ops) -> np.ndarray:
         """images (B, channels, H, W) -> logits (B, classes), keeping no cache."""
-        return self._forward(params, images, Run(self.config, backend, None), None)[0]
+        return self._forward(params, images, Run(self.config, backend, None), keep=False)[0]
 
     def _forward(
-        self, params: Params, images: np.ndarray, run: Run, blocks: list | None
-    ) -> tuple[np.ndarray, tuple]:
-        """Appends the blocks' caches to `blocks` unless it is None."""
+        self, params: Params, images: np.ndarray, run: Run, keep: bool
+    ) -> tuple[np.ndarray, Cache]:
+        """With `keep` false each block's cache is dropped before the next block runs."""
         config, backend, tap = run
         self._check(params, images)
         patches, patch_embed_cache = backend.patch_embed.forward(images, **params["patch_embed"])
@@ -82,18 +80,22 @@ class VisionTransformer:
             tap("patch_embed.out", patches, pick(_embed(params), 0), ["input"])
             tap("tokens", x, lambda patches: _tokens(params, patches), ["patch_embed.out"])
         module = _block_module(config)
+        block_caches = []
         for i in range(config.depth):
             x, cache = module.forward(
                 params["blocks"][str(i)], x, run, name=f"blocks.{i}", source=_source(i)
             )
-            if blocks is not None:
-                blocks.append(cache)
+            if keep:
+                block_caches.append(cache)
+            del cache
         norm, norm_cache = backend.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)
         logits, head_cache = backend.linear.forward(_pool(norm, config), **params["head"])
         if tap is not None:
             tap("norm.out", norm, pick(_normalise(params, config), 0), [_source(config.depth)])
             tap("logits", logits, pick(_classify(params, config), 0), ["norm.out"])
-        return logits, (patch_embed_cache, norm_cache, head_cache)
+        return logits, Cache(
+            params, backend, patch_embed_cache, block_caches, norm_cache, head_cache
+        )
 
     def backward(
         self, dlogits: np.ndarray, cache: Cache, *, tap: Tap | None = None
