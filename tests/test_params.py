@@ -183,7 +183,7 @@ def test_start(name, dtype):
 
 
 def test_normal_is_cut_at_two_deviations():
-    """Of a normal of deviation 0.02 that leaves a deviation of 0.8796 * 0.02; nothing is clipped."""
+    """Of a deviation of 0.02 that leaves 0.8796 * 0.02; and values are cut, not clipped."""
     flat = flatten(create_model("deit_micro").init(np.random.default_rng(1), np.float64))
     values = np.concatenate([v.ravel() for p, v in flat.items() if start(p, 50) == NORMAL])
     assert values.size > 100_000

@@ -250,6 +250,17 @@ def test_bits_are_comparisons_with_their_threshold(config, seed, dtype):
         np.testing.assert_array_equal(heard[name], expected, err_msg=name)
 
 
+@pytest.mark.parametrize("name", ["didb-pool-cls", "react-binarize-activations"])
+def test_bits_at_their_threshold(name):
+    """The ops on 0, -0 and 1/2, which random values never hit."""
+    tiny, above = np.nextafter(0, 1), np.nextafter(0.5, 1)
+    for tap, tapped in listen(networks.make(COVERING[name], seed=4)).ops().items():
+        if tap.endswith(".prob.bit"):
+            assert tapped.op(np.array([-0.0, 0.5, above, 1.5])).tolist() == [0, 0, 1, 1], tap
+        elif tapped.value.dtype == bool:
+            assert tapped.op(np.array([-tiny, -0.0, 0.0, tiny])).tolist() == [0, 1, 1, 1], tap
+
+
 def packed(bit: np.ndarray) -> np.ndarray:
     """[SPEC 1] Along the last axis, least significant bit first, rows of whole 64-bit words."""
     padding = [(0, 0)] * (bit.ndim - 1) + [(0, -bit.shape[-1] % 64)]
