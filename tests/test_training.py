@@ -14,13 +14,23 @@ from hypothesis import strategies as st
 
 import refimpl
 from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFiniteError
-from refimpl.data.preprocessing import Preprocessing
-from refimpl.training import checkpoints, loop
+from refimpl.training import batches, checkpoints, loop
 from refimpl.training.augmentation import random_shift, shift
 from refimpl.training.optimizers import AdamW, clip_by_global_norm
 from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
 from tests import oracles, strategies, tolerances
+from tests.training_runs import (
+    CLASSES,
+    PREPROCESSING,
+    RECIPE,
+    bars,
+    model,
+    recipe,
+    same_bits,
+    timeless,
+    train,
+)
 
 SHAPES = {"matrix": (3, 5), "bias": (4,), "scalar": ()}
 
@@ -165,6 +175,7 @@ def test_random_shifts_use_the_whole_range_in_both_directions() -> None:
     [
         ("epochs", 0),
         ("epochs", 2.0),
+        ("activation_epochs", -1),
         ("batch_size", True),
         ("learning_rate", 0.0),
         ("learning_rate", float("nan")),
@@ -188,8 +199,8 @@ def test_a_bad_recipe_is_one_clear_line(field: str, value: object) -> None:
 
 
 def test_a_recipe_survives_json() -> None:
-    recipe = Recipe(epochs=3, learning_rate=1e-3, clip_norm=1.5, seed=7)
-    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    given = Recipe(epochs=3, learning_rate=1e-3, clip_norm=1.5, seed=7)
+    assert Recipe.from_json(json.loads(json.dumps(given.to_json()))) == given
     assert Recipe.from_json({"shift": 1}) == Recipe(shift=1)
     with pytest.raises(ConfigError, match="unknown field 'learning rate'"):
         Recipe.from_json({"learning rate": 1})
@@ -246,105 +257,61 @@ def test_what_is_no_checkpoint_is_refused(tmp_path) -> None:
 
 # ------------------------------------------------------------------------------------ whole runs
 
-CLASSES = ("left", "right", "both")
-PREPROCESSING = Preprocessing(size=(8, 12), mode="grey", mean=(0.4,), std=(0.3,))
-
-
-def _model():
-    return refimpl.create_model(
-        "didb_micro", image_size=(8, 12), dim=16, depth=1, mlp_ratio=2, num_classes=3
-    )
-
-
-def _bars(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bright bars on a dark noisy ground, uint8 (count, 8, 12); which side is the label."""
-    rng = np.random.default_rng(5)
-    labels = rng.integers(0, 3, size=count)
-    images = rng.integers(0, 60, size=(count, 8, 12), dtype=np.uint8)
-    images[labels != 1, 2:6, 1:3] = 230
-    images[labels != 0, 2:6, 8:11] = 230
-    return images, labels
-
-
-RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=3e-3, shift=1, seed=3)
-
-
-def _train(tmp_path, recipe: Recipe = RECIPE, name: str = "run", count: int = 20, **options):
-    images, labels = _bars(count)
-    return loop.train(
-        _model(),
-        recipe,
-        images,
-        labels,
-        preprocessing=PREPROCESSING.to_json(),
-        class_names=list(CLASSES),
-        out=tmp_path / f"{name}.safetensors",
-        **options,
-    )
-
-
-def _same_bits(first, second) -> bool:
-    first, second = refimpl.flatten(first), refimpl.flatten(second)
-    return first.keys() == second.keys() and all(
-        first[name].tobytes() == second[name].tobytes() for name in first
-    )
-
 
 def test_a_tiny_model_learns_and_is_written(tmp_path) -> None:
-    recipe = Recipe(epochs=24, batch_size=8, learning_rate=1e-2, shift=0, smoothing=0.0)
-    validation = _bars(30)
-    trained = _train(tmp_path, recipe, count=32, validation=validation, card={"data": "bars"})
+    long = recipe(epochs=24, learning_rate=1e-2, shift=0, smoothing=0.0, seed=0)
+    validation = bars(30)
+    trained = train(tmp_path, long, count=32, validation=validation, card={"data": "bars"})
     losses = [result.loss for result in trained.history]
     assert len(losses) == 24
     assert losses[-1] < losses[0] / 3
     assert trained.history[-1].validation_accuracy >= 0.8
 
     assert sorted(os.listdir(tmp_path)) == ["run.json", "run.safetensors"]
-    model, params = refimpl.load(tmp_path / "run.safetensors")
-    assert model.config == _model().config
-    assert _same_bits(params, trained.params)
+    network, params = refimpl.load(tmp_path / "run.safetensors")
+    assert network.config == model().config
+    assert same_bits(params, trained.params)
     card = json.loads((tmp_path / "run.json").read_text())
-    assert card["recipe"] == recipe.to_json()
+    assert card["recipe"] == long.to_json()
     assert card["data"] == "bars"
     assert card["figures"]["loss"] == losses[-1]
 
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_same_recipe_same_bits(tmp_path, shards: int) -> None:
-    recipe = Recipe.from_json(RECIPE.to_json() | {"shards": shards, "clip_norm": 1.0})
-    first, second = (_train(tmp_path, recipe, name) for name in ("first", "second"))
-    assert _same_bits(first.params, second.params)
-    assert [result.loss for result in first.history] == [result.loss for result in second.history]
+    clipped = recipe(shards=shards, clip_norm=1.0)
+    first, second = (train(tmp_path, clipped, name) for name in ("first", "second"))
+    assert same_bits(first.params, second.params)
+    assert timeless(first.history) == timeless(second.history)
 
 
 def test_another_seed_other_bits(tmp_path) -> None:
-    other = Recipe.from_json(RECIPE.to_json() | {"seed": 4})
-    assert not _same_bits(_train(tmp_path).params, _train(tmp_path, other).params)
+    assert not same_bits(train(tmp_path).params, train(tmp_path, recipe(seed=4)).params)
 
 
 def test_the_start_is_not_changed(tmp_path) -> None:
-    start = _model().init(np.random.default_rng(0))
+    start = model().init(np.random.default_rng(0))
     before = {name: value.copy() for name, value in refimpl.flatten(start).items()}
-    trained = _train(tmp_path, params=start)
-    assert _same_bits(start, refimpl.unflatten(before))
-    assert not _same_bits(start, trained.params)
+    trained = train(tmp_path, params=start)
+    assert same_bits(start, refimpl.unflatten(before))
+    assert not same_bits(start, trained.params)
 
 
 def test_gradients_of_shards_are_those_of_the_batch() -> None:
-    model, (images, labels) = _model(), _bars(7)
-    params = model.init(np.random.default_rng(2), dtype=np.float64)
-    batches = []
+    network, (images, labels) = model(), bars(7)
+    params = network.init(np.random.default_rng(2), dtype=np.float64)
+    results = []
     with ThreadPoolExecutor(3) as pool:
         for shards in (1, 3, 7, 20):
-            batches.append(
-                loop.batch_gradients(
-                    model, params, images, labels, shards=shards, pool=pool, smoothing=0.1,
+            results.append(
+                batches.batch_gradients(
+                    network, params, images, labels, shards=shards, pool=pool, smoothing=0.1,
                     prepare=lambda pixels: PREPROCESSING.apply_array(pixels).astype(np.float64),
                 )
             )  # fmt: skip
-    whole = batches[0]
+    whole = results[0]
     floor = max(np.abs(value).max() for value in whole.gradients.values())
-    for parts in batches[1:]:
+    for parts in results[1:]:
         assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
         assert parts.correct == whole.correct
         for name, value in whole.gradients.items():
@@ -356,66 +323,29 @@ def test_gradients_of_shards_are_those_of_the_batch() -> None:
 
 def test_shards_are_added_in_their_order_not_in_that_of_finishing(monkeypatch) -> None:
     """The first part finishes last; the sum must not change by one bit."""
-    model, (images, labels) = _model(), _bars(12)
-    params = model.init(np.random.default_rng(2))
+    network, (images, labels) = model(), bars(12)
+    params = network.init(np.random.default_rng(2))
     options = {"prepare": PREPROCESSING.apply_array, "smoothing": 0.0, "shards": 3}
-    shard, finished, last = loop._shard, [], threading.Event()
+    shard, finished, last = batches._shard, [], threading.Event()
 
-    def reversed_order(model, params, part, *rest):
+    def reversed_order(network, params, part, *rest):
         first = np.array_equal(part, images[:4])
         if first:
             assert last.wait(timeout=20)
-        result = shard(model, params, part, *rest)
+        result = shard(network, params, part, *rest)
         finished.append("first" if first else "other")
         if len(finished) == 2:
             last.set()
         return result
 
     with ThreadPoolExecutor(3) as pool:
-        expected = loop.batch_gradients(model, params, images, labels, pool=pool, **options)
-        monkeypatch.setattr(loop, "_shard", reversed_order)
-        actual = loop.batch_gradients(model, params, images, labels, pool=pool, **options)
+        expected = batches.batch_gradients(network, params, images, labels, pool=pool, **options)
+        monkeypatch.setattr(batches, "_shard", reversed_order)
+        actual = batches.batch_gradients(network, params, images, labels, pool=pool, **options)
     assert finished == ["other", "other", "first"]
     assert actual.loss == expected.loss
     for name, value in expected.gradients.items():
         assert value.tobytes() == actual.gradients[name].tobytes()
-
-
-def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, monkeypatch) -> None:
-    recipe = Recipe.from_json(RECIPE.to_json() | {"epochs": 3})
-    whole = _train(tmp_path, recipe, "whole")
-
-    shard, calls = loop._shard, []
-
-    def interrupt(*arguments):
-        calls.append(None)
-        if len(calls) > 9:  # 6 parts an epoch: in the middle of the second
-            raise KeyboardInterrupt
-        return shard(*arguments)
-
-    monkeypatch.setattr(loop, "_shard", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        _train(tmp_path, recipe, "cut")
-    monkeypatch.undo()
-    assert not (tmp_path / "cut.safetensors").exists()
-    resumed = _train(tmp_path, recipe, "cut", resume=True)
-    assert _same_bits(whole.params, resumed.params)
-    assert [result.loss for result in whole.history] == [result.loss for result in resumed.history]
-
-
-def test_resume_refuses_another_run(tmp_path, monkeypatch) -> None:
-    with pytest.raises(ModelFileError, match=r"run\.checkpoint"):
-        _train(tmp_path, resume=True)
-
-    def interrupt(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(loop, "_shard", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        _train(tmp_path)
-    other = Recipe.from_json(RECIPE.to_json() | {"learning_rate": 1.0})
-    with pytest.raises(ConfigError, match="recipe"):
-        _train(tmp_path, other, resume=True)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -427,23 +357,23 @@ def test_resume_refuses_another_run(tmp_path, monkeypatch) -> None:
     ],
 )
 def test_divergence_is_one_clear_line(tmp_path, path: str, value: object, found: str) -> None:
-    start = refimpl.flatten(_model().init(np.random.default_rng(0)))
+    start = refimpl.flatten(model().init(np.random.default_rng(0)))
     start[path][...] = value
     with pytest.raises(NonFiniteError) as caught:
-        _train(tmp_path, params=refimpl.unflatten(start))
+        train(tmp_path, params=refimpl.unflatten(start))
     message = str(caught.value)
-    assert "step 1 (epoch 1)" in message and found in message
+    assert "step 1 (epoch 1) of stage full" in message and found in message
     assert "learning_rate" in message and "\n" not in message
 
 
 def test_a_line_an_epoch_on_stderr_and_nothing_without_progress(tmp_path, capsys) -> None:
-    _train(tmp_path)
+    train(tmp_path)
     assert capsys.readouterr() == ("", "")
-    trained = _train(tmp_path, progress=True)
+    trained = train(tmp_path, progress=True)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [str(result) for result in trained.history]
-    assert captured.err.startswith("epoch 1/2  loss ")
+    assert captured.err.startswith("full epoch 1/2  loss ")
 
 
 @pytest.mark.parametrize(
@@ -459,12 +389,12 @@ def test_a_line_an_epoch_on_stderr_and_nothing_without_progress(tmp_path, capsys
     ],
 )
 def test_data_that_does_not_fit_is_refused_at_once(tmp_path, change, error, words) -> None:
-    images, labels = _bars(20)
+    images, labels = bars(20)
     given = {"images": images, "labels": labels, "class_names": list(CLASSES)}
     given |= {"size": (8, 12), "out": "run.safetensors"} | change
     with pytest.raises(error, match=words):
         loop.train(
-            _model(),
+            model(),
             RECIPE,
             given["images"],
             given["labels"],
@@ -478,4 +408,4 @@ def test_data_that_does_not_fit_is_refused_at_once(tmp_path, change, error, word
 def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_epoch", lambda *arguments: pytest.fail("it trained"))
     with pytest.raises(FileNotFoundError):
-        _train(tmp_path / "missing")
+        train(tmp_path / "missing")

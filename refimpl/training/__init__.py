@@ -3,12 +3,16 @@
 - recipes: every setting of a run, in one frozen dataclass
 - schedules: the learning rate as a pure function of the step
 - augmentation: random shifts of uint8 images
+- stages: binary activations with real weights first, then everything binary
 - optimizers: AdamW, and clipping by global norm
-- checkpoints: all that a run needs to go on to the same bits, written atomically
+- batches: loss and gradients of a batch, in parts side by side
+- checkpoints, journal: all that a run needs to go on to the same bits, written atomically
+- history: what an epoch brought
 - loop: puts them together in `train(model, recipe, images, labels, ...)`
 """
 
-from refimpl.training.loop import EpochResult, Trained, train
+from refimpl.training.history import EpochResult
+from refimpl.training.loop import Trained, train
 from refimpl.training.recipes import Recipe
 
 __all__ = ["EpochResult", "Recipe", "Trained", "train"]

@@ -2,7 +2,7 @@
 
     params.<name>      parameters by dotted name
     optimizer.<name>   what the optimizer's `state()` returned
-    __metadata__       progress, as JSON: epochs done, recipe, config, history
+    __metadata__       progress, as JSON: what identifies the run, and its history
 
 There is no state of a random generator to store: every epoch makes its own from the recipe's
 seed and its number. A file is replaced as a whole: whoever is interrupted while writing leaves
@@ -10,6 +10,8 @@ the one before.
 """
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ import safetensors.numpy
 
 from refimpl.conventions import ModelFileError, write_atomically
 
-VERSION = "1"
+VERSION = "2"
 
 
 class Checkpoint(NamedTuple):
@@ -42,17 +44,46 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
 
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint; ModelFileError where there is none or it is not one."""
+    if not path.exists():
+        raise ModelFileError(f"{path}: no such checkpoint; there is nothing to resume")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError) as error:
+        if (found := metadata.get("checkpoint")) != VERSION:
+            raise ModelFileError(f"{path}: checkpoint version is {found}, expected {VERSION}")
+        progress = json.loads(metadata["progress"])
+        if not isinstance(progress["history"], list):
+            raise ValueError("its history is no list")
+    except ModelFileError:
+        raise
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"{path}: not a readable checkpoint ({error})") from error
-    if metadata.get("checkpoint") != VERSION:
-        found = metadata.get("checkpoint")
-        raise ModelFileError(f"{path}: checkpoint version is {found}, expected {VERSION}")
-    params = _strip("params.", tensors)
-    return Checkpoint(params, _strip("optimizer.", tensors), json.loads(metadata["progress"]))
+    return Checkpoint(_strip("params.", tensors), _strip("optimizer.", tensors), progress)
+
+
+def require_like(
+    path: Path, what: str, found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]
+) -> None:
+    """ModelFileError unless `found` has the names, shapes and types of `expected`."""
+    for name in sorted(found.keys() ^ expected.keys()):
+        raise ModelFileError(
+            f"{path}: {what} {name} is {'unknown' if name in found else 'missing'}"
+        )
+    for name, value in expected.items():
+        if (found[name].shape, found[name].dtype) != (value.shape, value.dtype):
+            raise ModelFileError(
+                f"{path}: {what} {name} is {found[name].dtype} {found[name].shape}, "
+                f"expected {value.dtype} {value.shape}"
+            )
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete what a killed process left when it was writing `path`: .<name>.<8 characters>."""
+    leftover = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
+    for found in path.parent.glob(".*"):
+        if leftover.fullmatch(found.name):
+            found.unlink(missing_ok=True)
 
 
 def _strip(prefix: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,14 +1,14 @@
-"""The training loop: epochs of shuffled, shifted batches by the model's own backward pass.
+"""The training loop: stages of epochs of shuffled, shifted batches by the model's own backward.
 
-A batch is cut into `recipe.shards` parts that run side by side (NumPy lets go of the interpreter
-lock); their gradients are added in the order of the parts, never in the order they finish. So the
-same recipe, data and machine give the same bits, whatever the timing.
+The same recipe, data and machine give the same bits, whatever the timing, and whether or not the
+run was interrupted: every epoch draws its random numbers from a generator of its own, and a
+checkpoint holds everything else.
 """
 
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,37 +20,16 @@ from tqdm import tqdm
 from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFiniteError
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer, files
-from refimpl.models.params import flatten, real_matrices, unflatten
-from refimpl.ops import cross_entropy
-from refimpl.training import checkpoints
+from refimpl.models.params import check, flatten, real_matrices, unflatten
+from refimpl.training import stages
 from refimpl.training.augmentation import random_shift
+from refimpl.training.batches import BatchResult, Prepare, accuracy, batch_gradients
+from refimpl.training.history import EpochResult
+from refimpl.training.journal import Journal, fingerprint
 from refimpl.training.optimizers import AdamW, clip_by_global_norm
 from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
-
-Prepare = Callable[[np.ndarray], np.ndarray]  # uint8 images -> float (n, channels, H, W)
-
-
-class EpochResult(NamedTuple):
-    """What one epoch brought; `str()` of it is its line in a log."""
-
-    epoch: int  # from 1
-    epochs: int
-    loss: float  # mean over the epoch, with smoothing and augmentation
-    train_accuracy: float  # 0 to 1, on the augmented images as they came
-    validation_accuracy: float | None  # 0 to 1, after the epoch
-    images_per_second: float  # training only
-    elapsed: float  # seconds since the run began, validation and interruptions' part included
-
-    def __str__(self) -> str:
-        validation = ""
-        if self.validation_accuracy is not None:
-            validation = f"  validation {self.validation_accuracy:.2%}"
-        return (
-            f"epoch {self.epoch}/{self.epochs}  loss {self.loss:.4f}"
-            f"  train {self.train_accuracy:.2%}{validation}"
-            f"  {self.images_per_second:.0f} images/s  {self.elapsed:.0f} s"
-        )
+from refimpl.training.stages import Stage
 
 
 class Trained(NamedTuple):
@@ -60,12 +39,17 @@ class Trained(NamedTuple):
     history: list[EpochResult]
 
 
-class BatchResult(NamedTuple):
-    """Loss and gradients of one batch or shard."""
+class Run(NamedTuple):
+    """What stays as it is from the first epoch to the last."""
 
-    loss: float  # its share of the batch's mean loss
-    correct: int  # right answers
-    gradients: dict[str, np.ndarray]  # flat
+    recipe: Recipe
+    images: np.ndarray
+    labels: np.ndarray
+    validation: tuple[np.ndarray, np.ndarray] | None
+    prepare: Prepare
+    pool: ThreadPoolExecutor
+    progress: bool
+    began: float  # time.perf_counter() at its start, interruptions left out
 
 
 def train(
@@ -98,182 +82,141 @@ def train(
     """
     out = Path(out)
     prepare = Preprocessing.from_json(preprocessing).apply_array
+    plan = stages.plan(model, recipe)
     _check(model, images, labels, class_names, prepare, out)
-    checkpoint = out.with_suffix(".checkpoint")
+    if params is None:
+        params = model.init(np.random.default_rng(recipe.seed))
+    check(model.config, params)
+    # one flat dict of our own arrays: the optimizer changes them in place
+    flat = {name: np.array(value, order="C") for name, value in flatten(params).items()}
     identity = {
         "recipe": recipe.to_json(),
         "config": model.config.to_json(),
-        "images": len(images),
+        "training data": fingerprint(images, labels),
     }
-    if params is None:
-        params = model.init(np.random.default_rng(recipe.seed))
-    flat = {name: np.array(value, order="C") for name, value in flatten(params).items()}
-    optimizer = AdamW(flat, recipe.weight_decay, real_matrices(model.config))
-    history = _resume(checkpoint, identity, flat, optimizer) if resume else []
-    params = unflatten(flat)  # the same arrays: the optimizer changes them in place
-    began = time.perf_counter() - (history[-1].elapsed if history else 0.0)
-
-    def save_checkpoint() -> None:
-        state = identity | {"history": [result._asdict() for result in history]}
-        checkpoints.save(checkpoint, checkpoints.Checkpoint(flat, optimizer.state(), state))
-
-    save_checkpoint()  # where `out` cannot be written, say so now and not in an hour
+    journal = Journal(out, identity)
+    journal.begin(flat, resume)
+    began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # the shards are the threads: those of BLAS on top of them cost half the speed or more
     with threadpool_limits(1), ThreadPoolExecutor(recipe.shards) as pool:
-        for epoch in range(len(history) + 1, recipe.epochs + 1):
-            start = time.perf_counter()
-            loss, correct = _epoch(
-                model, recipe, params, optimizer, images, labels, epoch, prepare, pool, progress
-            )
-            speed = len(images) / (time.perf_counter() - start)
-            score = None
-            if validation is not None:
-                score = accuracy(model, params, *validation, prepare, recipe.batch_size, pool)
-            elapsed = time.perf_counter() - began
-            history.append(
-                EpochResult(
-                    epoch, recipe.epochs, loss, correct / len(images), score, speed, elapsed
-                )
-            )
-            save_checkpoint()
-            if progress:
-                print(history[-1], file=sys.stderr, flush=True)
+        run = Run(recipe, images, labels, validation, prepare, pool, progress, began)
+        for stage in plan:
+            _train_stage(run, stage, flat, journal)
     files.save(
         out,
         model,
-        params,
+        unflatten(flat),
         class_names=list(class_names),
         preprocessing=dict(preprocessing),
-        card=_card(recipe, history, len(images)) | dict(card or {}),
+        card=_card(recipe, journal.history, len(images)) | dict(card or {}),
     )
-    checkpoint.unlink()
-    return Trained(params, history)
+    journal.close()
+    return Trained(unflatten(flat), journal.history)
 
 
-def batch_gradients(
-    model: VisionTransformer,
-    params: Mapping[str, Any],
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
-    prepare: Prepare,
-    smoothing: float,
-    shards: int,
-    pool: ThreadPoolExecutor,
-) -> BatchResult:
-    """Mean loss of a batch and its gradients, computed in `shards` parts side by side.
-
-    images uint8 (B, H, W[, 3]), labels (B,). Each part's loss is weighted by its size, so the sum
-    is the batch's; the parts are added in order, in the dtype of the parameters.
-    """
-    parts = [
-        pool.submit(_shard, model, params, images[i], labels[i], prepare, smoothing, len(images))
-        for i in np.array_split(np.arange(len(images)), min(shards, len(images)))
-    ]
-    loss, correct, total = parts[0].result()
-    for part in parts[1:]:
-        more_loss, more_correct, more = part.result()
-        loss += more_loss
-        correct += more_correct
-        # new arrays: an op may return one array as the gradient of two parameters
-        total = {name: value + more[name] for name, value in total.items()}
-    return BatchResult(loss, correct, total)
-
-
-def accuracy(
-    model: VisionTransformer,
-    params: Mapping[str, Any],
-    images: np.ndarray,
-    labels: np.ndarray,
-    prepare: Prepare,
-    batch_size: int,
-    pool: ThreadPoolExecutor,
-) -> float:
-    """Share of right answers, 0 to 1, over images uint8 (n, H, W[, 3]), batches side by side."""
-
-    def correct(first: int) -> int:
-        some = slice(first, first + batch_size)
-        logits = model.predict(params, prepare(images[some]))
-        return int(np.count_nonzero(logits.argmax(axis=-1) == labels[some]))
-
-    return sum(pool.map(correct, range(0, len(images), batch_size))) / len(images)
+def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal: Journal) -> None:
+    """The epochs of a stage that are not in the journal yet; changes `params` (flat) in place."""
+    if len(journal.history) >= stage.last:
+        return
+    decayed = real_matrices(stage.model.config)
+    optimizer = AdamW(params, run.recipe.weight_decay, decayed)
+    if len(journal.history) > stage.first:
+        journal.restore(optimizer)
+    journal.save(params, optimizer)  # where it cannot be written, say so now and not in an hour
+    while len(journal.history) < stage.last:
+        result = _epoch(run, stage, params, optimizer, len(journal.history) + 1)
+        journal.history.append(result)
+        journal.save(params, optimizer)
+        if run.progress:
+            print(result, file=sys.stderr, flush=True)
 
 
 def _epoch(
-    model: VisionTransformer,
-    recipe: Recipe,
-    params: Mapping[str, Any],
-    optimizer: AdamW,
-    images: np.ndarray,
-    labels: np.ndarray,
-    epoch: int,
-    prepare: Prepare,
-    pool: ThreadPoolExecutor,
-    progress: bool,
-) -> tuple[float, int]:
-    """One pass over all images -> (mean loss, right answers)."""
-    steps = recipe.steps(len(images))[1]
-    warmup = round(recipe.warmup_fraction * steps)
+    run: Run, stage: Stage, params: dict[str, np.ndarray], optimizer: AdamW, number: int
+) -> EpochResult:
+    """One pass over all images; `number` counts the epochs of the run from 1."""
+    start = time.perf_counter()
+    nested = unflatten(params)
     # a generator of its own: an epoch draws the same numbers in a resumed run
-    rng = np.random.default_rng([recipe.seed, epoch])
-    order = rng.permutation(len(images))
-    loss_sum, correct, seen = 0.0, 0, 0
-    shown = progress and sys.stderr.isatty()
-    title = f"epoch {epoch}/{recipe.epochs}"
-    with tqdm(total=len(images), desc=title, unit="img", leave=False, disable=not shown) as bar:
-        for first in range(0, len(images), recipe.batch_size):
-            chosen = order[first : first + recipe.batch_size]
-            batch = random_shift(images[chosen], recipe.shift, rng)
-            try:
-                result = batch_gradients(
-                    model,
-                    params,
-                    batch,
-                    labels[chosen],
-                    prepare=prepare,
-                    smoothing=recipe.smoothing,
-                    shards=recipe.shards,
-                    pool=pool,
-                )
-                if not math.isfinite(result.loss):
-                    raise NonFiniteError(f"the loss is {result.loss}")
-            except NonFiniteError as error:
-                raise NonFiniteError(
-                    f"training diverged at step {optimizer.steps + 1} (epoch {epoch}): {error}; "
-                    f"lower learning_rate (now {recipe.learning_rate}) or set clip_norm"
-                ) from error
-            gradients = result.gradients
-            if recipe.clip_norm is not None:
-                gradients, _ = clip_by_global_norm(gradients, recipe.clip_norm)
-            rate = warmup_cosine(
-                optimizer.steps, steps=steps, peak=recipe.learning_rate, warmup=warmup
-            )
-            optimizer.step(gradients, rate)
+    rng = np.random.default_rng([run.recipe.seed, number])
+    order = rng.permutation(len(run.images))
+    epoch = number - stage.first
+    loss_sum, correct, seen, rate = 0.0, 0, 0, 0.0
+    with _bar(run, f"{stage.name} epoch {epoch}/{stage.epochs}") as bar:
+        for first in range(0, len(order), run.recipe.batch_size):
+            chosen = order[first : first + run.recipe.batch_size]
+            batch = random_shift(run.images[chosen], run.recipe.shift, rng)
+            result = _gradients(run, stage, nested, batch, run.labels[chosen], optimizer, epoch)
+            rate = _rate(run, stage, optimizer.steps)
+            optimizer.step(result.gradients, rate)
             loss_sum += result.loss * len(chosen)
             correct += result.correct
             seen += len(chosen)
             bar.set_postfix(loss=f"{loss_sum / seen:.4f}", refresh=False)
             bar.update(len(chosen))
-    return loss_sum / seen, correct
+    speed = seen / (time.perf_counter() - start)
+    score = None
+    if run.validation is not None:
+        batch_size = run.recipe.batch_size
+        score = accuracy(stage.model, nested, *run.validation, run.prepare, batch_size, run.pool)
+    return EpochResult(
+        stage=stage.name,
+        epoch=epoch,
+        epochs=stage.epochs,
+        loss=loss_sum / seen,
+        train_accuracy=correct / seen,
+        validation_accuracy=score,
+        learning_rate=rate,
+        images_per_second=speed,
+        elapsed=time.perf_counter() - run.began,
+    )
 
 
-def _shard(
-    model: VisionTransformer,
+def _gradients(
+    run: Run,
+    stage: Stage,
     params: Mapping[str, Any],
     images: np.ndarray,
     labels: np.ndarray,
-    prepare: Prepare,
-    smoothing: float,
-    batch_size: int,
+    optimizer: AdamW,
+    epoch: int,
 ) -> BatchResult:
-    """Forward and backward of one part of a batch of `batch_size`."""
-    logits, cache = model.forward(params, prepare(images))  # (part, classes)
-    loss, loss_cache = cross_entropy.forward(logits, labels, smoothing)
-    share = len(labels) / batch_size  # of the batch's mean
-    (dlogits,) = cross_entropy.backward(np.asarray(share, dtype=logits.dtype), loss_cache)
-    _, gradients = model.backward(dlogits, cache)
-    correct = int(np.count_nonzero(logits.argmax(axis=-1) == labels))
-    return BatchResult(float(loss) * share, correct, flatten(gradients))
+    """Gradients of a batch, clipped where the recipe says so; NonFiniteError says what to do."""
+    recipe = run.recipe
+    try:
+        result = batch_gradients(
+            stage.model,
+            params,
+            images,
+            labels,
+            prepare=run.prepare,
+            smoothing=recipe.smoothing,
+            shards=recipe.shards,
+            pool=run.pool,
+        )
+        if not math.isfinite(result.loss):
+            raise NonFiniteError(f"the loss is {result.loss}")
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"training diverged at step {optimizer.steps + 1} (epoch {epoch}) of stage "
+            f"{stage.name}: {error}; lower learning_rate (now {recipe.learning_rate}) "
+            f"or set clip_norm (now {recipe.clip_norm})"
+        ) from error
+    if recipe.clip_norm is None:
+        return result
+    return result._replace(gradients=clip_by_global_norm(result.gradients, recipe.clip_norm)[0])
+
+
+def _rate(run: Run, stage: Stage, step: int) -> float:
+    """Learning rate of a step of a stage, counted from 0."""
+    steps = run.recipe.steps(len(run.images), stage.epochs)
+    warmup = round(run.recipe.warmup_fraction * steps)
+    return warmup_cosine(step, steps=steps, peak=run.recipe.learning_rate, warmup=warmup)
+
+
+def _bar(run: Run, title: str) -> tqdm:
+    shown = run.progress and sys.stderr.isatty()
+    return tqdm(total=len(run.images), desc=title, unit="img", leave=False, disable=not shown)
 
 
 def _check(
@@ -287,6 +230,8 @@ def _check(
     """All that can be known before the first step, so that nothing fails after the last one."""
     if out.suffix != files.SUFFIX:
         raise ModelFileError(f"{out}: suffix {out.suffix!r}; expected {files.SUFFIX!r}")
+    if out.is_dir():
+        raise ModelFileError(f"{out}: a folder; expected the name of a file to write")
     classes = model.config.num_classes
     if len(class_names) != classes:
         raise ConfigError(
@@ -310,23 +255,6 @@ def _check(
             f"training data: images are {found} (channels, H, W) after preprocessing, "
             f"the model reads {expected}"
         )
-
-
-def _resume(
-    path: Path, identity: dict[str, Any], flat: dict[str, np.ndarray], optimizer: AdamW
-) -> list[EpochResult]:
-    """Set parameters and optimizer to the checkpoint's state; returns its history."""
-    checkpoint = checkpoints.load(path)
-    for what, value in identity.items():
-        if checkpoint.progress[what] != value:
-            raise ConfigError(
-                f"{path}: is of a run with {what} {checkpoint.progress[what]}, "
-                f"this one has {value}; resume with the same or start afresh"
-            )
-    for name, value in flat.items():
-        value[...] = checkpoint.params[name]
-    optimizer.restore(checkpoint.optimizer)
-    return [EpochResult(**result) for result in checkpoint.progress["history"]]
 
 
 def _card(recipe: Recipe, history: list[EpochResult], images: int) -> dict[str, Any]:

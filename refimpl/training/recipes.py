@@ -22,10 +22,11 @@ class Recipe:
     """Settings of a run [SPEC 7]; a bad value raises ConfigError."""
 
     epochs: int = 5
+    activation_epochs: int = 0  # before them, with binary activations and real weights
     batch_size: int = 100
     learning_rate: float = 2e-3  # at the top of the schedule
     weight_decay: float = 0.01  # on the matrices of real layers only
-    warmup_fraction: float = 0.02  # of all steps
+    warmup_fraction: float = 0.02  # of the steps of each stage
     smoothing: float = 0.05  # label smoothing, 0 for none
     shift: int = 2  # pixels; every training image moves by up to this much each way
     clip_norm: float | None = None  # largest global gradient norm, None for no clipping
@@ -33,10 +34,10 @@ class Recipe:
     shards: int = 2  # parts of a batch that run side by side, one thread each
 
     def __post_init__(self):
-        for name, least in (
-            ("epochs", 1), ("batch_size", 1), ("shift", 0), ("seed", 0), ("shards", 1)
-        ):  # fmt: skip
-            _require_integer(name, getattr(self, name), least)
+        for name in ("epochs", "batch_size", "shards"):
+            _require_integer(name, getattr(self, name), 1)
+        for name in ("activation_epochs", "shift", "seed"):
+            _require_integer(name, getattr(self, name), 0)
         _require_real("learning_rate", self.learning_rate, 0, math.inf, above=True)
         _require_real("weight_decay", self.weight_decay, 0, math.inf)
         _require_real("warmup_fraction", self.warmup_fraction, 0, 1)
@@ -44,10 +45,9 @@ class Recipe:
         if self.clip_norm is not None:
             _require_real("clip_norm", self.clip_norm, 0, math.inf, above=True)
 
-    def steps(self, images: int) -> tuple[int, int]:
-        """(steps of an epoch, steps of the run) for that many training images."""
-        per_epoch = math.ceil(images / self.batch_size)
-        return per_epoch, per_epoch * self.epochs
+    def steps(self, images: int, epochs: int) -> int:
+        """Steps of so many epochs of so many training images."""
+        return epochs * math.ceil(images / self.batch_size)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a dict of JSON values."""

@@ -1,0 +1,93 @@
+"""One batch: its gradients, or its right answers, computed in parts that run side by side.
+
+NumPy lets go of the interpreter lock, so threads do. The parts' gradients are added in the order
+of the parts, never in the order they finish: the sum is the same whatever the timing.
+"""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refimpl.models import VisionTransformer
+from refimpl.models.params import flatten
+from refimpl.ops import cross_entropy
+
+Prepare = Callable[[np.ndarray], np.ndarray]  # uint8 images -> float (n, channels, H, W)
+
+
+class BatchResult(NamedTuple):
+    """Loss and gradients of one batch or shard."""
+
+    loss: float  # its share of the batch's mean loss
+    correct: int  # right answers
+    gradients: dict[str, np.ndarray]  # flat
+
+
+def batch_gradients(
+    model: VisionTransformer,
+    params: Mapping[str, Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    prepare: Prepare,
+    smoothing: float,
+    shards: int,
+    pool: ThreadPoolExecutor,
+) -> BatchResult:
+    """Mean loss of a batch and its gradients, computed in `shards` parts side by side.
+
+    images uint8 (B, H, W[, 3]), labels (B,). Each part's loss is weighted by its size, so the sum
+    is the batch's; the parts are added in order, in the dtype of the parameters.
+    """
+    parts = [
+        pool.submit(_shard, model, params, images[i], labels[i], prepare, smoothing, len(images))
+        for i in np.array_split(np.arange(len(images)), min(shards, len(images)))
+    ]
+    loss, correct, total = parts[0].result()
+    for part in parts[1:]:
+        more_loss, more_correct, more = part.result()
+        loss += more_loss
+        correct += more_correct
+        # new arrays: an op may return one array as the gradient of two parameters
+        total = {name: value + more[name] for name, value in total.items()}
+    return BatchResult(loss, correct, total)
+
+
+def accuracy(
+    model: VisionTransformer,
+    params: Mapping[str, Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    prepare: Prepare,
+    batch_size: int,
+    pool: ThreadPoolExecutor,
+) -> float:
+    """Share of right answers, 0 to 1, over images uint8 (n, H, W[, 3]), batches side by side."""
+
+    def correct(first: int) -> int:
+        some = slice(first, first + batch_size)
+        logits = model.predict(params, prepare(images[some]))
+        return int(np.count_nonzero(logits.argmax(axis=-1) == labels[some]))
+
+    return sum(pool.map(correct, range(0, len(images), batch_size))) / len(images)
+
+
+def _shard(
+    model: VisionTransformer,
+    params: Mapping[str, Any],
+    images: np.ndarray,
+    labels: np.ndarray,
+    prepare: Prepare,
+    smoothing: float,
+    batch_size: int,
+) -> BatchResult:
+    """Forward and backward of one part of a batch of `batch_size`."""
+    logits, cache = model.forward(params, prepare(images))  # (part, classes)
+    loss, loss_cache = cross_entropy.forward(logits, labels, smoothing)
+    share = len(labels) / batch_size  # of the batch's mean
+    (dlogits,) = cross_entropy.backward(np.asarray(share, dtype=logits.dtype), loss_cache)
+    _, gradients = model.backward(dlogits, cache)
+    correct = int(np.count_nonzero(logits.argmax(axis=-1) == labels))
+    return BatchResult(float(loss) * share, correct, flatten(gradients))

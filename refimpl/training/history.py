@@ -1,0 +1,27 @@
+"""What an epoch brought: a line of a log, a row of the learning curves."""
+
+from typing import NamedTuple
+
+
+class EpochResult(NamedTuple):
+    """One epoch; `str()` of it is its line in a log."""
+
+    stage: str  # "activations", "full", ...
+    epoch: int  # of its stage, from 1
+    epochs: int  # of its stage
+    loss: float  # mean over the epoch, with smoothing, teacher and augmentation
+    train_accuracy: float  # 0 to 1, on the augmented images as they came
+    validation_accuracy: float | None  # 0 to 1, after the epoch, with the model of its stage
+    learning_rate: float  # of its last step
+    images_per_second: float  # training only
+    elapsed: float  # seconds since the run began, validation and interruptions' part included
+
+    def __str__(self) -> str:
+        validation = ""
+        if self.validation_accuracy is not None:
+            validation = f"  validation {self.validation_accuracy:.2%}"
+        return (
+            f"{self.stage} epoch {self.epoch}/{self.epochs}  loss {self.loss:.4f}"
+            f"  train {self.train_accuracy:.2%}{validation}"
+            f"  {self.images_per_second:.0f} images/s  {self.elapsed:.0f} s"
+        )

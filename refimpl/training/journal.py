@@ -1,0 +1,96 @@
+"""What a run leaves on disk while it goes on: after every epoch a checkpoint, as a whole.
+
+It is written at the ends of epochs and nowhere else: whoever is killed loses the epoch he was in.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from refimpl.conventions import ConfigError, ModelFileError
+from refimpl.training import checkpoints
+from refimpl.training.history import EpochResult
+from refimpl.training.optimizers import AdamW
+
+
+class Journal:
+    """The checkpoint of a run, beside the file `out` that the run will write.
+
+    identity: JSON values that tell this run from others; it is resumed with the same only.
+    """
+
+    def __init__(self, out: Path, identity: Mapping[str, Any]):
+        self.checkpoint = out.with_suffix(".checkpoint")
+        self.identity = json.loads(json.dumps(identity))  # a tuple comes back as a list
+        self.history: list[EpochResult] = []
+        self._optimizer: dict[str, np.ndarray] = {}
+        for path in (out, out.with_suffix(".json"), self.checkpoint):
+            checkpoints.remove_leftovers(path)
+
+    def begin(self, params: dict[str, np.ndarray], resume: bool) -> None:
+        """With `resume`, set `params` (flat) and the history to those of the checkpoint.
+
+        Without, refuse to overwrite the checkpoint of a run that was interrupted.
+        """
+        if resume:
+            self._resume(params)
+        elif self.checkpoint.exists():
+            epochs = len(checkpoints.load(self.checkpoint).progress["history"])
+            if epochs > 0:
+                raise ModelFileError(
+                    f"{self.checkpoint}: holds {epochs} epochs of an interrupted run; "
+                    "resume it, or delete the file to start afresh"
+                )
+
+    def restore(self, optimizer: AdamW) -> None:
+        """Set the optimizer to its state at the end of the last epoch before the interruption."""
+        checkpoints.require_like(
+            self.checkpoint, "optimizer state", self._optimizer, optimizer.state()
+        )
+        optimizer.restore(self._optimizer)
+
+    def save(self, params: dict[str, np.ndarray], optimizer: AdamW) -> None:
+        """Write the state of the run after the epochs in `history`."""
+        progress = self.identity | {"history": [result._asdict() for result in self.history]}
+        state = checkpoints.Checkpoint(params, optimizer.state(), progress)
+        checkpoints.save(self.checkpoint, state)
+
+    def close(self) -> None:
+        """The run is over: its checkpoint is not needed any more."""
+        self.checkpoint.unlink()
+
+    def _resume(self, params: dict[str, np.ndarray]) -> None:
+        saved = checkpoints.load(self.checkpoint)
+        _require_same(self.checkpoint, saved.progress, self.identity)
+        checkpoints.require_like(self.checkpoint, "parameter", saved.params, params)
+        for name, value in params.items():
+            value[...] = saved.params[name]
+        self.history = [EpochResult(**result) for result in saved.progress["history"]]
+        self._optimizer = saved.optimizer
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """SHA-256 of arrays: types, shapes and values."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _require_same(path: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    for what, value in given.items():
+        before = saved[what]
+        if before == value:
+            continue
+        if isinstance(before, dict) and isinstance(value, dict):
+            name = next(n for n in (before | value) if before.get(n) != value.get(n))
+            what, before, value = f"{what}: {name}", before.get(name), value.get(name)
+        raise ConfigError(
+            f"{path}: is of a run with another {what} ({before}, now {value}); "
+            "resume with the same or start afresh"
+        )

@@ -1,0 +1,157 @@
+"""Runs that are interrupted, and go on to the same bits as those that are not."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+import refimpl
+from refimpl.conventions import ConfigError, ModelFileError, NonFiniteError
+from refimpl.training import batches, checkpoints, loop
+from refimpl.training.optimizers import AdamW
+from tests.training_runs import bars, model, recipe, same_bits, timeless, train
+
+TWO = recipe(activation_epochs=2, epochs=2)
+
+
+class Cut(Exception):
+    """Stands for whatever ends a run from inside."""
+
+
+def _cut(folder, monkeypatch, part: int, **options) -> None:
+    """A run that ends at its part number `part` of a batch, counted from 0; 6 an epoch."""
+    shard, calls = batches._shard, []
+
+    def cut(*arguments):
+        calls.append(None)
+        if len(calls) > part:
+            raise Cut
+        return shard(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "_shard", cut)
+        with pytest.raises(Cut):
+            train(folder, name="cut", **options)
+
+
+@pytest.mark.parametrize("part", [3, 9, 12, 15, 21])  # 12: between the stages
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, monkeypatch, part: int) -> None:
+    whole = train(tmp_path, TWO, "whole")
+    _cut(tmp_path, monkeypatch, part, recipe=TWO)
+    assert not (tmp_path / "cut.safetensors").exists()
+    resumed = train(tmp_path, TWO, "cut", resume=True)
+    assert same_bits(whole.params, resumed.params)
+    assert timeless(whole.history) == timeless(resumed.history)
+    elapsed = [result.elapsed for result in resumed.history]
+    assert elapsed == sorted(elapsed)
+
+
+def test_a_run_can_be_interrupted_again_and_again(tmp_path, monkeypatch) -> None:
+    whole = train(tmp_path, TWO, "whole")
+    _cut(tmp_path, monkeypatch, 8, recipe=TWO)
+    for part in (2, 8, 1):
+        _cut(tmp_path, monkeypatch, part, recipe=TWO, resume=True)
+    assert same_bits(whole.params, train(tmp_path, TWO, "cut", resume=True).params)
+
+
+def test_a_run_that_lacks_nothing_but_its_file(tmp_path, monkeypatch) -> None:
+    def fail(*arguments, **options):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.files, "save", fail)
+        with pytest.raises(OSError, match="no space"):
+            train(tmp_path, TWO)
+    assert os.listdir(tmp_path) == ["run.checkpoint"]
+    monkeypatch.setattr(loop, "_epoch", lambda *arguments: pytest.fail("it trained"))
+    train(tmp_path, TWO, resume=True)
+    assert sorted(os.listdir(tmp_path)) == ["run.json", "run.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"recipe": recipe(learning_rate=1.0)}, r"recipe: learning_rate \(0.003, now 1.0\)"),
+        ({"model": model(haar_mode="periodic")}, r"config: haar_mode \('?edge'?, now periodic\)"),
+        ({"count": 19}, "training data"),
+    ],
+)
+def test_resume_refuses_another_run(tmp_path, monkeypatch, change, words: str) -> None:
+    _cut(tmp_path, monkeypatch, 8)
+    with pytest.raises(ConfigError, match=rf"cut\.checkpoint.*{words}") as caught:
+        train(tmp_path, name="cut", resume=True, **change)
+    assert "\n" not in str(caught.value)
+
+
+def test_resume_refuses_other_images_of_the_same_number(tmp_path, monkeypatch) -> None:
+    _cut(tmp_path, monkeypatch, 8)
+    images, labels = bars(20)
+    images[11, 3, 4] ^= 1
+    monkeypatch.setattr("tests.training_runs.bars", lambda count: (images, labels))
+    with pytest.raises(ConfigError, match="training data"):
+        train(tmp_path, name="cut", resume=True)
+
+
+def test_there_must_be_something_to_resume(tmp_path) -> None:
+    with pytest.raises(ModelFileError, match=r"run\.checkpoint: no such checkpoint"):
+        train(tmp_path, resume=True)
+
+
+def test_the_epochs_of_an_interrupted_run_are_not_overwritten(tmp_path, monkeypatch) -> None:
+    """Whoever forgets to resume must not lose the hours before."""
+    _cut(tmp_path, monkeypatch, 15, recipe=TWO)
+    before = (tmp_path / "cut.checkpoint").read_bytes()
+    with pytest.raises(ModelFileError, match=r"cut\.checkpoint: holds 2 epochs.*resume"):
+        train(tmp_path, TWO, "cut")
+    assert (tmp_path / "cut.checkpoint").read_bytes() == before
+    (tmp_path / "cut.checkpoint").unlink()
+    train(tmp_path, name="cut")
+
+
+def test_a_checkpoint_without_an_epoch_is_nothing_to_keep(tmp_path, monkeypatch) -> None:
+    _cut(tmp_path, monkeypatch, 3)
+    train(tmp_path, recipe(seed=8), "cut")
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape", "dtype", "moment", "history"])
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, monkeypatch, change: str) -> None:
+    _cut(tmp_path, monkeypatch, 8)
+    path = tmp_path / "cut.checkpoint"
+    params, optimizer, progress = checkpoints.load(path)
+    if change == "missing":
+        del params["head.bias"]
+    elif change == "unknown":
+        params["head.scale"] = params["head.bias"]
+    elif change == "shape":
+        params["head.bias"] = params["head.bias"][:2]
+    elif change == "dtype":
+        params["head.bias"] = params["head.bias"].astype(np.float64)
+    elif change == "moment":
+        del optimizer["first.head.bias"]
+    else:
+        progress["history"] = 3
+    checkpoints.save(path, checkpoints.Checkpoint(params, optimizer, progress))
+    words = "history" if change == "history" else r"head\.(bias|scale)"
+    with pytest.raises(ModelFileError, match=rf"cut\.checkpoint.*{words}"):
+        train(tmp_path, name="cut", resume=True)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_divergence_leaves_the_checkpoint_of_the_epoch_before(tmp_path, monkeypatch) -> None:
+    _cut(tmp_path, monkeypatch, 6)
+    after_an_epoch = checkpoints.load(tmp_path / "cut.checkpoint")
+    step, calls = AdamW.step, []
+
+    def diverge(self, gradients, rate):
+        calls.append(None)
+        step(self, gradients, rate if len(calls) < 5 else 1e30)
+
+    monkeypatch.setattr(AdamW, "step", diverge)
+    with pytest.raises(NonFiniteError, match=r"step 6 \(epoch 2\) of stage full"):
+        train(tmp_path)
+    kept = checkpoints.load(tmp_path / "run.checkpoint")
+    assert same_bits(refimpl.unflatten(kept.params), refimpl.unflatten(after_an_epoch.params))
+    assert len(kept.progress["history"]) == 1
+    assert not (tmp_path / "run.safetensors").exists()
