@@ -1,8 +1,10 @@
 """The file of a model: safetensors with everything needed to use it [SPEC 7].
 
-Parameters stand under their dotted names. `__metadata__` holds strings: `format` ("refimpl"),
-`format_version`, `kind` ("latent"), and as JSON `config`, `class_names`, `preprocessing`.
-A card (`*.json`, same stem) beside the file repeats them for people, with figures and sha256.
+A latent file holds parameters under their dotted names; a packed one, made for the engine, holds
+the two arrays of `packing.join`. `__metadata__` holds strings: `format` ("refimpl"),
+`format_version`, `kind` ("latent" or "packed"), and as JSON `config`, `class_names`,
+`preprocessing`. A card (`*.json`, same stem) beside the file repeats them for people, with figures
+and sha256.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 
 from refimpl.conventions import FLOATS, ConfigError, ModelFileError, write_atomically
 from refimpl.models import config as configs
+from refimpl.models import packing
 from refimpl.models import params as parameters
 from refimpl.models.config import Config
 from refimpl.models.params import Params
@@ -25,6 +28,7 @@ from refimpl.models.vit import VisionTransformer
 
 FORMAT_VERSION = "1"
 SUFFIX = ".safetensors"
+KINDS = {"latent": "parameters, to train on", "packed": "bits for the engine, no latent weights"}
 
 
 class ModelFile(NamedTuple):
@@ -33,6 +37,16 @@ class ModelFile(NamedTuple):
     path: Path
     model: VisionTransformer
     params: Params
+    class_names: list[str] | None
+    preprocessing: dict[str, Any] | None
+
+
+class PackedFile(NamedTuple):
+    """What a packed file holds; see the module's docstring."""
+
+    path: Path
+    model: VisionTransformer
+    arrays: dict[str, np.ndarray]  # by the names of `packing.shapes`
     class_names: list[str] | None
     preprocessing: dict[str, Any] | None
 
@@ -50,27 +64,70 @@ def save(
 
     ShapeError or DtypeError where the parameters are not the model's; OSError from the disk.
     """
-    from safetensors.numpy import save as to_bytes
-
-    path = Path(path)
-    if path.suffix != SUFFIX:
-        raise ModelFileError(f"{path}: suffix {path.suffix!r}; expected {SUFFIX!r}")
     parameters.check(model.config, params)
-    described = {
-        "config": model.config.to_json(),
+    described = _describe(model.config, class_names, preprocessing)
+    _write(Path(path), "latent", parameters.flatten(params), described, card)
+
+
+def save_packed(
+    path: str | os.PathLike,
+    model: VisionTransformer,
+    params: Params,
+    *,
+    floats: str = "float32",
+    class_names: list[str] | None = None,
+    preprocessing: dict[str, Any] | None = None,
+    card: dict[str, Any] | None = None,
+) -> None:
+    """Write a packed model file from latent parameters, otherwise like `save`.
+
+    `floats` is the dtype of what has no bits, "float32" or "float16". Errors as in
+    `packing.pack`, too.
+    """
+    arrays = packing.join(packing.pack(model.config, params, floats))
+    described = _describe(model.config, class_names, preprocessing)
+    _write(Path(path), "packed", arrays, described, card)
+
+
+def _describe(config: Config, class_names: Any, preprocessing: Any) -> dict[str, Any]:
+    return {
+        "config": config.to_json(),
         "class_names": class_names,
         "preprocessing": preprocessing,
     }
-    metadata = {"format": "refimpl", "format_version": FORMAT_VERSION, "kind": "latent"}
+
+
+def _write(
+    path: Path,
+    kind: str,
+    arrays: dict[str, np.ndarray],
+    described: dict[str, Any],
+    card: dict[str, Any] | None,
+) -> None:
+    if path.suffix != SUFFIX:
+        raise ModelFileError(f"{path}: suffix {path.suffix!r}; expected {SUFFIX!r}")
+    metadata = {"format": "refimpl", "format_version": FORMAT_VERSION, "kind": kind}
     metadata |= {key: json.dumps(value) for key, value in described.items()}
-    # some versions of safetensors write the memory of an array, whatever its strides
-    flat = {k: np.array(v, order="C") for k, v in parameters.flatten(params).items()}
-    data = to_bytes(flat, metadata)
+    data = _to_bytes(arrays, metadata)
     write_atomically(path, data)
     if card is not None:
         card = {**card, **described, "sha256": hashlib.sha256(data).hexdigest()}
         text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
         write_atomically(path.with_suffix(".json"), text.encode())
+
+
+def _to_bytes(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """A safetensors file; the same content always gives the same bytes."""
+    from safetensors.numpy import save as to_bytes
+
+    # some versions of safetensors write the memory of an array, whatever its strides
+    data = to_bytes({k: np.array(v, order="C") for k, v in arrays.items()}, metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    # safetensors writes the metadata in an order that changes from call to call
+    header = json.loads(data[8:end]) | {"__metadata__": metadata}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def load(name_or_path: str | os.PathLike) -> tuple[VisionTransformer, Params]:
@@ -81,24 +138,61 @@ def load(name_or_path: str | os.PathLike) -> tuple[VisionTransformer, Params]:
 
 def read(name_or_path: str | os.PathLike) -> ModelFile:
     """Everything a latent file holds; ModelFileError names the file, what it has and should."""
+    return _read(name_or_path, "latent")
+
+
+def read_packed(name_or_path: str | os.PathLike) -> PackedFile:
+    """Everything a packed file holds, its arrays as `packing.pack` gave them; errors as `read`."""
+    return _read(name_or_path, "packed")
+
+
+def read_any(name_or_path: str | os.PathLike) -> ModelFile | PackedFile:
+    """A file of either kind; errors as `read`."""
+    return _read(name_or_path, *KINDS)
+
+
+def _read(name_or_path: str | os.PathLike, *kinds: str) -> Any:
     path = find(name_or_path)
-    metadata, flat = _open(path)
+    metadata, stored = _open(path)
     if metadata.get("format") != "refimpl":
         raise ModelFileError(f"{path}: no refimpl metadata; expected a file that refimpl wrote")
-    for key, expected in (("format_version", FORMAT_VERSION), ("kind", "latent")):
-        if metadata.get(key) != expected:
-            raise ModelFileError(f"{path}: {key} {metadata.get(key)!r}; expected {expected!r}")
+    _check_metadata(path, metadata, "format_version", (FORMAT_VERSION,))
+    _check_metadata(path, metadata, "kind", kinds)
     try:
         config = Config.from_json(_json(path, metadata, "config"))
     except ConfigError as error:
         raise ModelFileError(f"{path}: {error}") from None
-    _check_arrays(path, config, flat)
+    if metadata["kind"] == "latent":
+        make, content = ModelFile, _latent(path, config, stored)
+    else:
+        make, content = PackedFile, _packed(path, config, stored)
     class_names = _json(path, metadata, "class_names")
     _check_class_names(path, config, class_names)
-    ordered = {name: flat[name] for name in parameters.shapes(config)}
-    params = parameters.unflatten(ordered)
     preprocessing = _json(path, metadata, "preprocessing")
-    return ModelFile(path, VisionTransformer(config), params, class_names, preprocessing)
+    return make(path, VisionTransformer(config), content, class_names, preprocessing)
+
+
+def _check_metadata(
+    path: Path, metadata: dict[str, str], key: str, expected: tuple[str, ...]
+) -> None:
+    found = metadata.get(key)
+    if found in expected:
+        return
+    meaning = f" ({KINDS[found]})" if key == "kind" and found in KINDS else ""
+    wanted = " or ".join(map(repr, expected))
+    raise ModelFileError(f"{path}: {key} {found!r}{meaning}; expected {wanted}")
+
+
+def _latent(path: Path, config: Config, stored: dict[str, np.ndarray]) -> Params:
+    _check_arrays(path, config, stored)
+    return parameters.unflatten({name: stored[name] for name in parameters.shapes(config)})
+
+
+def _packed(path: Path, config: Config, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    try:
+        return packing.split(config, stored)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from None
 
 
 def shipped() -> list[str]:
