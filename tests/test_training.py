@@ -184,6 +184,10 @@ def test_random_shifts_use_the_whole_range_in_both_directions() -> None:
         ("weight_decay", float("inf")),
         ("warmup_fraction", 1.0),
         ("smoothing", 1.0),
+        ("distillation", 1.1),
+        ("teacher", 3),
+        ("teacher", "didb_micro_mnist"),  # and no weight for it
+        ("learning_rate", 10**309),
         ("shift", -1),
         ("clip_norm", 0.0),
         ("seed", -1),
@@ -297,16 +301,22 @@ def test_the_start_is_not_changed(tmp_path) -> None:
     assert not same_bits(start, trained.params)
 
 
-def test_gradients_of_shards_are_those_of_the_batch() -> None:
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_gradients_of_shards_are_those_of_the_batch(weight: float) -> None:
     network, (images, labels) = model(), bars(7)
     params = network.init(np.random.default_rng(2), dtype=np.float64)
+    objective = batches.Objective(
+        lambda pixels: PREPROCESSING.apply_array(pixels).astype(np.float64),
+        smoothing=0.1,
+        teacher=lambda pixels: np.full((len(pixels), 3), (0.2, 0.3, 0.5)),
+        weight=weight,
+    )
     results = []
     with ThreadPoolExecutor(3) as pool:
         for shards in (1, 3, 7, 20):
             results.append(
                 batches.batch_gradients(
-                    network, params, images, labels, shards=shards, pool=pool, smoothing=0.1,
-                    prepare=lambda pixels: PREPROCESSING.apply_array(pixels).astype(np.float64),
+                    network, params, images, labels, shards=shards, pool=pool, objective=objective
                 )
             )  # fmt: skip
     whole = results[0]
@@ -325,7 +335,7 @@ def test_shards_are_added_in_their_order_not_in_that_of_finishing(monkeypatch) -
     """The first part finishes last; the sum must not change by one bit."""
     network, (images, labels) = model(), bars(12)
     params = network.init(np.random.default_rng(2))
-    options = {"prepare": PREPROCESSING.apply_array, "smoothing": 0.0, "shards": 3}
+    options = {"objective": batches.Objective(PREPROCESSING.apply_array), "shards": 3}
     shard, finished, last = batches._shard, [], threading.Event()
 
     def reversed_order(network, params, part, *rest):

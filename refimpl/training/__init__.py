@@ -5,6 +5,7 @@
 - augmentation: random shifts of uint8 images
 - stages: binary activations with real weights first, then everything binary
 - optimizers: AdamW, and clipping by global norm
+- losses, teachers: labels, and a trained model that helps to tell them
 - batches: loss and gradients of a batch, in parts side by side
 - checkpoints, journal: all that a run needs to go on to the same bits, written atomically
 - history: what an epoch brought

@@ -12,9 +12,18 @@ import numpy as np
 
 from refimpl.models import VisionTransformer
 from refimpl.models.params import flatten
-from refimpl.ops import cross_entropy
+from refimpl.training import losses
 
 Prepare = Callable[[np.ndarray], np.ndarray]  # uint8 images -> float (n, channels, H, W)
+
+
+class Objective(NamedTuple):
+    """How images become input, and what the answers are held against."""
+
+    prepare: Prepare
+    smoothing: float = 0.0
+    teacher: Callable[[np.ndarray], np.ndarray] | None = None  # uint8 images -> probabilities
+    weight: float = 0.0  # of the teacher
 
 
 class BatchResult(NamedTuple):
@@ -31,8 +40,7 @@ def batch_gradients(
     images: np.ndarray,
     labels: np.ndarray,
     *,
-    prepare: Prepare,
-    smoothing: float,
+    objective: Objective,
     shards: int,
     pool: ThreadPoolExecutor,
 ) -> BatchResult:
@@ -42,7 +50,7 @@ def batch_gradients(
     is the batch's; the parts are added in order, in the dtype of the parameters.
     """
     parts = [
-        pool.submit(_shard, model, params, images[i], labels[i], prepare, smoothing, len(images))
+        pool.submit(_shard, model, params, images[i], labels[i], objective, len(images))
         for i in np.array_split(np.arange(len(images)), min(shards, len(images)))
     ]
     loss, correct, total = parts[0].result()
@@ -79,15 +87,16 @@ def _shard(
     params: Mapping[str, Any],
     images: np.ndarray,
     labels: np.ndarray,
-    prepare: Prepare,
-    smoothing: float,
+    objective: Objective,
     batch_size: int,
 ) -> BatchResult:
     """Forward and backward of one part of a batch of `batch_size`."""
+    prepare, smoothing, teacher, weight = objective
     logits, cache = model.forward(params, prepare(images))  # (part, classes)
-    loss, loss_cache = cross_entropy.forward(logits, labels, smoothing)
+    probabilities = None if teacher is None else teacher(images).astype(logits.dtype, copy=False)
+    loss, loss_cache = losses.forward(logits, labels, smoothing, probabilities, weight)
     share = len(labels) / batch_size  # of the batch's mean
-    (dlogits,) = cross_entropy.backward(np.asarray(share, dtype=logits.dtype), loss_cache)
+    (dlogits,) = losses.backward(np.asarray(share, dtype=logits.dtype), loss_cache)
     _, gradients = model.backward(dlogits, cache)
     correct = int(np.count_nonzero(logits.argmax(axis=-1) == labels))
     return BatchResult(float(loss) * share, correct, flatten(gradients))

@@ -21,15 +21,16 @@ from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFinit
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer, files
 from refimpl.models.params import check, flatten, real_matrices, unflatten
-from refimpl.training import stages
+from refimpl.training import stages, teachers
 from refimpl.training.augmentation import random_shift
-from refimpl.training.batches import BatchResult, Prepare, accuracy, batch_gradients
+from refimpl.training.batches import BatchResult, Objective, Prepare, accuracy, batch_gradients
 from refimpl.training.history import EpochResult
 from refimpl.training.journal import Journal, fingerprint
 from refimpl.training.optimizers import AdamW, clip_by_global_norm
 from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
 from refimpl.training.stages import Stage
+from refimpl.training.teachers import Teacher
 
 
 class Trained(NamedTuple):
@@ -46,7 +47,7 @@ class Run(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
     validation: tuple[np.ndarray, np.ndarray] | None
-    prepare: Prepare
+    objective: Objective
     pool: ThreadPoolExecutor
     progress: bool
     began: float  # time.perf_counter() at its start, interruptions left out
@@ -64,6 +65,7 @@ def train(
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     progress: bool = False,
     params: Mapping[str, Any] | None = None,
+    teacher: tuple[VisionTransformer, Mapping[str, Any]] | None = None,
     resume: bool = False,
     card: Mapping[str, Any] | None = None,
 ) -> Trained:
@@ -72,6 +74,8 @@ def train(
     images uint8 (n, H, W) or (n, H, W, 3) as loaded, labels (n,) integers; `validation` likewise.
     preprocessing: the JSON of a `Preprocessing`; it is applied to every batch after the shifts.
     params: where to start, left untouched; without them `model.init` by the recipe's seed.
+    teacher: (model, params) that sees what the student sees; without it, the one that the recipe
+        names, with the preprocessing of its own file. It teaches in every stage.
     progress: one line an epoch on stderr, and a bar where stderr is a terminal.
     resume: go on from the checkpoint that an interrupted run of the same recipe left.
     card: entries to add to the card, such as the name of the data.
@@ -84,6 +88,7 @@ def train(
     prepare = Preprocessing.from_json(preprocessing).apply_array
     plan = stages.plan(model, recipe)
     _check(model, images, labels, class_names, prepare, out)
+    tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
     if params is None:
         params = model.init(np.random.default_rng(recipe.seed))
     check(model.config, params)
@@ -93,13 +98,17 @@ def train(
         "recipe": recipe.to_json(),
         "config": model.config.to_json(),
         "training data": fingerprint(images, labels),
+        "teacher": tutor and tutor.to_json(),
     }
+    objective = Objective(
+        prepare, recipe.smoothing, tutor and tutor.probabilities, recipe.distillation
+    )
     journal = Journal(out, identity)
     journal.begin(flat, resume)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # the shards are the threads: those of BLAS on top of them cost half the speed or more
     with threadpool_limits(1), ThreadPoolExecutor(recipe.shards) as pool:
-        run = Run(recipe, images, labels, validation, prepare, pool, progress, began)
+        run = Run(recipe, images, labels, validation, objective, pool, progress, began)
         for stage in plan:
             _train_stage(run, stage, flat, journal)
     files.save(
@@ -108,7 +117,7 @@ def train(
         unflatten(flat),
         class_names=list(class_names),
         preprocessing=dict(preprocessing),
-        card=_card(recipe, journal.history, len(images)) | dict(card or {}),
+        card=_card(recipe, journal.history, len(images), tutor) | dict(card or {}),
     )
     journal.close()
     return Trained(unflatten(flat), journal.history)
@@ -157,8 +166,14 @@ def _epoch(
     speed = seen / (time.perf_counter() - start)
     score = None
     if run.validation is not None:
-        batch_size = run.recipe.batch_size
-        score = accuracy(stage.model, nested, *run.validation, run.prepare, batch_size, run.pool)
+        score = accuracy(
+            stage.model,
+            nested,
+            *run.validation,
+            run.objective.prepare,
+            run.recipe.batch_size,
+            run.pool,
+        )
     return EpochResult(
         stage=stage.name,
         epoch=epoch,
@@ -189,8 +204,7 @@ def _gradients(
             params,
             images,
             labels,
-            prepare=run.prepare,
-            smoothing=recipe.smoothing,
+            objective=run.objective,
             shards=recipe.shards,
             pool=run.pool,
         )
@@ -257,10 +271,13 @@ def _check(
         )
 
 
-def _card(recipe: Recipe, history: list[EpochResult], images: int) -> dict[str, Any]:
+def _card(
+    recipe: Recipe, history: list[EpochResult], images: int, teacher: Teacher | None
+) -> dict[str, Any]:
     last = history[-1]
     return {
         "recipe": recipe.to_json(),
+        "teacher": teacher and teacher.to_json(),
         "training_images": images,
         "figures": {
             "loss": last.loss,

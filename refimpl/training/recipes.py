@@ -11,6 +11,7 @@ refimpl.conventions.ConfigError: recipe: epochs is 0, expected an integer of at 
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,8 @@ class Recipe:
     weight_decay: float = 0.01  # on the matrices of real layers only
     warmup_fraction: float = 0.02  # of the steps of each stage
     smoothing: float = 0.05  # label smoothing, 0 for none
+    teacher: str | None = None  # a shipped model's name or a file, for distillation
+    distillation: float = 0.0  # weight of the teacher's loss, 0 for none, 1 for nothing else
     shift: int = 2  # pixels; every training image moves by up to this much each way
     clip_norm: float | None = None  # largest global gradient norm, None for no clipping
     seed: int = 0
@@ -38,12 +41,27 @@ class Recipe:
             _require_integer(name, getattr(self, name), 1)
         for name in ("activation_epochs", "shift", "seed"):
             _require_integer(name, getattr(self, name), 0)
-        _require_real("learning_rate", self.learning_rate, 0, math.inf, above=True)
-        _require_real("weight_decay", self.weight_decay, 0, math.inf)
+        _require_real("learning_rate", self.learning_rate, 0, above=True)
+        _require_real("weight_decay", self.weight_decay, 0)
         _require_real("warmup_fraction", self.warmup_fraction, 0, 1)
         _require_real("smoothing", self.smoothing, 0, 1)
+        _require_real("distillation", self.distillation, 0, 1, included=True)
         if self.clip_norm is not None:
-            _require_real("clip_norm", self.clip_norm, 0, math.inf, above=True)
+            _require_real("clip_norm", self.clip_norm, 0, above=True)
+        self._check_teacher()
+
+    def _check_teacher(self) -> None:
+        if self.teacher is None:
+            return
+        if not isinstance(self.teacher, str) or not self.teacher:
+            raise ConfigError(
+                f"recipe: teacher is {self.teacher!r}, expected the name or file of a model"
+            )
+        if self.distillation == 0:
+            raise ConfigError(
+                f"recipe: distillation is {self.distillation}, expected a number above 0: "
+                f"teacher is {self.teacher!r}"
+            )
 
     def steps(self, images: int, epochs: int) -> int:
         """Steps of so many epochs of so many training images."""
@@ -68,12 +86,23 @@ def _require_integer(name: str, value: Any, least: int) -> None:
         raise ConfigError(f"recipe: {name} is {value!r}, expected an integer of at least {least}")
 
 
-def _require_real(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
-    """low <= value < high, or low < value < high with `above`."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if number and low <= value < high and not (above and value == low):
-        return
+def _require_real(
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    above: bool = False,
+    included: bool = False,
+) -> None:
+    """low <= value < high; low < value with `above`, value <= high with `included`."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        too_low = value <= low if above else value < low
+        too_high = value > high if included else value >= high
+        # the last also refuses NaN, and integers that no float can hold
+        if not too_low and not too_high and value <= sys.float_info.max:
+            return
     expected = f"a finite number {'above' if above else 'of at least'} {low}"
     if high < math.inf:
-        expected += f" and below {high}"
+        expected += f" and {'at most' if included else 'below'} {high}"
     raise ConfigError(f"recipe: {name} is {value!r}, expected {expected}")

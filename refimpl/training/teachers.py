@@ -1,0 +1,93 @@
+"""Distillation [SPEC 7]: a trained model that tells the student how sure one may be of an image.
+
+The teacher sees the student's images, augmented as they are, and prepared as the teacher's own
+file says. It only predicts.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refimpl.conventions import ConfigError
+from refimpl.data.preprocessing import Preprocessing
+from refimpl.models import VisionTransformer, files
+from refimpl.models.params import check, flatten
+from refimpl.ops import softmax
+from refimpl.training.batches import Prepare
+from refimpl.training.journal import fingerprint
+from refimpl.training.recipes import Recipe
+
+
+class Teacher(NamedTuple):
+    """A model that answers with probabilities."""
+
+    model: VisionTransformer
+    params: Mapping[str, Any]
+    prepare: Prepare  # of the teacher's file
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """images uint8 (B, H, W[, 3]) -> (B, classes), rows sum to 1."""
+        dtype = self.params["head"]["weight"].dtype
+        logits = self.model.predict(self.params, self.prepare(images).astype(dtype, copy=False))
+        return softmax.forward(logits)[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """What tells it from other teachers, as JSON values."""
+        digest = fingerprint(*flatten(self.params).values())
+        return {"config": self.model.config.to_json(), "parameters_sha256": digest}
+
+
+def choose(
+    given: tuple[VisionTransformer, Mapping[str, Any]] | None,
+    recipe: Recipe,
+    class_names: Sequence[str],
+    prepare: Prepare,
+    image: np.ndarray,
+) -> Teacher | None:
+    """The teacher of a run: the one that was given, else the one that the recipe names.
+
+    A given one reads images as `prepare` makes them, the student's way; a file brings its own
+    preprocessing. image: uint8 (1, H, W[, 3]), one of those it will see. ConfigError where the
+    teacher cannot teach this student; ModelFileError where the named file cannot be read.
+    """
+    if recipe.distillation == 0:
+        if given is not None:
+            raise ConfigError(
+                "recipe: distillation is 0.0, expected a number above 0: a teacher was given"
+            )
+        return None
+    if given is not None:
+        teacher = Teacher(*given, prepare)
+    elif recipe.teacher is not None:
+        teacher = _read(recipe.teacher, class_names, prepare)
+    else:
+        raise ConfigError(
+            f"recipe: distillation is {recipe.distillation}, expected 0.0: there is no teacher"
+        )
+    _require_fit(teacher, recipe.teacher or "the teacher", len(class_names), image)
+    return teacher
+
+
+def _read(name: str, class_names: Sequence[str], prepare: Prepare) -> Teacher:
+    file = files.read(name)
+    if file.class_names is not None and file.class_names != list(class_names):
+        raise ConfigError(
+            f"{name}: the teacher's classes are {', '.join(file.class_names)}, "
+            f"expected those of the data: {', '.join(class_names)}"
+        )
+    if file.preprocessing is not None:
+        prepare = Preprocessing.from_json(file.preprocessing).apply_array
+    return Teacher(file.model, file.params, prepare)
+
+
+def _require_fit(teacher: Teacher, name: str, classes: int, image: np.ndarray) -> None:
+    config = teacher.model.config
+    check(config, teacher.params)
+    if config.num_classes != classes:
+        raise ConfigError(f"{name}: has {config.num_classes} classes, expected {classes}")
+    found, expected = teacher.prepare(image).shape[1:], (config.channels, *config.image_size)
+    if found != expected:
+        raise ConfigError(
+            f"{name}: reads images {expected} (channels, H, W), the student's are {found}"
+        )
