@@ -37,6 +37,7 @@ class Prediction:
     probability: float  # of that class, 0 to 1
     class_names: tuple[str, ...] = dataclasses.field(repr=False)
     probabilities: np.ndarray = dataclasses.field(repr=False)  # (classes,), they sum to 1
+    warning: str | None = None  # in words, what sets the image apart from those of the training
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The k most probable classes, the most probable first: (name, probability)."""
@@ -121,19 +122,24 @@ class Classifier:
         pictures = _listed(images)
         predictions = []
         for first in range(0, len(pictures), BATCH_SIZE):
-            some = [
-                self.preprocessing.apply(_opened(picture))
-                for picture in pictures[first : first + BATCH_SIZE]
-            ]
-            predictions += map(self._prediction, self.probabilities(np.stack(some)))
+            some = pictures[first : first + BATCH_SIZE]
+            pixels = np.stack([self.preprocessing.pixels(_opened(picture)) for picture in some])
+            probabilities = self.probabilities(self.preprocessing.normalise(pixels))
+            predictions += map(self._prediction, probabilities, pixels)
         return predictions
 
     def astype(self, dtype: np.dtype | type) -> "Classifier":
         """The same classifier computing in float32 or float64."""
         flat = {name: value.astype(dtype) for name, value in flatten(self.params).items()}
-        return Classifier(
-            self.model, unflatten(flat), self.preprocessing, self.class_names, self.backend
-        )
+        return self._with(params=unflatten(flat))
+
+    def inverted(self) -> "Classifier":
+        """The same classifier for images in which dark and light have changed places."""
+        return self._with(preprocessing=self.preprocessing.inverted())
+
+    def _with(self, **changes: Any) -> "Classifier":
+        fields = ("model", "params", "preprocessing", "class_names", "backend")
+        return Classifier(**{name: getattr(self, name) for name in fields} | changes)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Preprocessed images, float (B, channels, H, W) -> (B, classes)."""
@@ -149,11 +155,15 @@ class Classifier:
         labels: np.ndarray,
         batch_size: int = BATCH_SIZE,
         progress: Callable[[int], object] = lambda count: None,
+        *,
+        ready: bool = False,
     ) -> Evaluation:
         """Accuracy on images uint8 (n, H, W) or (n, H, W, 3) with labels (n,), n >= 1.
 
-        `progress` is called with the number of images of each batch that is done.
+        `progress` is called with the number of images of each batch that is done. `ready` says
+        that they are cropped and resized already, as `data.datasets.load` gives them.
         """
+        prepare = self.preprocessing.normalise if ready else self.preprocessing.apply_array
         if len(images) != len(labels) or len(images) == 0:
             raise DataError(f"{len(images)} images, {len(labels)} labels; expected one each")
         if labels.min() < 0 or labels.max() >= len(self.class_names):
@@ -163,7 +173,7 @@ class Classifier:
         start = time.perf_counter()
         for first in range(0, len(images), batch_size):
             some = slice(first, first + batch_size)
-            logits = self.logits(self.preprocessing.apply_array(images[some]))
+            logits = self.logits(prepare(images[some]))
             ranks.append(_ranks(logits, labels[some]))
             progress(len(ranks[-1]))
         seconds = time.perf_counter() - start
@@ -178,10 +188,11 @@ class Classifier:
             images_per_second=len(rank) / seconds,
         )
 
-    def _prediction(self, probabilities: np.ndarray) -> Prediction:
+    def _prediction(self, probabilities: np.ndarray, pixels: np.ndarray) -> Prediction:
         best = int(np.argmax(probabilities))
         label, probability = self.class_names[best], float(probabilities[best])
-        return Prediction(label, probability, self.class_names, probabilities)
+        warning = self.preprocessing.unlike(pixels)
+        return Prediction(label, probability, self.class_names, probabilities, warning)
 
 
 def _ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -202,14 +213,7 @@ def _preprocessing(stored: Mapping[str, Any] | None, config: Config) -> Preproce
         if found != expected:
             raise ConfigError(f"preprocessing makes {found}, the model reads {expected}")
         return preprocessing
-    modes = {1: "grey", 3: "rgb"}
-    if config.channels not in modes:
-        raise ConfigError(
-            f"no preprocessing is stored and the model reads {config.channels} channels, "
-            "expected 1 (grey) or 3 (RGB)"
-        )
-    zeros, ones = (0.0,) * config.channels, (1.0,) * config.channels
-    return Preprocessing(config.image_size, modes[config.channels], mean=zeros, std=ones)
+    return Preprocessing.plain(config.image_size, config.channels)
 
 
 def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:

@@ -6,6 +6,7 @@ directly, and the accuracies counted by hand from a list of labels.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -179,6 +180,19 @@ def test_preprocessing_that_does_not_fit(tmp_path, preprocessing, channels, mess
     assert str(path) in str(caught.value)
 
 
+def test_a_warning_comes_with_the_answer() -> None:
+    """Grey 128 is brightness 0.502, grey 178 is 0.698."""
+    dark = dataclasses.replace(SCALED, brightness=(0.2, 0.6))
+    ask = Classifier(MODEL, params(), dark, NAMES)
+    images = np.full((2, 8, 12), [[[128]], [[178]]], np.uint8)
+    like, unlike = ask(images)
+    assert like.warning is None
+    assert unlike.warning.startswith("brightness 0.70, the images of the training had 0.20 to 0.60")
+    for answer, exchanged in zip((like, unlike), ask.inverted()(255 - images)):
+        np.testing.assert_allclose(answer.probabilities, exchanged.probabilities, rtol=1e-5)
+        assert (answer.warning is None) == (exchanged.warning is None)
+
+
 def test_an_untrained_architecture_cannot_classify() -> None:
     with pytest.raises(ModelFileError, match="didb_micro: .*untrained"):
         refimpl.classifier("didb_micro")
@@ -213,6 +227,18 @@ def test_accuracy_agrees_with_one_image_at_a_time(ask: Classifier) -> None:
     result = ask.evaluate(PICTURES, labels, batch_size=2)
     assert result.top1 == sum(right) / 5
     assert result.top5 == 1.0  # there are three classes
+
+
+def test_images_that_are_ready_are_not_cropped_again() -> None:
+    half = dataclasses.replace(SCALED, crop=0.5)
+    ask = Classifier(MODEL, params(), half, NAMES)
+    large = RNG.integers(0, 256, (12, 16, 24), dtype=np.uint8)
+    labels = np.arange(12) % 3
+    expected = ask.evaluate(large, labels)
+    pixels = half.pixels_array(large)
+    assert ask.evaluate(pixels, labels, ready=True).per_class == expected.per_class
+    right = ask.probabilities(half.normalise(pixels)).argmax(axis=-1) == labels
+    assert expected.top1 == right.mean()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Oracles: files written byte by byte with struct, Pillow called directly, and lit
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -286,7 +287,7 @@ def test_preprocessing_through_json():
     text = json.dumps(mnist.PREPROCESSING.to_json())
     assert json.loads(text) == {
         "size": [28, 28], "mode": "grey", "mean": [0.1307], "std": [0.3081],
-        "resampling": "bilinear", "crop": 1.0, "invert": False,
+        "resampling": "bilinear", "crop": 1.0, "invert": False, "brightness": [0.0254, 0.3976],
     }  # fmt: skip
     assert Preprocessing.from_json(json.loads(text)) == mnist.PREPROCESSING
 
@@ -309,6 +310,10 @@ def test_preprocessing_through_json():
         ({"crop": 0}, "crop is 0"),
         ({"crop": 1.5}, "crop is 1.5"),
         ({"invert": "no"}, "invert is 'no'"),
+        ({"brightness": 0.5}, "brightness is 0.5"),
+        ({"brightness": [0.5]}, "brightness is (0.5,), expected two"),
+        ({"brightness": [0.5, 0.4]}, "brightness is (0.5, 0.4), expected low before high"),
+        ({"brightness": [0.1, float("inf")]}, "brightness is (0.1, inf), expected two finite"),
         ({"margin": 4}, "unknown field 'margin'"),
     ],
 )
@@ -324,6 +329,60 @@ def test_preprocessing_with_a_field_missing():
         lambda: Preprocessing.from_json(fields), "missing field 'std'", "preprocessing", ConfigError
     )
     assert_one_line(lambda: Preprocessing.from_json([1]), "[1]", "preprocessing", ConfigError)
+
+
+def test_plain_preprocessing_divides_by_255():
+    colour = Preprocessing.plain((5, 7), 3)
+    np.testing.assert_allclose(colour.apply_array(RGB[None])[0], RGB.transpose(2, 0, 1) / 255)
+    assert Preprocessing.plain((5, 7), 1).mode == "grey"
+    call = lambda: Preprocessing.plain((5, 7), 2)  # noqa: E731
+    assert_one_line(call, "2 channels", "expected 1 (grey) or 3 (RGB)", ConfigError)
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_measured_images_come_out_with_mean_0_and_std_1(invert):
+    pixels = np.stack([RGB, RGB // 2, RGB // 3])
+    plain = dataclasses.replace(Preprocessing.plain((5, 7), 3), invert=invert)
+    measured = plain.measured(pixels)
+    x = measured.apply_array(pixels)
+    np.testing.assert_allclose(x.mean(axis=(0, 2, 3)), 0, atol=1e-3)
+    np.testing.assert_allclose(x.std(axis=(0, 2, 3)), 1, atol=1e-3)
+    expected = [(RGB // 3).mean() / 255, RGB.mean() / 255]
+    np.testing.assert_allclose(measured.brightness, expected, atol=1e-4)
+    assert all(measured.unlike(image) is None for image in pixels)
+    assert (measured.size, measured.mode, measured.invert) == ((5, 7), "rgb", invert)
+
+
+def test_measured_images_of_one_level_divide_by_1():
+    measured = Preprocessing.plain((2, 3), 1).measured(np.full((4, 2, 3), 51, np.uint8))
+    assert (measured.mean, measured.std, measured.brightness) == ((0.2,), (1.0,), (0.2, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("level", "words"),
+    [(0, "brightness 0.00, the images of the training had 0.03 to 0.40"),
+     (130, "brightness 0.51"), (230, "dark and light seem to be exchanged")],
+)  # fmt: skip
+def test_images_unlike_those_of_the_training(level, words):
+    assert words in mnist.PREPROCESSING.unlike(np.full((28, 28), level, np.uint8))
+
+
+def test_digits_are_like_those_of_the_training_unless_dark_on_light():
+    """Not one false alarm in the bundled test images, and not one exchanged image missed."""
+    pictures, _ = mnist.load(bundled.mnist() / "small", "test")
+    assert not any(map(mnist.PREPROCESSING.unlike, pictures))
+    assert all("exchanged" in mnist.PREPROCESSING.unlike(255 - picture) for picture in pictures)
+    exchanged = mnist.PREPROCESSING.inverted()
+    assert not any(map(exchanged.unlike, 255 - pictures))
+    np.testing.assert_allclose(
+        exchanged.apply_array(255 - pictures), mnist.PREPROCESSING.apply_array(pictures), atol=1e-6
+    )
+    assert exchanged.inverted().invert is False
+
+
+def test_without_recorded_brightness_there_is_no_warning():
+    assert Preprocessing.plain((28, 28), 1).unlike(np.full((28, 28), 255, np.uint8)) is None
+    assert Preprocessing.plain((28, 28), 1).inverted().brightness is None
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,14 @@ class Preprocessing:
     resampling: str = "bilinear"
     crop: float = 1.0  # part of each side that is kept, about the centre
     invert: bool = False  # dark and light change places
+    # Mean pixel, 0 to 1 and before `invert`, of the darkest and the brightest training image.
+    brightness: tuple[float, float] | None = None
 
     def __post_init__(self):
-        for name in ("size", "mean", "std"):  # a JSON array arrives as a list
+        for name in ("size", "mean", "std", "brightness"):  # a JSON array arrives as a list
             value = getattr(self, name)
+            if name == "brightness" and value is None:
+                continue
             if not isinstance(value, (list, tuple)):
                 raise _error(name, value, "a list of numbers")
             object.__setattr__(self, name, tuple(value))
@@ -56,6 +60,21 @@ class Preprocessing:
                 raise _error(name, values, f"{self.channels} finite number(s), one a channel")
         if min(self.std) <= 0:
             raise _error("std", self.std, "numbers above 0")
+        if self.brightness is not None:
+            if len(self.brightness) != 2 or not all(map(_finite, self.brightness)):
+                raise _error("brightness", self.brightness, "two finite numbers")
+            if not 0 <= self.brightness[0] <= self.brightness[1] <= 1:
+                raise _error("brightness", self.brightness, "low before high, from 0 to 1")
+
+    @classmethod
+    def plain(cls, size: tuple[int, int], channels: int) -> "Preprocessing":
+        """Pixels from 0 to 1, nothing subtracted, for a model that reads (channels, *size)."""
+        if channels not in (1, 3):
+            raise ConfigError(
+                f"preprocessing: the model reads {channels} channels, expected 1 (grey) or 3 (RGB)"
+            )
+        mode = "grey" if channels == 1 else "rgb"
+        return cls(size, mode, mean=(0.0,) * channels, std=(1.0,) * channels)
 
     @property
     def channels(self) -> int:
@@ -68,7 +87,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Preprocessing":
-        """The inverse of to_json; resampling, crop and invert may be left out."""
+        """The inverse of to_json; resampling, crop, invert and brightness may be left out."""
         if not isinstance(fields, Mapping):
             raise ConfigError(f"preprocessing: found {fields!r}, expected an object with fields")
         known = {field.name for field in dataclasses.fields(cls)}
@@ -84,31 +103,17 @@ class Preprocessing:
 
     def apply(self, image: Image.Image) -> np.ndarray:
         """One PIL image of any size and mode -> float32 (channels, H, W)."""
-        return self._normalise(self._pixels(image)[None])[0]
+        return self.normalise(self.pixels(image)[None])[0]
 
     def apply_array(self, images: np.ndarray) -> np.ndarray:
         """Images as arrays, uint8 (n, H, W) grey or (n, H, W, 3) -> float32 (n, channels, H, W).
 
         Equal to `apply` on each of them; quick for those that have the model's size already.
         """
-        colour = images.ndim == 4 and images.shape[-1] == 3
-        if images.dtype != np.uint8 or not (colour or images.ndim == 3):
-            raise DataError(
-                f"images: found {images.dtype} {images.shape}, "
-                "expected uint8 (n, H, W) or (n, H, W, 3)"
-            )
-        ready = images.shape[1:3] == self.size and colour == (self.mode == "rgb")
-        if not ready or self.crop < 1:
-            pixels = [self._pixels(Image.fromarray(image)) for image in images]
-            images = np.stack(pixels) if pixels else np.empty((0, *self._shape), np.uint8)
-        return self._normalise(images)
+        return self.normalise(self.pixels_array(images))
 
-    @property
-    def _shape(self) -> tuple[int, ...]:
-        return self.size if self.mode == "grey" else (*self.size, 3)
-
-    def _pixels(self, image: Image.Image) -> np.ndarray:
-        """Crop, grey or RGB, resize: uint8 (H, W) or (H, W, 3)."""
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """Crop, grey or RGB, resize: any PIL image -> uint8 (H, W) or (H, W, 3)."""
         image = to_plain(image).convert(MODES[self.mode])
         width, height = image.size
         left, top = width * (1 - self.crop) / 2, height * (1 - self.crop) / 2
@@ -116,8 +121,22 @@ class Preprocessing:
         resampling = Image.Resampling[self.resampling.upper()]
         return np.asarray(image.resize(self.size[::-1], resampling, box=box))
 
-    def _normalise(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 (n, H, W) or (n, H, W, 3) -> float32 (n, channels, H, W).
+    def pixels_array(self, images: np.ndarray) -> np.ndarray:
+        """`pixels` of images as arrays, uint8 (n, H, W) or (n, H, W, 3)."""
+        colour = images.ndim == 4 and images.shape[-1] == 3
+        if images.dtype != np.uint8 or not (colour or images.ndim == 3):
+            raise DataError(
+                f"images: found {images.dtype} {images.shape}, "
+                "expected uint8 (n, H, W) or (n, H, W, 3)"
+            )
+        shape = self.size if self.mode == "grey" else (*self.size, 3)
+        if images.shape[1:] == shape and self.crop == 1:
+            return images
+        pixels = [self.pixels(Image.fromarray(image)) for image in images]
+        return np.stack(pixels) if pixels else np.empty((0, *shape), np.uint8)
+
+    def normalise(self, pixels: np.ndarray) -> np.ndarray:
+        """What `pixels` made, uint8 (n, H, W) or (n, H, W, 3) -> float32 (n, channels, H, W).
 
         A pixel has 256 values: each is computed once, in float64, and rounded once.
         """
@@ -129,6 +148,49 @@ class Preprocessing:
         if self.mode == "grey":
             return table[0][pixels][:, None]
         return np.stack([table[c][pixels[..., c]] for c in range(3)], axis=1)
+
+    def inverted(self) -> "Preprocessing":
+        """The same for images in which dark and light have changed places."""
+        seen = self.brightness and (1 - self.brightness[1], 1 - self.brightness[0])
+        return dataclasses.replace(self, invert=not self.invert, brightness=seen)
+
+    def measured(self, pixels: np.ndarray) -> "Preprocessing":
+        """A copy with mean, std and brightness of training images, to four digits.
+
+        pixels: what `pixels` made of them, uint8 (n, H, W) or (n, H, W, 3), n >= 1.
+        """
+        levels = np.arange(256) / 255
+        if self.invert:
+            levels = 1 - levels
+        mean, std = [], []
+        for channel in np.moveaxis(pixels.reshape(len(pixels), -1, self.channels), -1, 0):
+            share = np.bincount(channel.ravel(), minlength=256) / channel.size  # of each level
+            mean.append(float(share @ levels))
+            std.append(float(np.sqrt(share @ (levels - mean[-1]) ** 2)))
+        means = pixels.reshape(len(pixels), -1).mean(axis=1) / 255  # (n,)
+        return dataclasses.replace(
+            self,
+            mean=tuple(round(value, 4) for value in mean),
+            std=tuple(round(value, 4) or 1.0 for value in std),  # images of one single level
+            # outwards, so that no training image is outside
+            brightness=(math.floor(1e4 * means.min()) / 1e4, math.ceil(1e4 * means.max()) / 1e4),
+        )
+
+    def unlike(self, pixels: np.ndarray) -> str | None:
+        """In words, what sets an image apart from every image of the training; None: nothing.
+
+        pixels: what `pixels` made of it, uint8 (H, W) or (H, W, 3). Only brightness is looked at,
+        so None is no promise.
+        """
+        if self.brightness is None:
+            return None
+        low, high = self.brightness
+        found = float(pixels.mean()) / 255
+        if low <= found <= high:
+            return None
+        text = f"brightness {found:.2f}, the images of the training had {low:.2f} to {high:.2f}"
+        exchanged = low <= 1 - found <= high
+        return f"{text}: dark and light seem to be exchanged" if exchanged else text
 
 
 def _integer(value: Any) -> bool:
