@@ -561,6 +561,12 @@ def test_images_of_another_shape(network, shape):
             run(network.params, np.zeros(shape))
 
 
+def test_an_empty_batch(network):
+    for run in (network.model.forward, network.model.predict):
+        with pytest.raises(ShapeError, match="at least one image"):
+            run(network.params, np.zeros((0, 3, 4, 6)))
+
+
 @pytest.mark.parametrize("images", [
     np.zeros((2, 3, 4, 6), np.float32), np.zeros((2, 3, 4, 6), np.uint8),
     np.zeros((2, 3, 4, 6)).tolist(),

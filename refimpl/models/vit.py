@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl import ops
-from refimpl.conventions import float_dtype, require_shape
+from refimpl.conventions import ShapeError, float_dtype, require_shape
 from refimpl.models import block, real_block
 from refimpl.models import params as parameters
 from refimpl.models.config import Config, named
@@ -143,6 +143,8 @@ class VisionTransformer:
         parameters.check(self.config, params)
         config = self.config
         require_shape("model", "images", images, (None, config.channels, *config.image_size))
+        if len(images) == 0:
+            raise ShapeError(f"model: images has shape {images.shape}; expected at least one image")
         float_dtype("model", images=images, parameters=params["patch_embed"]["weight"])
 
 
