@@ -4,5 +4,7 @@ images          an image file or PIL image -> 8-bit grey or RGB, whatever it was
 preprocessing   8-bit images -> what a model reads: size, grey or RGB, mean, standard deviation
 idx             one idx file -> array
 mnist           a folder of MNIST's idx files -> (images, labels)
+archives        a folder, tar or zip -> its files, one after the other, nothing unpacked to disk
+datasets        any labelled data set: idx files, or class folders in a folder or archive
 bundled         the samples that are shipped inside the package
 """

@@ -24,6 +24,12 @@ from refimpl.conventions import DataError
 
 MAX_BYTES = 256 * 2**20  # of a file; the pixels are limited by PIL.Image.MAX_IMAGE_PIXELS
 
+# What a folder's files are told apart by; an image that is named itself may have any suffix.
+SUFFIXES = (
+    *(".avif", ".bmp", ".dib", ".gif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"),
+    *(".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
+
 _TRANSPARENT = ("LA", "PA", "RGBA", "RGBa")
 
 

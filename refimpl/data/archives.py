@@ -1,0 +1,183 @@
+"""The files of a folder, a tar (plain, .gz, .bz2, .xz) or a zip, one after the other.
+
+Nothing is unpacked to disk. What an archive is, is read from its first bytes; its name says
+nothing. Refused with one line that names archive and member:
+
+    paths that are absolute or leave the archive, links, devices, pipes
+    encrypted members, members above MAX_BYTES
+    archives that end early or are damaged, also where `tarfile` would stop without a word
+
+In a folder links are followed, since its owner made them; hidden files are passed over in both.
+"""
+
+import contextlib
+import os
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from refimpl.conventions import DataError
+
+MAX_BYTES = 256 * 2**20  # of a member, unpacked
+MAX_DEPTH = 16  # of folders; a link to a folder above would never end
+
+_ZIP = (b"PK\3\4", b"PK\5\6")  # a file comes first, or the archive is empty
+
+
+class Member(NamedTuple):
+    """One file."""
+
+    name: str  # relative path with forward slashes
+    read: Callable[[], bytes]  # its content; to be called before the next member is asked for
+
+
+def members(path: str | Path) -> Iterator[Member]:
+    """All files in a folder or archive that are not hidden, in any order; DataError as above."""
+    path = Path(path)
+    if path.is_dir():
+        found = _folder(path)
+    elif path.is_file():
+        with _told(path), open(path, "rb") as file:
+            found = _zip(path) if file.read(4) in _ZIP else _tar(path)
+    else:
+        raise DataError(f"{path}: no such file or folder, expected a data set")
+    for member in found:
+        if not _hidden(member.name):
+            yield member
+
+
+def _folder(path: Path) -> Iterator[Member]:
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot read the folder: {error.strerror}") from None
+
+    for folder, folders, files in os.walk(path, onerror=fail, followlinks=True):
+        here = Path(folder).relative_to(path)
+        if len(here.parts) > MAX_DEPTH:
+            raise DataError(f"{path}: {here}: folders are nested deeper than {MAX_DEPTH}")
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            yield Member((here / name).as_posix(), lambda file=Path(folder, name): _read(file))
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise DataError(f"{path}: found a device or a link to nothing, expected a file")
+    with _told(path), open(path, "rb") as file:
+        return _bounded(file, str(path))
+
+
+def _tar(path: Path) -> Iterator[Member]:
+    with contextlib.ExitStack() as stack:
+        try:
+            archive = stack.enter_context(tarfile.open(path))
+        except Exception:  # each way of unpacking meets bad bytes with exceptions of its own
+            what = "expected a folder, or a readable tar (.gz, .bz2, .xz) or zip archive"
+            raise DataError(f"{path}: {what}") from None
+        end = -1
+        while (member := _next(path, archive)) is not None:
+            name = _safe(path, member.name)
+            if not (member.isfile() or member.isdir()):
+                raise DataError(f"{path}: {name}: found a link or device, expected a plain file")
+            if member.offset_data <= end or member.size < 0:  # tarfile would go round in circles
+                raise DataError(f"{path}: {name}: the archive is broken: it points backwards")
+            end = member.offset_data
+            _require_size(path, name, member.size)
+            if member.isfile():
+                yield Member(name, lambda member=member: _read_tar(path, archive, member))
+        _require_end(path, archive)
+
+
+def _next(path: Path, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+    with _told(path):
+        return archive.next()
+
+
+def _read_tar(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    with _told(path, member.name), archive.extractfile(member) as file:
+        content = _bounded(file, f"{path}: {member.name}")
+    if len(content) < member.size:
+        raise DataError(
+            f"{path}: {member.name}: the archive is truncated: "
+            f"found {len(content)} of {member.size} bytes"
+        )
+    return content
+
+
+def _require_end(path: Path, archive: tarfile.TarFile) -> None:
+    """After the last member there is a block of zeros; after that come checksums of the packer."""
+    with _told(path):
+        archive.fileobj.seek(archive.offset)
+        block = archive.fileobj.read(tarfile.BLOCKSIZE)
+        if block != bytes(tarfile.BLOCKSIZE):
+            raise DataError(
+                f"{path}: the archive is truncated or broken at byte {archive.offset} "
+                "of what it unpacks to"
+            )
+        for _ in range(MAX_BYTES // tarfile.RECORDSIZE):
+            if not archive.fileobj.read(tarfile.RECORDSIZE):
+                break
+
+
+def _zip(path: Path) -> Iterator[Member]:
+    with _told(path):
+        archive = zipfile.ZipFile(path)
+    with archive:
+        for info in archive.infolist():
+            name = _safe(path, info.filename)
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was not packed under Unix
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise DataError(f"{path}: {name}: found a link or device, expected a plain file")
+            if info.flag_bits & 1:
+                raise DataError(f"{path}: {name}: the file is encrypted, expected a plain one")
+            _require_size(path, name, info.file_size)
+            if not info.is_dir():
+                yield Member(name, lambda info=info: _read_zip(path, archive, info))
+
+
+def _read_zip(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    with _told(path, info.filename), archive.open(info) as file:
+        return _bounded(file, f"{path}: {info.filename}")
+
+
+def _bounded(file: BinaryIO, name: str) -> bytes:
+    content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise DataError(f"{name}: more than {MAX_BYTES >> 20} MB, expected an image file")
+    return content
+
+
+def _safe(path: Path, name: str) -> str:
+    parts = name.split("/")  # pathlib would take as long as the images
+    if name.startswith("/") or ".." in parts or "\\" in name or ":" in name[:2]:
+        raise DataError(f"{path}: {name!r}: expected a relative path that stays inside the archive")
+    return "/".join(part for part in parts if part not in ("", "."))
+
+
+def _require_size(path: Path, name: str, size: int) -> None:
+    if size > MAX_BYTES:
+        raise DataError(
+            f"{path}: {name}: claims {size} bytes, expected at most {MAX_BYTES >> 20} MB"
+        )
+
+
+def _hidden(name: str) -> bool:
+    """What systems add of their own: .DS_Store, ._cat.png, __MACOSX/..."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+@contextlib.contextmanager
+def _told(path: Path, member: str = "") -> Iterator[None]:
+    """Whatever goes wrong inside becomes a DataError that names the file and the member."""
+    name = f"{path}: {member}" if member else f"{path}"
+    try:
+        yield
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # unpackers meet bad bytes with nearly every built-in exception
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{name}: the archive is truncated or broken ({what})") from None
