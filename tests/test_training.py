@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import refimpl
 from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFiniteError
 from refimpl.training import batches, checkpoints, loop
-from refimpl.training.augmentation import random_shift, shift
+from refimpl.training.augmentation import augment, random_flip, random_shift, shift
 from refimpl.training.optimizers import AdamW, clip_by_global_norm
 from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
@@ -151,6 +151,37 @@ def test_every_augmented_image_is_a_shift(seed, sizes, most, colour, background)
         assert any(np.array_equal(result, window) for window in windows)
 
 
+@given(seed=strategies.seeds(), sizes=strategies.sizes(3), colour=st.booleans())
+def test_every_flipped_image_is_itself_or_its_mirror_image(seed, sizes, colour) -> None:
+    shape = sizes + (3,) * colour
+    images = np.random.default_rng(seed).integers(0, 255, size=shape, dtype=np.uint8)
+    before = images.copy()
+    flipped = random_flip(images, np.random.default_rng(seed + 1))
+    assert np.array_equal(images, before)
+    assert flipped.dtype == np.uint8 and flipped.shape == shape
+    for image, result in zip(images, flipped):
+        assert np.array_equal(result, image) or np.array_equal(result, image[:, ::-1])
+
+
+def test_about_half_of_the_images_are_mirrored() -> None:
+    images = np.tile(np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint8), (1000, 1, 1))
+    flipped = random_flip(images, np.random.default_rng(0))
+    mirrored = (flipped == [[3, 2, 1], [6, 5, 4]]).all(axis=(1, 2))
+    assert 450 < mirrored.sum() < 550
+    assert (flipped[~mirrored] == images[0]).all()
+
+
+def test_augmentation_draws_only_what_the_recipe_asks_for() -> None:
+    """A recipe without flips gives the bits that it gave before there were flips."""
+    images, _ = bars(6)
+    shifted = random_shift(images, 2, np.random.default_rng(1))
+    assert np.array_equal(augment(images, np.random.default_rng(1), shift=2), shifted)
+    assert augment(images, np.random.default_rng(1)) is images
+    rng = np.random.default_rng(1)
+    both = random_shift(random_flip(images, rng), 2, rng)
+    assert np.array_equal(augment(images, np.random.default_rng(1), shift=2, flip=True), both)
+
+
 def test_shift_moves_down_and_right() -> None:
     image = np.arange(1, 7, dtype=np.uint8).reshape(1, 2, 3)
     moved = shift(image, down=np.array([1]), right=np.array([-1]), background=9)
@@ -189,6 +220,7 @@ def test_random_shifts_use_the_whole_range_in_both_directions() -> None:
         ("teacher", "didb_micro_mnist"),  # and no weight for it
         ("learning_rate", 10**309),
         ("shift", -1),
+        ("flip", 1),
         ("clip_norm", 0.0),
         ("seed", -1),
         ("shards", 0),
@@ -289,8 +321,9 @@ def test_same_recipe_same_bits(tmp_path, shards: int) -> None:
     assert timeless(first.history) == timeless(second.history)
 
 
-def test_another_seed_other_bits(tmp_path) -> None:
-    assert not same_bits(train(tmp_path).params, train(tmp_path, recipe(seed=4)).params)
+@pytest.mark.parametrize("change", [{"seed": 4}, {"flip": True}, {"shift": 0}, {"clip_norm": 0.1}])
+def test_another_recipe_other_bits(tmp_path, change) -> None:
+    assert not same_bits(train(tmp_path).params, train(tmp_path, recipe(**change)).params)
 
 
 def test_the_start_is_not_changed(tmp_path) -> None:

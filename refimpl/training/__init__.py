@@ -1,8 +1,9 @@
 """Training by the model's own backward pass [SPEC 7]: no autograd, NumPy only.
 
-- recipes: every setting of a run, in one frozen dataclass
+- recipes: every setting of a run, in one frozen dataclass, from a file or by hand
+- holdout: images to choose the settings on
 - schedules: the learning rate as a pure function of the step
-- augmentation: random shifts of uint8 images
+- augmentation: random flips and shifts of uint8 images
 - stages: binary activations with real weights first, then everything binary
 - optimizers: AdamW, and clipping by global norm
 - losses, teachers: labels, and a trained model that helps to tell them
@@ -13,7 +14,8 @@
 """
 
 from refimpl.training.history import EpochResult
+from refimpl.training.holdout import Split, hold_out
 from refimpl.training.loop import Trained, train
 from refimpl.training.recipes import Recipe
 
-__all__ = ["EpochResult", "Recipe", "Trained", "train"]
+__all__ = ["EpochResult", "Recipe", "Split", "Trained", "hold_out", "train"]

@@ -10,6 +10,23 @@ The random numbers come from a generator of the caller: same generator state, sa
 import numpy as np
 
 
+def augment(
+    images: np.ndarray, rng: np.random.Generator, *, shift: int = 0, flip: bool = False
+) -> np.ndarray:
+    """Images (B, H, W) or (B, H, W, 3), flipped at random and then shifted, as a recipe says."""
+    if flip:
+        images = random_flip(images, rng)
+    return random_shift(images, shift, rng)
+
+
+def random_flip(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Mirror every image, left for right, or leave it: (B, H, W) or (B, H, W, 3), a new array."""
+    flipped = images.copy()
+    mirrored = rng.random(len(images)) < 0.5
+    flipped[mirrored] = images[mirrored, :, ::-1]
+    return flipped
+
+
 def shift(
     images: np.ndarray, down: np.ndarray, right: np.ndarray, background: int = 0
 ) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The training loop: stages of epochs of shuffled, shifted batches by the model's own backward.
+"""The training loop: stages of epochs of shuffled, augmented batches by the model's own backward.
 
 The same recipe, data and machine give the same bits, whatever the timing, and whether or not the
 run was interrupted: every epoch draws its random numbers from a generator of its own, and a
@@ -22,7 +22,7 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer, files
 from refimpl.models.params import check, flatten, real_matrices, unflatten
 from refimpl.training import stages, teachers
-from refimpl.training.augmentation import random_shift
+from refimpl.training.augmentation import augment
 from refimpl.training.batches import BatchResult, Objective, Prepare, accuracy, batch_gradients
 from refimpl.training.history import EpochResult
 from refimpl.training.journal import Journal, fingerprint
@@ -72,7 +72,7 @@ def train(
     """Train `model` and write it, with its card, to `out` (a .safetensors file).
 
     images uint8 (n, H, W) or (n, H, W, 3) as loaded, labels (n,) integers; `validation` likewise.
-    preprocessing: the JSON of a `Preprocessing`; it is applied to every batch after the shifts.
+    preprocessing: the JSON of a `Preprocessing`; it is applied to every batch after augmentation.
     params: where to start, left untouched; without them `model.init` by the recipe's seed.
     teacher: (model, params) that sees what the student sees; without it, the one that the recipe
         names, with the preprocessing of its own file. It teaches in every stage.
@@ -151,10 +151,11 @@ def _epoch(
     order = rng.permutation(len(run.images))
     epoch = number - stage.first
     loss_sum, correct, seen, rate = 0.0, 0, 0, 0.0
+    recipe = run.recipe
     with _bar(run, f"{stage.name} epoch {epoch}/{stage.epochs}") as bar:
-        for first in range(0, len(order), run.recipe.batch_size):
-            chosen = order[first : first + run.recipe.batch_size]
-            batch = random_shift(run.images[chosen], run.recipe.shift, rng)
+        for first in range(0, len(order), recipe.batch_size):
+            chosen = order[first : first + recipe.batch_size]
+            batch = augment(run.images[chosen], rng, shift=recipe.shift, flip=recipe.flip)
             result = _gradients(run, stage, nested, batch, run.labels[chosen], optimizer, epoch)
             rate = _rate(run, stage, optimizer.steps)
             optimizer.step(result.gradients, rate)

@@ -1,4 +1,4 @@
-"""Every setting of a training run, in one frozen dataclass that round-trips through JSON.
+"""Every setting of a training run, in one frozen dataclass; `read` takes one from a file.
 
 The defaults are the recipe of `didb_micro` on MNIST. A recipe and a seed fix the result to the
 bit on one machine; `shards` counts too, because it sets the order in which gradients are added.
@@ -10,9 +10,12 @@ refimpl.conventions.ConfigError: recipe: epochs is 0, expected an integer of at 
 """
 
 import dataclasses
+import json
 import math
+import os
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from refimpl.conventions import ConfigError
@@ -32,6 +35,7 @@ class Recipe:
     teacher: str | None = None  # a shipped model's name or a file, for distillation
     distillation: float = 0.0  # weight of the teacher's loss, 0 for none, 1 for nothing else
     shift: int = 2  # pixels; every training image moves by up to this much each way
+    flip: bool = False  # mirror every other training image, left for right; not for digits
     clip_norm: float | None = None  # largest global gradient norm, None for no clipping
     seed: int = 0
     shards: int = 2  # parts of a batch that run side by side, one thread each
@@ -41,6 +45,8 @@ class Recipe:
             _require_integer(name, getattr(self, name), 1)
         for name in ("activation_epochs", "shift", "seed"):
             _require_integer(name, getattr(self, name), 0)
+        if not isinstance(self.flip, bool):
+            raise ConfigError(f"recipe: flip is {self.flip!r}, expected true or false")
         _require_real("learning_rate", self.learning_rate, 0, above=True)
         _require_real("weight_decay", self.weight_decay, 0)
         _require_real("warmup_fraction", self.warmup_fraction, 0, 1)
@@ -79,6 +85,38 @@ class Recipe:
         if unknown:
             raise ConfigError(f"recipe: unknown field {unknown[0]!r}, expected {', '.join(known)}")
         return cls(**fields)
+
+
+def read(path: str | os.PathLike) -> Recipe:
+    """The recipe in a JSON or TOML file; fields left out keep their default.
+
+    ConfigError names the file, and what is wrong in it.
+    """
+    path = Path(path)
+    parse = {".json": json.loads, ".toml": _parse_toml}.get(path.suffix.lower())
+    if parse is None:
+        raise ConfigError(f"{path}: suffix {path.suffix!r}, expected '.json' or '.toml'")
+    try:
+        fields = parse(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: no {path.suffix[1:].upper()}: {reason}") from None
+    if not isinstance(fields, dict):
+        raise ConfigError(f"{path}: found {fields!r:.40}, expected an object with fields")
+    try:
+        return Recipe.from_json(fields)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _parse_toml(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)
 
 
 def _require_integer(name: str, value: Any, least: int) -> None:

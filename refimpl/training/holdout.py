@@ -1,0 +1,40 @@
+"""Images that a run does not train on: settings are chosen on them, never on the test set.
+
+>>> split = hold_out(np.zeros((5, 2, 3), np.uint8), np.arange(5), 2)
+>>> split.training[1].tolist(), split.validation[1].tolist()
+([0, 1, 2], [3, 4])
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refimpl.conventions import ConfigError, DataError
+
+
+class Split(NamedTuple):
+    """Images and labels in two parts, each in its old order."""
+
+    training: tuple[np.ndarray, np.ndarray]
+    validation: tuple[np.ndarray, np.ndarray] | None  # None where nothing is held out
+    card: dict[str, Any]  # how it was split, JSON values for the model's card
+
+
+def hold_out(images: np.ndarray, labels: np.ndarray, count: int, seed: int | None = None) -> Split:
+    """Hold out `count` of images (n, ...) and labels (n,): drawn by `seed`, or the last ones.
+
+    Draw them where the images are sorted by class: the last ones would be of one class only.
+    ConfigError for a negative count, DataError where nothing would be left to train on.
+    """
+    if count < 0:
+        raise ConfigError(f"held-out images: found {count}, expected a number of at least 0")
+    if count == 0:
+        return Split((images, labels), None, {})
+    if count >= len(images):
+        raise DataError(f"training data: {len(images)} images, too few to hold out {count}")
+    order = np.arange(len(images))
+    if seed is not None:
+        order = np.random.default_rng(seed).permutation(order)
+    kept, held = np.sort(order[:-count]), np.sort(order[-count:])
+    card = {"held_out": {"images": count, "drawn": seed is not None, "seed": seed}}
+    return Split((images[kept], labels[kept]), (images[held], labels[held]), card)
