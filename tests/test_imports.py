@@ -21,7 +21,8 @@ MAY_IMPORT = {
     "data": set(),
     "training": {"data", "models", "ops"},
     "classifier": {"data", "models", "ops"},
-    "cli": {"__init__", "classifier", "data", "models", "ops", "training"},
+    "report": {"training"},
+    "cli": {"__init__", "classifier", "data", "models", "ops", "report", "training"},
     "__init__": {"classifier", "data", "models", "ops", "training"},
     "__main__": {"cli"},
 }

@@ -1,6 +1,12 @@
 """What an epoch brought: a line of a log, a row of the learning curves."""
 
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+from refimpl.conventions import write_atomically
 
 
 class EpochResult(NamedTuple):
@@ -25,3 +31,15 @@ class EpochResult(NamedTuple):
             f"  train {self.train_accuracy:.2%}{validation}"
             f"  {self.images_per_second:.0f} images/s  {self.elapsed:.0f} s"
         )
+
+
+def write_csv(path: Path, history: Sequence[EpochResult]) -> None:
+    """Learning curves, a row an epoch and a column a field, whole or not at all.
+
+    Accuracies are 0 to 1; a missing one is an empty cell. OSError from the disk.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(EpochResult._fields)
+    writer.writerows(history)
+    write_atomically(path, text.getvalue().encode())

@@ -1,6 +1,6 @@
-"""What a run leaves on disk while it goes on: after every epoch a checkpoint, as a whole.
+"""What a run leaves on disk while it goes on: a checkpoint, and learning curves where asked for.
 
-It is written at the ends of epochs and nowhere else: whoever is killed loses the epoch he was in.
+They are written at the ends of epochs and nowhere else: a killed run loses the epoch it was in.
 """
 
 import hashlib
@@ -13,23 +13,24 @@ import numpy as np
 
 from refimpl.conventions import ConfigError, ModelFileError
 from refimpl.training import checkpoints
-from refimpl.training.history import EpochResult
+from refimpl.training.history import EpochResult, write_csv
 from refimpl.training.optimizers import AdamW
 
 
 class Journal:
-    """The checkpoint of a run, beside the file `out` that the run will write.
+    """The checkpoint and the curves of a run, beside the file `out` that the run will write.
 
     identity: JSON values that tell this run from others; it is resumed with the same only.
     """
 
-    def __init__(self, out: Path, identity: Mapping[str, Any]):
+    def __init__(self, out: Path, identity: Mapping[str, Any], curves: bool):
         self.checkpoint = out.with_suffix(".checkpoint")
+        self.curves = out.with_suffix(".csv") if curves else None
         self.identity = json.loads(json.dumps(identity))  # a tuple comes back as a list
         self.history: list[EpochResult] = []
         self._optimizer: dict[str, np.ndarray] = {}
-        for path in (out, out.with_suffix(".json"), self.checkpoint):
-            checkpoints.remove_leftovers(path)
+        for suffix in (out.suffix, ".json", ".checkpoint", ".csv"):
+            checkpoints.remove_leftovers(out.with_suffix(suffix))
 
     def begin(self, params: dict[str, np.ndarray], resume: bool) -> None:
         """With `resume`, set `params` (flat) and the history to those of the checkpoint.
@@ -58,6 +59,8 @@ class Journal:
         progress = self.identity | {"history": [result._asdict() for result in self.history]}
         state = checkpoints.Checkpoint(params, optimizer.state(), progress)
         checkpoints.save(self.checkpoint, state)
+        if self.curves is not None:
+            write_csv(self.curves, self.history)
 
     def close(self) -> None:
         """The run is over: its checkpoint is not needed any more."""

@@ -67,6 +67,7 @@ def train(
     params: Mapping[str, Any] | None = None,
     teacher: tuple[VisionTransformer, Mapping[str, Any]] | None = None,
     resume: bool = False,
+    curves: bool = False,
     card: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Train `model` and write it, with its card, to `out` (a .safetensors file).
@@ -78,6 +79,7 @@ def train(
         names, with the preprocessing of its own file. It teaches in every stage.
     progress: one line an epoch on stderr, and a bar where stderr is a terminal.
     resume: go on from the checkpoint that an interrupted run of the same recipe left.
+    curves: write the history to `out` with the suffix .csv, anew after every epoch.
     card: entries to add to the card, such as the name of the data.
 
     While it runs, `out` with the suffix .checkpoint holds the state after the last epoch.
@@ -103,7 +105,7 @@ def train(
     objective = Objective(
         prepare, recipe.smoothing, tutor and tutor.probabilities, recipe.distillation
     )
-    journal = Journal(out, identity)
+    journal = Journal(out, identity, curves)
     journal.begin(flat, resume)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # the shards are the threads: those of BLAS on top of them cost half the speed or more

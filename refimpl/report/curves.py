@@ -1,0 +1,72 @@
+"""Learning curves as a picture: loss, accuracies and learning rate over the epochs of a run."""
+
+import io
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from refimpl.conventions import ConfigError, write_atomically
+from refimpl.training import EpochResult
+
+DOTS_PER_INCH = 100
+
+
+def require_matplotlib() -> None:
+    """ConfigError where it is missing: ask before a run, not after it."""
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            'learning curves as PNG need matplotlib, found none: pip install "refimpl[plots]", '
+            "or do without the picture"
+        ) from error
+
+
+def draw(history: Sequence[EpochResult], path: str | os.PathLike) -> None:
+    """Write the curves of a run of one epoch or more to a PNG file, 800 x 800 pixels.
+
+    A dotted line stands between two stages. ConfigError without matplotlib, OSError from the disk.
+    """
+    require_matplotlib()
+    # the canvas itself instead of pyplot: no window, no global state
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 8), dpi=DOTS_PER_INCH, layout="constrained")
+    loss, accuracy, rate = figure.subplots(3, sharex=True, height_ratios=(2, 2, 1))
+    epochs = range(1, len(history) + 1)
+    _line(loss, epochs, [result.loss for result in history], "training")
+    loss.set_ylabel("loss")
+    _line(accuracy, epochs, [100 * result.train_accuracy for result in history], "training")
+    validation = [result.validation_accuracy for result in history]
+    if None not in validation:
+        _line(accuracy, epochs, [100 * score for score in validation], "validation")
+    accuracy.set_ylabel("accuracy in %")
+    accuracy.legend(loc="lower right")
+    _line(rate, epochs, [result.learning_rate for result in history], "training")
+    rate.set_ylabel("learning rate")
+    rate.set_xlabel("epoch")
+    rate.set_xlim(0.5, len(history) + 0.5)
+    rate.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (loss, accuracy, rate):
+        axes.grid(alpha=0.3)
+        _mark_stages(axes, history)
+    loss.set_title(_title(history))
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def _line(axes: Any, epochs: Sequence[int], values: Sequence[float], label: str) -> None:
+    axes.plot(epochs, values, marker="o", markersize=3, label=label)
+
+
+def _mark_stages(axes: Any, history: Sequence[EpochResult]) -> None:
+    for epoch in range(1, len(history)):
+        if history[epoch].stage != history[epoch - 1].stage:
+            axes.axvline(epoch + 0.5, linestyle=":", color="black")
+
+
+def _title(history: Sequence[EpochResult]) -> str:
+    stages = list(dict.fromkeys(result.stage for result in history))
+    return " → ".join(stages)
