@@ -66,8 +66,9 @@ def test_a_run_that_lacks_nothing_but_its_file(tmp_path, monkeypatch) -> None:
             train(tmp_path, TWO)
     assert os.listdir(tmp_path) == ["run.checkpoint"]
     monkeypatch.setattr(loop, "_epoch", lambda *arguments: pytest.fail("it trained"))
-    train(tmp_path, TWO, resume=True)
-    assert sorted(os.listdir(tmp_path)) == ["run.json", "run.safetensors"]
+    train(tmp_path, TWO, resume=True, curves=True)
+    assert sorted(os.listdir(tmp_path)) == ["run.csv", "run.json", "run.safetensors"]
+    assert (tmp_path / "run.csv").read_text().count("\n") == 5
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,7 @@ class Journal:
         progress = self.identity | {"history": [result._asdict() for result in self.history]}
         state = checkpoints.Checkpoint(params, optimizer.state(), progress)
         checkpoints.save(self.checkpoint, state)
-        if self.curves is not None:
-            write_csv(self.curves, self.history)
+        self._write_curves()
 
     def close(self) -> None:
         """The run is over: its checkpoint is not needed any more."""
@@ -74,6 +73,11 @@ class Journal:
             value[...] = saved.params[name]
         self.history = [EpochResult(**result) for result in saved.progress["history"]]
         self._optimizer = saved.optimizer
+        self._write_curves()  # it may have been killed between the checkpoint and them
+
+    def _write_curves(self) -> None:
+        if self.curves is not None:
+            write_csv(self.curves, self.history)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
