@@ -82,8 +82,8 @@ def train(
     curves: write the history to `out` with the suffix .csv, anew after every epoch.
     card: entries to add to the card, such as the name of the data.
 
-    While it runs, `out` with the suffix .checkpoint holds the state after the last epoch; a run that
-    is interrupted loses the epoch it was in. One that is killed while it writes leaves a file
+    While it runs, `out` with the suffix .checkpoint holds the state after the last epoch, so a run
+    that is interrupted loses the epoch it was in. One that is killed while it writes leaves a file
     `.<name>.<8 characters>` beside it, which the next run with the same `out` removes.
     Raises ConfigError, DataError or ModelFileError before the first step where the arguments do
     not fit together, OSError where `out` cannot be written, NonFiniteError when training diverges.
