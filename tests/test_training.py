@@ -326,6 +326,25 @@ def test_another_recipe_other_bits(tmp_path, change) -> None:
     assert not same_bits(train(tmp_path).params, train(tmp_path, recipe(**change)).params)
 
 
+def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(tmp_path, monkeypatch) -> None:
+    orders, shifts, augment = [], [], loop.augment
+    images = [image.tobytes() for image in bars(20)[0]]
+
+    def spy(batch, rng, **options):
+        orders.extend(images.index(image.tobytes()) for image in batch)
+        moved = augment(batch, rng, **options)
+        shifts.extend(not np.array_equal(a, b) for a, b in zip(batch, moved))
+        return moved
+
+    monkeypatch.setattr(loop, "augment", spy)
+    train(tmp_path, recipe(activation_epochs=1, epochs=2))
+    epochs = [orders[first : first + 20] for first in (0, 20, 40)]
+    assert len(orders) == 60
+    assert all(sorted(order) == list(range(20)) for order in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert len({tuple(shifts[first : first + 20]) for first in (0, 20, 40)}) == 3
+
+
 def test_the_start_is_not_changed(tmp_path) -> None:
     start = model().init(np.random.default_rng(0))
     before = {name: value.copy() for name, value in refimpl.flatten(start).items()}
