@@ -91,7 +91,7 @@ def fingerprint(*arrays: np.ndarray) -> str:
 
 def _require_same(path: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     for what, value in given.items():
-        before = saved[what]
+        before = saved.get(what)
         if before == value:
             continue
         if isinstance(before, dict) and isinstance(value, dict):
