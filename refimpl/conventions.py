@@ -116,7 +116,10 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 is meant for secrets
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk names no file, the temporary one says little
+            error.filename2 = None
         raise
