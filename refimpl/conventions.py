@@ -105,7 +105,15 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
 
     Raises OSError, and leaves nothing behind, where the folder cannot be written or is full.
     """
-    path = Path(path)
+    try:
+        _replace(Path(path), data)
+    except OSError as error:
+        # a full disk names no file, and the name of the temporary one says little
+        error.filename, error.filename2 = os.fspath(path), None
+        raise
+
+
+def _replace(path: Path, data: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -116,10 +124,7 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 is meant for secrets
         os.replace(temporary, path)
-    except BaseException as error:
+    except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
-        if isinstance(error, OSError):
-            error.filename = str(path)  # a full disk names no file, the temporary one says little
-            error.filename2 = None
         raise
