@@ -2,91 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import re
-import shlex
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 import refimpl
 from refimpl import cli
-from refimpl.data import bundled, mnist
+from refimpl.data import bundled, datasets, mnist
+from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files
+from refimpl.training import Recipe, history
 from tests import make_demo_goldens
-from tests.make_samples import write_idx
+from tests.command_line import (
+    MODEL,
+    SEVEN,
+    SMALL,
+    assert_one_line,
+    process,
+    run,
+    save_model,
+    write_mnist,
+)
+from tests.test_data import encoded
+from tests.test_data_sets import WRITERS, picture, write_folder
 
-SMALL = bundled.mnist() / "small"
-SEVEN = bundled.mnist() / "7_0000.png"
-MODEL = refimpl.create_model("didb_micro", dim=8, depth=1)
-VERBS = ("demo", "classify", "evaluate", "train", "models")
+VERBS = ("demo", "classify", "evaluate", "train", "summary", "pack", "models")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    """A model of MNIST's shape that tells images apart; its answers are wrong as a rule."""
-    path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    params = MODEL.init(np.random.default_rng(50))
-    params["head"]["weight"] *= 100
-    refimpl.save(
-        path,
-        MODEL,
-        params,
-        class_names=list(mnist.CLASS_NAMES),
-        preprocessing=mnist.PREPROCESSING.to_json(),
-        card={"data": "none"},
-    )
-    return str(path)
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command -> (exit status, stdout, stderr)."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        try:
-            status = cli.main([str(a) for a in args])
-        except SystemExit as end:  # argparse
-            status = end.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-def process(*args: object, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "refimpl", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
-
-
-def write_mnist(folder: Path, counts: dict[str, int]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for split, count in counts.items():
-        images, labels = mnist.load(SMALL, split)
-        stem = folder / mnist.SPLITS[split]
-        write_idx(Path(f"{stem}-images-idx3-ubyte.gz"), images[:count])
-        write_idx(Path(f"{stem}-labels-idx1-ubyte.gz"), labels[:count].astype(np.uint8))
-    return folder
+    return str(save_model(tmp_path_factory.mktemp("model") / "tiny.safetensors"))
 
 
 # --- classify -------------------------------------------------------------------------------------
 
 
-def test_classify_prints_the_classifiers_answer(run, model) -> None:
+def test_classify_prints_the_classifiers_answer(model) -> None:
     (answer,) = refimpl.classifier(model)(SEVEN)
     status, out, err = run("classify", SEVEN, "--model", model)
     assert (status, err) == (0, "")
     assert out == f"{SEVEN}  {answer.label} {answer.probability:.4f}\n"
 
 
-def test_classify_several_as_json(run, model) -> None:
+def test_classify_several_as_json(model) -> None:
     paths = bundled.digits()[:3]
     status, out, err = run("classify", *paths, "--model", model, "--top", 4, "--json")
     assert (status, err) == (0, "")
@@ -97,7 +64,7 @@ def test_classify_several_as_json(run, model) -> None:
     assert [entry["file"] for entry in json.loads(out)] == [str(p) for p in paths]
 
 
-def test_classify_top_is_aligned(run, model, tmp_path) -> None:
+def test_classify_top_is_aligned(model, tmp_path) -> None:
     long = tmp_path / "a_rather_long_name.png"
     long.write_bytes(SEVEN.read_bytes())
     _, out, _ = run("classify", SEVEN, long, "--model", model, "--top", 3)
@@ -106,7 +73,7 @@ def test_classify_top_is_aligned(run, model, tmp_path) -> None:
     assert all(len(re.findall(r"\d \d\.\d{4}", line)) == 3 for line in lines)
 
 
-def test_a_broken_image_does_not_stop_the_others(run, model, tmp_path) -> None:
+def test_a_broken_image_does_not_stop_the_others(model, tmp_path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(SEVEN.read_bytes()[:100])
     status, out, err = run("classify", broken, SEVEN, tmp_path / "none.png", "--model", model)
@@ -119,7 +86,7 @@ def test_a_broken_image_does_not_stop_the_others(run, model, tmp_path) -> None:
     assert "none.png" in complaints[1]
 
 
-def test_file_names_need_not_be_text(run, model, tmp_path) -> None:
+def test_file_names_need_not_be_text(model, tmp_path) -> None:
     name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.png")
     try:
         Path(name).write_bytes(SEVEN.read_bytes())
@@ -130,15 +97,101 @@ def test_file_names_need_not_be_text(run, model, tmp_path) -> None:
     assert "png" in done.stdout
 
 
+def test_folders_are_classified_by_suffix_in_order(model, tmp_path) -> None:
+    for path in reversed(bundled.digits()[:3]):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "notes.txt").write_text("words")
+    (tmp_path / "A.PNG").write_bytes(SEVEN.read_bytes())
+    (tmp_path / ".hidden.png").write_text("words")
+    (tmp_path / "1_broken.jpg").write_text("words")
+    (tmp_path / "empty").mkdir()
+    status, out, err = run("classify", tmp_path, tmp_path / "empty", SEVEN, "--model", model)
+    assert status == 2
+    names = [*(p.name for p in bundled.digits()[:3]), "A.PNG"]
+    expected = [*(str(tmp_path / name) for name in names), str(SEVEN)]
+    assert [line.split()[0] for line in out.splitlines()] == expected
+    empty, broken = err.splitlines()
+    assert empty.startswith(f"refimpl: {tmp_path / 'empty'}: no images in it")
+    assert broken.startswith(f"refimpl: {tmp_path / '1_broken.jpg'}: not an image")
+
+
+def test_standard_input(model) -> None:
+    with SEVEN.open("rb") as file:
+        done = process("classify", "-", "--model", model, stdin=file)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split()[1:] == run("classify", SEVEN, "--model", model).out.split()[1:]
+    done = process("classify", "-", SEVEN, "--model", model, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert done.stderr == "refimpl: standard input: the file is empty, expected an image\n"
+    assert done.stdout.startswith(str(SEVEN))
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "gif", "jpg", "tif", "webp", "pgm"])
+def test_dark_on_light_is_a_warning_and_no_guess(model, tmp_path, suffix) -> None:
+    digit = Image.open(SEVEN)
+    dark, light = tmp_path / f"dark.{suffix}", tmp_path / f"light.{suffix}"
+    ImageOps.invert(digit).save(dark)
+    digit.save(light)
+    status, out, err = run("classify", light, dark, "--model", model)
+    assert status == 0
+    assert len(out.splitlines()) == 2
+    assert err.startswith(f"refimpl: warning: {dark}: brightness 0.9")
+    assert err.endswith(": dark and light seem to be exchanged\n")
+    status, out, err = run("classify", dark, "--model", model, "--invert", "--json")
+    assert (status, err) == (0, "")
+    (inverted,) = json.loads(out)
+    (answer,) = json.loads(run("classify", light, "--model", model, "--json").out)
+    assert inverted["warning"] is None
+    assert inverted["label"] == answer["label"]
+    lossy = suffix in ("jpg", "webp")
+    assert lossy or inverted["probability"] == pytest.approx(answer["probability"], rel=1e-3)
+    (warned,) = json.loads(run("classify", dark, "--model", model, "--json").out)
+    assert "exchanged" in warned["warning"]
+
+
+def test_the_bundled_digits_raise_no_warning(model) -> None:
+    assert run("classify", bundled.mnist(), "--model", model)[::2] == (0, "")
+
+
+def terminal(*args: object, **env: str) -> str:
+    """What a person at a terminal sees."""
+    controller, terminal = os.openpty()
+    command = [sys.executable, "-m", "refimpl", *map(str, args)]
+    environment = {**os.environ, "TERM": "xterm", **env}
+    subprocess.run(command, stdout=terminal, stderr=terminal, timeout=120, env=environment)
+    os.close(terminal)
+    seen = b""
+    with contextlib.suppress(OSError):  # the end of what was written
+        while piece := os.read(controller, 10_000):
+            seen += piece
+    os.close(controller)
+    return seen.decode()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="opens a pseudo-terminal")
+def test_colours_are_for_terminals_only(model, tmp_path) -> None:
+    (tmp_path / "broken.png").touch()
+    command = ("classify", tmp_path / "broken.png", SEVEN, "--model", model)
+    seen = terminal(*command, NO_COLOR="")
+    (answer,) = refimpl.classifier(model)(SEVEN)
+    assert f"\033[1m{answer.label} {answer.probability:.4f}\033[0m" in seen
+    assert "\033[31mrefimpl:\033[0m" in seen
+    assert "\033" not in terminal(*command, NO_COLOR="1")
+    assert "\033" not in terminal(*command, NO_COLOR="", TERM="dumb")
+    done = process(*command)
+    assert "\033" not in done.stdout + done.stderr
+
+
 # --- evaluate -------------------------------------------------------------------------------------
 
 
-def test_evaluate_as_json(run, model) -> None:
+def test_evaluate_as_json(model) -> None:
     status, out, err = run("evaluate", "--data", SMALL, "--model", model, "--limit", 40, "--json")
     assert (status, err) == (0, "")
     result = json.loads(out)
     images, labels = mnist.load(SMALL, "test")
-    images, labels = images[:40], labels[:40]
+    spread = [12 * i + i // 2 for i in range(40)]  # 40 of 500 images, every 12.5th
+    images, labels = images[spread], labels[spread]
     answers = refimpl.classifier(model)(images)
     right = np.array([int(a.label) for a in answers]) == labels
     among_five = [str(c) in [name for name, _ in a.top(5)] for a, c in zip(answers, labels)]
@@ -151,7 +204,7 @@ def test_evaluate_as_json(run, model) -> None:
     assert result["images_per_second"] > 0
 
 
-def test_evaluate_for_people(run, model) -> None:
+def test_evaluate_for_people(model) -> None:
     status, out, err = run(
         "evaluate", "--data", SMALL, "--model", model, "--limit", 30, "--split", "train"
     )
@@ -161,7 +214,7 @@ def test_evaluate_for_people(run, model) -> None:
         assert text in out
 
 
-def test_evaluate_records_into_the_card(run, model) -> None:
+def test_evaluate_records_into_the_card(model) -> None:
     status, _, _ = run("evaluate", "--data", SMALL, "--model", model, "--limit", 20, "--record")
     assert status == 0
     card = json.loads(Path(model).with_suffix(".json").read_text())
@@ -170,10 +223,38 @@ def test_evaluate_records_into_the_card(run, model) -> None:
     assert card["data"] == "none"
 
 
+@pytest.mark.parametrize("form", ["folder", "tar.xz", "zip"])
+def test_evaluate_class_folders(model, tmp_path, form) -> None:
+    """Digits as PNG give what the idx files give."""
+    images, labels = mnist.load(SMALL, "test")
+    picked = np.concatenate([np.flatnonzero(labels == digit)[:4] for digit in range(10)])
+    tree = {f"digits/test/{labels[i]}/{i}.png": encoded(Image.fromarray(images[i])) for i in picked}
+    data = WRITERS[form](tmp_path / "data", tree)
+    result = json.loads(run("evaluate", "--data", data, "--model", model, "--json").out)
+    answers = refimpl.classifier(model)(images[picked])
+    right = [int(answer.label) == label for answer, label in zip(answers, labels[picked])]
+    assert result["count"] == 40
+    assert result["split"] == "test"
+    assert result["top1"] == pytest.approx(np.mean(right))
+
+
+def test_evaluate_what_has_no_splits(model, tmp_path) -> None:
+    pictures = {f"{digit}/x.png": path.read_bytes() for digit, path in enumerate(bundled.digits())}
+    data = write_folder(tmp_path / "data", pictures)
+    out = run("evaluate", "--data", data, "--model", model).out
+    assert out.startswith(f"{model} on 10 images\n")
+    assert (
+        json.loads(run("evaluate", "--data", data, "--model", model, "--json").out)["split"] is None
+    )
+
+
 # --- train ----------------------------------------------------------------------------------------
 
 
-def test_train_writes_a_model_that_classifies(run, tmp_path) -> None:
+TINY = ("--set", "dim=8", "--set", "depth=1", "--batch-size", 4)
+
+
+def test_train_writes_a_model_that_classifies(tmp_path) -> None:
     data = write_mnist(tmp_path / "digits", {"train": 14})
     output = tmp_path / "mine.safetensors"
     options = ["--epochs", 1, "--batch-size", 4, "--learning-rate", "0.001", "--seed", 7]
@@ -187,16 +268,135 @@ def test_train_writes_a_model_that_classifies(run, tmp_path) -> None:
     card = json.loads(output.with_suffix(".json").read_text())
     assert card["data"] == "digits"
     assert card["training_images"] == 10
+    assert card["held_out"] == {"images": 4, "drawn": True, "seed": 7}
     assert (card["recipe"]["epochs"], card["recipe"]["batch_size"]) == (1, 4)
     assert (card["recipe"]["learning_rate"], card["recipe"]["seed"]) == (0.001, 7)
-    assert run("classify", SEVEN, "--model", output)[0] == 0
+    images, _ = mnist.load(data, "train")
+    expected = Preprocessing.plain((28, 28), 1).measured(images).to_json()
+    assert card["preprocessing"] == expected
+    assert run("classify", SEVEN, "--model", output).status == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["digits", "mine.json", output.name]
+
+
+@pytest.mark.parametrize("form", ["folder", "tar.xz", "zip"])
+def test_train_and_evaluate_class_folders(tmp_path, form) -> None:
+    names = ("black", "grey", "white")
+    tree = {
+        f"{split}/{name}/{number}.png": picture(90 * c + number)
+        for split, count in {"train": 8, "test": 3}.items()
+        for c, name in enumerate(names)
+        for number in range(count)
+    }
+    data = WRITERS[form](tmp_path / "colours", tree)
+    output = tmp_path / "mine.safetensors"
+    options = ["--set", "num_classes=3", "--epochs", 4, "--learning-rate", 0.02, "--flip"]
+    command = ["train", "--data", data, "--model", "didb_cifar", "-o", output, *TINY, *options]
+    assert run(*command).status == 0
+    card = json.loads(output.with_suffix(".json").read_text())
+    assert card["class_names"] == list(names)
+    assert card["preprocessing"]["mode"] == "rgb"
+    assert card["preprocessing"]["size"] == [32, 32]
+    assert (card["training_images"], card["config"]["dim"]) == (24, 8)
+    result = json.loads(run("evaluate", "--data", data, "--model", output, "--json").out)
+    folder = write_folder(tmp_path / "unpacked", tree)
+    right = [
+        answer["label"] == name
+        for name in names
+        for answer in json.loads(
+            run("classify", folder / "test" / name, "--model", output, "--json").out
+        )
+    ]
+    assert result["count"] == len(right) == 9
+    assert result["top1"] == pytest.approx(np.mean(right))
+
+
+def test_a_recipe_file_with_options_on_top(tmp_path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("epochs = 1\nactivation_epochs = 1\nclip_norm = 1.5\nflip = true\nseed = 3\n")
+    output = tmp_path / "mine.safetensors"
+    command = ["train", "--data", SMALL, "--limit", 9, "--model", "didb_micro", "-o", output, *TINY]
+    status, _, err = run(*command, "--recipe", recipe, "--seed", 5, "--no-flip", "--shards", 1)
+    assert status == 0
+    assert [line.split(" epoch")[0] for line in err.splitlines()] == ["activations", "full"]
+    card = json.loads(output.with_suffix(".json").read_text())
+    expected = {"epochs": 1, "activation_epochs": 1, "clip_norm": 1.5, "batch_size": 4}
+    assert card["recipe"] | expected == card["recipe"]
+    assert (card["recipe"]["seed"], card["recipe"]["flip"]) == (5, False)
+
+
+def test_every_setting_of_a_recipe_has_an_option() -> None:
+    assert list(cli.RECIPE_OPTIONS) == [field.name for field in dataclasses.fields(Recipe)]
+    options = ["--teacher", "t", "--distillation", "0.5", "--activation-epochs", "2"]
+    args = cli.parser().parse_args(["train", "--data", "d", "--model", "m", "-o", "x", *options])
+    recipe = cli._recipe(args)
+    assert (recipe.teacher, recipe.distillation, recipe.activation_epochs) == ("t", 0.5, 2)
+    assert dataclasses.replace(recipe, teacher=None, distillation=0.0, activation_epochs=0) == (
+        Recipe()
+    )
+
+
+def test_a_teacher_and_curves(model, tmp_path) -> None:
+    output = tmp_path / "mine.safetensors"
+    command = ["train", "--data", SMALL, "--limit", 8, "--model", "didb_micro", "-o", output, *TINY]
+    teaching = ["--teacher", model, "--distillation", 0.5, "--epochs", 2]
+    status, _, err = run(*command, *teaching, "--curves", "png")
+    assert (status, len(err.splitlines())) == (0, 2)
+    assert "teacher" in json.loads(output.with_suffix(".json").read_text())
+    assert len(output.with_suffix(".csv").read_text().splitlines()) == 3
+    assert Image.open(output.with_suffix(".png")).size == (800, 800)
+
+
+def test_resume_goes_on_to_the_same_bytes(tmp_path, monkeypatch) -> None:
+    command = ["train", "--data", SMALL, "--limit", 8, "--model", "didb_micro", *TINY]
+    command += ["--epochs", 3, "-o"]
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    assert run(*command, whole).status == 0
+
+    as_before = history.EpochResult.__str__
+
+    def stop_at_two(self: history.EpochResult) -> str:
+        if self.epoch == 2:
+            raise KeyboardInterrupt
+        return as_before(self)
+
+    monkeypatch.setattr(history.EpochResult, "__str__", stop_at_two)
+    status, out, err = run(*command, broken)
+    assert (status, out) == (130, "")
+    assert err.splitlines()[-1] == "refimpl: interrupted: the same command with --resume goes on"
+    monkeypatch.undo()
+    assert_one_line(run(*command, broken), "broken.checkpoint", "resume")
+    assert run(*command, broken, "--resume").status == 0
+    assert broken.read_bytes() == whole.read_bytes()
+
+
+# --- summary and pack -----------------------------------------------------------------------------
+
+
+def test_summary_of_an_architecture_and_of_a_file(model, tmp_path) -> None:
+    status, out, err = run("summary", "didb_tiny")
+    assert (status, err) == (0, "")
+    assert "blocks.11.mlp.down" in out
+    found = json.loads(run("summary", model, "--json").out)
+    assert found["config"] == MODEL.config.to_json()
+    assert found["total"]["params_1bit"] + found["total"]["params_32bit"] == sum(
+        array.size for array in refimpl.flatten(refimpl.load(model)[1]).values()
+    )
+    packed = tmp_path / "packed.safetensors"
+    status, out, err = run("pack", model, "-o", packed)
+    assert (status, err) == (0, "")
+    assert out.startswith(f"{packed}: {packed.stat().st_size:,} bytes, ")
+    assert json.loads(run("summary", packed, "--json").out) == found
+    assert files.read_packed(packed).class_names == list(mnist.CLASS_NAMES)
+    half = tmp_path / "half.safetensors"
+    assert run("pack", model, "-o", half, "--floats", "float16").status == 0
+    assert half.stat().st_size < packed.stat().st_size
+    assert json.loads(run("summary", half, "--json").out)["floats"] == "float16"
 
 
 # --- models and version ---------------------------------------------------------------------------
 
 
-def test_models_lists_what_there_is(run) -> None:
+def test_models_lists_what_there_is() -> None:
     status, out, err = run("models")
     assert (status, err) == (0, "")
     status, text, _ = run("models", "--json")
@@ -212,7 +412,7 @@ def test_models_lists_what_there_is(run) -> None:
     assert listed["architectures"]["deit_tiny"]["parameters"] == 5_717_416
 
 
-def test_version(run) -> None:
+def test_version() -> None:
     assert run("--version") == (0, f"refimpl {refimpl.__version__}\n", "")
 
 
@@ -228,7 +428,7 @@ def goldens_of(model: str, **changes: dict) -> dict:
     return {"model": model, "dtype": "float64", "images": images}
 
 
-def test_demo_agrees(run, model, monkeypatch) -> None:
+def test_demo_agrees(model, monkeypatch) -> None:
     monkeypatch.setattr(bundled, "goldens", lambda: goldens_of(model))
     status, out, err = run("demo")
     assert (status, err) == (0, "")
@@ -239,7 +439,7 @@ def test_demo_agrees(run, model, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("change", [{"label": "none"}, {"probability": 1.5}])
-def test_demo_differs(run, model, monkeypatch, change) -> None:
+def test_demo_differs(model, monkeypatch, change) -> None:
     monkeypatch.setattr(bundled, "goldens", lambda: goldens_of(model, digit3=change))
     status, out, _ = run("demo")
     assert status == 1
@@ -247,12 +447,12 @@ def test_demo_differs(run, model, monkeypatch, change) -> None:
     assert out.endswith("9 of 10 agree with the stored goldens\n")
 
 
-def test_demo_without_goldens(run, monkeypatch, tmp_path) -> None:
+def test_demo_without_goldens(monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(bundled, "mnist", lambda: tmp_path)
-    one_line(run("demo"), "goldens.json")
+    assert_one_line(run("demo"), "goldens.json")
 
 
-def test_demo_of_the_shipped_model(run) -> None:
+def test_demo_of_the_shipped_model() -> None:
     status, out, err = run("demo")
     assert (status, err) == (0, "")
     assert out.endswith("10 of 10 agree with the stored goldens\n")
@@ -269,15 +469,7 @@ def test_goldens_belong_to_the_shipped_weights() -> None:
         assert computed["images"][name]["probability"] == pytest.approx(golden["probability"])
 
 
-# --- bad usage, bad input -------------------------------------------------------------------------
-
-
-def one_line(result: tuple[int, str, str], message: str) -> None:
-    status, out, err = result
-    assert status == 2
-    assert out == ""
-    assert re.fullmatch(r"refimpl: [^\n]+\n", err), err
-    assert message in err
+# --- bad usage -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -299,81 +491,64 @@ def one_line(result: tuple[int, str, str], message: str) -> None:
         (("demo", "now"), "unrecognized arguments: now"),
     ],
 )
-def test_bad_usage(run, args, message) -> None:
+def test_bad_usage(args, message) -> None:
     status, out, err = run(*args)
     assert (status, out) == (2, "")
     assert err.startswith("usage: refimpl")
     assert message in err
 
 
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        ("classify {digit} --model {tmp}/none.safetensors", "none.safetensors: no such file"),
-        ("classify {digit} --model didb_micro", "didb_micro: an untrained architecture"),
-        ("classify {digit} --model mobilenet", "mobilenet: no such file or model"),
-        ("classify {digit} --model {digit}", "7_0000.png: not a readable safetensors file"),
-        ("classify {tmp}/none.png --model {model}", "none.png: cannot read the image: No such"),
-        ("classify {tmp} --model {model}", "cannot read the image: Is a directory"),
-        ("classify {text} --model {model}", "words.png: not an image"),
-        ("classify {empty} --model {model}", "empty.png: the file is empty"),
-        ("evaluate --data {tmp}/none --model {model}", "none: no such folder"),
-        ("evaluate --data {tmp} --model {model}", "found none of t10k-images-idx3-ubyte"),
-        ("evaluate --data {text} --model {model}", "words.png: no such folder"),
-        ("evaluate --data {small} --model react_tiny", "react_tiny: an untrained architecture"),
-        ("evaluate --data {small} --model {animals}", "the data has the classes 0, 1, 2, 3"),
-        ("evaluate --data {broken} --model {model}", "t10k-images-idx3-ubyte: not an idx file"),
-        ("train --data {small} --model didb_giant -o {out}", "unknown architecture 'didb_giant'"),
-        ("train --data {small} --model didb_cifar -o {out}", "the model reads (3, 32, 32)"),
-        ("train --data {tmp}/none --model didb_micro -o {out}", "none: no such folder"),
-        ("train --data {small} --model didb_micro -o {tmp}/no/x.safetensors", "no"),
-        (
-            "train --data {small} --model didb_micro -o {tmp}/x.npz",
-            "x.npz: suffix '.npz'; expected",
-        ),
-        ("train --data {small} --model didb_micro -o {out} --validation 2000", "2000 images"),
-        ("train --data {small} --model didb_micro -o {out} --epochs 0", "epochs is 0"),
-        ("train --data {small} --model didb_micro -o {out} --learning-rate nan", "learning_rate"),
-        ("train --data {small} --model didb_micro -o {out} --smoothing 2", "smoothing is 2.0"),
-    ],
-)
-def test_bad_input_is_one_line_and_status_2(run, model, tmp_path, args, message) -> None:
-    places = {
-        "tmp": tmp_path,
-        "digit": SEVEN,
-        "small": SMALL,
-        "model": model,
-        "out": tmp_path / "out.safetensors",
-        "text": tmp_path / "words.png",
-        "empty": tmp_path / "empty.png",
-        "animals": tmp_path / "animals.safetensors",
-        "broken": tmp_path / "broken",
-    }
-    places["text"].write_text("words\n")
-    places["empty"].touch()
-    places["broken"].mkdir()
-    for name in ("images-idx3", "labels-idx1"):
-        (places["broken"] / f"t10k-{name}-ubyte").write_text("words")
-    animals = [f"animal {i}" for i in range(10)]
-    refimpl.save(places["animals"], MODEL, refimpl.load(model)[1], class_names=animals)
-    before = sorted(tmp_path.rglob("*"))
-    one_line(run(*shlex.split(args.format(**places))), message)
-    assert sorted(tmp_path.rglob("*")) == before  # nothing half written
-
-
 # --- help -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_the_example_of_each_verb_parses(run, verb) -> None:
+def examples(verb: str) -> list[str]:
     status, out, err = run(verb, "--help")
     assert (status, err) == (0, "")
-    (example,) = re.findall(r"^example: refimpl (.+(?:\n.+)*)", out, re.MULTILINE)
-    args = cli.parser().parse_args(shlex.split(example))
-    assert args.run.__name__ == verb
+    return re.findall(r"^  (refimpl .+)$", out.split("\nexamples:\n")[1], re.MULTILINE)
 
 
-def test_help_names_every_verb(run) -> None:
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Path:
+    """A folder with everything that the examples name, in small."""
+    folder = tmp_path_factory.mktemp("workshop")
+    write_mnist(folder / "mnist", {"train": 12, "test": 12})
+    for name, digit in {"seven.png": 7, "three.jpg": 3, "photos/nine.webp": 9}.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.open(bundled.digits()[digit]).save(folder / name)
+    (folder / "recipe.toml").write_text("epochs = 1\n")
+    classes = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
+    tree = {f"{split}/{c}/0001.png": picture() for split in datasets.SPLITS for c in classes}
+    WRITERS["tar.xz"](folder / "cifar10.tar.xz", tree)
+    return folder
+
+
+# pack and train before those that read what they wrote
+@pytest.mark.parametrize("verb", sorted(VERBS, key=lambda verb: verb not in ("train", "pack")))
+def test_the_examples_of_each_verb_run(workshop, verb) -> None:
+    shown = examples(verb)
+    assert shown
+    for example in shown:
+        shell = f'refimpl() {{ "{sys.executable}" -m refimpl "$@"; }}; {example}'
+        done = subprocess.run(
+            ["bash", "-c", shell], cwd=workshop, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, (example, done.stderr)
+        assert done.stdout, example
+        assert "warning" not in done.stderr, example
+
+
+def test_help_names_every_verb() -> None:
     status, out, _ = run("--help")
     assert status == 0
     assert all(re.search(rf"^    {verb} ", out, re.MULTILINE) for verb in VERBS)
@@ -386,13 +561,6 @@ def test_python_m_refimpl(model) -> None:
     done = process("classify", SEVEN, "--model", model)
     assert (done.returncode, done.stderr) == (0, "")
     assert str(SEVEN) in done.stdout
-
-
-def test_no_traceback_in_a_process() -> None:
-    done = process("classify", "none.png", "--model", "none.safetensors")
-    assert done.returncode == 2
-    assert done.stderr.startswith("refimpl: none.safetensors")
-    assert "Traceback" not in done.stderr
 
 
 def test_a_closed_pipe_is_silent(model) -> None:
@@ -409,29 +577,6 @@ def test_a_closed_pipe_is_silent(model) -> None:
     assert done.returncode == 141
 
 
-@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_interrupt(tmp_path) -> None:
-    command = ["train", "--data", SMALL, "--model", "didb_micro", "-o", tmp_path / "x.safetensors"]
-    training = subprocess.Popen(
-        [sys.executable, "-m", "refimpl", *map(str, command)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "x.checkpoint").exists():  # it trains as soon as this is written
-            assert time.monotonic() < deadline
-            assert training.poll() is None, training.communicate()
-            time.sleep(0.05)
-        training.send_signal(signal.SIGINT)
-        out, err = training.communicate(timeout=60)
-    finally:
-        training.kill()
-    assert (training.returncode, out, err) == (130, "", "refimpl: interrupted\n")
-    assert not (tmp_path / "x.safetensors").exists()
-
-
 def test_start_up_leaves_the_heavy_modules_alone() -> None:
     code = "import refimpl.cli, sys; print([m for m in sys.modules if m in ('tqdm', 'torch')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
@@ -443,7 +588,7 @@ def test_bars_are_for_terminals_only(model) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_palette_images_are_welcome(run, model, tmp_path) -> None:
+def test_palette_images_are_welcome(model, tmp_path) -> None:
     path = tmp_path / "palette.gif"
     Image.open(SEVEN).convert("P").save(path)
     answer = run("classify", SEVEN, "--model", model)[1].split()[1:]

@@ -14,6 +14,7 @@ Whatever is wrong with a file is a DataError that names it.
 """
 
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -37,7 +38,11 @@ def open_image(path: str | Path) -> Image.Image:
     """The picture in a file, as a PIL image of mode L or RGB; DataError if there is none."""
     try:
         with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise _too_large(str(path))
+            content = file.read(MAX_BYTES + 1)  # of a pipe or device nobody knows the size
+    except DataError:
+        raise
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         what = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot read the image: {what}") from None
@@ -49,7 +54,7 @@ def decode(content: bytes, name: str) -> Image.Image:
     if not content:
         raise DataError(f"{name}: the file is empty, expected an image")
     if len(content) > MAX_BYTES:
-        raise DataError(f"{name}: more than {MAX_BYTES >> 20} MB, expected an image file")
+        raise _too_large(name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd metadata; the pixels are what we are after
@@ -70,6 +75,19 @@ def decode(content: bytes, name: str) -> Image.Image:
         raise DataError(f"{name}: the image is broken or truncated ({what})") from None
 
 
+def in_folder(folder: str | Path) -> list[Path]:
+    """The image files in a folder, by suffix and sorted by name; DataError if there is none."""
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot read the folder: {error.strerror}") from None
+    shown = [name for name in names if not name.startswith(".")]
+    paths = [Path(folder, name) for name in shown if name.lower().endswith(SUFFIXES)]
+    if not paths:
+        raise DataError(f"{folder}: no images in it, expected files such as NAME.png or NAME.jpg")
+    return paths
+
+
 def to_plain(image: Image.Image, name: str = "image") -> Image.Image:
     """Any PIL image as mode L (grey) or RGB, 8 bits a channel, opaque and the right way up."""
     if min(image.size) == 0:
@@ -85,6 +103,10 @@ def to_plain(image: Image.Image, name: str = "image") -> Image.Image:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), picture).convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _too_large(name: str) -> DataError:
+    return DataError(f"{name}: more than {MAX_BYTES >> 20} MB, expected an image file")
 
 
 def _from_wide(image: Image.Image, name: str) -> Image.Image:
