@@ -109,8 +109,7 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
         _replace(Path(path), data)
     except OSError as error:
         # a full disk names no file, and the name of the temporary one says little
-        error.filename, error.filename2 = os.fspath(path), None
-        raise
+        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
 
 
 def _replace(path: Path, data: bytes) -> None:

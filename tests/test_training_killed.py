@@ -104,7 +104,8 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint_and_nothing_else(
     pytest.importorskip("resource")
     with _start(tmp_path, "limit") as child:
         _, err = child.communicate(timeout=SECONDS)
-    assert (child.returncode, err) == (2, "[Errno 27] File too large\n")
+    named = f"[Errno 27] File too large: '{tmp_path / 'run.checkpoint'}'\n"
+    assert (child.returncode, err) == (2, named)
     assert sorted(os.listdir(tmp_path)) == ["run.checkpoint", "run.csv"]
     assert len(checkpoints.load(tmp_path / "run.checkpoint").progress["history"]) == 2
     _finish(tmp_path, "resume")
