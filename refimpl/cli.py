@@ -144,7 +144,6 @@ def classify(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     from refimpl.classifier import classifier, record
     from refimpl.data import datasets
-    from refimpl.models import files
 
     model = classifier(args.model)
     data = _load(args, args.split, model.preprocessing)
@@ -153,8 +152,7 @@ def evaluate(args: argparse.Namespace) -> int:
         result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
     described = f"{result.count:,} images" + (f" of the {data.split} split" if data.split else "")
     if args.record:
-        with _writing(files.find(args.model).with_suffix(".json")):
-            record(args.model, result, f"{args.data.resolve().name}, {described}")
+        record(args.model, result, f"{args.data.resolve().name}, {described}")
     if args.json:
         _print_json(
             {
@@ -197,7 +195,7 @@ def train(args: argparse.Namespace) -> int:
             f"{model.config.num_classes}: add --set num_classes={len(data.class_names)}"
         )
     split = training.hold_out(data.images, data.labels, args.validation, seed=recipe.seed)
-    with _writing(args.output), _resumable(args.output):
+    with _resumable(args.output):
         trained = training.train(
             model,
             recipe,
@@ -211,8 +209,8 @@ def train(args: argparse.Namespace) -> int:
             curves=args.curves is not None,
             card={"data": args.data.resolve().name, **split.card},
         )
-        if args.curves == "png":
-            curves.draw(trained.history, args.output.with_suffix(".png"))
+    if args.curves == "png":
+        curves.draw(trained.history, args.output.with_suffix(".png"))
     print(args.output)
     return 0
 
@@ -244,15 +242,14 @@ def pack(args: argparse.Namespace) -> int:
     file = files.read(args.model)
     if args.output.exists() and args.output.samefile(file.path):
         raise ModelFileError(f"{args.output}: is the model itself, expected another file to write")
-    with _writing(args.output):
-        files.save_packed(
-            args.output,
-            file.model,
-            file.params,
-            floats=args.floats,
-            class_names=file.class_names,
-            preprocessing=file.preprocessing,
-        )
+    files.save_packed(
+        args.output,
+        file.model,
+        file.params,
+        floats=args.floats,
+        class_names=file.class_names,
+        preprocessing=file.preprocessing,
+    )
     before, after = file.path.stat().st_size, args.output.stat().st_size
     print(f"{args.output}: {after:,} bytes, {before / after:.1f} times smaller than {args.model}")
     return 0
@@ -517,15 +514,6 @@ def _load(args: argparse.Namespace, split: str, preprocessing: Any) -> Any:
     with _progress_bar("read") as bar:
         data = datasets.load(args.data, split, preprocessing, bar.update)
     return data if args.limit is None else data.spread(args.limit)
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """A full disk does not say for which file it has no room; this does."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 @contextlib.contextmanager

@@ -31,7 +31,8 @@ from refimpl.classifier import read_card
 from refimpl.conventions import ConfigError, DataError, ModelFileError, RefimplError
 from refimpl.data import archives, datasets, idx, images, mnist
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.training import Recipe, checkpoints, hold_out, train
+from refimpl.models import files, summary
+from refimpl.training import Recipe, checkpoints, hold_out, recipes, train
 from tests.command_line import SEVEN, SMALL, assert_one_line, process, run, save_model, write_mnist
 from tests.test_data import encoded, idx_bytes, png
 from tests.test_data_sets import TREE, picture, write_folder, write_tar, write_zip
@@ -517,6 +518,143 @@ SETTINGS = {
 }
 
 
+def recipe_file(suffix: str, content: str | None, *words: str) -> Case:
+    def write(path: Path) -> None:
+        if content is not None:
+            Path(f"{path}{suffix}").write_text(content)
+
+    return Case(
+        write,
+        f"train --data {{small}} --model didb_micro -o {{out}} --recipe {{bad}}{suffix}",
+        ConfigError,
+        lambda path: recipes.read(f"{path}{suffix}"),
+        words,
+        f"{{bad}}{suffix}",
+    )
+
+
+RECIPE_FILES = {
+    "missing": recipe_file(".toml", None, "cannot be read: No such file"),
+    "another suffix": recipe_file(".yaml", "epochs: 3", "suffix '.yaml', expected '.json' or"),
+    "no JSON": recipe_file(".json", "{epochs: 3}", "no JSON: Expecting property name"),
+    "no TOML": recipe_file(".toml", "epochs: 3", "no TOML: "),
+    "a list": recipe_file(".json", "[3]", "found [3], expected an object with fields"),
+    "unknown field": recipe_file(".json", '{"speed": 3}', "unknown field 'speed', expected epochs"),
+    "bad value": recipe_file(".toml", "epochs = 'few'", "epochs is 'few', expected an integer"),
+}
+
+
+def training(options: str, error: type, call: Callable, *words: str, name: str = "") -> Case:
+    command = "train --data {small} --limit 4 --model didb_micro -o {out} --epochs 1 " + options
+    return Case(lambda path: None, command, error, call, words, name)
+
+
+def start(path: Path, **options: Any) -> None:
+    """What a command of `training` calls, with a model of animals."""
+    train(
+        ANIMALS,
+        options.pop("recipe", Recipe(epochs=1)),
+        np.zeros((4, 4, 8), np.uint8),
+        np.zeros(4, np.int64),
+        preprocessing=PLAIN.to_json(),
+        class_names=["ant", "bee", "cow"],
+        out=path.with_name("out.safetensors"),
+        **options,
+    )
+
+
+STARTS = {
+    "nothing to resume": training(
+        "--resume",
+        ModelFileError,
+        lambda path: start(path, resume=True),
+        "no such checkpoint; there is nothing to resume",
+        name="out.checkpoint",
+    ),
+    "broken checkpoint": training(
+        "--resume",
+        ModelFileError,
+        lambda path: start(path, resume=True),
+        "not a readable checkpoint",
+        name="out.checkpoint",
+    )._replace(write=lambda path: path.with_name("out.checkpoint").write_bytes(LATENT[:300])),
+    "a model for a checkpoint": training(
+        "--resume",
+        ModelFileError,
+        lambda path: start(path, resume=True),
+        "checkpoint version is None, expected",
+        name="out.checkpoint",
+    )._replace(write=lambda path: path.with_name("out.checkpoint").write_bytes(LATENT)),
+    "no such teacher": training(
+        "--teacher nobody --distillation 0.5",
+        ModelFileError,
+        lambda path: start(path, recipe=Recipe(teacher="nobody", distillation=0.5)),
+        "nobody: no such file or model",
+    ),
+    "teacher of no weight": training(
+        "--teacher didb_micro_mnist",
+        ConfigError,
+        lambda path: Recipe(teacher="didb_micro_mnist"),
+        "distillation is 0.0, expected a number above 0: teacher is 'didb_micro_mnist'",
+    ),
+    "no teacher": training(
+        "--distillation 0.5",
+        ConfigError,
+        lambda path: start(path, recipe=Recipe(epochs=1, distillation=0.5)),
+        "distillation is 0.5, expected 0.0: there is no teacher",
+    ),
+    "teacher of other classes": training(
+        "--teacher {animals} --distillation 0.5",
+        ConfigError,
+        lambda path: start(path, recipe=Recipe(teacher="didb_micro_mnist", distillation=0.5)),
+        "the teacher's classes are ant, bee, cow, expected those of the data: 0, 1, 2",
+        name="animals.safetensors",
+    )._replace(same=False),
+}
+
+
+def packing(command: str, call: Callable[[Path], object], *words: str, name: str) -> Case:
+    def write(path: Path) -> None:
+        refimpl.save(path.with_name("latent.safetensors"), ANIMALS, ANIMALS_PARAMS)
+        files.save_packed(path.with_name("packed.safetensors"), ANIMALS, ANIMALS_PARAMS)
+
+    return Case(write, command, ModelFileError, call, words, name)
+
+
+PACKED = {
+    "packed once more": packing(
+        "pack {tmp}/packed.safetensors -o {out}",
+        lambda path: files.read(path.with_name("packed.safetensors")),
+        "kind 'packed' (bits for the engine, no latent weights); expected 'latent'",
+        name="packed.safetensors",
+    )._replace(same=False),
+    "onto itself": packing(
+        "pack {tmp}/latent.safetensors -o {tmp}/latent.safetensors",
+        lambda path: files.read_packed(path.with_name("latent.safetensors")),
+        "is the model itself, expected another file to write",
+        name="latent.safetensors",
+    )._replace(same=False),
+    "another suffix": packing(
+        "pack {tmp}/latent.safetensors -o {tmp}/x.onnx",
+        lambda path: files.save_packed(path.with_name("x.onnx"), ANIMALS, ANIMALS_PARAMS),
+        "suffix '.onnx'; expected '.safetensors'",
+        name="x.onnx",
+    ),
+    "packed to classify with": packing(
+        "classify {digit} --model {tmp}/packed.safetensors",
+        lambda path: refimpl.load(path.with_name("packed.safetensors")),
+        "kind 'packed' (bits for the engine, no latent weights); expected 'latent'",
+        name="packed.safetensors",
+    ),
+    "summary of nothing": packing(
+        "summary {bad}",
+        lambda path: summary.of(path),
+        "no such file or model",
+        name="{bad}",
+    ),
+}
+
+
 def place_out(command: str, *words: str, name: str) -> Case:
     """The output cannot be written; Python's own OSError says so."""
     return Case(
@@ -540,10 +678,10 @@ OUTPUTS = {
         same=True,
     ),
     "no such folder": place_out(
-        "-o {bad}/x.safetensors", "No such file or directory", name="{bad}/x.safetensors"
+        "-o {bad}/x.safetensors", "No such file or directory", name="{bad}/x.checkpoint"
     ),
     "below a file": place_out(
-        "-o {digit}/x.safetensors", "Not a directory", name="{digit}/x.safetensors"
+        "-o {digit}/x.safetensors", "Not a directory", name="{digit}/x.checkpoint"
     ),
     "a folder": Case(
         lambda path: path.with_suffix(".safetensors").mkdir(),
@@ -572,6 +710,9 @@ FAMILIES = {
     "folder": FOLDERS,
     "weights": WEIGHTS,
     "settings": SETTINGS,
+    "recipe": RECIPE_FILES,
+    "training": STARTS,
+    "packing": PACKED,
     "output": OUTPUTS,
 }
 CASES = {
@@ -598,8 +739,8 @@ def models(tmp_path_factory) -> dict[str, Path]:
 def test_one_line_and_a_typed_exception(tmp_path: Path, models: dict[str, Path], name: str) -> None:
     case = CASES[name]
     bad = tmp_path / "bad"
-    places = {"bad": bad, "out": tmp_path / "out.safetensors", "small": SMALL, "digit": SEVEN}
-    places |= models
+    places = {"tmp": tmp_path, "bad": bad, "out": tmp_path / "out.safetensors"}
+    places |= {"small": SMALL, "digit": SEVEN, **models}
     case.write(bad)
     before = sorted(tmp_path.rglob("*"))
 
@@ -698,7 +839,9 @@ TRAINING += ["--set", "depth=1"]
 
 def test_a_full_disk_at_the_first_checkpoint(small_disk) -> None:
     out = small_disk(2**12) / "x.safetensors"
-    assert_one_line(run(*TRAINING, "-o", out), f"{out}: No space left on device")
+    assert_one_line(
+        run(*TRAINING, "-o", out), f"{out.with_suffix('.checkpoint')}: No space left on device"
+    )
     assert list(out.parent.iterdir()) == []
 
 
@@ -710,7 +853,10 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(small_disk, tmp_path) -> N
     out = small_disk(checkpoint * 3 // 2) / "x.safetensors"
     status, printed, err = run(*TRAINING, "--epochs", 2, "-o", out)
     assert (status, printed) == (2, "")
-    assert err.splitlines()[-1] == f"refimpl: {out}: No space left on device"
+    assert (
+        err.splitlines()[-1]
+        == f"refimpl: {out.with_suffix('.checkpoint')}: No space left on device"
+    )
     assert [path.name for path in out.parent.iterdir()] == ["x.checkpoint"]
     assert checkpoints.load(out.with_suffix(".checkpoint")).params
 

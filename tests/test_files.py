@@ -1,7 +1,8 @@
 """The file of a model [SPEC 7]: what is written comes back, and what is damaged is refused.
 
-The list of bad files is in `test_bad_input`. Files are put together byte by byte here: eight bytes with the length of the header, the header
-as JSON, the numbers. So neither `refimpl.save` nor the safetensors library has a hand in them.
+The list of bad files is in `test_bad_input`. They are put together byte by byte here: eight bytes
+with the length of the header, the header as JSON, the numbers. So neither `refimpl.save` nor the
+safetensors library has a hand in them.
 """
 
 from __future__ import annotations
