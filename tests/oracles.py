@@ -25,7 +25,7 @@ def require(package: str, module: str | None = None) -> ModuleType:
     nothing must not be green.
     """
     if importlib.util.find_spec(package) is None:
-        message = f'{package} is not installed; pip install "refimpl[test]" brings it'
+        message = f'{package} is not installed; pip install -e ".[test]" brings it'
         if os.environ.get("REFIMPL_REQUIRE_TORCH") == "1":
             pytest.fail(message)
         pytest.skip(message)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "refimpl"
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / "setup.cfg")
 OPS = sorted(p.stem for p in (PACKAGE / "ops").glob("[!_]*.py"))
 
 # Room -> rooms that it may import, besides itself and conventions. A new room needs a line here.
@@ -99,9 +103,23 @@ def test_the_public_ops_are_the_files():
     assert sorted(ops.__all__) == OPS
 
 
+def distributions(requirements: str) -> set[str]:
+    """Names of packages as they are imported, of a list of requirements in setup.cfg."""
+    names = {re.match(r"[\w-]+", line)[0] for line in requirements.split("\n") if line}
+    return {"PIL" if name == "pillow" else name for name in names}
+
+
+def test_every_import_is_a_declared_dependency():
+    """Else a fresh environment has everything but what the last change needed."""
+    required = distributions(SETUP["options"]["install_requires"])
+    plots = distributions(SETUP["options.extras_require"]["plots"])
+    standard = {*sys.stdlib_module_names, "tomllib", "refimpl"}  # tomllib: Python 3.11
+    for path in files(PACKAGE):
+        found = {name.split(".")[0] for name in imports(path)} - standard - required
+        assert found <= (plots if room(path) == "report" else set()), identify(path)
+
+
 def test_every_package_is_in_the_wheel():
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    listed = set(config["options"]["packages"].split())
+    listed = set(SETUP["options"]["packages"].split())
     folders = {".".join(p.parent.relative_to(ROOT).parts) for p in PACKAGE.rglob("__init__.py")}
     assert listed == folders | {"refimpl.weights"}

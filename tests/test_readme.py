@@ -43,7 +43,7 @@ COMMANDS = [
     line.partition("#")[0].strip()
     for block in blocks("sh")
     for line in block.splitlines()
-    if line.startswith("refimpl ")
+    if line.startswith("refimpl ") and "--help" not in line
 ]
 
 
