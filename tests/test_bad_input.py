@@ -293,6 +293,15 @@ ARCHIVES = {
     "drive in a zip": data_set(zipped({"C:/ant/1.png": b""}), "'C:/ant/1.png'"),
     "backslashes": data_set(zipped({"..\\ant\\1.png": b""}), "..\\\\ant\\\\1.png'"),
     "bad path of another file": data_set(tar(GOOD | {"/etc/passwd": b""}), "'/etc/passwd'"),
+    "line break in a name": data_set(
+        tar({"ant/1\n.png": b""}), r"'ant/1\n.png': expected a name of"
+    ),
+    "colours in a name": data_set(
+        zipped({"ant/\033[31m.png": b""}), r"'ant/\x1b[31m.png': expected"
+    ),
+    "no name in a zip": data_set(
+        ZIP.replace(b"test/ant/0000.png", bytes(17)), "'': expected a name"
+    ),
     "symbolic link": data_set(
         tar(GOOD, type=tarfile.SYMTYPE, linkname="/etc/passwd"), "9999.png: found a link or device"
     ),

@@ -3,7 +3,7 @@
 Nothing is unpacked to disk. What an archive is, is read from its first bytes; its name says
 nothing. Refused with one line that names archive and member:
 
-    paths that are absolute or leave the archive, links, devices, pipes
+    paths that are absolute or leave the archive, control characters in them, links, devices, pipes
     encrypted members, members above MAX_BYTES
     archives that end early or are damaged, also where `tarfile` would stop without a word
 
@@ -24,6 +24,7 @@ from refimpl.conventions import DataError
 MAX_BYTES = 256 * 2**20  # of a member, unpacked
 MAX_DEPTH = 16  # of folders; a link to a folder above would never end
 
+_CONTROL = frozenset(map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029)))
 _ZIP = (b"PK\3\4", b"PK\5\6")  # a file comes first, or the archive is empty
 
 
@@ -151,6 +152,8 @@ def _bounded(file: BinaryIO, name: str) -> bytes:
 
 def _safe(path: Path, name: str) -> str:
     parts = name.split("/")  # pathlib would take as long as the images
+    if not name or _CONTROL.intersection(name):
+        raise DataError(f"{path}: {name!r}: expected a name of printable characters")
     if name.startswith("/") or ".." in parts or "\\" in name or ":" in name[:2]:
         raise DataError(f"{path}: {name!r}: expected a relative path that stays inside the archive")
     return "/".join(part for part in parts if part not in ("", "."))

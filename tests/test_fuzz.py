@@ -1,0 +1,259 @@
+"""Damaged and made-up bytes: whatever they are, there is an answer or a RefimplError of one line.
+
+Seven targets: image files of twelve formats, idx files, tar and zip archives (damaged as packed and
+before they are packed), safetensors (damaged bytes; a sound file with odd JSON in its header), and
+recipes. The profile ci draws 300 examples a target, 2,100 in all, the same on every run; explore
+draws 10,000 a target, 70,000 in all:
+
+    HYPOTHESIS_PROFILE=explore pytest tests/test_fuzz.py
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import json
+import lzma
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import refimpl
+from refimpl.conventions import RefimplError
+from refimpl.data import datasets, idx, images
+from refimpl.data.preprocessing import Preprocessing
+from refimpl.models import files
+from refimpl.training import recipes
+from tests.test_bad_input import ANIMALS, ANIMALS_PARAMS, tar, zipped
+from tests.test_data import encoded, idx_bytes
+
+fuzz = settings(
+    max_examples=10 * settings.default.max_examples,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+RNG = np.random.default_rng(80)
+PICTURE = Image.fromarray(RNG.integers(0, 256, (9, 14, 3), dtype=np.uint8))
+PLAIN = Preprocessing.plain((4, 8), 1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_images() -> Iterator[None]:
+    """A damaged header may claim any size: above this one it is refused, so nothing is slow."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 10**6
+    yield
+    Image.MAX_IMAGE_PIXELS = before
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("fuzz") / "fuzz"
+
+
+def answer_or_one_line(call: Callable[[], Any], name: str) -> Any:
+    """What the call returns, None where it refuses, as it should; anything else fails the test."""
+    try:
+        return call()
+    except RefimplError as error:
+        assert str(error)
+        assert "\n" not in str(error)
+        assert name in str(error)
+    return None
+
+
+@st.composite
+def damaged(draw: st.DrawFn, corpus: list[bytes]) -> bytes:
+    """One of the corpus with a few bytes changed, cut out, doubled or put in."""
+    content = bytearray(draw(st.sampled_from(corpus)))
+    for _ in range(draw(st.integers(1, 4))):
+        # half of the time in the header, where bytes have a meaning
+        last = draw(st.sampled_from([min(64, len(content)), len(content)]))
+        start = draw(st.integers(0, last))
+        stop = min(start + draw(st.sampled_from([0, 1, 2, 4, 40])), len(content))
+        content[start:stop] = draw(
+            st.one_of(
+                st.binary(min_size=stop - start, max_size=stop - start),
+                st.binary(max_size=4),
+                st.just(2 * bytes(content[start:stop])),
+                st.sampled_from([b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff"]),
+            )
+        )
+    return bytes(content[: draw(st.integers(0, len(content)))] if draw(st.booleans()) else content)
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "ICO", "TGA", "PCX", "JPEG2000")
+IMAGES = [encoded(PICTURE, format) for format in FORMATS]
+IMAGES += [encoded(PICTURE.convert(mode)) for mode in ("1", "L", "LA", "P", "RGBA", "I;16")]
+IMAGES += [
+    encoded(PICTURE, "TIFF", compression=method) for method in ("tiff_lzw", "tiff_deflate", "jpeg")
+]
+IMAGES += [encoded(PICTURE, "GIF", save_all=True, append_images=[PICTURE.rotate(180)])]
+
+
+@fuzz
+@given(st.one_of(damaged(IMAGES), st.binary(max_size=200)))
+def test_images(content: bytes) -> None:
+    image = answer_or_one_line(lambda: images.decode(content, "fuzz"), "fuzz")
+    if image is not None:
+        assert image.mode in ("L", "RGB")
+        assert PLAIN.pixels(image).shape == (4, 8)
+
+
+# --- idx ------------------------------------------------------------------------------------------
+
+IDX = [idx_bytes(8, (2, 3), bytes(6)), idx_bytes(13, (2,), bytes(8)), idx_bytes(8, (0,), b"")]
+
+
+@fuzz
+@given(
+    content=st.one_of(damaged(IDX), st.binary(max_size=40).map(lambda end: b"\0\0\x08" + end)),
+    pack=st.sampled_from([bytes, gzip.compress]),
+)
+def test_idx(place: Path, content: bytes, pack: Callable[[bytes], bytes]) -> None:
+    place.write_bytes(pack(content))
+    array = answer_or_one_line(lambda: idx.read(place), str(place))
+    if array is not None:
+        assert array.nbytes == len(content) - 4 - 4 * content[3]
+
+
+# --- archives -------------------------------------------------------------------------------------
+
+TREE = {f"train/{name}/1.png": encoded(PICTURE) for name in ("ant", "bee")} | {"notes.txt": b"?"}
+ARCHIVES = [tar(TREE), zipped(TREE), tar(TREE, "w:gz"), tar(TREE, "w:bz2"), tar(TREE, "w:xz")]
+
+
+def load(place: Path, content: bytes) -> None:
+    place.write_bytes(content)
+    data = answer_or_one_line(lambda: datasets.load(place, "train", PLAIN), str(place))
+    if data is not None:
+        assert data.images.shape == (len(data.labels), 4, 8)
+        assert set(data.labels) <= set(range(len(data.class_names)))
+
+
+@fuzz
+@given(st.one_of(damaged(ARCHIVES), st.binary(max_size=600)))
+def test_archives(place: Path, content: bytes) -> None:
+    load(place, content)
+
+
+@fuzz
+@given(damaged(ARCHIVES[:1]), st.sampled_from([bytes, gzip.compress, bz2.compress, lzma.compress]))
+def test_archives_damaged_before_they_are_packed(place: Path, content: bytes, pack) -> None:
+    load(place, pack(content))
+
+
+# --- model files ----------------------------------------------------------------------------------
+
+
+def model_files() -> list[bytes]:
+    """A latent and a packed file, as bytes."""
+    kinds = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "write_atomically", lambda path, data: kinds.update({path: data}))
+        options = {"class_names": ["ant", "bee", "cow"], "preprocessing": PLAIN.to_json()}
+        refimpl.save("latent.safetensors", ANIMALS, ANIMALS_PARAMS, **options)
+        files.save_packed("packed.safetensors", ANIMALS, ANIMALS_PARAMS, **options)
+    return list(kinds.values())
+
+
+WEIGHTS = model_files()
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+
+
+@st.composite
+def odd_header(draw: st.DrawFn) -> bytes:
+    """A model file with another JSON value somewhere in its header, or in the JSON inside that."""
+    content = draw(st.sampled_from(WEIGHTS))
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    metadata = header["__metadata__"]
+    for key in ("config", "class_names", "preprocessing"):
+        metadata[key] = json.loads(metadata[key])
+    for _ in range(draw(st.integers(1, 2))):
+        inner: Any = header
+        while True:
+            key = draw(st.sampled_from(sorted(inner) if isinstance(inner, dict) else [0]))
+            if not (isinstance(inner[key], (dict, list)) and inner[key] and draw(st.booleans())):
+                break
+            inner = inner[key]
+        if isinstance(inner, dict) and draw(st.integers(0, 9)) == 0:
+            del inner[key]
+        else:
+            inner[key] = draw(VALUES)
+    if isinstance(header.get("__metadata__"), dict):
+        for key, value in header["__metadata__"].items():
+            as_it_is = isinstance(value, str) and key not in ("config", "class_names")
+            header["__metadata__"][key] = value if as_it_is else json.dumps(value)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content[end:]
+
+
+def read(place: Path, content: bytes) -> None:
+    place.write_bytes(content)
+    file = answer_or_one_line(lambda: files.read_any(place), str(place))
+    if isinstance(file, files.ModelFile):
+        ask = answer_or_one_line(lambda: refimpl.classifier(place), str(place))
+        if ask is not None:
+            (prediction,) = ask(PICTURE)
+            assert prediction.label in ask.class_names
+
+
+@fuzz
+@given(st.one_of(damaged(WEIGHTS), st.binary(max_size=100)))
+def test_model_files(place: Path, content: bytes) -> None:
+    read(place, content)
+
+
+@fuzz
+@given(odd_header())
+def test_model_files_with_odd_headers(place: Path, content: bytes) -> None:
+    read(place, content)
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+FIELDS = st.dictionaries(st.sampled_from(list(recipes.Recipe().to_json())), VALUES, max_size=3)
+RECIPES = [json.dumps(recipes.Recipe().to_json()).encode(), b"epochs = 3\nflip = true\n[more]\n"]
+
+
+@fuzz
+@given(
+    content=st.one_of(damaged(RECIPES), FIELDS.map(lambda fields: json.dumps(fields).encode())),
+    suffix=st.sampled_from([".json", ".toml"]),
+)
+def test_recipes(place: Path, content: bytes, suffix: str) -> None:
+    path = place.with_suffix(suffix)
+    path.write_bytes(content)
+    recipe = answer_or_one_line(lambda: recipes.read(path), str(path))
+    if recipe is not None:
+        assert recipe.epochs >= 1
+
+
+def test_the_corpus_is_sound(place: Path) -> None:
+    """Damage to what was broken before would prove nothing."""
+    for content in IMAGES:
+        assert images.decode(content, "sound").size == (14, 9)
+    for content in ARCHIVES:
+        place.write_bytes(content)
+        assert len(datasets.load(place, "train", PLAIN).images) == 2
+    for content in IDX:
+        place.write_bytes(content)
+        idx.read(place)
+    for content in WEIGHTS:
+        place.write_bytes(content)
+        files.read_any(place)
+    buffer = io.BytesIO(IMAGES[0])
+    assert Image.open(buffer).format == "PNG"
