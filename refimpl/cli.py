@@ -23,6 +23,8 @@ from refimpl.conventions import DataError, ModelFileError, RefimplError
 DEFAULT_MODEL = "didb_micro_mnist"
 GOLDEN_TOLERANCE = 1e-3  # of a probability
 BOLD, RED, YELLOW = "1", "31", "33"  # of a terminal
+# What shtab reads from an option of the parser to let the shell complete names of files.
+FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 
 # Field of the recipe -> (type, help). What is not given keeps the recipe's own value.
 RECIPE_OPTIONS = {
@@ -331,14 +333,16 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument(
         "model", metavar="NAME|FILE",
         help="an architecture, a shipped model, or a .safetensors file, packed or not",
-    )  # fmt: skip
+    ).complete = FILES  # fmt: skip
     _add_json(added)
     added = verb(
         pack,
         "write a trained model with one bit for each binary weight",
         "refimpl pack didb_micro_mnist -o packed.safetensors",
     )
-    added.add_argument("model", metavar="MODEL", help="a shipped name or a .safetensors file")
+    added.add_argument(
+        "model", metavar="MODEL", help="a shipped name or a .safetensors file"
+    ).complete = FILES
     _add_output(added, "the .safetensors file to write")
     added.add_argument(
         "--floats", choices=("float32", "float16"), default="float32",
@@ -359,7 +363,7 @@ def _add_classify(verb: Callable) -> None:
     added.add_argument(
         "images", nargs="+", metavar="IMAGE",
         help="a file of any usual format, a folder of such files, or - for standard input",
-    )  # fmt: skip
+    ).complete = FILES  # fmt: skip
     _add_model(added)
     added.add_argument(
         "--top", type=_positive, default=1, metavar="K", help="show the K best classes (default 1)"
@@ -423,25 +427,29 @@ def _add_train(verb: Callable) -> None:
     options.add_argument(
         "--recipe", type=Path, metavar="FILE",
         help="settings from a .json or .toml file; the options below come on top",
-    )  # fmt: skip
+    ).complete = FILES  # fmt: skip
     for name, (kind, text) in RECIPE_OPTIONS.items():
         option = f"--{name.replace('_', '-')}"
         if kind is bool:
             options.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
         else:
             metavar = {int: "N", float: "X", str: "NAME"}[kind]
-            options.add_argument(option, type=kind, metavar=metavar, help=text)
+            action = options.add_argument(option, type=kind, metavar=metavar, help=text)
+            if name == "teacher":
+                action.complete = FILES
 
 
 def _add_output(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help=text)
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="FILE", help=text
+    ).complete = FILES
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME",
         help=f"a trained model: a shipped name or a .safetensors file (default {DEFAULT_MODEL})",
-    )  # fmt: skip
+    ).complete = FILES  # fmt: skip
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
@@ -449,7 +457,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, type=Path, metavar="PATH",
         help="folder with MNIST's four idx files; or a folder, .tar (.gz, .bz2, .xz) or .zip with "
         "a folder of images for each class, below train/ and test/ where there are splits",
-    )  # fmt: skip
+    ).complete = FILES  # fmt: skip
     parser.add_argument(
         "--limit", type=_positive, metavar="N", help="only N images, evenly spread over the data"
     )

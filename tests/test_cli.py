@@ -577,10 +577,34 @@ def test_a_closed_pipe_is_silent(model) -> None:
     assert done.returncode == 141
 
 
-def test_start_up_leaves_the_heavy_modules_alone() -> None:
-    code = "import refimpl.cli, sys; print([m for m in sys.modules if m in ('tqdm', 'torch')])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout == "[]\n"
+HEAVY = ("scipy", "tqdm", "matplotlib", "torch", "tarfile", "refimpl.training", "refimpl.report")
+
+
+def test_an_answer_does_not_wait_for_what_it_does_not_need(model) -> None:
+    code = (
+        "import sys; from refimpl import cli; cli.main(sys.argv[1:]); "
+        f"print([m for m in sys.modules if m in {HEAVY}])"
+    )
+    command = [sys.executable, "-c", code, "classify", str(SEVEN), "--model", model]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[1:] == ["[]"]
+
+
+def test_shells_complete_verbs_options_and_files(tmp_path) -> None:
+    shtab = pytest.importorskip("shtab")
+    (tmp_path / "seven.png").touch()
+    (tmp_path / "completion").write_text(shtab.complete(cli.parser(), shell="bash"))
+    completed = (
+        'complete_words() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _shtab_refimpl refimpl '
+        '"${@: -1}" "${@: -2:1}"; echo "${COMPREPLY[@]}"; }; source completion; '
+        "complete_words refimpl cl; complete_words refimpl train --cu; "
+        'complete_words refimpl train --curves ""; complete_words refimpl classify se; '
+        "complete_words refimpl evaluate --data se"
+    )
+    done = subprocess.run(
+        ["bash", "-c", completed], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == ["classify", "--curves", "csv png", "seven.png", "seven.png"]
 
 
 def test_bars_are_for_terminals_only(model) -> None:
