@@ -153,6 +153,22 @@ def test_the_bundled_digits_raise_no_warning(model) -> None:
     assert run("classify", bundled.mnist(), "--model", model)[::2] == (0, "")
 
 
+def test_the_shipped_model_knows_its_digits_and_what_is_unlike_them(tmp_path) -> None:
+    digits = bundled.digits()
+    status, out, err = run("classify", *digits)
+    assert (status, err) == (0, "")
+    assert [line.split()[1] for line in out.splitlines()] == list("0123456789")
+    for path in digits:
+        ImageOps.invert(Image.open(path)).save(tmp_path / path.name)
+    status, out, err = run("classify", tmp_path)
+    assert status == 0
+    assert len(err.splitlines()) == len(digits)
+    assert all(line.endswith("seem to be exchanged") for line in err.splitlines())
+    status, out, err = run("classify", "--invert", tmp_path)
+    assert (status, err) == (0, "")
+    assert [line.split()[1] for line in out.splitlines()] == list("0123456789")
+
+
 def terminal(*args: object, **env: str) -> str:
     """What a person at a terminal sees."""
     controller, terminal = os.openpty()
