@@ -21,7 +21,7 @@ from refimpl.data import bundled, datasets, mnist
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files
 from refimpl.training import Recipe, history
-from tests import make_demo_goldens
+from tests import make_demo_goldens, oracles
 from tests.command_line import (
     MODEL,
     SEVEN,
@@ -597,7 +597,7 @@ def test_an_answer_does_not_wait_for_what_it_does_not_need(model) -> None:
 
 
 def test_shells_complete_verbs_options_and_files(tmp_path) -> None:
-    shtab = pytest.importorskip("shtab")
+    shtab = oracles.require("shtab")
     (tmp_path / "seven.png").touch()
     (tmp_path / "completion").write_text(shtab.complete(cli.parser(), shell="bash"))
     completed = (
