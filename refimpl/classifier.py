@@ -18,7 +18,13 @@ import numpy as np
 from PIL import Image
 
 from refimpl import ops
-from refimpl.conventions import ConfigError, DataError, ModelFileError, write_atomically
+from refimpl.conventions import (
+    ConfigError,
+    DataError,
+    ModelFileError,
+    require_finite,
+    write_atomically,
+)
 from refimpl.data.images import open_image
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, VisionTransformer, files, flatten, unflatten
@@ -80,7 +86,7 @@ def read_card(name_or_path: str | PathLike) -> dict[str, Any]:
     path = files.find(name_or_path).with_suffix(".json")
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path}: cannot read the card of the model: {error}") from None
     if not isinstance(card, dict):
         raise ModelFileError(f"{path}: found {type(card).__name__}, expected an object")
@@ -143,8 +149,14 @@ class Classifier:
         return Classifier(**{name: getattr(self, name) for name in fields} | changes)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
-        """Preprocessed images, float (B, channels, H, W) -> (B, classes)."""
-        return self.model.predict(self.params, x.astype(self.dtype), backend=self.backend)
+        """Preprocessed images, float (B, channels, H, W) -> (B, classes).
+
+        NonFiniteError where weights of absurd size leave no finite number.
+        """
+        with np.errstate(all="ignore"):  # what comes of it is looked at below
+            logits = self.model.predict(self.params, x.astype(self.dtype), backend=self.backend)
+        require_finite("classifier", "logits", logits)
+        return logits
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """Preprocessed images, float (B, channels, H, W) -> (B, classes), each row sums to 1."""

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
+
 import refimpl
 from refimpl.conventions import DataError, ModelFileError, RefimplError
 
@@ -52,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
     try:
-        status = args.run(args)
+        # what overflows is told by the checks of the operations, in one line with a name
+        with np.errstate(all="ignore"):
+            status = args.run(args)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # `refimpl models | head -1` is done
@@ -61,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         print(": ".join(["refimpl", "interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         return 130
+    except MemoryError as error:
+        print(f"refimpl: out of memory: {error}", file=sys.stderr)
+        return 2
     except (RefimplError, OSError) as error:
         _complain(error)
         try:
@@ -144,10 +151,12 @@ def classify(args: argparse.Namespace) -> int:
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    from refimpl.classifier import classifier, record
+    from refimpl.classifier import classifier, read_card, record
     from refimpl.data import datasets
 
     model = classifier(args.model)
+    if args.record:
+        read_card(args.model)  # a missing card is told before the work, not after it
     data = _load(args, args.split, model.preprocessing)
     datasets.require_classes(args.data, data.class_names, model.class_names)
     with _progress_bar("evaluate", len(data.images)) as bar:

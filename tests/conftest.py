@@ -14,7 +14,8 @@ from hypothesis import Phase, settings  # noqa: E402
 
 from tests import oracles  # noqa: E402
 
-# ci: the same examples on every run, so that a red run is the fault of the change that it tests.
+# ci, the default: the same examples on every run, so that a red run is the fault of the change
+# that it tests.
 # dev: new examples on every run. explore: many of them, for an evening. mutants: ci's examples,
 # and a failure is left as it was found.
 settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None, print_blob=True)
@@ -27,7 +28,7 @@ settings.register_profile(
     deadline=None,
     phases=(Phase.explicit, Phase.generate),
 )
-PROFILE = os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 settings.load_profile(PROFILE)
 
 

@@ -59,7 +59,8 @@ def test_adamw_equals_torch(seed: int, dtype: np.dtype) -> None:
         optimizer.step(gradient, rate)
     for name, value in params.items():
         assert value.dtype == dtype
-        error = tolerances.disagreement(value, expected[name])
+        # a parameter that starts at order 1 may end near 0: it keeps the rounding of its start
+        error = tolerances.disagreement(value, expected[name], floor=1.0)
         oracles.note(f"AdamW {dtype}", error)
         assert error <= tolerances.relative(dtype, len(rates)), name
 

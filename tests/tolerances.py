@@ -1,4 +1,4 @@
-"""The ladder of tolerances: the only place where a test gets one from.
+"""The ladder of tolerances, for whatever is compared with an oracle.
 
 Everything is relative to the largest entry of the golden tensor. A tolerance relative to each entry
 would reject the rounding of a sum that happens to cancel; an absolute one would accept anything

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,13 +53,13 @@ class Config:
     def __post_init__(self) -> None:
         size = self.image_size
         size = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-        object.__setattr__(self, "image_size", size)
         if len(size) != 2:
             raise ConfigError(f"config: image_size is {size}; expected (height, width)")
+        size = tuple(_positive_integer("image_size", side) for side in size)
+        object.__setattr__(self, "image_size", size)
         for name in ("patch_size", "channels", "dim", "depth", "heads", "mlp_ratio", "num_classes"):
-            _require_positive_integer(name, getattr(self, name))
+            object.__setattr__(self, name, _positive_integer(name, getattr(self, name)))
         for side in size:
-            _require_positive_integer("image_size", side)
             if side % self.patch_size:
                 raise ConfigError(
                     f"config: image_size has a side of {side}; "
@@ -68,7 +69,7 @@ class Config:
             raise ConfigError(
                 f"config: dim is {self.dim}; expected a multiple of heads {self.heads}"
             )
-        _require_number("norm_eps", self.norm_eps)
+        object.__setattr__(self, "norm_eps", _fraction("norm_eps", self.norm_eps))
         if not isinstance(self.layer_scale, bool):
             raise ConfigError(
                 f"config: layer_scale is {self.layer_scale!r}; expected true or false"
@@ -78,7 +79,7 @@ class Config:
     def _check_choices(self) -> None:
         for f in dataclasses.fields(self):
             value, choices = getattr(self, f.name), f.metadata.get("choices")
-            if choices and value not in choices:
+            if choices and not (isinstance(value, str) and value in choices):
                 wanted = ", ".join(map(repr, choices))
                 raise ConfigError(f"config: {f.name} is {value!r}; expected one of {wanted}")
             if self.block == "real" and f.metadata.get("binary") and value != f.default:
@@ -136,14 +137,16 @@ class Config:
         return cls(**fields)
 
 
-def _require_positive_integer(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+def _positive_integer(name: str, value: object) -> int:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"config: {name} is {value!r}; expected a whole number of at least 1")
+    return int(value)  # NumPy's integers have no place in JSON
 
 
-def _require_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+def _fraction(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < 1:
         raise ConfigError(f"config: {name} is {value!r}; expected a number between 0 and 1")
+    return float(value)
 
 
 _FAMILIES: dict[str, dict[str, Any]] = {

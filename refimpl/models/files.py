@@ -18,7 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import FLOATS, ConfigError, ModelFileError, write_atomically
+from refimpl.conventions import (
+    FLOATS,
+    ConfigError,
+    ModelFileError,
+    require_finite,
+    write_atomically,
+)
 from refimpl.models import config as configs
 from refimpl.models import packing
 from refimpl.models import params as parameters
@@ -62,11 +68,15 @@ def save(
 ) -> None:
     """Write a latent model file, and its card where one is given; each whole or not at all.
 
-    ShapeError or DtypeError where the parameters are not the model's; OSError from the disk.
+    ShapeError or DtypeError where the parameters are not the model's, NonFiniteError where one
+    holds NaN or infinity; OSError from the disk.
     """
     parameters.check(model.config, params)
+    flat = parameters.flatten(params)
+    for name, value in flat.items():
+        require_finite(f"{os.fspath(path)} not written", name, value)
     described = _describe(model.config, class_names, preprocessing)
-    _write(Path(path), "latent", parameters.flatten(params), described, card)
+    _write(Path(path), "latent", flat, described, card)
 
 
 def save_packed(
@@ -241,7 +251,7 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
 def _json(path: Path, metadata: dict[str, str], key: str) -> Any:
     try:
         return json.loads(metadata[key])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, RecursionError):
         raise ModelFileError(f"{path}: metadata {key!r} is missing or no JSON") from None
 
 

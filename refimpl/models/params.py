@@ -38,6 +38,10 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
         node = tree
         for key in parents:
             node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise ShapeError(f"{path}: {key!r} is a parameter already; expected a group")
+        if leaf in node:
+            raise ShapeError(f"{path}: is a group of parameters already; expected one parameter")
         node[leaf] = value
     return tree
 

@@ -17,9 +17,10 @@ class Tap(Protocol):
 
     `value` is bool for a bit (True is +1, or 1 where the tensor is boolean), int32 for an exact
     product, the float type of the parameters otherwise. `op` is a pure function with its
-    parameters bound, `inputs` the names of the values it reads: `op(*inputs)` is `value` again.
-    The image is "input", the gradient of tap t is "grads/t", of a parameter "grads/param.<path>";
-    the op of "grads/logits", which is given, is None.
+    parameters bound, `inputs` the names of the values it reads: `op(*inputs)` is `value` again,
+    bits and whole numbers exactly, floats to rounding. The image is "input", the gradient of tap t
+    is "grads/t", of a parameter "grads/param.<path>"; the op of "grads/logits", which is given, is
+    None.
     """
 
     def __call__(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import float_dtype, require_finite
+from refimpl.conventions import ShapeError, float_dtype, require_finite
 
 ALPHA_MIN = 1e-5
 
@@ -35,6 +35,7 @@ def threshold(x: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     float_dtype("boolean", x=x, alpha=alpha)
     require_finite("boolean", "x", x)
     require_finite("boolean", "alpha", alpha)
+    _check_broadcast(x, alpha)
     step = np.maximum(alpha, x.dtype.type(ALPHA_MIN))
     return x / step, step
 
@@ -58,6 +59,12 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray]:
     dstep = dx * (bit - ratio) + dy * (ratio > 1)
     free = alpha >= dy.dtype.type(ALPHA_MIN)
     return dx, np.asarray(_sum_like(dstep, alpha) * free)
+
+
+def _check_broadcast(x: np.ndarray, alpha: np.ndarray) -> None:
+    sizes = zip(alpha.shape[::-1], x.shape[::-1], strict=False)
+    if alpha.ndim > x.ndim or any(a not in (1, n) for a, n in sizes):
+        raise ShapeError(f"boolean: alpha has shape {alpha.shape}; expected () or (heads, 1, 1)")
 
 
 def _sum_like(terms: np.ndarray, target: np.ndarray) -> np.ndarray:

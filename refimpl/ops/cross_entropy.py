@@ -11,7 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from refimpl.conventions import DataError, float_dtype, require_shape
+from refimpl.conventions import (
+    ConfigError,
+    DataError,
+    DtypeError,
+    float_dtype,
+    require_shape,
+)
 from refimpl.ops import soft_cross_entropy
 from refimpl.ops.soft_cross_entropy import Cache
 
@@ -23,6 +29,10 @@ def forward(
     dtype = float_dtype("cross_entropy", logits=logits)
     require_shape("cross_entropy", "logits", logits, (None, None))
     require_shape("cross_entropy", "target", target, logits.shape[:1])
+    if getattr(target, "dtype", np.dtype(object)).kind not in "iu":
+        raise DtypeError("cross_entropy: target holds no integers; expected labels 0 to K - 1")
+    if not 0 <= smoothing <= 1:
+        raise ConfigError(f"cross_entropy: smoothing is {smoothing}; expected 0 to 1")
     classes = logits.shape[1]
     wrong = (target < 0) | (target >= classes)
     if wrong.any():

@@ -34,7 +34,7 @@ def swt2(x: np.ndarray, mode: str = "edge", norm: str = "average") -> Coefficien
     last row and column and "periodic" wraps (then it equals pywt.swt2 at level 1).
     """
     factor = _check_options("swt2", mode, norm)
-    float_dtype("swt2", x=x)
+    _check_image("swt2", x)
     right = _next(x, -1, mode)
     sums, differences = x + right, x - right  # of columns
     sums_below, differences_below = _next(sums, -2, mode), _next(differences, -2, mode)
@@ -48,6 +48,7 @@ def swt2(x: np.ndarray, mode: str = "edge", norm: str = "average") -> Coefficien
 def swt2_backward(dcoeffs: Coefficients, mode: str = "edge", norm: str = "average") -> np.ndarray:
     """Adjoint of swt2: gradients of the four bands (..., H, W) -> dx (..., H, W)."""
     factor = _check_options("swt2_backward", mode, norm)
+    _check_bands("swt2_backward", dcoeffs)
     dA, (dH, dV, dD) = dcoeffs
     # forward was cA, cH = sums +- next_row(sums) and cV, cD = differences +- next_row(differences)
     dsums = (dA + dH) + _next_adjoint(dA - dH, -2, mode)
@@ -74,7 +75,7 @@ def iswt2_backward(dx: np.ndarray, norm: str = "average") -> Coefficients:
 
 def dwt2(x: np.ndarray) -> Coefficients:
     """Decimated, orthonormal: x (..., H, W), H and W even -> four bands (..., H/2, W/2)."""
-    float_dtype("dwt2", x=x)
+    _check_image("dwt2", x)
     if x.shape[-2] % 2 or x.shape[-1] % 2:
         raise ShapeError(f"dwt2: x has {x.shape[-2]} x {x.shape[-1]} pixels; expected even sizes")
     x00, x01 = x[..., 0::2, 0::2], x[..., 0::2, 1::2]
@@ -137,8 +138,15 @@ def _check_options(op: str, mode: str, norm: str) -> float:
     return FACTORS[norm]
 
 
+def _check_image(op: str, x: np.ndarray) -> None:
+    float_dtype(op, x=x)
+    if x.ndim < 2 or 0 in x.shape[-2:]:
+        raise ShapeError(f"{op}: x has shape {x.shape}; expected rows and columns, at least one")
+
+
 def _check_bands(op: str, coeffs: Coefficients) -> np.dtype:
     cA, (cH, cV, cD) = coeffs
+    _check_image(op, cA)
     for name, band in (("cH", cH), ("cV", cV), ("cD", cD)):
         require_shape(op, name, band, cA.shape)
     return float_dtype(op, cA=cA, cH=cH, cV=cV, cD=cD)

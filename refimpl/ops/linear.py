@@ -24,7 +24,7 @@ def forward(
 ) -> tuple[np.ndarray, Cache]:
     """x (..., I), weight (O, I), bias (O,) or None -> y (..., O)."""
     float_dtype("linear", x=x, weight=weight, bias=bias)
-    require_shape("linear", "weight", weight, (None, x.shape[-1]))
+    require_shape("linear", "weight", weight, (None, *x.shape[-1:]))
     y = x @ weight.T  # (..., O)
     if bias is not None:
         require_shape("linear", "bias", bias, (weight.shape[0],))

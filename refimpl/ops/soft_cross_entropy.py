@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import float_dtype, require_shape
-from refimpl.ops import softmax
+from refimpl.conventions import ShapeError, float_dtype, require_finite, require_shape
 
 
 class Cache(NamedTuple):
@@ -27,16 +26,17 @@ def forward(logits: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, 
     float_dtype("soft_cross_entropy", logits=logits, probabilities=probabilities)
     require_shape("soft_cross_entropy", "logits", logits, (None, None))
     require_shape("soft_cross_entropy", "probabilities", probabilities, logits.shape)
-    student, _ = softmax.forward(logits)
+    if len(logits) == 0:
+        raise ShapeError("soft_cross_entropy: an empty batch; expected at least one row")
+    require_finite("soft_cross_entropy", "logits", logits)
     shifted = logits - logits.max(axis=1, keepdims=True)
     log_student = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     loss = -(probabilities * log_student).sum(axis=1).mean()
-    return loss, Cache(student, probabilities)
+    return loss, Cache(np.exp(log_student), probabilities)
 
 
 def backward(dloss: float, cache: Cache) -> tuple[np.ndarray]:
     """dloss () -> (dlogits (B, K),); the teacher's probabilities are constants."""
     student, probabilities = cache
-    total = probabilities.sum(axis=1, keepdims=True)
     share = student.dtype.type(dloss / len(student))  # of one image in the mean
-    return ((student * total - probabilities) * share,)
+    return ((student - probabilities) * share,)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import float_dtype, require_shape
+from refimpl.conventions import float_dtype, require_finite, require_shape
 from refimpl.ops import sign
 
 
@@ -35,6 +35,7 @@ def binarize(weight: np.ndarray) -> Binarized:
     """The three parts of W_b that a packed file stores; weight (O, I)."""
     float_dtype("weight_binarizer", weight=weight)
     require_shape("weight_binarizer", "weight", weight, (None, None))
+    require_finite("weight_binarizer", "weight", weight)  # the mean would spread it over the row
     centred = weight - weight.mean(axis=1, keepdims=True)  # (O, I)
     return Binarized(centred, sign.forward(centred)[0], np.abs(weight).mean(axis=1))
 

@@ -82,6 +82,7 @@ def accuracy(
     return sum(pool.map(correct, range(0, len(images), batch_size))) / len(images)
 
 
+@np.errstate(all="ignore")  # a run that diverges is told once, by name; see loop.py
 def _shard(
     model: VisionTransformer,
     params: Mapping[str, Any],

@@ -91,7 +91,7 @@ def train(
     out = Path(out)
     prepare = Preprocessing.from_json(preprocessing).apply_array
     plan = stages.plan(model, recipe)
-    _check(model, images, labels, class_names, prepare, out)
+    _check(model, recipe, images, labels, class_names, prepare, out)
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
     if params is None:
         params = model.init(np.random.default_rng(recipe.seed))
@@ -240,6 +240,7 @@ def _bar(run: Run, title: str) -> tqdm:
 
 def _check(
     model: VisionTransformer,
+    recipe: Recipe,
     images: np.ndarray,
     labels: np.ndarray,
     class_names: Sequence[str],
@@ -266,6 +267,11 @@ def _check(
         raise DataError(
             f"training data: labels run from {labels.min()} to {labels.max()}, "
             f"expected 0 to {classes - 1}"
+        )
+    if recipe.shift >= min(images.shape[1:3]):
+        raise ConfigError(
+            f"recipe: shift is {recipe.shift} pixels, expected fewer than the images have: "
+            f"{images.shape[1]} x {images.shape[2]}"
         )
     found = prepare(images[:1]).shape[1:]
     expected = (model.config.channels, *model.config.image_size)
