@@ -28,7 +28,13 @@ from PIL import Image
 
 import refimpl
 from refimpl.classifier import read_card
-from refimpl.conventions import ConfigError, DataError, ModelFileError, RefimplError
+from refimpl.conventions import (
+    ConfigError,
+    DataError,
+    ModelFileError,
+    NonFiniteError,
+    RefimplError,
+)
 from refimpl.data import archives, datasets, idx, images, mnist
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files, summary
@@ -468,6 +474,13 @@ WEIGHTS = {
     "integers": weights(changed(norm__bias=np.zeros(6, np.int32)), "norm.bias: int32; expected"),
     "half precision": weights(changed(norm__bias=np.zeros(6, np.float16)), "norm.bias: float16"),
     "mixed precision": weights(changed(norm__bias=np.zeros(6, np.float64)), "norm.bias: float64"),
+    "absurdly large": weights(
+        changed(head__weight=np.full((3, 6), 3e38, np.float32)),
+        "classifier: logits[0, 0] is ",
+        "expected a finite number",
+    )._replace(
+        error=NonFiniteError, call=lambda path: refimpl.classifier(path)(SEVEN), name="logits"
+    ),
     "unknown name of a model": weights(lambda path: None, "no such file or model")._replace(
         command="classify {digit} --model mobilenet",
         call=lambda path: refimpl.load("mobilenet"),

@@ -77,8 +77,8 @@ def _tar(path: Path) -> Iterator[Member]:
         except Exception:  # each way of unpacking meets bad bytes with exceptions of its own
             what = "expected a folder, or a readable tar (.gz, .bz2, .xz) or zip archive"
             raise DataError(f"{path}: {what}") from None
-        end = -1
-        while (member := _next(path, archive)) is not None:
+        end, found = -1, iter(archive)
+        while (member := _next(path, found)) is not None:
             name = _safe(path, member.name)
             if not (member.isfile() or member.isdir()):
                 raise DataError(f"{path}: {name}: found a link or device, expected a plain file")
@@ -91,9 +91,9 @@ def _tar(path: Path) -> Iterator[Member]:
         _require_end(path, archive)
 
 
-def _next(path: Path, archive: tarfile.TarFile) -> tarfile.TarInfo | None:
+def _next(path: Path, found: Iterator[tarfile.TarInfo]) -> tarfile.TarInfo | None:
     with _told(path):
-        return archive.next()
+        return next(found, None)
 
 
 def _read_tar(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
