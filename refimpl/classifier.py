@@ -78,7 +78,12 @@ def classifier(name_or_path: str | PathLike, backend: str = "auto") -> "Classifi
     except ConfigError as error:
         raise ModelFileError(f"{file.path}: {error}") from None
     class_names = file.class_names or [str(i) for i in range(file.model.config.num_classes)]
-    return Classifier(file.model, file.params, preprocessing, class_names, BACKENDS[backend])
+    caution = None
+    if file.preprocessing is None:
+        caution = "the model's file does not say how images are prepared; took pixels from 0 to 1"
+    return Classifier(
+        file.model, file.params, preprocessing, class_names, BACKENDS[backend], caution
+    )
 
 
 def read_card(name_or_path: str | PathLike) -> dict[str, Any]:
@@ -111,12 +116,14 @@ class Classifier:
         preprocessing: Preprocessing,
         class_names: Sequence[str],
         backend: Any = ops,
+        caution: str | None = None,  # the warning of every answer that has none of its own
     ):
         self.model = model
         self.params = params
         self.preprocessing = preprocessing
         self.class_names = tuple(class_names)
         self.backend = backend
+        self.caution = caution
         self.dtype = params["head"]["weight"].dtype
 
     def __call__(self, images: Picture | Sequence[Picture]) -> list[Prediction]:
@@ -145,7 +152,7 @@ class Classifier:
         return self._with(preprocessing=self.preprocessing.inverted())
 
     def _with(self, **changes: Any) -> "Classifier":
-        fields = ("model", "params", "preprocessing", "class_names", "backend")
+        fields = ("model", "params", "preprocessing", "class_names", "backend", "caution")
         return Classifier(**{name: getattr(self, name) for name in fields} | changes)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
@@ -213,7 +220,7 @@ class Classifier:
     def _prediction(self, probabilities: np.ndarray, pixels: np.ndarray) -> Prediction:
         best = int(np.argmax(probabilities))
         label, probability = self.class_names[best], float(probabilities[best])
-        warning = self.preprocessing.unlike(pixels)
+        warning = self.preprocessing.unlike(pixels) or self.caution
         return Prediction(label, probability, self.class_names, probabilities, warning)
 
 

@@ -278,3 +278,11 @@ def test_unreadable_cards(tmp_path: Path, content: str | None) -> None:
         (tmp_path / "model.json").write_text(content)
     with pytest.raises(RefimplError, match=r"model\.json"):
         read_card(path)
+
+
+def test_a_model_that_says_nothing_of_preprocessing_answers_with_a_warning(tmp_path):
+    network = refimpl.create_model("react_micro", depth=1)
+    path = tmp_path / "bare.safetensors"
+    refimpl.save(path, network, network.init(np.random.default_rng(0)))
+    (answer,) = refimpl.classifier(path)(np.zeros((28, 28), np.uint8))
+    assert "does not say how images are prepared" in answer.warning
