@@ -249,7 +249,10 @@ def tar(tree: dict[str, bytes], mode: str = "w", **member: Any) -> bytes:
             info = tarfile.TarInfo(FIRST.replace("0000", "9999"))
             for name, value in member.items():
                 setattr(info, name, value)
-            archive.addfile(info)
+            # the bare header: addfile wants the content that a size promises
+            header = info.tobuf(archive.format)
+            archive.fileobj.write(header)
+            archive.offset += len(header)
     return buffer.getvalue()
 
 
