@@ -77,7 +77,7 @@ def _tap_backward(alpha, dprob, dvalue, dalpha, dscores, run: Run, name: str) ->
     tap, real = run.tap, run.config.binarize == "none"
     value_name = heads.binary_name(f"{name}.v", run.config)
     prob_name = f"{name}.prob" if real else f"{name}.prob.z"
-    step = np.maximum(alpha, alpha.dtype.type(ops.boolean.ALPHA_MIN))
+    step = ops.boolean.step_of(alpha)
 
     def attention_cache(prob, value):
         if real:

@@ -36,8 +36,12 @@ def threshold(x: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     require_finite("boolean", "x", x)
     require_finite("boolean", "alpha", alpha)
     _check_broadcast(x, alpha)
-    step = np.maximum(alpha, x.dtype.type(ALPHA_MIN))
-    return x / step, step
+    return x / step_of(alpha), step_of(alpha)
+
+
+def step_of(alpha: np.ndarray) -> np.ndarray:
+    """alpha' = max(alpha, 1e-5), in the dtype of alpha."""
+    return np.maximum(alpha, alpha.dtype.type(ALPHA_MIN))
 
 
 def forward(x: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, Cache]:

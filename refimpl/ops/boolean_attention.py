@@ -38,12 +38,11 @@ def forward(
     if binarize == "none":
         context, matmul_cache = matmul.forward(prob, value)
         return context, Cache(None, matmul_cache, alpha)
-    ratio, step = boolean.threshold(prob, alpha)
-    bit = ratio > 0.5  # (B, heads, N, N)
-    context, _ = matmul.forward(bit.astype(prob.dtype), value)  # (B, heads, N, d) whole numbers
-    context *= step
-    boolean_cache = boolean.Cache(ratio, bit, alpha)
-    return context, Cache(boolean_cache, matmul.Cache(step * bit, value), alpha)
+    y, boolean_cache = boolean.forward(prob, alpha)  # (B, heads, N, N)
+    bit = boolean_cache.bit.astype(prob.dtype)
+    context, _ = matmul.forward(bit, value)  # (B, heads, N, d) whole numbers
+    context *= boolean.step_of(alpha)
+    return context, Cache(boolean_cache, matmul.Cache(y, value), alpha)
 
 
 def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
