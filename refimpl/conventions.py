@@ -53,6 +53,10 @@ class ModelFileError(RefimplError, ValueError):
     """A model's file or name is missing, broken or not what was expected."""
 
 
+class GoldenFileError(RefimplError, ValueError):
+    """A golden bundle or a candidate for comparison is missing, broken or not what was expected."""
+
+
 class NonFiniteError(RefimplError, FloatingPointError):
     """NaN or infinity entered a sign, a boolean or a softmax; ``layer`` is its dotted name."""
 
