@@ -1,0 +1,138 @@
+"""NumPy's .npy format, read strictly: these files come from other people's programs.
+
+Never unpickled; the header's claim must be exactly the bytes that are there before anything of
+that size is allocated; little-endian, since a port that dumps the other order has a bug to find.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import stat
+import tokenize
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from refimpl.conventions import GoldenFileError
+
+MAX_BYTES = 2**30  # of one array: far above any tap, far below what a hostile header claims
+DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+MAX_AXES = 32  # of every version of NumPy
+HEADER_BYTES = 10_000  # NumPy's own bound for headers that are not trusted
+
+
+class Header(NamedTuple):
+    """What a file says about its array."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    fortran: bool  # the first index runs fastest
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read(folder: Path, name: str) -> np.ndarray:
+    """The array of the file `name` below a folder, read-only.
+
+    GoldenFileError as of `open_inside` and `header`.
+    """
+    where = os.fspath(folder / name)
+    with open_inside(folder, name) as file:
+        found = header(file, os.fstat(file.fileno()).st_size, where)
+        return values(file.read(found.bytes), found)
+
+
+def open_inside(folder: Path, name: str) -> BinaryIO:
+    """Open an ordinary file below a folder; `name` has forward slashes.
+
+    GoldenFileError where the name leaves the folder, also by way of a link, and where there is no
+    such file or it is something else, such as a pipe.
+    """
+    path = folder / name
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise GoldenFileError(f"{name}: leaves the folder {folder}; expected a file below it")
+    try:
+        real, expected = path.resolve(), folder.resolve() / name
+        # not blocking: to open a pipe would wait for somebody who writes
+        handle = os.open(real, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise GoldenFileError(f"{path}: cannot be read: {reason}") from None
+    if real != expected:
+        os.close(handle)
+        raise GoldenFileError(f"{path}: is a link to {real}; expected the file itself")
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise GoldenFileError(f"{path}: is no ordinary file")
+    return open(handle, "rb")
+
+
+def header(file: BinaryIO, size: int, where: str) -> Header:
+    """Read the header of a file of `size` bytes; afterwards `file` stands at the values.
+
+    GoldenFileError, starting with `where`, for anything but a whole array of one of DTYPES.
+    """
+    start = io.BytesIO(file.read(HEADER_BYTES + 16))
+    try:
+        found = _parse(start)
+    except (
+        ValueError, TypeError, KeyError, SyntaxError, RecursionError, MemoryError,
+        tokenize.TokenError,
+    ) as error:  # fmt: skip
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise GoldenFileError(f"{where}: not a readable .npy file: {reason}") from None
+    check(found, where)
+    there = size - start.tell()
+    if there != found.bytes:
+        verb = "truncated" if there < found.bytes else "too long"
+        raise GoldenFileError(
+            f"{where}: {verb}: {there} bytes of values; "
+            f"{found.dtype} {found.shape} has {found.bytes}"
+        )
+    file.seek(start.tell())
+    return found
+
+
+def check(found: Header, where: str) -> None:
+    """GoldenFileError unless dtype and size are such that an array may have."""
+    if found.dtype.hasobject:
+        raise GoldenFileError(f"{where}: holds Python objects (a pickle); expected plain numbers")
+    if found.dtype.str.startswith(">"):
+        raise GoldenFileError(
+            f"{where}: big-endian {found.dtype.name}; expected little-endian: "
+            "write it in the other byte order"
+        )
+    if found.dtype.name not in DTYPES:
+        raise GoldenFileError(f"{where}: dtype {found.dtype}; expected one of {', '.join(DTYPES)}")
+    if len(found.shape) > MAX_AXES or not all(0 <= n <= MAX_BYTES for n in found.shape):
+        raise GoldenFileError(
+            f"{where}: shape {found.shape!s:.80}; expected sizes of at least 0"
+        )
+    if found.bytes > MAX_BYTES:
+        raise GoldenFileError(
+            f"{where}: claims {found.dtype} {found.shape}, {found.bytes} bytes; "
+            f"expected at most {MAX_BYTES}"
+        )
+
+
+def values(data: bytes, found: Header) -> np.ndarray:
+    """The bytes after a header -> the array, read-only."""
+    return np.frombuffer(data, found.dtype).reshape(
+        found.shape, order="F" if found.fortran else "C"
+    )
+
+
+def _parse(file: BinaryIO) -> Header:
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, HEADER_BYTES)
+    elif version == (2, 0):
+        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file, HEADER_BYTES)
+    else:
+        raise ValueError(f"version {version[0]}.{version[1]} of the format; expected 1.0 or 2.0")
+    return Header(dtype, shape, fortran)
