@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 import refimpl
 from refimpl import cli
+from refimpl.cli import train
 from refimpl.data import bundled, datasets, mnist
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files
@@ -341,10 +342,10 @@ def test_a_recipe_file_with_options_on_top(tmp_path) -> None:
 
 
 def test_every_setting_of_a_recipe_has_an_option() -> None:
-    assert list(cli.RECIPE_OPTIONS) == [field.name for field in dataclasses.fields(Recipe)]
+    assert list(train.RECIPE_OPTIONS) == [field.name for field in dataclasses.fields(Recipe)]
     options = ["--teacher", "t", "--distillation", "0.5", "--activation-epochs", "2"]
     args = cli.parser().parse_args(["train", "--data", "d", "--model", "m", "-o", "x", *options])
-    recipe = cli._recipe(args)
+    recipe = train._recipe(args)
     assert (recipe.teacher, recipe.distillation, recipe.activation_epochs) == ("t", 0.5, 2)
     assert dataclasses.replace(recipe, teacher=None, distillation=0.0, activation_epochs=0) == (
         Recipe()

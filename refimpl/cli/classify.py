@@ -1,0 +1,95 @@
+"""`refimpl classify`: name what is on images."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from refimpl.cli.options import FILES, add_json, add_model, positive
+from refimpl.cli.output import BOLD, complain, paint, print_json, warn
+from refimpl.cli.verbs import Verbs
+from refimpl.conventions import DataError
+
+
+def add(verbs: Verbs) -> None:
+    added = verbs(
+        run,
+        "name what is on images",
+        "refimpl classify seven.png three.jpg --top 3",
+        "refimpl classify photos --json",
+        "refimpl classify - < seven.png",
+    )
+    added.add_argument(
+        "images", nargs="+", metavar="IMAGE",
+        help="a file of any usual format, a folder of such files, or - for standard input",
+    ).complete = FILES  # fmt: skip
+    add_model(added)
+    added.add_argument(
+        "--top", type=positive, default=1, metavar="K", help="show the K best classes (default 1)"
+    )
+    added.add_argument(
+        "--invert", action="store_true", help="exchange dark and light, in every image"
+    )
+    add_json(added)
+
+
+def run(args: argparse.Namespace) -> int:
+    from refimpl.classifier import classifier
+
+    ask = classifier(args.model)
+    if args.invert:
+        ask = ask.inverted()
+    names, status = _image_names(args.images)
+    width = max(map(len, names), default=0)
+    answers = []
+    for name in names:
+        try:
+            (prediction,) = ask(_picture(name))
+        except DataError as error:  # the other images are answered all the same
+            complain(error)
+            status = 2
+            continue
+        if prediction.warning is not None:
+            warn(f"{name}: {prediction.warning}")
+        best = prediction.top(args.top)
+        if args.json:
+            answers.append(
+                {
+                    "file": name,
+                    "label": prediction.label,
+                    "probability": prediction.probability,
+                    "top": [{"label": label, "probability": p} for label, p in best],
+                    "warning": prediction.warning,
+                }
+            )
+            continue
+        (first, probability), *others = best
+        first = paint(f"{first} {probability:.4f}", BOLD, sys.stdout)
+        print(f"{name:{width}}", first, *(f"{label} {p:.4f}" for label, p in others), sep="  ")
+    if args.json:
+        print_json(answers)
+    return status
+
+
+def _image_names(given: Sequence[str]) -> tuple[list[str], int]:
+    """Images by name, folders replaced by what is in them, and the status so far."""
+    from refimpl.data.images import in_folder
+
+    names, status = [], 0
+    for name in given:
+        try:
+            names += map(str, in_folder(name)) if os.path.isdir(name) else [name]
+        except DataError as error:
+            complain(error)
+            status = 2
+    return names, status
+
+
+def _picture(name: str) -> Any:
+    """What the classifier takes for a name of the command line."""
+    from refimpl.data import images
+
+    if name != "-":
+        return name
+    return images.decode(sys.stdin.buffer.read(images.MAX_BYTES + 1), "standard input")

@@ -1,0 +1,43 @@
+"""`refimpl demo`: the bundled digits against their stored goldens."""
+
+import argparse
+import time
+
+from refimpl.cli.verbs import Verbs
+
+GOLDEN_TOLERANCE = 1e-3  # of a probability
+
+
+def add(verbs: Verbs) -> None:
+    verbs(
+        run,
+        "classify the bundled sample digits and check the answers against stored goldens",
+        "refimpl demo",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from refimpl.classifier import classifier
+    from refimpl.data import bundled
+
+    goldens = bundled.goldens()
+    # In float32 a value next to 0 may round to the other side on another machine; a flipped bit
+    # moves a probability further than any rounding, and would be reported as a difference.
+    ask = classifier(goldens["model"]).astype(goldens["dtype"])
+    print(f"{goldens['model']} on {len(goldens['images'])} test images of MNIST, {ask.dtype}\n")
+    print("image       label  probability      time  golden")
+    agreed = 0
+    for name, golden in sorted(goldens["images"].items()):
+        start = time.perf_counter()
+        (answer,) = ask(bundled.mnist() / name)
+        milliseconds = 1000 * (time.perf_counter() - start)
+        near = abs(answer.probability - golden["probability"]) <= GOLDEN_TOLERANCE
+        agrees = near and answer.label == golden["label"]
+        agreed += agrees
+        verdict = "agrees" if agrees else f"DIFFERS: {golden['label']} {golden['probability']:.4f}"
+        print(
+            f"{name:10}  {answer.label:>5}  {answer.probability:11.4f}  {milliseconds:5.1f} ms"
+            f"  {verdict}"
+        )
+    print(f"\n{agreed} of {len(goldens['images'])} agree with the stored goldens")
+    return 0 if agreed == len(goldens["images"]) else 1

@@ -1,0 +1,48 @@
+"""`refimpl models`: the trained models and the architectures."""
+
+import argparse
+import math
+
+from refimpl.cli.options import add_json
+from refimpl.cli.output import print_json, print_table
+from refimpl.cli.verbs import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    add_json(verbs(run, "list trained models and architectures", "refimpl models"))
+
+
+def run(args: argparse.Namespace) -> int:
+    from refimpl.classifier import read_card
+    from refimpl.models import Config, config, files, params
+
+    def count(described: Config) -> int:
+        return sum(math.prod(shape) for shape in params.shapes(described).values())
+
+    cards = {name: read_card(name) for name in files.shipped()}
+    trained = {
+        name: {
+            "parameters": count(Config.from_json(card["config"])),
+            "top1": card.get("evaluation", {}).get("top1"),
+            "measured_on": card.get("evaluation", {}).get("data"),
+        }
+        for name, card in cards.items()
+    }
+    architectures = {name: {"parameters": count(config.named(name))} for name in config.NAMES}
+    if args.json:
+        print_json({"trained": trained, "architectures": architectures})
+        return 0
+    rows = [
+        (
+            name,
+            f"{entry['parameters']:,}",
+            "-" if entry["top1"] is None else f"{entry['top1']:.2%}",
+            entry["measured_on"] or "-",
+        )
+        for name, entry in trained.items()
+    ]
+    print_table(("trained", "parameters", "top-1", "measured on"), rows)
+    print()
+    rows = [(name, f"{entry['parameters']:,}") for name, entry in architectures.items()]
+    print_table(("architecture (untrained)", "parameters"), rows)
+    return 0

@@ -1,0 +1,62 @@
+"""Options that several verbs have, and what they name."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from refimpl.cli.output import progress_bar
+
+DEFAULT_MODEL = "didb_micro_mnist"
+
+
+# What shtab reads from an option of the parser to let the shell complete names of files.
+FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="NAME",
+        help=f"a trained model: a shipped name or a .safetensors file (default {DEFAULT_MODEL})",
+    ).complete = FILES  # fmt: skip
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", required=True, type=Path, metavar="PATH",
+        help="folder with MNIST's four idx files; or a folder, .tar (.gz, .bz2, .xz) or .zip with "
+        "a folder of images for each class, below train/ and test/ where there are splits",
+    ).complete = FILES  # fmt: skip
+    parser.add_argument(
+        "--limit", type=positive, metavar="N", help="only N images, evenly spread over the data"
+    )
+
+
+def add_output(parser: argparse.ArgumentParser, text: str) -> None:
+    parser.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="FILE", help=text
+    ).complete = FILES
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON; fractions are 0 to 1")
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def not_negative(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def load_data(args: argparse.Namespace, split: str, preprocessing: Any) -> Any:
+    """The Dataset that the options name."""
+    from refimpl.data import datasets
+
+    with progress_bar("read") as bar:
+        data = datasets.load(args.data, split, preprocessing, bar.update)
+    return data if args.limit is None else data.spread(args.limit)

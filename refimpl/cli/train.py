@@ -1,0 +1,147 @@
+"""`refimpl train`: an architecture learns from labelled images."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import refimpl
+from refimpl.cli.options import FILES, add_data, add_output, load_data, not_negative
+from refimpl.cli.verbs import Verbs
+from refimpl.conventions import DataError
+
+# Field of the recipe -> (type, help). What is not given keeps the recipe's own value.
+RECIPE_OPTIONS = {
+    "epochs": (int, "passes over the training images"),
+    "activation_epochs": (int, "before them, with binary activations and real weights"),
+    "batch_size": (int, "images a step"),
+    "learning_rate": (float, "at the top of the schedule"),
+    "weight_decay": (float, "of the matrices of real layers"),
+    "warmup_fraction": (float, "of the steps of each stage, up to the top"),
+    "smoothing": (float, "of the labels, 0 for none"),
+    "teacher": (str, "a trained model to learn from, by name or file; needs --distillation"),
+    "distillation": (float, "weight of the teacher's answers, 1 for nothing else"),
+    "shift": (int, "pixels by which a training image may move each way"),
+    "flip": (bool, "mirror every other training image, left for right"),
+    "clip_norm": (float, "largest norm of the gradients of a step"),
+    "seed": (int, "the same seed gives the same bits on the same machine"),
+    "shards": (int, "parts of a batch that run side by side, a thread each"),
+}
+
+
+def add(verbs: Verbs) -> None:
+    added = verbs(
+        run,
+        "train an architecture by its own backward pass",
+        "refimpl train --data mnist --model didb_micro -o digits.safetensors",
+        "refimpl train --data cifar10.tar.xz --model didb_cifar --flip -o mine.safetensors",
+        "refimpl train --data mnist --model didb_micro --set depth=2 --recipe recipe.toml "
+        "--curves csv -o small.safetensors",
+    )
+    add_data(added)
+    added.add_argument(
+        "--model", required=True, metavar="NAME",
+        help="an architecture; `refimpl models` lists them",
+    )  # fmt: skip
+    add_output(added, "the .safetensors file to write; its card, a .json file, goes beside it")
+    added.add_argument(
+        "--set", type=_field, action="append", default=[], metavar="FIELD=VALUE",
+        help="another value for a field of the architecture, such as depth=2; may be repeated",
+    )  # fmt: skip
+    added.add_argument(
+        "--validation", type=not_negative, default=0, metavar="N",
+        help="hold out N training images, drawn by the seed, and report the accuracy on them",
+    )  # fmt: skip
+    added.add_argument(
+        "--resume", action="store_true", help="go on from the checkpoint of an interrupted run"
+    )
+    added.add_argument(
+        "--curves", choices=("csv", "png"),
+        help="write the learning curves beside the model; png draws them too (needs matplotlib)",
+    )  # fmt: skip
+    options = added.add_argument_group("recipe", "settings of the run; the card records them all")
+    options.add_argument(
+        "--recipe", type=Path, metavar="FILE",
+        help="settings from a .json or .toml file; the options below come on top",
+    ).complete = FILES  # fmt: skip
+    for name, (kind, text) in RECIPE_OPTIONS.items():
+        option = f"--{name.replace('_', '-')}"
+        if kind is bool:
+            options.add_argument(option, action=argparse.BooleanOptionalAction, help=text)
+        else:
+            metavar = {int: "N", float: "X", str: "NAME"}[kind]
+            action = options.add_argument(option, type=kind, metavar=metavar, help=text)
+            if name == "teacher":
+                action.complete = FILES
+
+
+def run(args: argparse.Namespace) -> int:
+    from refimpl import training
+    from refimpl.data.preprocessing import Preprocessing
+
+    recipe = _recipe(args)
+    if args.curves == "png":
+        from refimpl.report import curves
+
+        curves.require_matplotlib()
+    model = refimpl.create_model(args.model, **dict(args.set))
+    plain = Preprocessing.plain(model.config.image_size, model.config.channels)
+    data = load_data(args, "train", plain)
+    if len(data.class_names) != model.config.num_classes:
+        raise DataError(
+            f"{args.data}: found {len(data.class_names)} classes, {args.model} has "
+            f"{model.config.num_classes}: add --set num_classes={len(data.class_names)}"
+        )
+    split = training.hold_out(data.images, data.labels, args.validation, seed=recipe.seed)
+    with _resumable(args.output):
+        trained = training.train(
+            model,
+            recipe,
+            *split.training,
+            preprocessing=plain.measured(data.images).to_json(),
+            class_names=list(data.class_names),
+            out=args.output,
+            validation=split.validation,
+            progress=True,
+            resume=args.resume,
+            curves=args.curves is not None,
+            card={"data": args.data.resolve().name, **split.card},
+        )
+    if args.curves == "png":
+        curves.draw(trained.history, args.output.with_suffix(".png"))
+    print(args.output)
+    return 0
+
+
+def _recipe(args: argparse.Namespace) -> Any:
+    """The recipe of the file, or the default one, with the options that are given."""
+    from refimpl.training import recipes
+
+    recipe = recipes.read(args.recipe) if args.recipe else recipes.Recipe()
+    given = {name: getattr(args, name) for name in RECIPE_OPTIONS}
+    given = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(recipe, **given)
+
+
+def _field(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:  # a word needs no quotes
+        return name, value
+
+
+@contextlib.contextmanager
+def _resumable(output: Path) -> Iterator[None]:
+    """An interrupted training says how to go on, where there is something to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not output.with_suffix(".checkpoint").exists():
+            raise
+        raise KeyboardInterrupt("the same command with --resume goes on") from None

@@ -1,0 +1,37 @@
+"""How the modules of the verbs tell the parser what they do."""
+
+import argparse
+from collections.abc import Callable
+
+
+class Verbs:
+    """The verbs of a parser. Each is a function: parsed arguments -> exit status."""
+
+    def __init__(self, parser: argparse.ArgumentParser):
+        self._parsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def __call__(
+        self, run: Callable[[argparse.Namespace], int], summary: str, *examples: str
+    ) -> argparse.ArgumentParser:
+        """A verb -> its parser, to add options to.
+
+        It is called like its function, or like the function's module where that is `run`.
+        """
+        name = run.__module__.rpartition(".")[2] if run.__name__ == "run" else run.__name__
+        added = self._parsers.add_parser(
+            name,
+            help=summary,
+            description=_sentence(summary),
+            epilog="\n  ".join(("examples:", *examples)),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(run=run)
+        return added
+
+    def group(self, name: str, summary: str) -> "Verbs":
+        """A verb that has verbs of its own, as in `refimpl NAME VERB`."""
+        return Verbs(self._parsers.add_parser(name, help=summary, description=_sentence(summary)))
+
+
+def _sentence(summary: str) -> str:
+    return summary[0].upper() + summary[1:] + "."
