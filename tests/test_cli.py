@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import json
@@ -16,8 +17,10 @@ import pytest
 from PIL import Image, ImageOps
 
 import refimpl
-from refimpl import cli
+from refimpl import cli, ops
+from refimpl.classifier import BACKENDS
 from refimpl.cli import train
+from refimpl.cli.verbs import Verbs
 from refimpl.data import bundled, datasets, mnist
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files
@@ -486,6 +489,44 @@ def test_goldens_belong_to_the_shipped_weights() -> None:
         assert computed["images"][name]["probability"] == pytest.approx(golden["probability"])
 
 
+# --- backends -------------------------------------------------------------------------------------
+
+
+class Watched:
+    """The reference, which notes that it was asked."""
+
+    asked = False
+
+    def __getattr__(self, name: str) -> object:
+        self.asked = True
+        return getattr(ops, name)
+
+
+@pytest.mark.parametrize("verb", ["classify", "evaluate", "demo"])
+def test_the_backend_that_is_named_computes(model, monkeypatch, verb) -> None:
+    goldens = goldens_of(model)
+    monkeypatch.setattr(bundled, "goldens", lambda: goldens)
+    rest = {
+        "classify": (SEVEN, "--model", model),
+        "evaluate": ("--data", SMALL, "--model", model, "--limit", 4),
+        "demo": (),
+    }[verb]
+    named, other = Watched(), Watched()
+    monkeypatch.setitem(BACKENDS, "numpy", named)
+    monkeypatch.setitem(BACKENDS, "auto", other)
+    status, _, err = run(verb, *rest, "--backend", "numpy")
+    assert (status, err, named.asked, other.asked) == (0, "", True, False)
+    assert run(verb, *rest).status == 0
+    assert other.asked
+
+
+def test_backend_numpy_gives_the_references_answer(model) -> None:
+    command = ("classify", SEVEN, "--model", model, "--json", "--backend", "numpy")
+    (entry,) = json.loads(run(*command).out)
+    (answer,) = refimpl.classifier(model, backend="numpy")(SEVEN)
+    assert (entry["label"], entry["probability"]) == (answer.label, answer.probability)
+
+
 # --- bad usage -------------------------------------------------------------------------
 
 
@@ -505,6 +546,9 @@ def test_goldens_belong_to_the_shipped_weights() -> None:
         (("train", "--data", "d", "--model", "didb_micro"), "required: -o/--output"),
         (("train", "--data", "d", "-o", "x.safetensors"), "required: --model"),
         (("train", "--data", "d", "--model", "m", "-o", "x", "--epochs", "few"), "'few'"),
+        (("classify", "x.png", "--backend", "abacus"), "invalid choice: 'abacus'"),
+        (("evaluate", "--data", "d", "--backend", "abacus"), "invalid choice: 'abacus'"),
+        (("demo", "--backend", "abacus"), "invalid choice: 'abacus'"),
         (("demo", "now"), "unrecognized arguments: now"),
     ],
 )
@@ -553,6 +597,20 @@ def test_the_examples_of_each_verb_run(workshop, verb) -> None:
         assert done.returncode == 0, (example, done.stderr)
         assert done.stdout, example
         assert "warning" not in done.stderr, example
+
+
+def test_a_verb_may_have_verbs() -> None:
+    def weigh(args) -> int:
+        return 0
+
+    top = argparse.ArgumentParser(prog="refimpl")
+    group = Verbs(top).group("fruit", "look at fruit")
+    group(weigh, "weigh fruit", "refimpl fruit weigh 3").add_argument("count", type=int)
+    args = top.parse_args(["fruit", "weigh", "3"])
+    assert (args.run, args.count) == (weigh, 3)
+    for without in ([], ["fruit"]):
+        with pytest.raises(SystemExit, match="2"):
+            top.parse_args(without)
 
 
 def test_help_names_every_verb() -> None:

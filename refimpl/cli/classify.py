@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from refimpl.cli.options import FILES, add_json, add_model, positive
+from refimpl.cli.options import FILES, add_backend, add_json, add_model, positive
 from refimpl.cli.output import BOLD, complain, paint, print_json, warn
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import DataError
@@ -25,6 +25,7 @@ def add(verbs: Verbs) -> None:
         help="a file of any usual format, a folder of such files, or - for standard input",
     ).complete = FILES  # fmt: skip
     add_model(added)
+    add_backend(added)
     added.add_argument(
         "--top", type=positive, default=1, metavar="K", help="show the K best classes (default 1)"
     )
@@ -37,7 +38,7 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl.classifier import classifier
 
-    ask = classifier(args.model)
+    ask = classifier(args.model, backend=args.backend)
     if args.invert:
         ask = ask.inverted()
     names, status = _image_names(args.images)

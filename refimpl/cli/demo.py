@@ -3,17 +3,19 @@
 import argparse
 import time
 
+from refimpl.cli.options import add_backend
 from refimpl.cli.verbs import Verbs
 
 GOLDEN_TOLERANCE = 1e-3  # of a probability
 
 
 def add(verbs: Verbs) -> None:
-    verbs(
+    added = verbs(
         run,
         "classify the bundled sample digits and check the answers against stored goldens",
         "refimpl demo",
     )
+    add_backend(added)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -23,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     goldens = bundled.goldens()
     # In float32 a value next to 0 may round to the other side on another machine; a flipped bit
     # moves a probability further than any rounding, and would be reported as a difference.
-    ask = classifier(goldens["model"]).astype(goldens["dtype"])
+    ask = classifier(goldens["model"], backend=args.backend).astype(goldens["dtype"])
     print(f"{goldens['model']} on {len(goldens['images'])} test images of MNIST, {ask.dtype}\n")
     print("image       label  probability      time  golden")
     agreed = 0

@@ -2,7 +2,7 @@
 
 import argparse
 
-from refimpl.cli.options import add_data, add_json, add_model, load_data, positive
+from refimpl.cli.options import add_backend, add_data, add_json, add_model, load_data, positive
 from refimpl.cli.output import print_json, print_table, progress_bar
 from refimpl.cli.verbs import Verbs
 
@@ -16,6 +16,7 @@ def add(verbs: Verbs) -> None:
     )
     add_data(added)
     add_model(added)
+    add_backend(added)
     added.add_argument("--split", choices=("test", "train"), default="test", help="(default test)")
     added.add_argument(
         "--batch-size", type=positive, default=100, metavar="N", help="(default 100)"
@@ -30,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from refimpl.classifier import classifier, read_card, record
     from refimpl.data import datasets
 
-    model = classifier(args.model)
+    model = classifier(args.model, backend=args.backend)
     if args.record:
         read_card(args.model)  # a missing card is told before the work, not after it
     data = load_data(args, args.split, model.preprocessing)

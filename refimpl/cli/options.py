@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from refimpl.classifier import BACKENDS
 from refimpl.cli.output import progress_bar
 
 DEFAULT_MODEL = "didb_micro_mnist"
@@ -18,6 +19,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--model", default=DEFAULT_MODEL, metavar="NAME",
         help=f"a trained model: a shipped name or a .safetensors file (default {DEFAULT_MODEL})",
     ).complete = FILES  # fmt: skip
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend", choices=tuple(BACKENDS), default="auto",
+        help="what computes: numpy is the reference, auto the quickest there is (default auto)",
+    )  # fmt: skip
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
