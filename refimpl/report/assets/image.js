@@ -1,0 +1,222 @@
+"use strict";
+// Draws the taps in #data. A canvas says what it shows: data-draw (a key of `draw`), data-tap, and
+// data-head where one head is meant. Texts and tables are in the page already.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const [rows, columns] = data.grid;
+  const first = data.first; // 1 where there is a class token, in front of the patches
+  const picture = document.getElementById("picture");
+  const fade = document.getElementById("fade");
+  const cells = [...document.querySelectorAll(".patches button")];
+  const classToken = document.getElementById("class-token");
+  const WIDTH = 250; // of a picture on the screen, about
+  let token = first + Math.floor(rows / 2) * columns + Math.floor(columns / 2);
+  let colours = {};
+
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  for (const tap of Object.values(data.taps)) {
+    tap.bytes = bytes(tap.data);
+    if (tap.margins) tap.margins = bytes(tap.margins);
+    if (tap.scale) tap.signed = new Int8Array(tap.bytes.buffer);
+  }
+  const bit = (tap, i) => (tap.bytes[i >> 3] >> (i & 7)) & 1; // least significant first
+
+  function readColours() {
+    const style = getComputedStyle(document.documentElement);
+    for (const name of ["minus", "plus", "one", "zero", "card", "text"]) {
+      const hex = style.getPropertyValue("--" + name).trim();
+      colours[name] = [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+    }
+  }
+  const mix = (from, to, share) => from.map((value, i) => value + share * (to[i] - value));
+  const css = (colour) => `rgb(${colour.map(Math.round).join(" ")})`;
+  const signed = (share) => mix(colours.card, share < 0 ? colours.minus : colours.plus, Math.abs(share));
+
+  // A canvas of width x height cells, each a square of whole pixels. Returns context and their size.
+  function open(canvas, width, height, target = WIDTH) {
+    const ratio = Math.ceil(window.devicePixelRatio || 1);
+    const size = Math.max(1, Math.round(target / width));
+    canvas.width = width * size * ratio;
+    canvas.height = height * size * ratio;
+    canvas.style.width = width * size + "px";
+    const context = canvas.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    return [context, size * ratio];
+  }
+
+  // Cells coloured one by one; colourAt gives null for a gap.
+  function paint(canvas, width, height, colourAt, target) {
+    const [context, size] = open(canvas, width, height, target);
+    const small = new OffscreenCanvas(width, height);
+    const image = new ImageData(width, height);
+    for (let y = 0; y < height; y++) {
+      for (let x = 0; x < width; x++) {
+        const colour = colourAt(x, y);
+        if (colour) image.data.set([...colour, 255], 4 * (y * width + x));
+      }
+    }
+    small.getContext("2d").putImageData(image, 0, 0);
+    context.drawImage(small, 0, 0, width * size, height * size);
+    return [context, size];
+  }
+
+  // One small map of the patches for each of `count` channels, side by side.
+  function mosaic(canvas, groups, count, colourAt) {
+    const wide = Math.ceil(Math.sqrt(groups * count));
+    const high = Math.ceil(count / wide);
+    const groupHeight = high * (rows + 1) + 1;
+    const width = wide * (columns + 1) - 1;
+    const height = groups * groupHeight - 2;
+    const [context, size] = paint(canvas, width, height, (x, y) => {
+      const group = Math.floor(y / groupHeight);
+      const tileX = Math.floor(x / (columns + 1));
+      const tileY = Math.floor((y % groupHeight) / (rows + 1));
+      const column = x % (columns + 1);
+      const row = (y % groupHeight) % (rows + 1);
+      const channel = tileY * wide + tileX;
+      if (column === columns || row === rows || tileY >= high || channel >= count) return null;
+      return colourAt(group, channel, first + row * columns + column);
+    });
+    if (token < first) return;
+    const column = (token - first) % columns;
+    const row = Math.floor((token - first) / columns);
+    context.strokeStyle = css(colours.text);
+    context.lineWidth = Math.max(1, size / 4);
+    for (let group = 0; group < groups; group++) {
+      for (let channel = 0; channel < count; channel++) {
+        const x = (channel % wide) * (columns + 1) + column;
+        const y = group * groupHeight + Math.floor(channel / wide) * (rows + 1) + row;
+        context.strokeRect(x * size, y * size, size, size);
+      }
+    }
+  }
+
+  function bitColour(tap, i) {
+    const colour = bit(tap, i) ? colours.plus : colours.minus;
+    if (!fade.checked) return colour;
+    return mix(colours.card, colour, Math.min(1, 0.08 + (2 * tap.margins[i]) / 255));
+  }
+
+  // A map of the tokens; the class token, where there is one, is the square in front.
+  function tokenMap(canvas, colourAt, lit) {
+    const shift = first ? 1.5 : 0;
+    const [context, size] = open(canvas, columns + shift, rows, 190);
+    const image = document.createElement("canvas"); // the picture in greys, and as faint as unlit
+    [image.width, image.height] = [columns * size, rows * size];
+    for (let i = 0; i < first + rows * columns; i++) {
+      const patch = i - first;
+      const x = patch < 0 ? 0 : (shift + (patch % columns)) * size;
+      const y = patch < 0 ? 0 : Math.floor(patch / columns) * size;
+      context.fillStyle = css(colourAt(i));
+      context.fillRect(x, y, size, size);
+      if (lit && patch >= 0) {
+        const [w, h] = [picture.naturalWidth / columns, picture.naturalHeight / rows];
+        context.globalAlpha = lit(i) ? 0.35 : 0.25;
+        context.drawImage(picture, (patch % columns) * w, Math.floor(patch / columns) * h, w, h, x, y, size, size);
+        context.globalAlpha = 1;
+      }
+      context.strokeStyle = css(mix(colours.card, colours.text, 0.25));
+      context.lineWidth = 1;
+      context.strokeRect(x + 0.5, y + 0.5, size - 1, size - 1);
+    }
+    const patch = token - first;
+    const x = patch < 0 ? 0 : (shift + (patch % columns)) * size;
+    const y = patch < 0 ? 0 : Math.floor(patch / columns) * size;
+    context.strokeStyle = css(colours.text);
+    context.lineWidth = Math.max(2, size / 9);
+    const inset = context.lineWidth / 2;
+    context.strokeRect(x + inset, y + inset, size - 2 * inset, size - 2 * inset);
+  }
+
+  const draw = {
+    channels(canvas, tap) {
+      const channels = tap.shape[1];
+      mosaic(canvas, 1, channels, (group, channel, i) => signed(Math.max(-1, tap.signed[i * channels + channel] / 127)));
+    },
+    planes(canvas, tap) {
+      const [heads, tokens, d] = tap.shape;
+      mosaic(canvas, heads, d, (head, channel, i) => bitColour(tap, (head * tokens + i) * d + channel));
+    },
+    bits(canvas, tap) {
+      const [heads, tokens, d] = tap.shape;
+      paint(canvas, d, 2 * heads - 1, (x, y) => (y % 2 ? null : bitColour(tap, ((y / 2) * tokens + token) * d + x)));
+    },
+    boolean(canvas, tap, head) {
+      const tokens = tap.shape[1];
+      const lit = (i) => bit(tap, (head * tokens + token) * tokens + i);
+      tokenMap(canvas, (i) => (lit(i) ? colours.one : colours.zero), lit);
+    },
+    probability(canvas, tap, head) {
+      const tokens = tap.shape[1];
+      tokenMap(canvas, (i) => mix(colours.card, colours.one, tap.bytes[(head * tokens + token) * tokens + i] / 255));
+    },
+    matrix(canvas, tap, head) {
+      const tokens = tap.shape[1];
+      const binary = tap.bytes.length < tap.shape[0] * tokens * tokens;
+      const [context, size] = paint(canvas, tokens, tokens, (x, y) => {
+        const i = (head * tokens + y) * tokens + x;
+        return mix(colours.zero, colours.one, binary ? bit(tap, i) : tap.bytes[i] / 255);
+      }, 150);
+      context.strokeStyle = css(colours.text);
+      context.lineWidth = Math.max(1, size / 2);
+      context.strokeRect(0, token * size, tokens * size, size);
+    },
+  };
+
+  function name() {
+    if (token < first) return "the class token";
+    const patch = token - first;
+    return `the patch in row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}`;
+  }
+
+  function drawAll() {
+    readColours();
+    for (const canvas of document.querySelectorAll("canvas[data-draw]")) {
+      const { draw: kind, tap, head } = canvas.dataset;
+      draw[kind](canvas, data.taps[tap], Number(head || 0));
+      canvas.setAttribute("aria-label", canvas.dataset.label.replace("{token}", name()));
+    }
+    for (const count of document.querySelectorAll("[data-count]")) {
+      const tap = data.taps[count.dataset.count];
+      const tokens = tap.shape[1];
+      let lit = 0;
+      for (let i = 0; i < tokens; i++) lit += bit(tap, (Number(count.dataset.head) * tokens + token) * tokens + i);
+      count.textContent = `${lit} of ${tokens}`;
+    }
+  }
+
+  function choose(chosen) {
+    token = chosen;
+    cells.forEach((cell, patch) => {
+      cell.setAttribute("aria-selected", String(patch === token - first));
+      cell.tabIndex = patch === Math.max(0, token - first) ? 0 : -1;
+    });
+    if (classToken) classToken.setAttribute("aria-pressed", String(token < first));
+    document.getElementById("chosen").textContent = name()[0].toUpperCase() + name().slice(1);
+    drawAll();
+  }
+
+  const MOVES = {
+    ArrowLeft: (row, column) => [row, column - 1],
+    ArrowRight: (row, column) => [row, column + 1],
+    ArrowUp: (row, column) => [row - 1, column],
+    ArrowDown: (row, column) => [row + 1, column],
+    Home: (row) => [row, 0],
+    End: (row) => [row, columns - 1],
+  };
+  cells.forEach((cell, patch) => {
+    cell.addEventListener("click", () => choose(first + patch));
+    cell.addEventListener("keydown", (event) => {
+      if (!(event.key in MOVES) || event.altKey || event.ctrlKey || event.metaKey) return;
+      event.preventDefault();
+      const [row, column] = MOVES[event.key](Math.floor(patch / columns), patch % columns);
+      if (row < 0 || row >= rows || column < 0 || column >= columns) return;
+      cells[row * columns + column].focus();
+      choose(first + row * columns + column);
+    });
+  });
+  if (classToken) classToken.addEventListener("click", () => choose(0));
+  fade?.addEventListener("change", drawAll);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  picture.decode().finally(() => choose(token));
+})();
