@@ -164,24 +164,36 @@ static const char *skip_value(const char *p, int depth)
     }
 }
 
-/* The value of `key` in the object at p, NULL where there is none. Twice is an error. */
-static const char *find_member(const char *p, const char *key)
+/* Goes through an object: *p, which starts as the object, moves on; 0 when there are no more. */
+static int next_member(const char **p, const char **key, const char **value)
 {
-    const char *found = NULL;
-    p = skip_space(expect(p, '{'));
-    while (*p != '}') {
-        const char *end = skip_string(p);
-        const char *value = skip_space(expect(end, ':'));
-        if ((size_t)(end - p) == strlen(key) + 2 && strncmp(p + 1, key, strlen(key)) == 0) {
-            if (found != NULL)
-                die("%s: \"%s\" stands there twice", where_json, key);
-            found = value;
-        }
-        p = skip_space(skip_value(value, 0));
-        if (*p == ',')
-            p = skip_space(p + 1);
-        else if (*p != '}')
-            die("%s: malformed JSON; expected ',' or '}'", where_json);
+    int first = **p == '{';
+    *p = skip_space(*p + first);
+    if (**p == '}')
+        return 0;
+    *key = first ? *p : skip_space(expect(*p, ','));
+    *value = skip_space(expect(skip_string(*key), ':'));
+    *p = skip_space(skip_value(*value, 0));
+    return 1;
+}
+
+static int is_string(const char *value, const char *text)
+{
+    size_t length = strlen(text);
+    return *value == '"' && strncmp(value + 1, text, length) == 0 && value[length + 1] == '"';
+}
+
+/* The value of `key` in an object, NULL where there is none. Twice is an error. */
+static const char *find_member(const char *object, const char *key)
+{
+    const char *found = NULL, *name, *value;
+    const char *p = expect(object, '{') - 1;
+    while (next_member(&p, &name, &value)) {
+        if (!is_string(name, key))
+            continue;
+        if (found != NULL)
+            die("%s: \"%s\" stands there twice", where_json, key);
+        found = value;
     }
     return found;
 }
@@ -192,12 +204,6 @@ static const char *member(const char *object, const char *key)
     if (value == NULL)
         die("%s: no \"%s\"", where_json, key);
     return value;
-}
-
-static int is_string(const char *value, const char *text)
-{
-    size_t length = strlen(text);
-    return *value == '"' && strncmp(value + 1, text, length) == 0 && value[length + 1] == '"';
 }
 
 /* A whole number >= 0. */
@@ -226,14 +232,14 @@ static int choice(const char *object, const char *key, const char *first, const 
 
 typedef struct {
     const char *bundle, *out; /* folders */
-    File weights;             /* weights.safetensors: 8 bytes length of the header, header, data */
+    const char *weights;      /* safetensors: 8 bytes length of the header, JSON header, data */
     const char *header;
     const unsigned char *data;
     size_t data_size;
-    size_t block;                     /* number of the block */
-    size_t batch, tokens, dim;        /* B, N, C */
+    size_t block;                      /* number of the block */
+    size_t batch, tokens, dim;         /* B, N, C */
     size_t heads, head_dim, mlp_ratio; /* C = heads * head_dim */
-    size_t rows, columns, first;      /* the patch grid; tokens before it: 1 class token or 0 */
+    size_t rows, columns, first;       /* the patch grid; tokens before it: 1 class token or 0 */
     float norm_eps;
     int haar, differential, token_rprelu, layer_scale; /* switches of the block */
     int alpha_by_head, periodic, cls_low, eight;       /* readings */
@@ -387,42 +393,67 @@ static char *file_of(const Run *run, const char *tap)
     return NULL;
 }
 
+typedef struct {
+    Shape shape;
+    size_t start, end; /* of its bytes in the data */
+    int bytes_each;    /* 8 for float64, 4 for float32, 1 for packed bits */
+} Entry;
+
+/* One entry of the header of the weights; its bytes lie inside the data and suit its shape. */
+static Entry read_entry(const Run *run, const char *json)
+{
+    Entry entry;
+    Shape offsets;
+    const char *dtype = member(json, "dtype");
+    read_shape(expect(member(json, "shape"), '['), ']', &entry.shape, where_json);
+    read_shape(expect(member(json, "data_offsets"), '['), ']', &offsets, where_json);
+    entry.start = offsets.size[0];
+    entry.end = offsets.size[1];
+    entry.bytes_each = is_string(dtype, "F64") ? 8 : is_string(dtype, "F32") ? 4 : 1;
+    if (entry.bytes_each == 1 && !is_string(dtype, "U8"))
+        die("%s: the type %.6s; expected F32, F64 or U8", where_json, dtype);
+    if (offsets.rank != 2 || entry.start > entry.end || entry.end > run->data_size ||
+        entry.end - entry.start != times(count_of(entry.shape), (size_t)entry.bytes_each))
+        die("%s: an entry is truncated or misplaced", where_json);
+    return entry;
+}
+
+/* Reads the file and checks every entry; together they are as long as the data. */
 static void open_weights(Run *run)
 {
     File file = read_file(run->bundle, "weights.safetensors");
     uint64_t length = file.size < 8 ? UINT64_MAX : little_endian(file.bytes, 8);
     if (file.size < 8 || length > file.size - 8)
         die("%s: not a safetensors file, or truncated in its header", file.name);
-    run->weights = file;
+    run->weights = file.name;
     run->header = cut((char *)file.bytes + 8, (size_t)length);
     run->data = file.bytes + 8 + length;
     run->data_size = file.size - 8 - (size_t)length;
     where_json = file.name;
-    if (*skip_space(skip_value(run->header, 0)) != 0)
-        die("%s: something follows the header's JSON", file.name);
+    const char *p = expect(run->header, '{') - 1, *name, *value;
+    size_t used = 0;
+    while (next_member(&p, &name, &value)) {
+        if (is_string(name, "__metadata__"))
+            continue;
+        Entry entry = read_entry(run, value);
+        used += entry.end - entry.start;
+    }
+    if (*skip_space(p + 1) != 0 || used != run->data_size)
+        die("%s: %lu bytes of data; its entries have %lu", file.name,
+            (unsigned long)run->data_size, (unsigned long)used);
 }
 
 /* The parameter with this path and shape, as float32. */
 static float *parameter(const Run *run, const char *path, Shape wanted)
 {
-    Shape shape, offsets;
-    where_json = run->weights.name;
-    const char *entry = find_member(run->header, path);
-    if (entry == NULL)
+    where_json = run->weights;
+    const char *json = find_member(run->header, path);
+    if (json == NULL)
         die("%s: no parameter is called %s", where_json, path);
-    const char *dtype = member(entry, "dtype");
-    int bytes_each = is_string(dtype, "F64") ? 8 : is_string(dtype, "F32") ? 4 : 0;
-    if (bytes_each == 0)
-        die("%s: %s is neither F32 nor F64", where_json, path);
-    read_shape(expect(member(entry, "shape"), '['), ']', &shape, path);
-    if (!same_shape(shape, wanted))
-        die("%s: %s does not have the shape that its network needs", where_json, path);
-    read_shape(expect(member(entry, "data_offsets"), '['), ']', &offsets, path);
-    size_t count = count_of(shape), *at = offsets.size;
-    if (offsets.rank != 2 || at[0] > at[1] || at[1] > run->data_size ||
-        at[1] - at[0] != times(count, (size_t)bytes_each))
-        die("%s: the data of %s is truncated or misplaced", where_json, path);
-    return to_float32(run->data + at[0], count, bytes_each);
+    Entry entry = read_entry(run, json);
+    if (entry.bytes_each == 1 || !same_shape(entry.shape, wanted))
+        die("%s: %s does not have the type or shape that the network needs", where_json, path);
+    return to_float32(run->data + entry.start, count_of(entry.shape), entry.bytes_each);
 }
 
 static float *vector(const Run *run, const char *path, const char *leaf, size_t count)
@@ -906,8 +937,9 @@ static float *attention_scores(const Run *run, const char *attn, const float *x,
             parameter(run, join(attn, ".band_weight", ""), (Shape){2, {2, run->heads}});
         for (size_t i = 0; i < count; i++) {
             size_t head = i / (N * N) % run->heads;
-            float sum = weight[head] * (float)by_low[i] + weight[run->heads + head] * (float)by_high[i];
-            scores[i] = sum / root;
+            float first = weight[head] * (float)by_low[i];
+            float second = weight[run->heads + head] * (float)by_high[i];
+            scores[i] = (first + second) / root;
         }
     }
     tap_real(run, attn, ".scores", (Shape){4, {run->batch, run->heads, N, N}}, scores);
@@ -1058,6 +1090,7 @@ int main(int count, char **arguments)
         die("tap %s does not have the shape (B, %lu, %lu)", entry, (unsigned long)run.tokens,
             (unsigned long)run.dim);
     run.batch = shape.size[0];
+    tap_real(&run, entry, "", shape, x);
     block(&run, x);
     return 0;
 }
