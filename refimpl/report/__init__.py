@@ -1,1 +1,4 @@
-"""Pictures. They need matplotlib, which `pip install "refimpl[plots]"` brings."""
+"""Pictures and pages.
+
+Learning curves need matplotlib, which `pip install "refimpl[plots]"` brings.
+"""

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from importlib import resources
 from string import Template
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -34,11 +34,23 @@ CLASSES = 10  # that are listed at most, the most probable ones
 ORIGINAL = 320  # longest side of the image as it was given
 
 ARIA = 'role="img" aria-label=""'  # the script fills in the chosen token
-SIGN_WORDS = {"z": "what enters", "head_z": "bits of"}
+BITS = {"q": "queries", "k": "keys", "v": "values"}
+# What has a threshold in a block, beside them.
+THRESHOLDS = {
+    "prob": "attention",
+    "proj": "input of the projection after attention",
+    "up": "input of the MLP",
+    "down": "hidden layer of the MLP",
+}
 
 
-def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> bytes:
-    """The page of a picture that the names `image` and `model` stand for, as UTF-8.
+class Page(NamedTuple):
+    content: bytes  # UTF-8
+    prediction: Prediction
+
+
+def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
+    """The page of a picture; `image` and `model` are what it calls them.
 
     NonFiniteError, with the name of the layer, where weights of absurd size leave no number.
     """
@@ -79,7 +91,8 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> bytes
         script_hash=_hash(script),
         data=_json({"grid": config.grid, "first": first, "taps": data}),
     )
-    return text.encode("utf-8", "backslashreplace")  # the name of a file need not be valid text
+    # the name of a file need not be valid text
+    return Page(text.encode("utf-8", "backslashreplace"), prediction)
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -110,7 +123,7 @@ def _answer(prediction: Prediction, picture: Image.Image, seen: str) -> str:
     original.thumbnail((ORIGINAL, ORIGINAL))
     top = prediction.top(CLASSES)
     rows = [
-        f'<tr><th scope="row"><bdi>{escape(name)}</bdi></th><td>{_bar(share, "plus")}</td>'
+        f'<tr><th scope="row"><bdi>{escape(name)}</bdi></th><td>{_bar(share)}</td>'
         f"<td>{share:.2%}</td></tr>"
         for name, share in top
     ]
@@ -121,7 +134,7 @@ def _answer(prediction: Prediction, picture: Image.Image, seen: str) -> str:
     note = f'<p class="note">{_count(others, "class", "classes")} more, less probable.</p>'
     return f"""<section id="answer"><h2>The answer</h2>
 <p>Each class gets a probability; together they are 100 %.</p>{warning}
-<div class="answer"><figure class="input"><img src="{_png(original)}" alt="The image as it was given">
+<div class="answer"><figure class="input"><img src="{_png(original)}" alt="The image as given">
 <figcaption>The image as it was given; the one to click is what the network reads.</figcaption>
 </figure><div><table><thead><tr><th scope="col">class</th><th></th>
 <th scope="col">probability</th></tr></thead>
@@ -158,55 +171,59 @@ def _planes(prefix: str, config: Config, data: Mapping[str, Any]) -> str:
     names = [f"{prefix}.{t}.head_bit" for t in config.attention_inputs if t != "v"]
     figures = []
     for name in (name for name in names if name in data):
-        kind, _, band = name.split(".")[3].partition("_")
-        title = {"q": "Queries", "k": "Keys"}[kind] + (f", {band} band" if band else "")
+        title = _bits_of(name.split(".")[3]).capitalize()
+        every = f"{title}: the sign of each channel, patch by patch"
         below = f"{title}: the bits of {{token}}, one row a head"
         figures.append(
-            f"<figure>{_canvas('planes', name, f'{title}: the sign of each channel, patch by patch')}"
-            f"{_canvas('bits', name, below)}"
-            f"<figcaption><strong>{title}</strong>, one map a channel; below them the bits of the "
-            f"chosen token. <code>{name}</code></figcaption></figure>"
+            f"<figure>{_canvas('planes', name, every)}{_canvas('bits', name, below)}"
+            f"<figcaption><strong>{title}</strong> <code>{name}</code></figcaption></figure>"
         )
     if not figures:
         return ""
     return f"""<h3>Bit planes of queries and keys</h3><p>Only the signs of queries and keys are
-kept, so two tokens are compared by counting the bits in which they agree.</p>
-<div class="row">{"".join(figures)}</div>"""
+kept, so two tokens are compared by counting the bits in which they agree. Each small map is one
+channel over the image; below are the bits of the chosen token, a row a head.</p>
+<div class="planes">{"".join(figures)}</div>"""
+
+
+def _bits_of(t: str) -> str:
+    """ "q_low" in words."""
+    kind, _, band = t.partition("_")
+    return BITS[kind] + (f", {band} band" if band else "")
 
 
 def _attention(prefix: str, config: Config, data: Mapping[str, Any]) -> str:
     binary = f"{prefix}.prob.bit" in data
     soft = f"{prefix}.prob.z" if binary else f"{prefix}.prob"
     hard = f"{prefix}.prob.bit" if binary else soft
-    rows = []
+    heads = []
     for head in range(config.heads):
-        figures = [
-            _map("probability", soft, head, "How strongly {token} attends to each token")
-            + "<figcaption><strong>Softmax</strong>, "
-            + ("full colour at α and above" if binary else "full colour at its largest")
-            + "</figcaption></figure>"
-        ]
+        chosen = f'<span data-count="{hard}" data-head="{head}"></span>' if binary else ""
+        maps = [("probability", soft, "Softmax", "How strongly {token} attends to each token")]
         if binary:
-            figures.append(
-                _map("boolean", hard, head, "The tokens that {token} attends to")
-                + f'<figcaption><strong>Boolean</strong>: <span data-count="{hard}" '
-                f'data-head="{head}"></span> tokens, those above α / 2</figcaption></figure>'
-            )
-        figures.append(
-            _map("matrix", hard, head, "The whole attention matrix; the row of {token} is framed")
-            + "<figcaption><strong>All tokens</strong>, a row each; the chosen one is framed"
-            "</figcaption></figure>"
+            what = f"Bits: {chosen} tokens"
+            maps.append(("boolean", hard, what, "The tokens that {token} attends to"))
+        maps.append(
+            ("matrix", hard, "All tokens", "Attention of all tokens, that of {token} framed")
         )
-        rows.append(f'<p class="head">Head {head}</p><div class="row">{"".join(figures)}</div>')
-    text = (
-        "A token attends to another or it does not: of the softmax one bit is left, and the values "
-        "of the tokens attended to are simply added."
-        if binary
-        else "A token takes a weighted mean of the values of all tokens; the weights are real."
-    )
+        figures = (
+            f"<figure>{_canvas(draw, tap, f'{label}, head {head}', head)}"
+            f"<figcaption>{what}</figcaption></figure>"
+            for draw, tap, what, label in maps
+        )
+        heads.append(f'<div><h4>Head {head}</h4><div class="maps">{"".join(figures)}</div></div>')
+    if binary:
+        title = "Boolean attention of the chosen token"
+        text = """A token attends to another or it does not: where the softmax is above half of the
+learned step α a bit is set, and the values of those tokens are simply added. Full colour of the
+softmax is α and more."""
+    else:
+        title = "Attention of the chosen token"
+        text = """A token takes a weighted mean of the values of all tokens, and the weights are
+real. Full colour is the largest weight of a token."""
     square = " The square in front is the class token." if config.pool == "cls" else ""
-    title = "Boolean attention of the chosen token" if binary else "Attention of the chosen token"
-    return f"<h3>{title}</h3><p>{text}{square} <code>{hard}</code></p>{''.join(rows)}"
+    return f"""<h3>{title}</h3><p>{text}{square} The last map has a row for each token; the chosen
+one is framed. <code>{hard}</code></p><div class="heads">{"".join(heads)}</div>"""
 
 
 def _differential(prefix: str, data: Mapping[str, Any]) -> str:
@@ -216,10 +233,13 @@ def _differential(prefix: str, data: Mapping[str, Any]) -> str:
     titles = (
         ("Values", "what each token hands on"),
         ("Mean of the neighbours", "up to eight of them on the grid"),
-        ("Differential term", "values λ<sub>s</sub> − mean λ<sub>n</sub>, learned for each channel"),
+        (
+            "Differential term",
+            "values λ<sub>s</sub> − mean λ<sub>n</sub>, learned for each channel",
+        ),
     )
-    return f"""<h3>The differential term</h3><p>A sum over tokens blurs; what sets a token apart from
-its neighbours is lost in it, and a learned difference brings it back.</p>
+    return f"""<h3>The differential term</h3><p>A sum over tokens blurs; what sets a token apart
+from its neighbours is lost in it, and a learned difference brings it back.</p>
 {_equation(names, titles, "−→", data)}"""
 
 
@@ -227,7 +247,7 @@ def _margins(margins: list[trace.Margins]) -> str:
     if not margins:
         return ""
     rows = [
-        f'<tr><th scope="row"><code>{row.name.split(".", 2)[2]}</code></th>'
+        f'<tr><th scope="row">{_threshold(row.name)}</th>'
         f"<td>{_histogram(row)}</td><td>{row.count:,}</td>"
         f"<td>{row.near:.2%}</td><td>{row.closest:.1e}</td><td>{row.zero:,}</td></tr>"
         for row in margins
@@ -242,6 +262,15 @@ values; the histograms reach from −{trace.REACH:g} to +{trace.REACH:g}.</capti
 <th scope="col">on the threshold</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>"""
 
 
+def _threshold(name: str) -> str:
+    """The tap in front of a threshold, in words and by its name in the block."""
+    *_, what, leaf = name.split(".")
+    words = THRESHOLDS.get(what)
+    if words is None:
+        words = _bits_of(what) if leaf == "head_z" else f"input of the {_bits_of(what)}"
+    return f"{words} <code>{name.split('.', 2)[2]}</code>"
+
+
 def _budget(config: Config, timed: timing.Timing) -> str:
     found = summary.summarise(config)
     total = found.total
@@ -250,20 +279,22 @@ def _budget(config: Config, timed: timing.Timing) -> str:
     for row in found.rows:
         name = ".".join(row.name.split(".")[:2]) if row.name.startswith("blocks.") else row.name
         groups.setdefault(name, []).append(row)
-    parts = [_cost(name, rows, timed) for name, rows in groups.items()]
-    layers = [_cost(row.name, [row], timed) for row in found.rows]
+    groups_and_layers = groups, {row.name: [row] for row in found.rows}
+    parts, layers = (
+        [_cost(name, rows, timed) for name, rows in table.items()] for table in groups_and_layers
+    )
+    everything = _cost("total", found.rows, timed)
     return f"""<section id="budget"><h2>The budget</h2>
 <p>{share:.1%} of the multiplications and additions take one bit, and 64 of those count as one
 32-bit operation: {found.ops:,.0f} operations in all instead of
 {total.macs_1bit + total.macs_32bit:,}.</p>
 <svg class="split" role="img" aria-label="{share:.1%} 1-bit, {1 - share:.1%} 32-bit"><rect
-class="plus" width="100%" height="100%"/><rect class="one" width="{100 * share:.3f}%"
+class="full" width="100%" height="100%"/><rect class="share" width="{100 * share:.3f}%"
 height="100%"/></svg>
-<ul class="legend"><li>{_swatch("one")}1-bit multiply-accumulates: {total.macs_1bit:,}</li>
-<li>{_swatch("plus")}32-bit multiply-accumulates: {total.macs_32bit:,}</li></ul>
-{_costs(parts, timed, "Parts of the network")}
-<details><summary>Every layer</summary>{_costs(layers, timed, "Layers, as `refimpl summary` counts them")}
-</details></section>"""
+<ul class="legend"><li>{_swatch("share")}1-bit multiply-accumulates: {total.macs_1bit:,}</li>
+<li>{_swatch("full")}32-bit multiply-accumulates: {total.macs_32bit:,}</li></ul>
+{_costs(parts, everything, timed)}
+<details><summary>Every layer</summary>{_costs(layers, everything, timed)}</details></section>"""
 
 
 # --- pieces ---------------------------------------------------------------------------------------
@@ -274,10 +305,6 @@ def _canvas(draw: str, tap: str, label: str, head: int = 0) -> str:
         f'<canvas data-draw="{draw}" data-tap="{tap}" data-head="{head}" data-label="{label}" '
         f"{ARIA}></canvas>"
     )
-
-
-def _map(draw: str, tap: str, head: int, label: str) -> str:
-    return f"<figure>{_canvas(draw, tap, f'{label}, head {head}', head)}"
 
 
 def _equation(
@@ -294,23 +321,20 @@ def _equation(
         parts += [f'<span class="sign" aria-hidden="true">{sign}</span>', figure]
     scale = next(data[name]["scale"] for name in names)
     return (
-        f'<div class="row">{"".join(parts)}</div><p class="note">Full colour is ±{scale:.3g}, '
-        "in all three.</p>"
+        f'<div class="equation">{"".join(parts)}</div>'
+        f'<p class="note">Full colour is ±{scale:.2g} and beyond, in all three.</p>'
     )
 
 
-def _bar(share: float, colour: str) -> str:
+def _bar(share: float) -> str:
     return (
-        f'<svg class="bar" aria-hidden="true"><rect class="{colour}" width="{100 * share:.2f}%" '
+        f'<svg class="bar" aria-hidden="true"><rect class="share" width="{100 * share:.2f}%" '
         'height="100%"/></svg>'
     )
 
 
 def _swatch(colour: str) -> str:
-    return (
-        '<svg aria-hidden="true">'
-        f'<rect class="{colour}" width="100%" height="100%"/></svg>'
-    )
+    return f'<svg aria-hidden="true"><rect class="{colour}" width="100%" height="100%"/></svg>'
 
 
 def _histogram(margins: trace.Margins) -> str:
@@ -334,17 +358,17 @@ def _cost(name: str, rows: list[summary.Row], timed: timing.Timing) -> str:
     share = seconds / sum(timed.layers.values())
     return (
         f'<tr><th scope="row"><code>{name}</code></th><td>{one:,}</td><td>{full:,}</td>'
-        f"<td>{1000 * seconds:.3f}</td><td>{_bar(share, 'one')}</td></tr>"
+        f"<td>{1000 * seconds:.3f}</td><td>{_bar(share)}</td></tr>"
     )
 
 
-def _costs(rows: Iterable[str], timed: timing.Timing, caption: str) -> str:
-    runs = _count(timed.runs, "run")
-    return f"""<div class="scroll"><table><caption>{caption}; time in the operations of the NumPy
-reference, the median of {runs} ({1000 * timed.seconds:.1f} ms a run, with what is between
-them).</caption><thead><tr><th scope="col">layer</th><th scope="col">1-bit</th>
-<th scope="col">32-bit</th><th scope="col">ms</th><th scope="col">share of the time</th></tr></thead>
-<tbody>{"".join(rows)}</tbody></table></div>"""
+def _costs(rows: Iterable[str], total: str, timed: timing.Timing) -> str:
+    return f"""<div class="scroll"><table><caption>For one image. Time: in the operations of the
+NumPy reference, median of {_count(timed.runs, "run")}; a whole run takes
+{1000 * timed.seconds:.1f} ms.</caption><thead><tr><th scope="col">layer</th>
+<th scope="col">1-bit</th><th scope="col">32-bit</th><th scope="col">ms</th>
+<th scope="col">share of the time</th></tr></thead>
+<tbody>{"".join(rows)}</tbody><tfoot>{total}</tfoot></table></div>"""
 
 
 def _patches(config: Config) -> str:

@@ -77,10 +77,13 @@ def embedded(taps: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
             found[name] = _bits(value)
         elif name.endswith("attn.prob.z") or leaf == "prob":
             found[name] = _probabilities(value, binary=leaf == "z")
-    for group in ("norm1.out", "attn.low", "attn.high"), (
-        "attn.v.out",
-        "attn.neighbour_mean",
-        "attn.differential",
+    for group in (
+        ("norm1.out", "attn.low", "attn.high"),
+        (
+            "attn.v.out",
+            "attn.neighbour_mean",
+            "attn.differential",
+        ),
     ):
         found |= _tokens(taps, group)
     return found
@@ -138,7 +141,7 @@ def _tokens(taps: Mapping[str, np.ndarray], group: tuple[str, ...]) -> dict[str,
         if len(values) < 2:  # nothing to compare: an architecture without the bands, or the term
             continue
         sizes = np.concatenate([np.abs(value).ravel() for value in values.values()])
-        scale = float(np.quantile(sizes, 0.99)) or 1.0
+        scale = float(np.quantile(sizes, 0.97)) or 1.0
         for name, value in values.items():
             signed = np.rint(127 * np.clip(value / scale, -1, 1)).astype(np.int8)
             found[name] = {"shape": signed.shape, "scale": scale, "data": _base64(signed)}

@@ -9,7 +9,6 @@
   const fade = document.getElementById("fade");
   const cells = [...document.querySelectorAll(".patches button")];
   const classToken = document.getElementById("class-token");
-  const WIDTH = 250; // of a picture on the screen, about
   let token = first + Math.floor(rows / 2) * columns + Math.floor(columns / 2);
   let colours = {};
 
@@ -32,8 +31,8 @@
   const css = (colour) => `rgb(${colour.map(Math.round).join(" ")})`;
   const signed = (share) => mix(colours.card, share < 0 ? colours.minus : colours.plus, Math.abs(share));
 
-  // A canvas of width x height cells, each a square of whole pixels. Returns context and their size.
-  function open(canvas, width, height, target = WIDTH) {
+  // A canvas of width x height cells, squares of whole pixels, about `target` wide. Returns context and their size.
+  function open(canvas, width, height, target) {
     const ratio = Math.ceil(window.devicePixelRatio || 1);
     const size = Math.max(1, Math.round(target / width));
     canvas.width = width * size * ratio;
@@ -61,7 +60,7 @@
   }
 
   // One small map of the patches for each of `count` channels, side by side.
-  function mosaic(canvas, groups, count, colourAt) {
+  function mosaic(canvas, groups, count, target, colourAt) {
     const wide = Math.ceil(Math.sqrt(groups * count));
     const high = Math.ceil(count / wide);
     const groupHeight = high * (rows + 1) + 1;
@@ -76,12 +75,12 @@
       const channel = tileY * wide + tileX;
       if (column === columns || row === rows || tileY >= high || channel >= count) return null;
       return colourAt(group, channel, first + row * columns + column);
-    });
+    }, target);
     if (token < first) return;
     const column = (token - first) % columns;
     const row = Math.floor((token - first) / columns);
     context.strokeStyle = css(colours.text);
-    context.lineWidth = Math.max(1, size / 4);
+    context.lineWidth = Math.max(1, size / 5);
     for (let group = 0; group < groups; group++) {
       for (let channel = 0; channel < count; channel++) {
         const x = (channel % wide) * (columns + 1) + column;
@@ -100,9 +99,7 @@
   // A map of the tokens; the class token, where there is one, is the square in front.
   function tokenMap(canvas, colourAt, lit) {
     const shift = first ? 1.5 : 0;
-    const [context, size] = open(canvas, columns + shift, rows, 190);
-    const image = document.createElement("canvas"); // the picture in greys, and as faint as unlit
-    [image.width, image.height] = [columns * size, rows * size];
+    const [context, size] = open(canvas, columns + shift, rows, 140);
     for (let i = 0; i < first + rows * columns; i++) {
       const patch = i - first;
       const x = patch < 0 ? 0 : (shift + (patch % columns)) * size;
@@ -131,15 +128,15 @@
   const draw = {
     channels(canvas, tap) {
       const channels = tap.shape[1];
-      mosaic(canvas, 1, channels, (group, channel, i) => signed(Math.max(-1, tap.signed[i * channels + channel] / 127)));
+      mosaic(canvas, 1, channels, 250, (group, channel, i) => signed(Math.max(-1, tap.signed[i * channels + channel] / 127)));
     },
     planes(canvas, tap) {
       const [heads, tokens, d] = tap.shape;
-      mosaic(canvas, heads, d, (head, channel, i) => bitColour(tap, (head * tokens + i) * d + channel));
+      mosaic(canvas, heads, d, 190, (head, channel, i) => bitColour(tap, (head * tokens + i) * d + channel));
     },
     bits(canvas, tap) {
       const [heads, tokens, d] = tap.shape;
-      paint(canvas, d, 2 * heads - 1, (x, y) => (y % 2 ? null : bitColour(tap, ((y / 2) * tokens + token) * d + x)));
+      paint(canvas, d, 2 * heads - 1, (x, y) => (y % 2 ? null : bitColour(tap, ((y / 2) * tokens + token) * d + x)), 190);
     },
     boolean(canvas, tap, head) {
       const tokens = tap.shape[1];
@@ -156,7 +153,7 @@
       const [context, size] = paint(canvas, tokens, tokens, (x, y) => {
         const i = (head * tokens + y) * tokens + x;
         return mix(colours.zero, colours.one, binary ? bit(tap, i) : tap.bytes[i] / 255);
-      }, 150);
+      }, 140);
       context.strokeStyle = css(colours.text);
       context.lineWidth = Math.max(1, size / 2);
       context.strokeRect(0, token * size, tokens * size, size);

@@ -1,0 +1,63 @@
+"""`refimpl report`: a page that shows what one image does inside the network."""
+
+import argparse
+import os
+from pathlib import Path
+
+from refimpl.cli.options import FILES, add_json, add_model, add_output
+from refimpl.cli.output import print_json, warn
+from refimpl.cli.verbs import Verbs
+from refimpl.conventions import DataError, ModelFileError, write_atomically
+
+
+def add(verbs: Verbs) -> None:
+    added = verbs(
+        run,
+        "write a page for the browser that shows what one image does inside the network",
+        "refimpl report seven.png -o seven.html",
+        "refimpl report seven.png --model mine.safetensors -o seven.html",
+    )
+    added.add_argument("image", metavar="IMAGE", help="a file of any usual format").complete = FILES
+    add_model(added)
+    add_output(added, "the .html file to write; it needs no other file and no network")
+    added.add_argument("--invert", action="store_true", help="exchange dark and light")
+    add_json(added)
+
+
+def run(args: argparse.Namespace) -> int:
+    from refimpl.classifier import classifier
+    from refimpl.data.images import open_image
+    from refimpl.models import files
+    from refimpl.report import image
+
+    ask = classifier(args.model, backend="numpy")
+    if args.invert:
+        ask = ask.inverted()
+    picture = open_image(args.image)
+    _require_other(args.output, args.image, DataError, "the image")
+    _require_other(args.output, files.find(args.model), ModelFileError, "the model")
+    name, model = os.path.basename(args.image), os.path.basename(args.model)
+    page, prediction = image.page(ask, picture, name, model)
+    if prediction.warning is not None:
+        warn(f"{args.image}: {prediction.warning}")
+    write_atomically(args.output, page)
+    if args.json:
+        print_json(
+            {
+                "file": args.image,
+                "page": str(args.output),
+                "bytes": len(page),
+                "label": prediction.label,
+                "probability": prediction.probability,
+                "warning": prediction.warning,
+            }
+        )
+    else:
+        answer = f"{prediction.label} {prediction.probability:.4f}"
+        print(f"{args.output}: {answer}, {len(page):,} bytes")
+    return 0
+
+
+def _require_other(output: Path, read: str | Path, error: type[Exception], what: str) -> None:
+    if output.exists() and output.samefile(read):
+        raise error(f"{output}: is {what} itself, expected another file to write")
