@@ -1,0 +1,134 @@
+"""Packing: signs to bits, sixteen rows side by side, and back [SPEC 1].
+
+The private layout of the kernels: a matrix (rows, K) becomes (blocks, words, 16) uint32, where row
+r is lane r % 16 of block r // 16 and its value k is bit k % 32 of word k // 32. Rows and values
+that only fill up a block or a word are 0 bits.
+
+    block 0, word 0:   row 0, k 0 … 31 | row 1, k 0 … 31 | … | row 15, k 0 … 31
+
+>>> pack(np.array([[1.0, -1.0, 0.0]], np.float32)).words[0, 0, :2]      # + - +: bits 0 and 2
+array([5, 0], dtype=uint32)
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from refimpl.conventions import DtypeError, ShapeError, require_finite
+from refimpl.kernels import popcount
+from refimpl.kernels.compile import inlined, jit
+from refimpl.kernels.popcount import WORD
+from refimpl.kernels.vector import LANES, any_of, bits_of, load, ones_of, splat
+
+
+class Packed(NamedTuple):
+    """The bits of matrices (..., rows, K)."""
+
+    words: np.ndarray  # (..., blocks, words, 16) uint32
+    rows: int
+    length: int  # K
+
+
+def pack(x: np.ndarray, above: float | None = None) -> Packed:
+    """The signs of float32 or float64 rows x (..., rows, K); any strides.
+
+    A bit is x >= 0; with `above` it is x > above, as in a boolean tensor. NonFiniteError names the
+    first NaN or infinity.
+    """
+    if x.dtype not in (np.float32, np.float64):
+        raise DtypeError(f"pack: x is {x.dtype}; expected float32 or float64")
+    if x.ndim < 2 or 0 in x.shape:
+        raise ShapeError(f"pack: x has shape {x.shape}; expected (..., rows, K), none of them 0")
+    if x.dtype == np.float64:  # the vectors are float32
+        require_finite("pack", "x", x)
+        one = x >= 0 if above is None else x > above
+        return pack(np.where(one, np.float32(1), np.float32(-1)))
+    rows, length = x.shape[-2:]
+    matrices = x if x.ndim == 4 else x.reshape(-1, 1, rows, length)
+    if matrices.strides[-1] != x.itemsize:
+        matrices = np.ascontiguousarray(matrices)
+    blocks, words = -(-rows // LANES), -(-length // WORD)
+    packed = np.zeros((*matrices.shape[:2], blocks, words, LANES), np.uint32)
+    if not _pack(matrices, np.float32(0 if above is None else above), above is not None, packed):
+        require_finite("pack", "x", x)
+    return Packed(packed.reshape(*x.shape[:-2], blocks, words, LANES), rows, length)
+
+
+def unpack(packed: Packed) -> np.ndarray:
+    """Bool (..., rows, K), the inverse of `pack`."""
+    words, rows, length = packed
+    lanes = np.ascontiguousarray(words.swapaxes(-1, -2)).astype("<u4")  # (..., blocks, 16, words)
+    bits = np.unpackbits(lanes.view(np.uint8), axis=-1, count=length, bitorder="little")
+    return bits.reshape(*words.shape[:-3], -1, length)[..., :rows, :].astype(bool)
+
+
+def binary_product(a: Packed, w: Packed) -> np.ndarray:
+    """Signs a (..., M, K) times signs w (..., N, K) -> int32 (..., M, N), exact."""
+    _require_alike("binary_product", a, w)
+    out = np.empty((_batch(a), a.rows, w.words.shape[-3] * LANES), np.int32)
+    popcount.binary_rows(popcount.path(), _flat(a), _flat(w), a.length, out)
+    return out[..., : w.rows].reshape(*a.words.shape[:-3], a.rows, w.rows)
+
+
+def boolean_product(a: Packed, v: Packed) -> np.ndarray:
+    """Booleans a (..., M, K) times signs v (..., N, K) -> int32 (..., M, N), exact."""
+    _require_alike("boolean_product", a, v)
+    out = np.empty((_batch(a), a.rows, v.words.shape[-3] * LANES), np.int32)
+    popcount.boolean_rows(popcount.path(), _flat(a), _flat(v), out)
+    return out[..., : v.rows].reshape(*a.words.shape[:-3], a.rows, v.rows)
+
+
+def _require_alike(op: str, a: Packed, b: Packed) -> None:
+    if a.length != b.length or a.words.shape[:-3] != b.words.shape[:-3]:
+        found = [(*p.words.shape[:-3], p.rows, p.length) for p in (a, b)]
+        raise ShapeError(f"{op}: shapes {found[0]} and {found[1]}; expected equal but for the rows")
+
+
+def _batch(packed: Packed) -> int:
+    return packed.words.size // int(np.prod(packed.words.shape[-3:]))
+
+
+def _flat(packed: Packed) -> np.ndarray:
+    """(batch, blocks, words, 16)."""
+    return packed.words.reshape(-1, *packed.words.shape[-3:])
+
+
+@jit
+def _pack(x, threshold, strictly, packed):
+    """x (B, heads, rows, K) -> packed (B, heads, blocks, words, 16); False on NaN or infinity."""
+    length = x.shape[3]
+    last = np.full(WORD, -np.inf, np.float32)  # the rest of a row, filled up with 0 bits
+    finite = True
+    for b in range(x.shape[0]):
+        for h in range(x.shape[1]):
+            for r in range(x.shape[2]):
+                row, lanes = x[b, h, r], packed[b, h, r // LANES]
+                for word in range(length // WORD):
+                    lanes[word, r % LANES] = _word(row, word * WORD, threshold, strictly)
+                    finite &= _finite(row, word * WORD)
+                rest = length // WORD * WORD
+                if rest < length:
+                    for k in range(rest, length):
+                        last[k - rest] = row[k]
+                        finite &= row[k] - row[k] == 0
+                    lanes[rest // WORD, r % LANES] = _word(last, 0, threshold, strictly)
+    return finite
+
+
+@inlined
+def _word(row, first, threshold, strictly):
+    """The bits of 32 values of a row."""
+    low, high, level = load(row, first), load(row, first + LANES), splat(threshold)
+    if strictly:
+        return ones_of(low > level) | ones_of(high > level) << np.uint32(LANES)
+    return ones_of(low >= level) | ones_of(high >= level) << np.uint32(LANES)
+
+
+@inlined
+def _finite(row, first):
+    """Whether 32 values of a row are: in NaN and infinity all bits of the exponent are set."""
+    exponent = splat(np.int32(0x7F800000))
+    low, high = bits_of(load(row, first)), bits_of(load(row, first + LANES))
+    return not any_of(((low & exponent) >= exponent) | ((high & exponent) >= exponent))

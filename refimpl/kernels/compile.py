@@ -1,0 +1,75 @@
+"""How kernels are compiled: once a machine, kept on disk, and said aloud while it happens.
+
+Numba's own cache looks at the file of a function and at the kind of CPU, not at what the function
+calls. So the kernels lie in a folder whose name is a digest of all their sources: a changed line
+anywhere means a new folder, and never old machine code. NUMBA_CACHE_DIR moves the folder. Where
+nothing can be written they are compiled anew in every process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numba
+from numba.core import config, event
+
+_ROOMS = ("kernels", "engine")  # all that is compiled
+_PACKAGE = Path(__file__).parent.parent
+
+
+def _folder() -> Path:
+    sources = sorted(file for room in _ROOMS for file in (_PACKAGE / room).glob("*.py"))
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refimpl"
+    return Path(config.CACHE_DIR or default) / f"kernels-{digest[:16]}"
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f".{os.getpid()}").touch()
+        (folder / f".{os.getpid()}").unlink()
+    except (OSError, RuntimeError):  # RuntimeError: no home directory
+        return False
+    return True
+
+
+class _Announcement(event.Listener):
+    """One line on stderr when the first kernel is compiled, since that takes a while."""
+
+    def __init__(self) -> None:
+        self.said = False
+
+    def on_start(self, event: event.Event) -> None:
+        module = event.data["dispatcher"].py_func.__module__
+        if self.said or not module.startswith("refimpl."):
+            return
+        self.said = True
+        print("refimpl: compiling the kernels for this CPU, once", file=sys.stderr, flush=True)
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+_FOLDER = _folder()
+_CACHED = not config.DISABLE_JIT and _writable(_FOLDER)
+event.register("numba:compile", _Announcement())
+
+
+def jit(function: Callable) -> Callable:
+    """Compile on first use: no fast-math, the GIL released, the machine code kept on disk."""
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(_FOLDER)
+    try:
+        return numba.njit(nogil=True, cache=_CACHED)(function)
+    finally:
+        config.CACHE_DIR = before
+
+
+def inlined(function: Callable) -> Callable:
+    """Pasted into the kernels that call it: for what is shorter than a call."""
+    return numba.njit(inline="always")(function)

@@ -1,0 +1,273 @@
+"""Sixteen lanes at once: the small vector type in which the kernels are written.
+
+A kernel is ordinary Python: `load` sixteen neighbours of an array, `+ - * /`, compare, `select`,
+`store`. Compiled, a vector is one LLVM register (`<16 x float>`, `<16 x i32>`): one register of
+AVX-512, two of AVX2, four of NEON. The values are the same on all of them, since every lane is on
+its own and nothing is contracted or reordered. Without compilation (NUMBA_DISABLE_JIT=1) the same
+kernels run on NumPy arrays of sixteen.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+
+import numpy as np
+from llvmlite import ir
+from numba import config, types
+from numba.core.cgutils import get_or_insert_function
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+LANES = 16
+
+_INT, _BIT = ir.IntType(32), ir.IntType(1)
+_ELEMENTS = {"float32": ir.FloatType(), "int32": _INT, "bool": _BIT}
+
+
+class Vector(types.Type):
+    """The Numba type of sixteen lanes of float32, int32 or bool."""
+
+    def __init__(self, element: str):
+        self.element = element
+        super().__init__(name=f"vector_{element}_{LANES}")
+
+
+FLOATS, INTS, MASK = Vector("float32"), Vector("int32"), Vector("bool")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, frontend):
+        super().__init__(manager, frontend, ir.VectorType(_ELEMENTS[frontend.element], LANES))
+
+
+def compiled_as(generate: Callable) -> Callable:
+    """Decorate a definition in NumPy with the LLVM code that takes its place when compiled."""
+    return lambda definition: definition if config.DISABLE_JIT else intrinsic(generate)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+def pointer(context, builder, kind: types.Array, array, index):
+    """LLVM's pointer to an element of an array, by its flat index."""
+    return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
+
+
+def _of_array(array: types.Type) -> Vector | None:
+    """The vector of an array's neighbours; None makes Numba refuse another array."""
+    vectors = {types.float32: FLOATS, types.int32: INTS, types.uint32: INTS}
+    # of a strided array Numba cannot see that a row's values are neighbours: the caller must
+    adjacent = isinstance(array, types.Array) and (array.layout == "C" or array.ndim == 1)
+    return vectors.get(array.dtype) if adjacent else None
+
+
+def _lanes_at(context, builder, kinds, values, vector: Vector):
+    element = pointer(context, builder, kinds[0], *values[:2])
+    return builder.bitcast(element, context.get_value_type(vector).as_pointer())
+
+
+def _load(typing, array, index):
+    vector = _of_array(array)
+
+    def generate(context, builder, signature, values):
+        return builder.load(_lanes_at(context, builder, signature.args, values, vector), align=4)
+
+    return vector and (vector(array, types.intp), generate)
+
+
+def _store(typing, array, index, lanes):
+    vector = _of_array(array)
+
+    def generate(context, builder, signature, values):
+        pointer = _lanes_at(context, builder, signature.args, values, vector)
+        builder.store(values[2], pointer, align=4)
+        return context.get_dummy_value()
+
+    return vector and (types.none(array, types.intp, vector), generate)
+
+
+@compiled_as(_load)
+def load(array: np.ndarray, index: int) -> np.ndarray:
+    """Sixteen neighbours in a float32, int32 or uint32 array, from a flat index on.
+
+    The array is C-contiguous, or one row of values that lie side by side.
+    """
+    lanes = array.reshape(-1)[index : index + LANES].copy()
+    return lanes.view(np.int32) if lanes.dtype == np.uint32 else lanes
+
+
+@compiled_as(_store)
+def store(array: np.ndarray, index: int, lanes: np.ndarray) -> None:
+    """Write sixteen neighbours where `load` would read them."""
+    array.reshape(-1)[index : index + LANES] = lanes.view(array.dtype)
+
+
+# --- lanes ----------------------------------------------------------------------------------------
+
+
+def constant(value: int) -> ir.Constant:
+    """LLVM's vector with one int32 in all lanes."""
+    return ir.Constant(ir.VectorType(_INT, LANES), [value] * LANES)
+
+
+def spread(builder, value):
+    """LLVM's vector with one value in all lanes."""
+    undefined = ir.Constant(ir.VectorType(value.type, LANES), ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(_INT, 0))
+    return builder.shuffle_vector(first, undefined, constant(0))
+
+
+def call(builder, name: str, *vectors):
+    """Call an LLVM intrinsic whose arguments and result are vectors of one type."""
+    kind = vectors[0].type
+    full_name = f"{name}.v{kind.count}{kind.element.intrinsic_name}"
+    function = ir.FunctionType(kind, [kind] * len(vectors))
+    return builder.call(get_or_insert_function(builder.module, function, full_name), vectors)
+
+
+def _splat(typing, value):
+    vector = {types.float32: FLOATS, types.int32: INTS, types.uint32: INTS}.get(value)
+
+    def generate(context, builder, signature, values):
+        return spread(builder, values[0])
+
+    return vector and (vector(value), generate)
+
+
+def _select(typing, mask, a, b):
+    def generate(context, builder, signature, values):
+        return builder.select(*values)
+
+    return (a(mask, a, b), generate) if mask == MASK and a == b else None
+
+
+def _ones_of(typing, mask):
+    def generate(context, builder, signature, values):
+        return builder.zext(builder.bitcast(values[0], ir.IntType(LANES)), _INT)
+
+    return (types.uint32(mask), generate) if mask == MASK else None
+
+
+def _any_of(typing, mask):
+    def generate(context, builder, signature, values):
+        bits = builder.bitcast(values[0], ir.IntType(LANES))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
+
+    return (types.boolean(mask), generate) if mask == MASK else None
+
+
+def _unary(kind: Vector, result: Vector, name: str, make: Callable) -> Callable:
+    """The generator of a function of one vector."""
+
+    def typed(typing, x):
+        def generate(context, builder, signature, values):
+            return make(builder, values[0], context.get_value_type(result))
+
+        return (result(x), generate) if x == kind else None
+
+    typed.__name__ = name
+    return typed
+
+
+@compiled_as(_splat)
+def splat(value: np.generic) -> np.ndarray:
+    """A float32, int32 or uint32 in all lanes."""
+    lanes = np.full(LANES, value)
+    return lanes.view(np.int32) if lanes.dtype == np.uint32 else lanes
+
+
+@compiled_as(_select)
+def select(mask: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a where the mask is true, else b."""
+    return np.where(mask, a, b)
+
+
+@compiled_as(_ones_of)
+def ones_of(mask: np.ndarray) -> np.uint32:
+    """Bit l is lane l of the mask."""
+    return np.packbits(mask, bitorder="little").view("<u2")[0].astype(np.uint32)
+
+
+@compiled_as(_any_of)
+def any_of(mask: np.ndarray) -> bool:
+    """Whether a lane of the mask is true."""
+    return bool(mask.any())
+
+
+@compiled_as(_unary(INTS, FLOATS, "to_floats", lambda b, x, vector: b.sitofp(x, vector)))
+def to_floats(x: np.ndarray) -> np.ndarray:
+    """int32 lanes as float32."""
+    return x.astype(np.float32)
+
+
+@compiled_as(_unary(FLOATS, INTS, "to_ints", lambda b, x, vector: b.fptosi(x, vector)))
+def to_ints(x: np.ndarray) -> np.ndarray:
+    """float32 lanes as int32, towards zero."""
+    return x.astype(np.int32)
+
+
+@compiled_as(_unary(FLOATS, INTS, "bits_of", lambda b, x, vector: b.bitcast(x, vector)))
+def bits_of(x: np.ndarray) -> np.ndarray:
+    """The 32 bits of each float32 as an int32."""
+    return x.view(np.int32)
+
+
+@compiled_as(_unary(INTS, FLOATS, "of_bits", lambda b, x, vector: b.bitcast(x, vector)))
+def of_bits(x: np.ndarray) -> np.ndarray:
+    """The float32 of each 32 bits, the inverse of `bits_of`."""
+    return x.view(np.float32)
+
+
+@compiled_as(_unary(FLOATS, FLOATS, "square_root", lambda b, x, vector: call(b, "llvm.sqrt", x)))
+def square_root(x: np.ndarray) -> np.ndarray:
+    """Correctly rounded."""
+    return np.sqrt(x)
+
+
+@compiled_as(_unary(INTS, INTS, "popcount", lambda b, x, vector: call(b, "llvm.ctpop", x)))
+def popcount(x: np.ndarray) -> np.ndarray:
+    """The number of ones in each lane."""
+    bits = np.unpackbits(x.view(np.uint8).reshape(LANES, 4), axis=1)
+    return bits.sum(axis=1, dtype=np.int32)
+
+
+def _register_operator(function: Callable, kind: Vector, make: Callable, result: Vector) -> None:
+    @infer_global(function)
+    class Template(AbstractTemplate):
+        def generic(self, args, kws):
+            return signature(result, kind, kind) if args == (kind, kind) else None
+
+    @lower_builtin(function, kind, kind)
+    def generate(context, builder, signature, values):
+        return make(builder, *values)
+
+
+for _function, _name in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _register_operator(
+        _function, FLOATS, lambda b, x, y, name=_name: getattr(b, name)(x, y), FLOATS
+    )
+for _function, _name in (
+    (operator.add, "add"),
+    (operator.sub, "sub"),
+    (operator.mul, "mul"),
+    (operator.and_, "and_"),
+    (operator.or_, "or_"),
+    (operator.xor, "xor"),
+    (operator.lshift, "shl"),
+    (operator.rshift, "lshr"),
+):
+    _register_operator(_function, INTS, lambda b, x, y, name=_name: getattr(b, name)(x, y), INTS)
+for _function, _name in ((operator.gt, ">"), (operator.ge, ">="), (operator.lt, "<")):
+    _register_operator(
+        _function, FLOATS, lambda b, x, y, name=_name: b.fcmp_ordered(name, x, y), MASK
+    )
+    _register_operator(_function, INTS, lambda b, x, y, name=_name: b.icmp_signed(name, x, y), MASK)
+_register_operator(operator.or_, MASK, lambda b, x, y: b.or_(x, y), MASK)
+_register_operator(operator.and_, MASK, lambda b, x, y: b.and_(x, y), MASK)
