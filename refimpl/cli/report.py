@@ -36,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     picture = open_image(args.image)
     _require_other(args.output, args.image, DataError, "the image")
     _require_other(args.output, files.find(args.model), ModelFileError, "the model")
-    name, model = os.path.basename(args.image), os.path.basename(args.model)
+    name = os.path.basename(args.image)
+    model = os.path.basename(args.model).removesuffix(files.SUFFIX)
     page, prediction = image.page(ask, picture, name, model)
     if prediction.warning is not None:
         warn(f"{args.image}: {prediction.warning}")

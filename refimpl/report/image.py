@@ -274,7 +274,6 @@ def _threshold(name: str) -> str:
 def _budget(config: Config, timed: timing.Timing) -> str:
     found = summary.summarise(config)
     total = found.total
-    share = total.macs_1bit / (total.macs_1bit + total.macs_32bit)
     groups: dict[str, list[summary.Row]] = {}
     for row in found.rows:
         name = ".".join(row.name.split(".")[:2]) if row.name.startswith("blocks.") else row.name
@@ -284,10 +283,16 @@ def _budget(config: Config, timed: timing.Timing) -> str:
         [_cost(name, rows, timed) for name, rows in table.items()] for table in groups_and_layers
     )
     everything = _cost("total", found.rows, timed)
+    macs = total.macs_1bit + total.macs_32bit
+    share = total.macs_1bit / macs
+    text = f"Every one of the {macs:,} multiplications and additions takes 32 bits."
+    if total.macs_1bit:
+        text = (
+            f"{share:.1%} of the multiplications and additions take one bit, and 64 of those count "
+            f"as one 32-bit operation: {found.ops:,.0f} operations in all instead of {macs:,}."
+        )
     return f"""<section id="budget"><h2>The budget</h2>
-<p>{share:.1%} of the multiplications and additions take one bit, and 64 of those count as one
-32-bit operation: {found.ops:,.0f} operations in all instead of
-{total.macs_1bit + total.macs_32bit:,}.</p>
+<p>{text}</p>
 <svg class="split" role="img" aria-label="{share:.1%} 1-bit, {1 - share:.1%} 32-bit"><rect
 class="full" width="100%" height="100%"/><rect class="share" width="{100 * share:.3f}%"
 height="100%"/></svg>

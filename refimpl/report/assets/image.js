@@ -10,7 +10,7 @@
   const cells = [...document.querySelectorAll(".patches button")];
   const classToken = document.getElementById("class-token");
   let token = first + Math.floor(rows / 2) * columns + Math.floor(columns / 2);
-  let colours = {};
+  const colours = {};
 
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   for (const tap of Object.values(data.taps)) {
@@ -43,30 +43,46 @@
     return [context, size * ratio];
   }
 
-  // Cells coloured one by one; colourAt gives null for a gap.
-  function paint(canvas, width, height, colourAt, target) {
-    const [context, size] = open(canvas, width, height, target);
-    const small = new OffscreenCanvas(width, height);
+  // Cells coloured one by one, a pixel each; colourAt gives null for a gap.
+  function pixels(width, height, colourAt) {
     const image = new ImageData(width, height);
-    for (let y = 0; y < height; y++) {
-      for (let x = 0; x < width; x++) {
+    for (let y = 0, i = 0; y < height; y++) {
+      for (let x = 0; x < width; x++, i += 4) {
         const colour = colourAt(x, y);
-        if (colour) image.data.set([...colour, 255], 4 * (y * width + x));
+        if (!colour) continue;
+        [image.data[i], image.data[i + 1], image.data[i + 2]] = colour;
+        image.data[i + 3] = 255;
       }
     }
+    const small = document.createElement("canvas");
+    [small.width, small.height] = [width, height];
     small.getContext("2d").putImageData(image, 0, 0);
-    context.drawImage(small, 0, 0, width * size, height * size);
+    return small;
+  }
+
+  function enlarge(canvas, small, target) {
+    const [context, size] = open(canvas, small.width, small.height, target);
+    context.drawImage(small, 0, 0, small.width * size, small.height * size);
     return [context, size];
+  }
+
+  // For what looks the same whichever token is chosen.
+  const painted = new Map();
+  function paint(canvas, width, height, target, colourAt) {
+    if (!painted.has(canvas)) painted.set(canvas, pixels(width, height, colourAt));
+    return enlarge(canvas, painted.get(canvas), target);
   }
 
   // One small map of the patches for each of `count` channels, side by side.
   function mosaic(canvas, groups, count, target, colourAt) {
-    const wide = Math.ceil(Math.sqrt(groups * count));
+    const least = Math.ceil(Math.sqrt(groups * count));
+    let wide = least;
+    while (count % wide && wide < 2 * least) wide++; // full rows, where it is not too wide for it
     const high = Math.ceil(count / wide);
     const groupHeight = high * (rows + 1) + 1;
     const width = wide * (columns + 1) - 1;
     const height = groups * groupHeight - 2;
-    const [context, size] = paint(canvas, width, height, (x, y) => {
+    const [context, size] = paint(canvas, width, height, target, (x, y) => {
       const group = Math.floor(y / groupHeight);
       const tileX = Math.floor(x / (columns + 1));
       const tileY = Math.floor((y % groupHeight) / (rows + 1));
@@ -75,7 +91,7 @@
       const channel = tileY * wide + tileX;
       if (column === columns || row === rows || tileY >= high || channel >= count) return null;
       return colourAt(group, channel, first + row * columns + column);
-    }, target);
+    });
     if (token < first) return;
     const column = (token - first) % columns;
     const row = Math.floor((token - first) / columns);
@@ -136,7 +152,8 @@
     },
     bits(canvas, tap) {
       const [heads, tokens, d] = tap.shape;
-      paint(canvas, d, 2 * heads - 1, (x, y) => (y % 2 ? null : bitColour(tap, ((y / 2) * tokens + token) * d + x)), 190);
+      const small = pixels(d, 2 * heads - 1, (x, y) => (y % 2 ? null : bitColour(tap, ((y / 2) * tokens + token) * d + x)));
+      enlarge(canvas, small, 190);
     },
     boolean(canvas, tap, head) {
       const tokens = tap.shape[1];
@@ -150,10 +167,10 @@
     matrix(canvas, tap, head) {
       const tokens = tap.shape[1];
       const binary = tap.bytes.length < tap.shape[0] * tokens * tokens;
-      const [context, size] = paint(canvas, tokens, tokens, (x, y) => {
+      const [context, size] = paint(canvas, tokens, tokens, 140, (x, y) => {
         const i = (head * tokens + y) * tokens + x;
         return mix(colours.zero, colours.one, binary ? bit(tap, i) : tap.bytes[i] / 255);
-      }, 140);
+      });
       context.strokeStyle = css(colours.text);
       context.lineWidth = Math.max(1, size / 2);
       context.strokeRect(0, token * size, tokens * size, size);
@@ -166,8 +183,13 @@
     return `the patch in row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}`;
   }
 
-  function drawAll() {
+  function restart() {
+    painted.clear();
     readColours();
+    drawAll();
+  }
+
+  function drawAll() {
     for (const canvas of document.querySelectorAll("canvas[data-draw]")) {
       const { draw: kind, tap, head } = canvas.dataset;
       draw[kind](canvas, data.taps[tap], Number(head || 0));
@@ -213,7 +235,8 @@
     });
   });
   if (classToken) classToken.addEventListener("click", () => choose(0));
-  fade?.addEventListener("change", drawAll);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  fade?.addEventListener("change", restart);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restart);
+  readColours();
   picture.decode().finally(() => choose(token));
 })();
