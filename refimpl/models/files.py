@@ -118,7 +118,7 @@ def _write(
         raise ModelFileError(f"{path}: suffix {path.suffix!r}; expected {SUFFIX!r}")
     metadata = {"format": "refimpl", "format_version": FORMAT_VERSION, "kind": kind}
     metadata |= {key: json.dumps(value) for key, value in described.items()}
-    data = _to_bytes(arrays, metadata)
+    data = to_bytes(arrays, metadata)
     write_atomically(path, data)
     if card is not None:
         card = {**card, **described, "sha256": hashlib.sha256(data).hexdigest()}
@@ -126,12 +126,12 @@ def _write(
         write_atomically(path.with_suffix(".json"), text.encode())
 
 
-def _to_bytes(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+def to_bytes(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
     """A safetensors file; the same content always gives the same bytes."""
-    from safetensors.numpy import save as to_bytes
+    from safetensors.numpy import save as serialise
 
     # some versions of safetensors write the memory of an array, whatever its strides
-    data = to_bytes({k: np.array(v, order="C") for k, v in arrays.items()}, metadata)
+    data = serialise({k: np.array(v, order="C") for k, v in arrays.items()}, metadata)
     end = 8 + int.from_bytes(data[:8], "little")
     # safetensors writes the metadata in an order that changes from call to call
     header = json.loads(data[8:end]) | {"__metadata__": metadata}
