@@ -1,22 +1,18 @@
-"""Wrong ports. For each the comparison must name the operation that is wrong, and often the cause.
+"""Wrong versions of the port in C. For each the comparison must name the operation that is wrong.
 
-IN_C are changes of one place in tests/c_port/didb_block.c: the right text, which stands there once,
-and the wrong one. IN_PYTHON are operations of a port in Python, backward ones above all: the wrong
-one is called with the arrays that the right one reads. Everything downstream of a wrong operation
-is computed from its wrong result.
+Each is a change of one place in tests/c_port/didb_block.c: the right text, which stands there once,
+and the wrong one; then the tap where a comparison must see the first divergence, and how the cause
+begins that it gives (None where the error leaves no fingerprint). The wrong operations of a port
+in Python, backward ones above all, are in injected_bugs_backward.py.
 
-Not in these tables is "H and V swapped" in the forward pass: the network sees only the sum of the
-three details, which is the same. What it does see is a detail with a wrong sign, or one twice.
+"H and V swapped" is not here: it cannot be seen. The network uses only the sum of the details,
+(cH + cV) + cD, which stays the same to the bit. What does show is a grid read column by column,
+a detail with the wrong sign, or one taken twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
-
-import numpy as np
-
-from refimpl.models import flatten
+from typing import NamedTuple
 
 TIE_FREE, ADVERSARIAL = "small_tie_free", "small_adversarial"
 
@@ -24,8 +20,8 @@ TIE_FREE, ADVERSARIAL = "small_tie_free", "small_adversarial"
 class InC(NamedTuple):
     right: str
     wrong: str
-    tap: str  # the first divergence, below the block
-    cause: str | None  # how the cause begins; None where an error leaves no fingerprint
+    tap: str  # below the block
+    cause: str | None
     bundle: str = TIE_FREE
 
 
@@ -65,7 +61,7 @@ IN_C = {
     ),
     "the last word is left out": InC(
         "w < words_for(length); w++)\n        different", "w < length / 64; w++)\n        different",
-        "attn.q_low.int", None,
+        "attn.q_low.int", "the last",
     ),
     "popcount without the factor 2": InC(
         "return (int32_t)length - 2 * different;", "return (int32_t)length - different;",
@@ -77,7 +73,7 @@ IN_C = {
     ),
     "boolean product as if its zeros were -1": InC(
         "product(dot_boolean,", "product(dot_signs,",
-        "attn.context.int", None,
+        "attn.context.int", "the boolean matrix taken as -1 and +1",
     ),
     "boolean product without - popcount(a)": InC(
         "return 2 * plus - all;", "return 2 * plus;",
@@ -93,7 +89,7 @@ IN_C = {
     ),
     "round half up: q = 1/2 gives 1": InC(
         "pack(q, heads * N, N, ABOVE, 0.5f, attn)", "pack(q, heads * N, N, AT_LEAST, 0.5f, attn)",
-        "attn.prob.bit", "round", ADVERSARIAL,
+        "attn.prob.bit", "rounding half up", ADVERSARIAL,
     ),
     "the threshold of attention is 1": InC(
         "pack(q, heads * N, N, ABOVE, 0.5f, attn)", "pack(q, heads * N, N, ABOVE, 1.0f, attn)",
@@ -102,7 +98,7 @@ IN_C = {
     # weights and the projection
     "weights not centred": InC(
         "= row[i] - mean;", "= row[i];",
-        "attn.q_low.weight.z", None,
+        "attn.q_low.weight.z", "weights not centred",
     ),
     "the scale of a row is a sum, no mean": InC(
         "(*scale)[o] = size / (float)in;", "(*scale)[o] = size;",
@@ -110,7 +106,7 @@ IN_C = {
     ),
     "missing move": InC(
         'vector(run, path, ".move", in)', "floats(in)",
-        "attn.q_low.z", None,
+        "attn.q_low.z", "move missing",
     ),
     "missing move in front of the heads": InC(
         'vector(run, path, "_move", run->dim)', "floats(run->dim)",
@@ -130,15 +126,15 @@ IN_C = {
     ),
     "LayerNorm: unbiased variance": InC(
         "variance /= (float)length;", "variance /= (float)(length - 1);",
-        "norm1.out", None,
+        "norm1.out", "unbiased variance",
     ),
     "fit by repeat instead of tile": InC(
         "x[r * in + o % in]", "x[r * in + o / (out / in)]",
-        "mlp.up.out", None,
+        "mlp.up.out", "fit by repeat instead of tile",
     ),
     "fit takes every O-th channel for a mean": InC(
         "x[r * in + o * group + i]", "x[r * in + o + i * out]",
-        "mlp.down.out", None,
+        "mlp.down.out", "fit by means over channels O apart",
     ),
     "fit is a sum, no mean": InC(
         "y[r * out + o] = sum / (float)group;", "y[r * out + o] = sum;",
@@ -147,11 +143,11 @@ IN_C = {
     # RPReLU
     "RPReLU: slope on the wrong side": InC(
         "u > 0.0f ? u : slope[c] * u", "u > 0.0f ? slope[c] * u : u",
-        "attn.q_low.out", None,
+        "attn.q_low.out", "RPReLU's slope on the wrong side",
     ),
     "RPReLU: token shifts off by one": InC(
         "size_t token = r % run->tokens;", "size_t token = (r + 1) % run->tokens;",
-        "attn.q_low.out", None,
+        "attn.q_low.out", "off-by-one shift of the token shifts",
     ),
     "RPReLU: token shift on the wrong axis": InC(
         "- token_in[token];", "- token_in[c % run->tokens];",
@@ -164,19 +160,19 @@ IN_C = {
     # Haar bands
     "Haar: norm 1/2 instead of 1/4": InC(
         "*low = 0.25f *", "*low = 0.5f *",
-        "attn.low", None,
+        "attn.low", "Haar norm: ortho instead of average",
     ),
     "Haar: H has the wrong sign": InC(
         "0.25f * ((x00 + x01) - (x10 + x11))", "0.25f * ((x10 + x11) - (x00 + x01))",
-        "attn.high", None,
+        "attn.high", "the H band has the wrong sign",
     ),
     "Haar: V twice and no H": InC(
         "*high = (rows + columns)", "*high = (columns + columns)",
-        "attn.high", None,
+        "attn.high", "H and V bands swapped: V taken twice",
     ),
     "Haar: periodic instead of edge": InC(
         "return run->periodic ? 0 : index;", "return 0;",
-        "attn.low", None,
+        "attn.low", "haar_mode",
     ),
     "Haar: the patch before instead of the next": InC(
         "if (index + 1 < count)\n        return index + 1;", "if (index > 0)\n        return index - 1;",
@@ -184,7 +180,7 @@ IN_C = {
     ),
     "Haar: class token left out of the high band": InC(
         "run->cls_low ? 0.0f : x[c];", "0.0f;",
-        "attn.high", None,
+        "attn.high", "class token left out",
     ),
     "the grid starts at the class token": InC(
         "x + (run->first + row * run->columns + column)", "x + (row * run->columns + column)",
@@ -241,7 +237,7 @@ IN_C = {
         for (size_t j = 0; j < N; j++)
             column[j * N] = expf(column[j * N]) / sum;
     }""",
-        "attn.prob.z", None,
+        "attn.prob.z", "softmax over the queries",
     ),
     "probabilities times alpha": InC(
         "q[i] /= step", "q[i] *= step",
@@ -257,7 +253,7 @@ IN_C = {
     ),
     "neighbours: always eight": InC(
         "if (run->eight)", "",
-        "attn.neighbour_mean", None,
+        "attn.neighbour_mean", "neighbours is",
     ),
     "neighbours: the patch itself among them": InC(
         "if (row == i && column == j)\n                            continue;", "",
