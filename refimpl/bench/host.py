@@ -1,0 +1,68 @@
+"""What times depend on: the processor, the versions, the number of threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from llvmlite import binding
+from threadpoolctl import threadpool_limits
+
+from refimpl.bench import peers
+
+# Those that a binary product can gain from, by LLVM's names.
+FEATURES = ("avx2", "avx512f", "avx512vnni", "avx512vpopcntdq", "neon", "sve")
+PACKAGES = ("numpy", "numba", "llvmlite", *peers.PACKAGES)
+
+
+def describe(threads: int) -> list[str]:
+    """Lines about the machine, the installed versions and the number of threads."""
+    features = binding.get_host_cpu_features()
+    found = [name for name in FEATURES if features.get(name)]
+    versions = [f"{name} {v}" for name in PACKAGES if (v := _version(name)) is not None]
+    return [
+        f"{_processor()}, {os.cpu_count()} logical processors",
+        f"features: {' '.join(found) or 'none of ' + ' '.join(FEATURES)}",
+        f"Python {platform.python_version()}, {', '.join(versions)}",
+        f"threads: {threads}",
+    ]
+
+
+def warnings() -> list[str]:
+    """What in the environment makes a comparison unfair."""
+    core = os.environ.get("OPENBLAS_CORETYPE")
+    if not core:
+        return []
+    return [f"OPENBLAS_CORETYPE is {core}: NumPy may be slower than it is by itself; unset it"]
+
+
+@contextlib.contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """BLAS and torch on that many threads; the others are told when they are built."""
+    with threadpool_limits(threads), contextlib.ExitStack() as stack:
+        if not peers.absent(("torch",)):
+            import torch
+
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(threads)
+        yield
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,45 @@
+"""`refimpl bench model`: the engine on `didb`, beside others on the `deit` of the same size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from refimpl.bench import host, measure, ours, peers
+from refimpl.bench.measure import Row
+from refimpl.bench.peers import Peer, onnx_runtime, openvino_cpu, torch_eager
+from refimpl.bench.work import network
+
+PEERS = (
+    Peer("torch", torch_eager.REQUIRES, torch_eager.networks),
+    Peer("ONNX Runtime", onnx_runtime.REQUIRES, onnx_runtime.networks),
+    Peer("OpenVINO", openvino_cpu.NETWORK_REQUIRES, openvino_cpu.networks),
+)
+MODELS = ("didb_micro", "didb_tiny", "didb_small")
+
+
+def run(
+    names: Sequence[str] = MODELS,
+    *,
+    batch: int = 1,
+    threads: int = 1,
+    rounds: int = 10,
+    turn: float = measure.TURN,
+    progress: Callable[[], object] = lambda: None,
+) -> list[Row]:
+    """Rows for each name, a binary architecture with random parameters.
+
+    `progress` is called after each work. ConfigError for an unknown name.
+    """
+    rows = []
+    with host.pinned(threads):
+        for name in names:
+            binary, real = network(name, batch), network(real_twin(name), batch)
+            contenders = [*ours.networks(binary, threads), *peers.build(PEERS, real, threads)]
+            rows += measure.compare(f"{name}, batch {batch}", contenders, rounds, turn)
+            progress()
+    return rows
+
+
+def real_twin(name: str) -> str:
+    """The `deit` of the same size."""
+    return f"deit_{name.partition('_')[2]}"

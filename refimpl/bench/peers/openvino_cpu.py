@@ -1,0 +1,149 @@
+"""OpenVINO on the CPU: its BinaryConvolution as a product, and `deit` in float32.
+
+BinaryConvolution 1 x 1 is the product of signs that a published CPU library offers. Its input is
+quantized to bits by FakeQuantize, which is how its models do it; the weights are bits from the
+start. Tokens are the pixels of one image in a row, or images of one pixel each: the first gives
+the fastest node, the second has its rows where ours are and needs no change of layout.
+
+The time of the node itself comes from OpenVINO's counters: whole microseconds, rounded down for
+each call and for the mean of the calls, so up to two too few. Several images a call, as many as
+keep the output in the second level cache, make that small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from refimpl.bench.measure import Contender, timed
+from refimpl.bench.peers import onnx_export
+from refimpl.bench.work import Network, Product
+
+REQUIRES = ("openvino",)
+NETWORK_REQUIRES = (*onnx_export.REQUIRES, *REQUIRES)
+IMAGES = 4  # at most, in a call that is timed by the counters
+OUTPUT_BYTES = 512 * 1024
+
+
+def products(work: Product, threads: int) -> Iterator[Contender]:
+    """The node alone, and from float rows to the product in both layouts.
+
+    None for the products of attention: the weights of the node are constants.
+    """
+    if work.b.ndim > 2:
+        return
+    yield Contender("OpenVINO node", _node_timer(work, threads), work.macs, threads)
+    as_pixels, as_images = (_request(work, layout, threads) for layout in (_pixels, _images))
+    yield Contender(
+        "OpenVINO end to end, one row of pixels", timed(as_pixels.infer), work.macs, threads
+    )
+    yield Contender(
+        "OpenVINO end to end, images of one pixel", timed(as_images.infer), work.macs, threads
+    )
+
+
+def product_values(work: Product) -> list[np.ndarray]:
+    """The product (M, N) in both layouts, and with several images a call."""
+    found = []
+    for data in (_pixels(work), _images(work), _several(work)):
+        request = _infer_request(work, data, 1)
+        request.infer()
+        y = request.get_output_tensor().data  # (images, N, 1, pixels)
+        found.append(y.transpose(0, 2, 3, 1).reshape(-1, y.shape[1])[: len(work.a)])
+    return found
+
+
+def _pixels(work: Product) -> np.ndarray:
+    """(M, K) -> (1, K, 1, M)."""
+    return np.ascontiguousarray(work.a.T)[None, :, None, :]
+
+
+def _images(work: Product) -> np.ndarray:
+    """(M, K) -> (M, K, 1, 1)."""
+    return work.a[:, :, None, None]
+
+
+def _several(work: Product) -> np.ndarray:
+    """(M, K) -> (images, K, 1, M), the same image several times."""
+    fit = OUTPUT_BYTES // (4 * len(work.a) * len(work.b))
+    return np.repeat(_pixels(work), min(max(1, fit), IMAGES), axis=0)
+
+
+def _request(work: Product, layout: Callable[[Product], np.ndarray], threads: int) -> Any:
+    return _infer_request(work, layout(work), threads)
+
+
+def _node_timer(work: Product, threads: int) -> Callable[[int], float]:
+    """number of calls -> seconds of the node in as many products.
+
+    The counters are means since the model was compiled, so every turn compiles it anew.
+    """
+    data = _several(work)
+
+    def run(calls: int) -> float:
+        request = _infer_request(work, data, threads, counters=True)
+        for _ in range(calls):
+            request.infer()
+        nodes = request.get_profiling_info()
+        (node,) = (node for node in nodes if node.node_type == "BinaryConvolution")
+        return calls * node.real_time.total_seconds() / len(data)
+
+    return run
+
+
+def _infer_request(work: Product, data: np.ndarray, threads: int, counters: bool = False) -> Any:
+    """FakeQuantize (bit = x > 0), then BinaryConvolution, for this data (images, K, 1, pixels)."""
+    import openvino
+    from openvino import opset1
+
+    def scalar(value: float) -> Any:
+        return opset1.constant(np.full((1, 1, 1, 1), value, np.float32))
+
+    bits = np.packbits((work.b > 0).ravel(), bitorder="little")  # read by Constant in `compile`
+    filters = openvino.Tensor(bits, openvino.Shape([*work.b.shape, 1, 1]), openvino.Type.u1)
+    images = opset1.parameter(data.shape, np.float32)
+    # outputs 0 and 1 are what it turns into bits; with -1 and 1 it stays in floats
+    quantized = opset1.fake_quantize(images, scalar(0), scalar(0), scalar(0), scalar(1), levels=2)
+    product = opset1.binary_convolution(
+        quantized,
+        openvino.op.Constant(filters, shared_memory=False),
+        strides=[1, 1],
+        pads_begin=[0, 0],
+        pads_end=[0, 0],
+        dilations=[1, 1],
+        mode="xnor-popcount",
+        pad_value=0.0,
+    )
+    model = openvino.Model([opset1.result(product)], [images], "product")
+    options = {**_options(threads), "PERF_COUNT": counters}
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(data))
+    return request
+
+
+def networks(work: Network, threads: int) -> Iterator[Contender]:
+    """`deit` in float32."""
+    yield Contender(
+        "OpenVINO float32", timed(network_request(work, threads).infer), work.macs, threads
+    )
+
+
+def network_request(work: Network, threads: int) -> Any:
+    """Its input is set."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(onnx_export.export(work), b"")
+    request = core.compile_model(model, "CPU", _options(threads)).create_infer_request()
+    request.set_input_tensor(openvino.Tensor(work.images))
+    return request
+
+
+def _options(threads: int) -> dict[str, Any]:
+    return {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
+    }

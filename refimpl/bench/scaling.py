@@ -1,0 +1,45 @@
+"""`refimpl bench scaling`: how the engine's time grows with the tokens and with the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from refimpl.bench import host, measure, ours
+from refimpl.bench.measure import Row
+from refimpl.bench.work import Network, network
+from refimpl.models import create_model
+
+SIDES = (7, 10, 14, 20, 28)  # of the patch grid: 50 … 785 tokens
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
+
+
+def run(
+    name: str = "didb_tiny",
+    *,
+    sides: Sequence[int] = SIDES,
+    batches: Sequence[int] = BATCHES,
+    threads: int = 1,
+    rounds: int = 5,
+    turn: float = measure.TURN,
+    progress: Callable[[], object] = lambda: None,
+) -> list[Row]:
+    """A row for each side of the grid with one image, then one for each batch.
+
+    `progress` is called after each work. ConfigError for an unknown name.
+    """
+    rows = []
+    with host.pinned(threads):
+        for work in works(name, sides, batches):
+            rows += measure.compare(work.name, ours.networks(work, threads), rounds, turn)
+            progress()
+    return rows
+
+
+def works(name: str, sides: Sequence[int], batches: Sequence[int]) -> list[Network]:
+    """The networks in the order of their rows."""
+    patch = create_model(name).config.patch_size
+    grids = [network(name, 1, image_size=side * patch) for side in sides]
+    return [
+        *(work._replace(name=f"{name}, {work.config.tokens} tokens") for work in grids),
+        *(network(name, batch)._replace(name=f"{name}, batch {batch}") for batch in batches),
+    ]

@@ -1,0 +1,65 @@
+"""What the contenders are given: the same numbers for all of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refimpl.models import Config, VisionTransformer, create_model, flatten
+from refimpl.models.summary import summarise
+
+
+class Product(NamedTuple):
+    """a b^T over the last axis of both, with or without heads in front."""
+
+    name: str
+    a: np.ndarray  # (..., M, K) float32, activations
+    b: np.ndarray  # (..., N, K) float32, +1 and -1
+    boolean: bool = False  # whether a is 0 and 1
+
+    @property
+    def macs(self) -> int:
+        return math.prod(self.a.shape) * self.b.shape[-2]
+
+
+class Network(NamedTuple):
+    """A `deit` with random parameters, and images for it."""
+
+    name: str
+    config: Config
+    params: dict[str, Any]
+    images: np.ndarray  # (B, channels, H, W) float32
+
+    @property
+    def model(self) -> VisionTransformer:
+        return VisionTransformer(self.config)
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """By dotted name."""
+        return flatten(self.params)
+
+    @property
+    def macs(self) -> int:
+        total = summarise(self.config).total
+        return len(self.images) * (total.macs_1bit + total.macs_32bit)
+
+
+def product(name: str, shape_a: tuple, shape_b: tuple, boolean: bool = False) -> Product:
+    """Normal activations, or 0 and 1 where `boolean`, and signs."""
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal(shape_a, dtype=np.float32)
+    signs = rng.choice(np.array([-1, 1], np.float32), shape_b)
+    return Product(name, (a > 0).astype(np.float32) if boolean else a, signs, boolean)
+
+
+def network(name: str, batch: int, **fields: Any) -> Network:
+    """An architecture of [SPEC 6.5] by name; `fields` override its configuration."""
+    rng = np.random.default_rng(0)
+    model = create_model(name, **fields)
+    config = model.config
+    shape = (batch, config.channels, *config.image_size)
+    images = rng.standard_normal(shape, dtype=np.float32)
+    return Network(name, config, model.init(rng), images)
