@@ -1,0 +1,287 @@
+"""How far a correct port may be from the reference at every element of a tap [SPEC 8.2].
+
+Computed, never guessed: the op of the tap runs on arrays that carry a bound of their error. What
+an op writes into an array that it made, where an error would get lost, is written out here.
+
+    replay   the op alone, on exactly these inputs; gamma_n * sum |terms|, in any order
+    free     every input off by free_margin * u already: free_margin * u * sum |terms|, the largest
+             along the last axis, since errors of earlier layers mix along it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from refimpl import ops
+from refimpl.golden import record
+from refimpl.golden.bounded import SECOND_ORDER, Arithmetic, Bounded
+from refimpl.golden.record import GRADS, Step, kind_of, z_of
+from refimpl.models import Config, VisionTransformer, flatten, heads, packing, projection
+from refimpl.models.params import Params
+from refimpl.models.run import signs
+
+FREE_MARGIN = 64
+UNITS = {name: float(np.finfo(name).eps) / 2 for name in ("float32", "float64")}
+REFERENCE = UNITS["float64"]
+# Numbers below this are lost to underflow in the type with this unit, or were made of lost ones.
+UNDERFLOW = {UNITS[name]: float(np.finfo(name).tiny) * 2.0**20 for name in UNITS}
+
+
+class Reference(NamedTuple):
+    """The float64 network whose taps are judged."""
+
+    config: Config
+    params: Params
+    steps: Mapping[str, Step]  # as `record.trace` gave them
+
+
+def reference(
+    model: VisionTransformer,
+    params: Params,
+    images: np.ndarray,
+    dlogits: np.ndarray | None = None,
+) -> Reference:
+    """Run a network in float64, whatever the types of its arrays; errors as `model.forward`."""
+    params, images = record.cast(params, np.float64), images.astype(np.float64)
+    dlogits = None if dlogits is None else dlogits.astype(np.float64)
+    return Reference(model.config, params, record.trace(model, params, images, dlogits))
+
+
+def replay(
+    reference: Reference, name: str, inputs: Sequence[np.ndarray], unit: float
+) -> np.ndarray:
+    """Bound for tap `name`, computed with unit roundoff `unit` from exactly `inputs`.
+
+    `inputs`: values of the step's inputs, reals as float64. Of a bit it is tau, the bound of its z,
+    where `inputs` are those of z. Like the value, float64.
+    """
+    name = _real(reference, name)
+    # the reference rounds, too
+    arithmetic = Arithmetic(unit + REFERENCE)
+    given = [arithmetic.value(x) for x in inputs]
+    return SECOND_ORDER * _error(reference, name, given, arithmetic) + _floor(unit)
+
+
+def free(reference: Reference, name: str, unit: float, margin: float = FREE_MARGIN) -> np.ndarray:
+    """Bound for tap `name` of a whole run with unit roundoff `unit`; of a bit, that of its z."""
+    name = _real(reference, name)
+    arithmetic = Arithmetic(0.0, spread=margin * unit)
+    step = reference.steps[name]
+    if name.endswith(".prob.z"):
+        return arithmetic.spread * step.value + _floor(unit)
+    given = [_spread(reference, i, arithmetic) for i in step.inputs]
+    error = _error(reference, name, given, arithmetic)
+    if error.ndim:
+        error = np.broadcast_to(error.max(axis=-1, keepdims=True), error.shape)
+    return error + _floor(unit)
+
+
+def _real(reference: Reference, name: str) -> str:
+    """The tap that is measured: a bit is as uncertain as its z."""
+    return z_of(name) if kind_of(reference.steps[name].value) == "bit" else name
+
+
+def _floor(unit: float) -> float:
+    return UNDERFLOW[unit if unit in UNDERFLOW else max(UNDERFLOW)]
+
+
+def _spread(reference: Reference, name: str, arithmetic: Arithmetic) -> Bounded:
+    """An input in a free run. The terms of a band are its pixels: the details cancel."""
+    step = reference.steps[name]
+    given = arithmetic.value(step.value)
+    if name.endswith((".attn.low", ".attn.high")) and not name.startswith(GRADS):
+        pixels = [arithmetic.value(reference.steps[i].value) for i in step.inputs]
+        given.inherited = _run(reference, name, pixels, arithmetic).error()
+    return given
+
+
+def _error(
+    reference: Reference, name: str, given: Sequence[Bounded], arithmetic: Arithmetic
+) -> np.ndarray:
+    value = reference.steps[name].value
+    if kind_of(value) == "int":
+        return np.zeros(value.shape)
+    result = _run(reference, name, given, arithmetic)
+    if not isinstance(result, Bounded):  # a gradient that is 0 by declaration
+        return np.zeros(value.shape)
+    return result.error()
+
+
+def _run(
+    reference: Reference, name: str, given: Sequence[Bounded], arithmetic: Arithmetic
+) -> Bounded | np.ndarray:
+    step = reference.steps[name]
+    if step.op is None:  # the gradient of the logits: given, and cast to the candidate's type
+        return arithmetic.value(step.value, roundings=1)
+    for matches, run in WRITTEN_OUT:
+        if matches(name, reference.config):
+            return run(reference, name, given, arithmetic)
+    result = step.op(*given)
+    # np.array and np.asarray wrap what they do not know
+    return result.item() if isinstance(result, np.ndarray) and result.dtype == object else result
+
+
+# Ops that write into arrays of their own, or whose parameters alone decide on a branch
+
+
+def _tokens(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
+    (patches,) = given
+    params = reference.params
+    if "cls_token" in params:
+        shape = (patches.shape[0], *params["cls_token"].shape[1:])
+        cls_token = np.broadcast_to(params["cls_token"], shape)
+        patches = np.concatenate([cls_token, patches], axis=1)
+    return patches + params["pos_embed"]
+
+
+def _of_weight(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
+    """p.weight.z and p.weight.scale."""
+    path, what = name.rsplit(".", 1)
+    centred, _, scale = ops.weight_binarizer.binarize(_weight(reference, path, arithmetic))
+    return centred if what == "z" else scale
+
+
+def _weight(reference: Reference, path: str, arithmetic: Arithmetic) -> Bounded:
+    return arithmetic.value(flatten(reference.params)[path], roundings=1)
+
+
+def _weight_gradient(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
+    """The clip at |Wc| <= 1 may be open: Wc is not among the inputs."""
+    dlinear, bit = given
+    rows = signs(bit, float).reshape(-1, bit.shape[-1])
+    dused = dlinear.reshape(-1, dlinear.shape[-1]).T @ rows
+    weight = _weight(reference, name.removeprefix(f"{GRADS}param."), arithmetic)
+    centred = ops.weight_binarizer.binarize(weight).centred
+    return ops.weight_binarizer.backward(dused, ops.weight_binarizer.Cache(centred))[0]
+
+
+def _ratio(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
+    """q = softmax(s) / alpha': q * (gamma_{N+8} + 4 u (|s| + max |s|))."""
+    (scores,) = given
+    q = reference.steps[name].op(scores.value)
+    magnitude = np.abs(scores.value)
+    argument = magnitude + magnitude.max(axis=-1, keepdims=True)
+    tokens, unit = q.shape[-1], arithmetic.unit
+    error = q * (arithmetic.gamma(tokens + 8) + 4 * unit * argument)
+    return Bounded(q, q, 0, error, arithmetic)
+
+
+def _linear_map(function, x: Bounded, roundings: int, factor: float = 1.0) -> Bounded:
+    """`function` is linear; on |x| it gives the sum of the terms, `factor` times."""
+    return Bounded(
+        function(x.value),
+        factor * function(x.size),
+        x.roundings + roundings,
+        factor * function(x.inherited),
+        x.arithmetic,
+    )
+
+
+def _bands(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
+    (x,), config = given, reference.config
+    options = (config.grid, config.haar_mode, config.haar_cls)
+    low = _linear_map(lambda a: ops.bands.forward(a, *options)[0][0], x, roundings=5)
+    if name.endswith(".low"):
+        return low
+    # each detail has the four pixels of the low band as its terms, and the sum has three details
+    high = Bounded(
+        reference.steps[name].op(x.value),
+        3 * low.size,
+        low.roundings,
+        3 * low.inherited,
+        x.arithmetic,
+    )
+    if config.haar_cls == "low" and config.pool == "cls":
+        high.size[:, 0] = high.inherited[:, 0] = 0
+    return high
+
+
+def _neighbour_mean(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
+    config = reference.config
+    return _linear_map(
+        lambda a: ops.neighbours.forward(a, config.grid, config.neighbours)[0],
+        given[0],
+        roundings=9,
+    )
+
+
+def _band_gradients(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
+    """The gradient of attention's input: 4 pixels a band; the three details have one gradient."""
+    dlow, dhigh, dz, dnorm = given
+    config = reference.config
+    cache = ops.bands.Cache(config.grid, config.haar_mode, config.haar_cls)
+
+    def adjoint(dlow: np.ndarray, dhigh: np.ndarray) -> np.ndarray:
+        return ops.bands.backward((dlow, dhigh), cache)[0]
+
+    dx = Bounded(
+        adjoint(dlow.value, dhigh.value),
+        adjoint(dlow.size + 3 * dhigh.size, 0 * dhigh.size),
+        dlow.roundings + dhigh.roundings + 16,
+        adjoint(dlow.inherited + 3 * dhigh.inherited, 0 * dhigh.inherited),
+        arithmetic,
+    )
+    return dx + projection.input_gradient(dz, dnorm)
+
+
+def _value_gradient(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
+    """Of m_v: through the learned shortcut, the neighbour mean and the heads."""
+    dsum, dz, dmean = given
+    config, attention = reference.config, _attention(reference, name)
+    _, cache = ops.neighbours.forward(np.zeros(dsum.shape), config.grid, config.neighbours)
+    through_mean = _linear_map(lambda a: ops.neighbours.backward(a, cache)[0], dmean, roundings=9)
+    return attention["shortcut"] * dsum + through_mean + heads.merge_values(dz)
+
+
+def _attention(reference: Reference, name: str) -> Params:
+    block = name.removeprefix(GRADS).split(".")[1]
+    return reference.params["blocks"][block]["attn"]
+
+
+def _pooled_gradient(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
+    dlogits, _ = given
+    config = reference.config
+    dpooled = dlogits @ reference.params["head"]["weight"]
+    if config.pool == "mean":
+        dpooled = dpooled / float(config.tokens)
+    # the same at every token, or at the class token alone
+    count = config.tokens if config.pool == "mean" else 1
+    rows = [dpooled[:, None]] * count
+    rest = np.zeros((dpooled.shape[0], config.tokens - count, config.dim))
+    return np.concatenate([*rows, rest], axis=1)
+
+
+def _is_binary_weight_gradient(name: str, config: Config) -> bool:
+    binary = name.startswith(f"{GRADS}param.") and packing.binary_matrices(config)
+    return bool(binary) and name.removeprefix(f"{GRADS}param.") in binary
+
+
+def _ends(*ends: str, gradient: bool = False):
+    return lambda name, config: name.endswith(ends) and name.startswith(GRADS) == gradient
+
+
+# Which taps -> how they are run; the first that matches. All others run their own op.
+WRITTEN_OUT = (
+    (lambda name, config: name == "tokens", _tokens),
+    (_ends(".weight.z", ".weight.scale"), _of_weight),
+    (_ends(".attn.low", ".attn.high"), _bands),
+    (_ends(".attn.neighbour_mean"), _neighbour_mean),
+    (_ends(".attn.prob.z"), _ratio),
+    (_is_binary_weight_gradient, _weight_gradient),
+    (lambda name, config: name == f"{GRADS}norm.out", _pooled_gradient),
+    (
+        lambda name, config: (
+            config.similarity == "haar" and _ends(".norm1.out", gradient=True)(name, config)
+        ),
+        _band_gradients,
+    ),
+    (
+        lambda name, config: (
+            config.attention == "differential" and _ends(".attn.v.out", gradient=True)(name, config)
+        ),
+        _value_gradient,
+    ),
+)

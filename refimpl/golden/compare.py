@@ -1,0 +1,302 @@
+"""The comparison of a candidate with a bundle, which knows that signs flip [SPEC 8.2].
+
+    comparison = compare(read("bundle"), {"blocks.0.attn.q.bit": ...}, mode="replay")
+    comparison.passed, comparison.first
+
+A bit that differs is a tie where the golden |z - threshold| is 0, near where it is at most tau, else
+hard. Whole numbers are exact. A real differs by at most its bound. What is computed from a bit that
+flipped, or from a tap that failed, is tainted in mode free: it says nothing about its own op.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from refimpl.conventions import GoldenFileError, require_choice
+from refimpl.golden import bounds, record, replay, store
+from refimpl.golden.replay import CannotReplayError, Judge
+from refimpl.golden.store import Bundle, Entry
+
+MODES = ("free", "replay")
+
+
+class Divergence(NamedTuple):
+    """The worst element of a tap that differs."""
+
+    index: tuple[int, ...]
+    golden: bool | int | float  # in mode replay the result of the op
+    candidate: bool | int | float
+    z: float | None  # of a bit
+    margin: float | None  # |z - threshold|
+    tolerance: float | None  # tau of a bit, bound of a real
+
+
+class Verdict(NamedTuple):
+    """What is said of one tap."""
+
+    name: str
+    kind: str  # "bit", "int", "real"
+    verdict: str  # EXACT, TIES-ONLY, NEAR, FAIL, TAINTED, MISSING, NOT REPLAYED
+    count: int = 0  # elements
+    differing: int = 0
+    ties: int = 0  # of a bit
+    near: int = 0  # differ, within the tolerance
+    hard: int = 0  # beyond it
+    worst_ulp: float | None = None  # of a real, in units of the candidate's type
+    reason: str | None = None
+    divergence: Divergence | None = None
+    flips: np.ndarray | None = None  # bool: where it differs hard
+    expected: np.ndarray | None = None  # logical: the golden value, or the result of the op
+    candidate: np.ndarray | None = None  # logical, or as it came where its shape or type is wrong
+
+    @property
+    def flipped(self) -> bool:
+        """A bit that differs, however small its margin."""
+        return self.kind == "bit" and self.differing > 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Verdicts of all taps of a bundle, in order of computation."""
+
+    bundle_path: str
+    candidate_path: str | None
+    mode: str
+    strict: bool
+    verdicts: list[Verdict]
+    unknown: list[str]  # names of the candidate that the model has no tap for
+
+    @property
+    def missing(self) -> list[str]:
+        return [v.name for v in self.verdicts if v.verdict == "MISSING"]
+
+    @property
+    def passed(self) -> bool:
+        """No tap failed; with `strict`, no bit differs either."""
+        return not any(v.verdict == "FAIL" or (self.strict and v.flipped) for v in self.verdicts)
+
+    @property
+    def first(self) -> Verdict | None:
+        """The first tap that failed; where none did, the first with a bit that flipped."""
+        failed = [v for v in self.verdicts if v.verdict == "FAIL"]
+        flipped = [v for v in self.verdicts if v.flipped and v.verdict != "TAINTED"]
+        return next(iter(failed or flipped), None)
+
+
+def compare(
+    bundle: Bundle,
+    candidate: Mapping[str, np.ndarray],
+    *,
+    mode: str = "free",
+    forced: bool = False,
+    strict: bool = False,
+    fail_fast: bool = False,
+) -> Comparison:
+    """Judge a candidate's taps: arrays by name, bits packed as in the bundle or plain bool.
+
+    mode "free": as they are; "replay": each op alone, on the candidate's own inputs. `forced`: the
+    candidate was fed the bundle's inputs at every segment, so nothing is tainted. `strict`: bits
+    must be equal. `fail_fast`: nothing is judged after the first tap that failed.
+    GoldenFileError where the candidate has no tap of the bundle.
+    """
+    require_choice("golden compare", "mode", mode, MODES)
+    path = getattr(candidate, "path", None)
+    where = "candidate" if path is None else os.fspath(path)
+    if not any(name in bundle.entries for name in candidate):
+        raise GoldenFileError(f"{where}: has no tap of {bundle.path}; expected some by name")
+    steps = bundle.reference.steps
+    unknown = sorted(set(candidate) - set(steps))
+    taps = {
+        name: _Tap(name, steps[name].value, candidate[name]) for name in steps if name in candidate
+    }
+    usable = {name: tap.array for name, tap in taps.items() if tap.reason is None}
+    reals = [array for array in usable.values() if array.dtype.kind == "f"]
+    unit = max((bounds.UNITS[array.dtype.name] for array in reals), default=bounds.UNITS["float32"])
+    session = _Session(bundle, taps, usable, unit)
+    verdicts: list[Verdict] = []
+    judge = session.free if mode == "free" else session.replay
+    for entry in bundle.entries.values():
+        verdict = session.taint(entry) if mode == "free" and not forced else None
+        verdict = verdict or judge(entry)
+        session.note(verdict)
+        verdicts.append(verdict)
+        if fail_fast and verdict.verdict == "FAIL":
+            break
+    return Comparison(
+        os.fspath(bundle.path), None if path is None else where, mode, strict, verdicts, unknown
+    )
+
+
+def selfcheck(path: str | os.PathLike) -> Comparison:
+    """Recompute a bundle from its own weights and input, and compare."""
+    bundle = store.read(path)
+    values = {name: step.value for name, step in bundle.retrace().items()}
+    return compare(bundle, {name: values[name] for name in bundle.entries}, strict=False)
+
+
+class _Tap:
+    """One array of a candidate: logical, or with the reason why it cannot be judged."""
+
+    def __init__(self, name: str, golden: np.ndarray, array: np.ndarray):
+        self.raw = self.array = array
+        self.reason = self._problem(golden)
+
+    def _problem(self, golden: np.ndarray) -> str | None:
+        if golden.dtype == bool and self.raw.dtype == np.uint8:
+            return self._unpack(golden.shape)
+        if self.raw.shape != golden.shape:
+            return f"shape {self.raw.shape}; expected {golden.shape}"
+        kind = record.kind_of(golden)
+        fits = {
+            "bit": self.raw.dtype == bool,
+            "int": self.raw.dtype.kind in "iu",
+            "real": self.raw.dtype.name in bounds.UNITS,
+        }[kind]
+        if not fits:
+            wanted = {"bit": "uint8, packed", "int": "int32", "real": "float32 or float64"}[kind]
+            return f"dtype {self.raw.dtype}; expected {wanted}"
+        if kind == "real" and not np.isfinite(self.raw).all():
+            return f"NaN or infinity at {_first(~np.isfinite(self.raw))}"
+        return None
+
+    def _unpack(self, shape: tuple[int, ...]) -> str | None:
+        if self.raw.shape != store.packed_shape(shape):
+            packed = store.packed_shape(shape)
+            return f"shape {self.raw.shape}; expected {packed}, the bits of {shape} packed"
+        self.array = store.unpack(self.raw, shape)
+        return None if store.padding_is_clear(self.raw, shape) else "padding bits set"
+
+
+def _first(mask: np.ndarray) -> list[int]:
+    return [int(i) for i in np.argwhere(mask)[0]]
+
+
+class _Session:
+    """One comparison: the candidate's taps, and what has gone wrong so far."""
+
+    def __init__(
+        self, bundle: Bundle, taps: dict[str, _Tap], usable: dict[str, np.ndarray], unit: float
+    ):
+        self.bundle, self.taps, self.usable, self.unit = bundle, taps, usable, unit
+        self.wrong: set[str] = set()  # taps whose readers are tainted
+
+    def note(self, verdict: Verdict) -> None:
+        if verdict.verdict in ("FAIL", "TAINTED") or verdict.flipped:
+            self.wrong.add(verdict.name)
+
+    def taint(self, entry: Entry) -> Verdict | None:
+        if not self.wrong.intersection(entry.inputs):
+            return None
+        if entry.name not in self.taps:
+            self.wrong.add(entry.name)
+            return None
+        return Verdict(entry.name, entry.kind, "TAINTED")
+
+    def free(self, entry: Entry) -> Verdict:
+        return self._checked(entry) or _judge(entry, self._golden(entry), self.usable[entry.name])
+
+    def replay(self, entry: Entry) -> Verdict:
+        verdict = self._checked(entry)
+        if verdict:
+            return verdict
+        array = self.usable[entry.name]
+        own = bounds.UNITS[array.dtype.name] if entry.kind == "real" else self.unit
+        try:
+            judge = replay.judge(self.bundle.reference, entry.name, self.usable, own)
+        except CannotReplayError as error:
+            return self._not_replayed(entry, str(error))
+        return _judge(entry, judge, array)
+
+    def _checked(self, entry: Entry) -> Verdict | None:
+        tap = self.taps.get(entry.name)
+        if tap is None:
+            return Verdict(entry.name, entry.kind, "MISSING")
+        if tap.reason is None:
+            return None
+        golden = self.bundle.value(entry.name)
+        return Verdict(
+            entry.name, entry.kind, "FAIL", golden.size,
+            reason=tap.reason, expected=golden, candidate=tap.array,
+        )  # fmt: skip
+
+    def _not_replayed(self, entry: Entry, reason: str) -> Verdict:
+        return Verdict(
+            entry.name, entry.kind, "NOT REPLAYED", reason=reason,
+            candidate=self.usable[entry.name],
+        )  # fmt: skip
+
+    def _golden(self, entry: Entry) -> Judge:
+        expected = self.bundle.value(entry.name)
+        if entry.kind == "int":
+            return Judge(expected, None, None)
+        # the golden values have their own roundings
+        unit = self.unit + bounds.UNITS[self.bundle.input.dtype.name]
+        margin = self.bundle.manifest["free_margin"]
+        tolerance = bounds.free(self.bundle.reference, entry.name, unit, margin)
+        z = self._z(record.z_of(entry.name)) if entry.kind == "bit" else None
+        return Judge(expected, tolerance, z)
+
+    def _z(self, name: str) -> np.ndarray:
+        stored = name in self.bundle.entries
+        return self.bundle.value(name) if stored else self.bundle.reference.steps[name].value
+
+
+def _judge(entry: Entry, judge: Judge, array: np.ndarray) -> Verdict:
+    expected = judge.expected
+    if entry.kind == "real":
+        difference = np.abs(array.astype(np.float64) - expected)
+        differs = array != expected.astype(array.dtype)
+        hard = differs & (difference > judge.tolerance)
+        near, ties, badness = differs & ~hard, np.zeros_like(hard), difference / judge.tolerance
+        worst_ulp = float((difference / np.spacing(np.abs(expected).astype(array.dtype))).max())
+    elif entry.kind == "bit":
+        differs, margin = array != expected, np.abs(judge.z - record.threshold_of(entry.name))
+        ties = differs & (margin == 0)
+        near = differs & ~ties & (margin <= judge.tolerance)
+        hard, badness, worst_ulp = differs & ~ties & ~near, margin, None
+    else:
+        differs = hard = array != expected
+        near = ties = np.zeros_like(hard)
+        badness, worst_ulp = np.abs(array.astype(np.int64) - expected), None
+    word = (
+        "FAIL" if hard.any() else "NEAR" if near.any() else "TIES-ONLY" if ties.any() else "EXACT"
+    )
+    return Verdict(
+        name=entry.name,
+        kind=entry.kind,
+        verdict=word,
+        count=expected.size,
+        differing=int(differs.sum()),
+        ties=int(ties.sum()),
+        near=int(near.sum()),
+        hard=int(hard.sum()),
+        worst_ulp=worst_ulp,
+        divergence=_divergence(entry, judge, array, hard if hard.any() else differs, badness),
+        flips=hard if hard.any() else None,
+        expected=expected,
+        candidate=array,
+    )
+
+
+def _divergence(
+    entry: Entry, judge: Judge, array: np.ndarray, differs: np.ndarray, badness: np.ndarray
+) -> Divergence | None:
+    """Of the elements that differ the one that is furthest off."""
+    if not differs.any():
+        return None
+    flat = np.where(differs, badness, -1).argmax()
+    index = tuple(int(i) for i in np.unravel_index(flat, differs.shape))
+    z = None if judge.z is None else float(judge.z[index])
+    return Divergence(
+        index,
+        judge.expected[index].item(),
+        array[index].item(),
+        z,
+        None if z is None else abs(z - record.threshold_of(entry.name)),
+        None if judge.tolerance is None else float(judge.tolerance[index]),
+    )

@@ -1,0 +1,593 @@
+"""The golden bundle: a folder that needs no library of ours to read [SPEC 8.1].
+
+    manifest.json          what it is, how it was made, conventions, hashes
+    weights.safetensors    latent parameters by dotted name; of a binary matrix also its bits and scale
+    input_0.npy            images (B, channels, H, W), one batch
+    output_0.npy           logits (B, classes)
+    index.csv              one line a tap or gradient, in order of computation
+    taps/000.<name>.npy    values; grads/000.<name>.npy gradients
+
+Bits are packed [SPEC 1]; all arrays are little-endian, C order, .npy version 1.0. `read` checks
+everything before it believes anything: hashes, shapes, types, padding.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refimpl.conventions import (
+    FLOATS,
+    ConfigError,
+    GoldenFileError,
+    RefimplError,
+    require_choice,
+    require_finite,
+)
+from refimpl.golden import bounds, npy, record
+from refimpl.golden.record import GRADS, INPUT, Step
+from refimpl.models import Config, VisionTransformer, files, flatten, packing, unflatten
+from refimpl.models import params as parameters
+from refimpl.models.params import Params
+from refimpl.ops import weight_binarizer
+
+FORMAT, FORMAT_VERSION = "refimpl golden bundle", "1"
+MANIFEST, INDEX, WEIGHTS = "manifest.json", "index.csv", "weights.safetensors"
+INPUT_FILE, OUTPUT_FILE = "input_0.npy", "output_0.npy"
+HASHED = (INDEX, WEIGHTS, INPUT_FILE, OUTPUT_FILE)  # in the manifest; the taps in the index
+TAPS = ("all", "block", "io")
+KINDS = ("ordinary", "tie-free", "adversarial")
+DTYPES = ("float64", "float32")
+CONVENTIONS = {
+    "sign": "+1 where z >= 0, also for 0.0 and -0.0; else -1",
+    "bit": "1 is +1 and 0 is -1; in attention's probabilities 1 is 1 and 0 is 0",
+    "boolean": "1 where q > 1/2; q = 1/2 gives 0",
+    "rounding": "half to even",
+    "layout": "bits packed along the last axis, least significant bit first, rows of whole 64-bit "
+    "words, padding 0; `shape` in the index is that before packing",
+    "binary product": "K - 2 popcount(a ^ w); boolean: 2 popcount(a & v) - popcount(a)",
+    "tolerance": "largest bound of the tap for a float32 candidate in mode free",
+    "arrays": "little-endian, C order",
+}
+
+
+class Entry(NamedTuple):
+    """A line of index.csv."""
+
+    number: int  # within its folder
+    name: str
+    kind: str  # "bit", "int", "real"; the column `class`
+    dtype: str  # of the file
+    shape: tuple[int, ...]  # logical: before packing
+    file: str
+    inputs: tuple[str, ...]  # the nearest stored taps that it was computed from
+    threshold: float | None  # of a bit
+    tolerance: float | None  # None of whole numbers, which are exact
+    ties: int | None  # elements at the threshold
+    margin: float | None  # smallest distance from the threshold
+    sha256: str
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        return packed_shape(self.shape) if self.kind == "bit" else self.shape
+
+
+COLUMNS = tuple("class" if field == "kind" else field for field in Entry._fields)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files have been checked; arrays are read when they are asked for."""
+
+    path: Path
+    manifest: dict[str, Any]
+    entries: dict[str, Entry]  # in order of computation: taps, then gradients
+    model: VisionTransformer
+    params: Params  # latent, in the bundle's dtype
+    input: np.ndarray  # (B, channels, H, W)
+    output: np.ndarray  # (B, classes)
+
+    def value(self, name: str) -> np.ndarray:
+        """A stored tap in its logical shape: bool, int32 or float."""
+        entry = self.entries[name]
+        array = npy.read(self.path, entry.file)
+        return unpack(array, entry.shape) if entry.kind == "bit" else array
+
+    def z_of(self, bit: str) -> str:
+        """The tap before the threshold, which may not be stored."""
+        return record.z_of(bit)
+
+    @cached_property
+    def reference(self) -> bounds.Reference:
+        """Every tap of the model in float64, stored or not, recomputed from weights and input."""
+        try:
+            found = bounds.reference(self.model, self.params, self.input, self._dlogits())
+        except RefimplError as error:
+            raise GoldenFileError(f"{self.path}: {error}") from None
+        for name, entry in self.entries.items():
+            _check_step(self.path / INDEX, entry, found.steps.get(name))
+        return found
+
+    def retrace(self) -> dict[str, Step]:
+        """Every tap in the bundle's own dtype."""
+        if self.input.dtype == np.float64:
+            return dict(self.reference.steps)
+        return record.trace(self.model, self.params, self.input, self._dlogits())
+
+    def _dlogits(self) -> np.ndarray | None:
+        given = f"{GRADS}logits"
+        return self.value(given) if given in self.entries else None
+
+
+# Bits
+
+
+def packed_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(..., K) -> (..., ceil(K / 64) * 8), of uint8."""
+    return (*shape[:-1], -(-shape[-1] // packing.WORD) * packing.WORD // 8)
+
+
+def unpack(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 as `packing.pack_rows` gives it -> bool of the logical shape; see `padding_is_clear`."""
+    return np.unpackbits(packed, axis=-1, count=shape[-1], bitorder="little").astype(bool)
+
+
+def padding_is_clear(packed: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether all bits beyond the logical shape are 0."""
+    return not np.unpackbits(packed, axis=-1, bitorder="little")[..., shape[-1] :].any()
+
+
+# Writing
+
+
+def make(
+    path: str | os.PathLike,
+    model: VisionTransformer,
+    params: Params,
+    images: np.ndarray,
+    *,
+    taps: str = "all",
+    grads: bool = False,
+    dtype: str = "float64",
+    seed: int = 0,
+    kind: str = "ordinary",
+    search: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a bundle of one forward, with `grads` also of one backward; whole or not at all.
+
+    images (B, channels, H, W), any float type like the parameters: both are cast to `dtype`, in
+    which the reference then runs. The gradient of the logits is drawn from `seed`. `taps`:
+    "all"; "block": the shell, each block's mid and out, and every bit and whole number of
+    activations; "io": input and logits. `search` is noted in the manifest.
+    GoldenFileError where `path` exists and is not an empty folder; errors of the model; OSError.
+    """
+    for option, value, choices in (
+        ("taps", taps, TAPS), ("dtype", dtype, DTYPES), ("kind", kind, KINDS),
+    ):  # fmt: skip
+        require_choice("golden make", option, value, choices)
+    path = Path(path)
+    _require_free(path)
+    parameters.check(model.config, params)
+    used, images = record.cast(params, dtype), images.astype(dtype)
+    require_finite("golden make", "images", images)
+    dlogits = None
+    if grads:
+        shape = (len(images), model.config.num_classes)
+        dlogits = np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+    steps = record.trace(model, used, images, dlogits)
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "kind": kind,
+        "taps": taps,
+        "grads": grads,
+        "seed": seed,
+        "dtype": dtype,
+        "free_margin": bounds.FREE_MARGIN,
+        "search": dict(search) if search else None,
+        "config": model.config.to_json(),
+        "conventions": CONVENTIONS,
+        "tool": {
+            "refimpl": importlib.metadata.version("refimpl"),
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    exact = bounds.reference(model, params, images, dlogits)
+    _write_folder(path, _contents(exact, steps, params, manifest))
+
+
+def _contents(
+    reference: bounds.Reference,
+    steps: Mapping[str, Step],
+    params: Params,
+    manifest: dict[str, Any],
+) -> Iterator[tuple[str, bytes]]:
+    """Names of files and what is in them; the manifest, which has the hashes, comes last."""
+    hashes = {"config": _hash_of_config(manifest["config"])}
+    whole = {
+        WEIGHTS: _weights(reference.config, params, np.dtype(manifest["dtype"])),
+        INPUT_FILE: to_npy(steps[INPUT].value),
+        OUTPUT_FILE: to_npy(steps["logits"].value),
+    }
+    entries = []
+    for entry, data in _taps(reference, steps, manifest["taps"]):
+        entries.append(entry)
+        yield entry.file, data
+    whole[INDEX] = _to_csv(entries)
+    for name, data in whole.items():
+        hashes[name] = _hash(data)
+        yield name, data
+    text = json.dumps({**manifest, "sha256": hashes}, indent=2, ensure_ascii=False)
+    yield MANIFEST, f"{text}\n".encode()
+
+
+def _taps(
+    reference: bounds.Reference, steps: Mapping[str, Step], taps: str
+) -> Iterator[tuple[Entry, bytes]]:
+    chosen = [name for name, step in steps.items() if _is_chosen(name, step, taps)]
+    sources = _sources(steps, {INPUT, *chosen})
+    numbers = {"taps": 0, "grads": 0}
+    for name in chosen:
+        value, kind = steps[name].value, record.kind_of(steps[name].value)
+        folder = "grads" if name.startswith(GRADS) else "taps"
+        data = to_npy(packing.pack_rows(value) if kind == "bit" else value)
+        threshold = ties = margin = tolerance = None
+        if kind != "int":
+            tolerance = float(bounds.free(reference, name, bounds.UNITS["float32"]).max())
+        if kind == "bit":
+            threshold = record.threshold_of(name)
+            distance = np.abs(steps[record.z_of(name)].value - threshold)
+            ties, margin = int((distance == 0).sum()), float(distance.min())
+        entry = Entry(
+            number=numbers[folder],
+            name=name,
+            kind=kind,
+            dtype="uint8" if kind == "bit" else value.dtype.name,
+            shape=value.shape,
+            file=_file(folder, numbers[folder], name),
+            inputs=sources[name],
+            threshold=threshold,
+            tolerance=tolerance,
+            ties=ties,
+            margin=margin,
+            sha256=_hash(data),
+        )
+        numbers[folder] += 1
+        yield entry, data
+
+
+def _is_chosen(name: str, step: Step, taps: str) -> bool:
+    tap = name.removeprefix(GRADS)
+    if name == INPUT:
+        return False
+    if taps == "all" or tap in (INPUT, "logits") or tap.startswith("param."):
+        return True
+    if taps == "io":
+        return False
+    shell = tap in ("patch_embed.out", "tokens", "norm.out")
+    ends = re.fullmatch(r"blocks\.\d+\.(mid|out)", tap)
+    exact = record.kind_of(step.value) != "real" and ".weight." not in tap
+    return bool(shell or ends or exact)
+
+
+def _sources(steps: Mapping[str, Step], stored: set[str]) -> dict[str, tuple[str, ...]]:
+    """For every step the nearest stored ones that it was computed from, each once."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, step in steps.items():
+        nearest: dict[str, None] = {}
+        for read in step.inputs:
+            nearest.update(dict.fromkeys([read] if read in stored else found[read]))
+        found[name] = tuple(nearest)
+    return found
+
+
+def _file(folder: str, number: int, name: str) -> str:
+    return f"{folder}/{number:03d}.{name.removeprefix(GRADS)}.npy"
+
+
+def _weights(config: Config, params: Params, dtype: np.dtype) -> bytes:
+    """Parameters as they were given, then bits and, in the bundle's dtype, scales."""
+    arrays = dict(flatten(params))
+    for path in sorted(packing.binary_matrices(config)):
+        centred, _, scale = weight_binarizer.binarize(arrays[path].astype(dtype))
+        stem = path.removesuffix("weight")
+        arrays[f"{stem}bits"] = packing.pack_rows(centred >= 0)
+        arrays[f"{stem}scale"] = scale
+    return files.to_bytes(arrays, {"format": FORMAT, "format_version": FORMAT_VERSION})
+
+
+def to_npy(array: np.ndarray) -> bytes:
+    """Version 1.0 of the format, C order, little-endian; the same array gives the same bytes."""
+    file = io.BytesIO()
+    array = np.array(array, array.dtype.newbyteorder("<"), order="C")
+    np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
+    return file.getvalue()
+
+
+def _to_csv(entries: list[Entry]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for entry in entries:
+        row = entry._replace(shape=_join(entry.shape), inputs=_join(entry.inputs))
+        writer.writerow(["" if value is None else value for value in row])
+    return text.getvalue().encode()
+
+
+def _join(values: tuple) -> str:
+    return " ".join(map(str, values))
+
+
+def _hash_of_config(fields: Any) -> str:
+    return _hash(json.dumps(fields, sort_keys=True).encode())
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _require_free(path: Path) -> None:
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if os.path.lexists(path):
+        raise GoldenFileError(f"{path}: exists; expected a new folder or an empty one")
+
+
+def _write_folder(path: Path, contents: Iterator[tuple[str, bytes]]) -> None:
+    """Under another name beside it first, so that no half of a bundle is ever there."""
+    try:
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+    try:
+        for name, data in contents:
+            file = temporary / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(data)
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)  # mkdtemp's 0700 is meant for secrets
+        if path.is_dir():
+            path.rmdir()
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+# Reading
+
+
+def read(path: str | os.PathLike) -> Bundle:
+    """Check a bundle and open it.
+
+    GoldenFileError, one line with the file's name, on anything but a whole bundle of this version.
+    Nothing outside the folder is opened and nothing is unpickled.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise GoldenFileError(f"{path}: no such folder; expected a golden bundle")
+    manifest = _manifest(path)
+    hashes = manifest["sha256"]
+    data = {name: _read_hashed(path, name, hashes.get(name)) for name in HASHED}
+    dtype = np.dtype(manifest["dtype"])
+    model, params = _model(path, manifest["config"], data[WEIGHTS], dtype)
+    config = model.config
+    images = _parse_npy(data[INPUT_FILE], path / INPUT_FILE)
+    batch = images.shape[:1]
+    _check_array(
+        path / INPUT_FILE, images, dtype.name, (*batch, config.channels, *config.image_size)
+    )
+    output = _parse_npy(data[OUTPUT_FILE], path / OUTPUT_FILE)
+    _check_array(path / OUTPUT_FILE, output, dtype.name, (*batch, config.num_classes))
+    entries = _entries(path / INDEX, data[INDEX], dtype.name)
+    for entry in entries.values():
+        _check_tap(path, entry)
+    return Bundle(path, manifest, entries, model, params, images, output)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    where = path / MANIFEST
+    try:
+        manifest = json.loads(_read_bytes(path, MANIFEST))
+    except (ValueError, RecursionError):
+        raise GoldenFileError(f"{where}: no JSON") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise GoldenFileError(f"{where}: no manifest of a golden bundle")
+    for key, expected in (
+        ("format_version", (FORMAT_VERSION,)), ("kind", KINDS), ("taps", TAPS), ("dtype", DTYPES),
+    ):  # fmt: skip
+        if manifest.get(key) not in expected:
+            wanted = " or ".join(map(repr, expected))
+            raise GoldenFileError(f"{where}: {key} {manifest.get(key)!r:.80}; expected {wanted}")
+    margin = manifest.get("free_margin")
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 < margin < 2**20:
+        raise GoldenFileError(f"{where}: free_margin {margin!r:.80}; expected a positive number")
+    if not isinstance(manifest.get("sha256"), dict):
+        raise GoldenFileError(f"{where}: sha256 is missing; expected hashes by name of the file")
+    if manifest["sha256"].get("config") != _hash_of_config(manifest.get("config")):
+        raise GoldenFileError(f"{where}: config has another sha256 than the manifest says")
+    return manifest
+
+
+def _read_bytes(path: Path, name: str) -> bytes:
+    with npy.open_inside(path, name) as file:
+        data = file.read(npy.MAX_BYTES + 1)
+    if len(data) > npy.MAX_BYTES:
+        raise GoldenFileError(f"{path / name}: more than {npy.MAX_BYTES} bytes")
+    return data
+
+
+def _read_hashed(path: Path, name: str, expected: Any) -> bytes:
+    data = _read_bytes(path, name)
+    found = _hash(data)
+    if found != expected:
+        raise GoldenFileError(f"{path / name}: sha256 {found}; expected {expected!s:.80}")
+    return data
+
+
+def _parse_npy(data: bytes, where: Path) -> np.ndarray:
+    file = io.BytesIO(data)
+    header = npy.header(file, len(data), os.fspath(where))
+    return npy.values(file.read(header.bytes), header)
+
+
+def _check_array(where: Path, array: np.ndarray, dtype: str, shape: tuple[int, ...]) -> None:
+    if array.dtype.name != dtype:
+        raise GoldenFileError(f"{where}: dtype {array.dtype}; expected {dtype}")
+    if array.shape != shape:
+        raise GoldenFileError(f"{where}: shape {array.shape}; expected {shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise GoldenFileError(f"{where}: holds NaN or infinity; expected finite numbers")
+
+
+def _model(
+    path: Path, fields: Any, data: bytes, dtype: np.dtype
+) -> tuple[VisionTransformer, Params]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    where = path / WEIGHTS
+    try:
+        config = Config.from_json(fields)
+    except ConfigError as error:
+        raise GoldenFileError(f"{path / MANIFEST}: {error}") from None
+    try:
+        arrays = load(data)
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise GoldenFileError(f"{where}: not a readable safetensors file: {error}") from None
+    if config.depth > len(arrays):  # before a list of all names is made of a hostile number
+        raise GoldenFileError(f"{where}: {len(arrays)} arrays for {config.depth} blocks")
+    params = {}
+    for name, shape in parameters.shapes(config).items():
+        array = _taken(where, arrays, name)
+        if array.dtype not in FLOATS:
+            raise GoldenFileError(f"{where}: {name}: {array.dtype}; expected float32 or float64")
+        _check_array(Path(f"{where}: {name}"), array, array.dtype.name, shape)
+        params[name] = array.astype(dtype)
+    for name in sorted(packing.binary_matrices(config)):
+        stem, shape = name.removesuffix("weight"), params[name].shape
+        bits, scale = (_taken(where, arrays, f"{stem}{leaf}") for leaf in ("bits", "scale"))
+        _check_array(Path(f"{where}: {stem}bits"), bits, "uint8", packed_shape(shape))
+        _check_array(Path(f"{where}: {stem}scale"), scale, dtype.name, shape[:1])
+        if not padding_is_clear(bits, shape):
+            raise GoldenFileError(f"{where}: {stem}bits: a padding bit is 1; expected 0")
+    if arrays:
+        raise GoldenFileError(f"{where}: {min(arrays)}: unknown array for this configuration")
+    return VisionTransformer(config), unflatten(params)
+
+
+def _taken(where: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
+    if name not in arrays:
+        raise GoldenFileError(f"{where}: {name}: missing")
+    return arrays.pop(name)
+
+
+def _entries(where: Path, data: bytes, dtype: str) -> dict[str, Entry]:
+    try:
+        rows = list(csv.reader(io.StringIO(data.decode("ascii")), strict=True))
+    except (ValueError, csv.Error) as error:
+        raise GoldenFileError(f"{where}: no CSV: {error}") from None
+    if not rows or tuple(rows[0]) != COLUMNS:
+        raise GoldenFileError(f"{where}: line 1: expected {','.join(COLUMNS)}")
+    entries: dict[str, Entry] = {}
+    numbers = {"taps": 0, "grads": 0}
+    for line, row in enumerate(rows[1:], start=2):
+        at = f"{where}: line {line}"
+        try:
+            entry = _parse_row(row)
+        except ValueError as error:
+            raise GoldenFileError(f"{at}: {error}") from None
+        if entry.name in entries:
+            raise GoldenFileError(f"{at}: {entry.name}: a name that came before")
+        _check_entry(at, entry, entries, numbers, dtype)
+        entries[entry.name] = entry
+    return entries
+
+
+def _parse_row(row: list[str]) -> Entry:
+    if len(row) != len(COLUMNS):
+        raise ValueError(f"{len(row)} columns; expected {len(COLUMNS)}")
+    cell = dict(zip(Entry._fields, row, strict=True))
+    return Entry(
+        **{
+            **cell,
+            "number": int(cell["number"]),
+            "shape": tuple(int(n) for n in cell["shape"].split()),
+            "inputs": tuple(cell["inputs"].split()),
+            "ties": int(cell["ties"]) if cell["ties"] else None,
+            **{
+                key: float(cell[key]) if cell[key] else None
+                for key in ("threshold", "tolerance", "margin")
+            },
+        }
+    )
+
+
+def _check_entry(
+    at: str, entry: Entry, before: Mapping[str, Entry], numbers: dict[str, int], dtype: str
+) -> None:
+    """Whether the line is one that `make` would write at this place."""
+    name, is_bit = entry.name, entry.kind == "bit"
+    folder = "grads" if name.startswith(GRADS) else "taps"
+    if not re.fullmatch(r"[\w.]+", name.removeprefix(GRADS), re.ASCII):
+        raise GoldenFileError(f"{at}: name {name!r:.80}; expected letters, digits, _ and .")
+    dtypes = {"bit": "uint8", "int": "int32", "real": dtype}
+    threshold = record.threshold_of(name) if is_bit else None
+    for column, found, expected in (
+        ("class", entry.kind, entry.kind if entry.kind in dtypes else "bit, int or real"),
+        ("dtype", entry.dtype, dtypes.get(entry.kind)),
+        ("number", entry.number, numbers[folder]),
+        ("file", entry.file, _file(folder, numbers[folder], name)),
+        ("threshold", entry.threshold, threshold),
+        ("ties", entry.ties is not None, is_bit),
+        ("margin", _is_size(entry.margin), is_bit),
+        ("tolerance", _is_size(entry.tolerance), entry.kind != "int"),
+    ):
+        if found != expected:
+            raise GoldenFileError(f"{at}: {name}: {column} {found!r:.80}; expected {expected!r}")
+    if not all(0 < n <= npy.MAX_BYTES for n in entry.shape) or (is_bit and not entry.shape):
+        raise GoldenFileError(f"{at}: {name}: shape {entry.shape}; expected sizes of at least 1")
+    for read in entry.inputs:
+        if read != INPUT and read not in before:
+            raise GoldenFileError(f"{at}: {name}: input {read!r:.80} is no line before it")
+    numbers[folder] += 1
+
+
+def _is_size(number: float | None) -> bool:
+    return number is not None and 0 <= number < math.inf
+
+
+def _check_tap(path: Path, entry: Entry) -> None:
+    where = path / entry.file
+    array = _parse_npy(_read_hashed(path, entry.file, entry.sha256), where)
+    _check_array(where, array, entry.dtype, entry.stored_shape)
+    if entry.kind == "bit" and not padding_is_clear(array, entry.shape):
+        raise GoldenFileError(f"{where}: a padding bit is 1; expected 0 from {entry.shape[-1]} on")
+
+
+def _check_step(where: Path, entry: Entry, step: Step | None) -> None:
+    if step is None:
+        raise GoldenFileError(f"{where}: {entry.name}: the model has no such tap")
+    if (record.kind_of(step.value), step.value.shape) != (entry.kind, entry.shape):
+        raise GoldenFileError(
+            f"{where}: {entry.name}: {entry.kind} {entry.shape}; "
+            f"expected {record.kind_of(step.value)} {step.value.shape}"
+        )
