@@ -60,7 +60,8 @@ IN_C = {
         "attn.q_low.int", "padding counted",
     ),
     "the last word is left out": InC(
-        "w < words_for(length); w++)\n        different", "w < length / 64; w++)\n        different",
+        "w < words_for(length); w++)\n        different",
+        "w < length / 64; w++)\n        different",
         "attn.q_low.int", "the last",
     ),
     "popcount without the factor 2": InC(
@@ -175,7 +176,8 @@ IN_C = {
         "attn.low", "haar_mode",
     ),
     "Haar: the patch before instead of the next": InC(
-        "if (index + 1 < count)\n        return index + 1;", "if (index > 0)\n        return index - 1;",
+        "if (index + 1 < count)\n        return index + 1;",
+        "if (index > 0)\n        return index - 1;",
         "attn.low", None,
     ),
     "Haar: class token left out of the high band": InC(
@@ -187,7 +189,8 @@ IN_C = {
         "attn.low", None,
     ),
     "the grid is stored column by column": InC(
-        "x + (run->first + row * run->columns + column)", "x + (run->first + row + column * run->rows)",
+        "x + (run->first + row * run->columns + column)",
+        "x + (run->first + row + column * run->rows)",
         "attn.low", None,
     ),
     "the high band's projections read the low band": InC(

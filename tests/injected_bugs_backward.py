@@ -1,4 +1,4 @@
-"""Wrong operations of a port in Python: what the port in C, which has no backward pass, cannot show.
+"""Wrong operations of a port in Python: the backward pass, which the port in C does not have.
 
 The port is the reference's own trace, in which every tap of a certain name is computed by a wrong
 operation, and everything downstream from its result. A wrong operation is called with the port and

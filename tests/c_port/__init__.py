@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 SOURCE = Path(__file__).with_name("didb_block.c")
+GOLDEN = Path(__file__).parents[2] / "weights" / "golden"
 STRICT = ("-std=c99", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror")
 # The many wrong versions: not optimized, and an unused variable is no matter.
 QUICK = ("-std=c99", "-O0", "-ffp-contract=off", "-w")

@@ -18,6 +18,7 @@
  * Where to look: 1 errors and memory   2 JSON   3 the bundle   4 taps out
  *                5 bits   6 real operations   7 attention   8 the block
  */
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <stdarg.h>
@@ -28,14 +29,18 @@
 
 /* ---- 1. Errors and memory ------------------------------------------------------------------- */
 
+/* What a file says may be quoted in the message, which is one line all the same. */
 static void die(const char *format, ...)
 {
+    char message[1000];
     va_list arguments;
     va_start(arguments, format);
-    fputs("didb_block: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+    vsnprintf(message, sizeof message, format, arguments);
     va_end(arguments);
+    for (char *c = message; *c != 0; c++)
+        if (iscntrl((unsigned char)*c))
+            *c = '?';
+    fprintf(stderr, "didb_block: %s\n", message);
     exit(2);
 }
 

@@ -1,0 +1,65 @@
+"""A comparison names the operation that is wrong, and the cause where it leaves a fingerprint.
+
+The tables are the documentation: tests/injected_bugs.py and tests/injected_bugs_backward.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refimpl import golden
+from refimpl.golden import candidate, diagnose
+from tests import c_port, injected_bugs_backward
+from tests.injected_bugs import IN_C
+from tests.injected_bugs_backward import IN_PYTHON
+
+
+@pytest.fixture(scope="module")
+def bundles() -> dict[str, golden.Bundle]:
+    names = {bug.bundle for bug in (*IN_C.values(), *IN_PYTHON.values())}
+    return {name: golden.read(c_port.GOLDEN / name) for name in names}
+
+
+def assert_named(bundle: golden.Bundle, port: Mapping[str, Any], tap: str, cause: str | None):
+    """The first divergence in replay is this tap, and the cause begins with these words."""
+    comparison = golden.compare(bundle, port, mode="replay")
+    assert comparison.first is not None, "nothing was seen"
+    assert comparison.first.name == tap
+    found = diagnose.cause(comparison.first, bundle, port)
+    assert found is None if cause is None else str(found).startswith(cause), found
+
+
+@c_port.needs_cc
+@pytest.mark.parametrize("name", IN_C)
+def test_in_c(bundles, tmp_path, name):
+    bug = IN_C[name]
+    port = candidate.read(wrong_port(bug.right, bug.wrong, bundles[bug.bundle].path, tmp_path))
+    assert_named(bundles[bug.bundle], port, f"blocks.0.{bug.tap}", bug.cause)
+
+
+def wrong_port(right: str, wrong: str, bundle: Path, folder: Path) -> Path:
+    """The taps of block 0, as a wrong version of the C port computes them."""
+    source = c_port.SOURCE.read_text()
+    assert source.count(right) == 1
+    changed = folder / "wrong.c"
+    changed.write_text(source.replace(right, wrong))
+    program = c_port.compile(changed, folder / "wrong", c_port.QUICK)
+    return c_port.port(program, bundle, 0, folder / "out")
+
+
+@pytest.mark.parametrize("name", IN_PYTHON)
+def test_in_python(bundles, name):
+    bug = IN_PYTHON[name]
+    bundle = bundles[bug.bundle]
+    assert_named(bundle, injected_bugs_backward.taps(bundle, bug), bug.tap, bug.cause)
+
+
+@pytest.mark.parametrize("name", sorted({bug.bundle for bug in IN_PYTHON.values()}))
+def test_a_right_port_has_no_divergence(bundles, name):
+    nothing_wrong = next(iter(IN_PYTHON.values()))._replace(pattern="")
+    port = injected_bugs_backward.taps(bundles[name], nothing_wrong)
+    assert golden.compare(bundles[name], port, mode="replay").first is None
