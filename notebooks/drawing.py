@@ -24,6 +24,7 @@ plt.rcParams.update(
         "axes.titlesize": 10.5,
         "axes.spines.top": False,
         "axes.spines.right": False,
+        "axes.axisbelow": True,
         "axes.grid": True,
         "grid.alpha": 0.25,
         "legend.frameon": False,
