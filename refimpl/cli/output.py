@@ -40,8 +40,8 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         print(first.ljust(widths[0]), *cells, sep="  ")
 
 
-def progress_bar(title: str, total: int | None = None) -> Any:
-    """A tqdm bar over images, on a terminal only."""
+def progress_bar(title: str, total: int | None = None, unit: str = "img") -> Any:
+    """A tqdm bar over images, or over something else, on a terminal only."""
     from tqdm import tqdm
 
-    return tqdm(total=total, desc=title, unit="img", leave=False, disable=not sys.stderr.isatty())
+    return tqdm(total=total, desc=title, unit=unit, leave=False, disable=not sys.stderr.isatty())
