@@ -19,8 +19,8 @@ FEATURES = ("avx2", "avx512f", "avx512vnni", "avx512vpopcntdq", "neon", "sve")
 PACKAGES = ("numpy", "numba", "llvmlite", *peers.PACKAGES)
 
 
-def describe(threads: int) -> list[str]:
-    """Lines about the machine, the installed versions and the number of threads."""
+def describe(threads: int | None = None) -> list[str]:
+    """Lines about the machine, the installed versions and, where given, the number of threads."""
     features = binding.get_host_cpu_features()
     found = [name for name in FEATURES if features.get(name)]
     versions = [f"{name} {v}" for name in PACKAGES if (v := _version(name)) is not None]
@@ -28,7 +28,7 @@ def describe(threads: int) -> list[str]:
         f"{_processor()}, {os.cpu_count()} logical processors",
         f"features: {' '.join(found) or 'none of ' + ' '.join(FEATURES)}",
         f"Python {platform.python_version()}, {', '.join(versions)}",
-        f"threads: {threads}",
+        *([] if threads is None else [f"threads: {threads}"]),
     ]
 
 

@@ -8,12 +8,15 @@ from refimpl.bench import host, measure, ours, peers
 from refimpl.bench.measure import Row
 from refimpl.bench.peers import Peer, onnx_runtime, openvino_cpu, torch_eager
 from refimpl.bench.work import network
+from refimpl.conventions import require_choice
+from refimpl.models import config
 
 PEERS = (
     Peer("torch", torch_eager.REQUIRES, torch_eager.networks),
     Peer("ONNX Runtime", onnx_runtime.REQUIRES, onnx_runtime.networks),
     Peer("OpenVINO", openvino_cpu.NETWORK_REQUIRES, openvino_cpu.networks),
 )
+BINARY = tuple(name for name in config.NAMES if config.named(name).block == "binary")
 MODELS = ("didb_micro", "didb_tiny", "didb_small")
 
 
@@ -26,10 +29,12 @@ def run(
     turn: float = measure.TURN,
     progress: Callable[[], object] = lambda: None,
 ) -> list[Row]:
-    """Rows for each name, a binary architecture with random parameters.
+    """Rows for each name of BINARY, with random parameters.
 
-    `progress` is called after each work. ConfigError for an unknown name.
+    `progress` is called after each work. ConfigError for another name.
     """
+    for name in names:
+        require_choice("bench", "model", name, BINARY)
     rows = []
     with host.pinned(threads):
         for name in names:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 
 from refimpl.bench import host, measure, ours
 from refimpl.bench.measure import Row
+from refimpl.bench.models import BINARY
 from refimpl.bench.work import Network, network
+from refimpl.conventions import require_choice
 from refimpl.models import create_model
 
 SIDES = (7, 10, 14, 20, 28)  # of the patch grid: 50 … 785 tokens
@@ -25,8 +27,9 @@ def run(
 ) -> list[Row]:
     """A row for each side of the grid with one image, then one for each batch.
 
-    `progress` is called after each work. ConfigError for an unknown name.
+    `progress` is called after each work. ConfigError for a name that is not in `models.BINARY`.
     """
+    require_choice("bench", "model", name, BINARY)
     rows = []
     with host.pinned(threads):
         for work in works(name, sides, batches):

@@ -15,12 +15,13 @@ from collections.abc import Sequence
 import numpy as np
 
 import refimpl
-from refimpl.cli import classify, demo, evaluate, models, pack, report, summary, train
+from refimpl.cli import bench, classify, demo, evaluate, models, pack, report, summary, train
 from refimpl.cli.output import complain
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import RefimplError
 
-VERBS = (demo, classify, evaluate, train, summary, pack, models, report)  # in the order of --help
+# In the order of --help.
+VERBS = (demo, classify, evaluate, train, summary, pack, models, report, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

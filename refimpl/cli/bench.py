@@ -1,0 +1,182 @@
+"""`refimpl bench`: how fast we are beside others, and what a fresh process costs."""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from refimpl.cli.options import add_json, positive
+from refimpl.cli.output import print_json, print_table, progress_bar, warn
+from refimpl.cli.verbs import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    bench = verbs.group("bench", "measure speed beside what people would use instead")
+    added = bench(
+        kernels,
+        "time products of signs, packed and as floats, in one run with other libraries",
+        "refimpl bench kernels",
+        "refimpl bench kernels --shape 197x192x768 --rounds 20 --json",
+    )
+    added.add_argument(
+        "--shape", type=_shape, action="append", metavar="MxKxN",
+        help="tokens, inputs and outputs of a product; may be repeated (default: layers of "
+        "the named architectures, and products of attention)",
+    )  # fmt: skip
+    _add_common(added, rounds=10)
+
+    added = bench(
+        model,
+        "time whole networks, beside real ones of the same size in other libraries",
+        "refimpl bench model --model didb_micro",
+        "refimpl bench model --batch 8 --threads 2",
+    )
+    added.add_argument(
+        "--model", action="append", metavar="NAME",
+        help="a binary architecture; may be repeated (default didb_micro, didb_tiny, didb_small)",
+    )  # fmt: skip
+    added.add_argument("--batch", type=positive, default=1, metavar="N", help="(default 1)")
+    _add_common(added, rounds=10)
+
+    added = bench(
+        scaling,
+        "time a network against the number of tokens and the size of the batch",
+        "refimpl bench scaling --model didb_micro",
+    )
+    added.add_argument(
+        "--model", default="didb_tiny", metavar="NAME",
+        help="a binary architecture (default didb_tiny)",
+    )  # fmt: skip
+    _add_common(added, rounds=5)
+
+    added = bench(
+        process,
+        "time and memory of a fresh process that classifies one image",
+        "refimpl bench process --rounds 3",
+    )
+    _add_common(added, rounds=10, threads=False)
+
+
+def kernels(args: argparse.Namespace) -> int:
+    from refimpl.bench import kernels
+
+    shapes, heads = (kernels.SHAPES, kernels.HEADS) if args.shape is None else (args.shape, ())
+    _tell(args, kernels.PEERS)
+    works = len(shapes) + 2 * len(heads)
+    rows = _measured(works, args, lambda **o: kernels.run(shapes, heads, **o))
+    return _print(args, rows)
+
+
+def model(args: argparse.Namespace) -> int:
+    from refimpl.bench import models
+
+    names = args.model or models.MODELS
+    _tell(args, models.PEERS)
+    rows = _measured(len(names), args, lambda **o: models.run(names, batch=args.batch, **o))
+    return _print(args, rows)
+
+
+def scaling(args: argparse.Namespace) -> int:
+    from refimpl.bench import scaling
+
+    _tell(args)
+    works = len(scaling.SIDES) + len(scaling.BATCHES)
+    rows = _measured(works, args, lambda **o: scaling.run(args.model, **o))
+    if args.json:
+        return _print(args, rows)
+    print_table(
+        ("work", "median ms", "min", "max", "GMAC/s"), [(row.work, *_numbers(row)) for row in rows]
+    )
+    return 0
+
+
+def process(args: argparse.Namespace) -> int:
+    from refimpl.bench import process
+
+    _tell(args)
+    with progress_bar("measure", args.rounds + 1, "round") as bar:
+        rows = process.run(rounds=args.rounds, progress=bar.update)
+    if args.json:
+        print_json([row._asdict() for row in rows])
+        return 0
+    floor = rows[0]
+    print_table(
+        ("fresh process", "median ms", "min", "max", "more", "peak MB", "more"),
+        [
+            (
+                row.work,
+                *(f"{ms:.0f}" for ms in (row.median_ms, row.min_ms, row.max_ms)),
+                f"{row.median_ms - floor.median_ms:+.0f}",
+                f"{row.peak_mb:.1f}",
+                f"{row.peak_mb - floor.peak_mb:+.1f}",
+            )
+            for row in rows
+        ],
+    )
+    return 0
+
+
+def _add_common(parser: argparse.ArgumentParser, rounds: int, threads: bool = True) -> None:
+    parser.add_argument(
+        "--rounds", type=positive, default=rounds, metavar="N",
+        help=f"turns of each; the figure is their median (default {rounds})",
+    )  # fmt: skip
+    if threads:
+        parser.add_argument(
+            "--threads", type=positive, default=1, metavar="N", help="the same for all (default 1)"
+        )
+    add_json(parser)
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    sizes = text.split("x")
+    if len(sizes) != 3 or not all(size.isdecimal() and int(size) for size in sizes):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not three whole numbers, such as 197x192x768"
+        )
+    return tuple(map(int, sizes))
+
+
+def _tell(args: argparse.Namespace, peers: Sequence[Any] = ()) -> None:
+    """The machine and who is missing, beside the answer where that is JSON."""
+    from refimpl.bench import host
+    from refimpl.bench.peers import missing
+
+    stream = sys.stderr if args.json else sys.stdout
+    for line in host.describe(getattr(args, "threads", None)):
+        print(line, file=stream)
+    for line in missing(peers):
+        print(f"missing: {line}", file=stream)
+    print(file=stream, flush=True)
+    for line in host.warnings():
+        warn(line)
+
+
+def _measured(works: int, args: argparse.Namespace, run: Callable[..., list]) -> list:
+    with progress_bar("measure", works, "work") as bar:
+        return run(threads=args.threads, rounds=args.rounds, progress=bar.update)
+
+
+def _print(args: argparse.Namespace, rows: list) -> int:
+    """A table for each work; the first of its rows is ours, which the others are divided by."""
+    if args.json:
+        print_json([row._asdict() for row in rows])
+        return 0
+    for work, group in itertools.groupby(rows, lambda row: row.work):
+        ours, *others = group
+        header = (work, "median ms", "min", "max", "GMAC/s", "threads", "time / ours")
+        print_table(
+            header,
+            [
+                (row.who, *_numbers(row), str(row.threads), f"{row.median_ms / ours.median_ms:.2f}")
+                for row in (ours, *others)
+            ],
+        )
+        print()
+    return 0
+
+
+def _numbers(row: Any) -> tuple[str, ...]:
+    times = (f"{ms:.4f}" for ms in (row.median_ms, row.min_ms, row.max_ms))
+    return (*times, f"{row.gmacs:.0f}")
