@@ -15,7 +15,7 @@ def add(verbs: Verbs) -> None:
         run,
         "write a page for the browser that shows what one image does inside the network",
         "refimpl report seven.png -o seven.html",
-        "refimpl report seven.png --model mine.safetensors -o seven.html",
+        "refimpl report photos/nine.webp -o nine.html --json",
     )
     added.add_argument("image", metavar="IMAGE", help="a file of any usual format").complete = FILES
     add_model(added)

@@ -112,6 +112,17 @@
     return mix(colours.card, colour, Math.min(1, 0.08 + (2 * tap.margins[i]) / 255));
   }
 
+  // The picture without its colours: on a map of attention colour has a meaning.
+  const grey = document.createElement("canvas");
+  function readPicture() {
+    [grey.width, grey.height] = [picture.naturalWidth, picture.naturalHeight];
+    const context = grey.getContext("2d");
+    context.drawImage(picture, 0, 0);
+    context.globalCompositeOperation = "saturation";
+    context.fillStyle = "#808080";
+    context.fillRect(0, 0, grey.width, grey.height);
+  }
+
   // A map of the tokens; the class token, where there is one, is the square in front.
   function tokenMap(canvas, colourAt, lit) {
     const shift = first ? 1.5 : 0;
@@ -123,9 +134,9 @@
       context.fillStyle = css(colourAt(i));
       context.fillRect(x, y, size, size);
       if (lit && patch >= 0) {
-        const [w, h] = [picture.naturalWidth / columns, picture.naturalHeight / rows];
+        const [w, h] = [grey.width / columns, grey.height / rows];
         context.globalAlpha = lit(i) ? 0.35 : 0.25;
-        context.drawImage(picture, (patch % columns) * w, Math.floor(patch / columns) * h, w, h, x, y, size, size);
+        context.drawImage(grey, (patch % columns) * w, Math.floor(patch / columns) * h, w, h, x, y, size, size);
         context.globalAlpha = 1;
       }
       context.strokeStyle = css(mix(colours.card, colours.text, 0.25));
@@ -238,5 +249,5 @@
   fade?.addEventListener("change", restart);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restart);
   readColours();
-  picture.decode().finally(() => choose(token));
+  picture.decode().then(readPicture).finally(() => choose(token));
 })();
