@@ -32,11 +32,14 @@ class Arithmetic(NamedTuple):
     """Where errors come from.
 
     `unit` is the unit roundoff of one operation and of a parameter's cast to the candidate's type;
-    `spread` the relative error that every given value and parameter has from the start.
+    `spread` the relative error that every given value and parameter has from the start. With
+    `power` 1 inherited errors add up, as in the worst case; with 2 their squares do, as errors
+    that know nothing of one another do.
     """
 
     unit: float
     spread: float = 0.0
+    power: int = 1
 
     def gamma(self, n: int) -> float:
         return n * self.unit / (1 - n * self.unit)
@@ -44,16 +47,16 @@ class Arithmetic(NamedTuple):
     def value(self, array: np.ndarray, roundings: int = 0) -> Bounded:
         """A given array; a parameter, which may have been cast, has one rounding."""
         size = np.abs(array).astype(np.float64)
-        exact = array.dtype.kind != "f"  # bits and whole numbers
-        return Bounded(
-            array, size, 0 if exact else roundings, 0 * size if exact else self.spread * size, self
-        )
+        if array.dtype.kind != "f":  # bits and whole numbers are exact
+            return Bounded(array, size, 0, 0 * size, self)
+        return Bounded(array, size, roundings, (self.spread * size) ** self.power, self)
 
     def operand(self, x: Any) -> Bounded:
         """Whatever stands beside a Bounded: a parameter or a constant of the equation."""
         if isinstance(x, Bounded):
             return x
-        if isinstance(x, float) and np.float32(x) == x:  # 2, 0.5: the same in every type
+        # 2 or 0.5 is the same in every type; np.float64, a parameter, is a float, too
+        if type(x) is float and np.float32(x) == x:
             return Bounded(np.asarray(x), np.asarray(abs(x)), 0, np.asarray(0.0), self)
         return self.value(np.asarray(x), roundings=1)
 
@@ -72,12 +75,13 @@ class Bounded(NDArrayOperatorsMixin):
         self.value = value
         self.size = size  # like value
         self.roundings = roundings
-        self.inherited = inherited  # like value
+        self.inherited = inherited  # like value: the error, to the power of the arithmetic
         self.arithmetic = arithmetic
 
     def error(self) -> np.ndarray:
         """Bound of |computed - exact| for every element."""
-        return self.inherited + self.arithmetic.gamma(self.roundings) * self.size
+        inherited = self.inherited ** (1 / self.arithmetic.power)
+        return inherited + self.arithmetic.gamma(self.roundings) * self.size
 
     # What an op asks of an array
 
@@ -136,10 +140,10 @@ class Bounded(NDArrayOperatorsMixin):
     def _with(self, value: np.ndarray) -> Bounded:
         return Bounded(value, self.size, self.roundings, self.inherited, self.arithmetic)
 
-    def _collapsed(self, value: np.ndarray, inherited: np.ndarray, roundings: int = 1) -> Bounded:
+    def _collapsed(self, value: np.ndarray, error: np.ndarray, roundings: int = 1) -> Bounded:
         """The result of something that is not linear: one term, whose error is known."""
-        size = np.abs(value).astype(np.float64)
-        return Bounded(value, size, roundings, inherited, self.arithmetic)
+        inherited = error**self.arithmetic.power
+        return Bounded(value, np.abs(value), roundings, inherited, self.arithmetic)
 
     # NumPy's protocols
 
@@ -171,11 +175,10 @@ def _subtract(a: Bounded, b: Bounded) -> Bounded:
 
 
 def _multiply(a: Bounded, b: Bounded, product: Callable = np.multiply, terms: int = 1) -> Bounded:
-    magnitude = np.abs(b.value).astype(np.float64)
-    inherited = product(a.inherited, magnitude + b.error())
-    inherited = inherited + product(np.abs(a.value).astype(np.float64), b.inherited)
-    size = product(a.size, b.size)
-    value = product(a.value, b.value)
+    power = a.arithmetic.power
+    inherited = product(a.inherited, (np.abs(b.value) + b.error()) ** power)
+    inherited = inherited + product((np.abs(a.value) * 1.0) ** power, b.inherited)
+    size, value = product(a.size, b.size), product(a.value, b.value)
     return Bounded(value, size, a.roundings + b.roundings + terms, inherited, a.arithmetic)
 
 
@@ -184,12 +187,11 @@ def _matmul(a: Bounded, b: Bounded) -> Bounded:
 
 
 def _divide(a: Bounded, b: Bounded) -> Bounded:
-    error = b.error()
-    divisor = np.maximum(np.abs(b.value) - error, np.abs(b.value) / 2)
-    inherited = (a.inherited + a.size * error / np.abs(b.value)) / divisor
-    return Bounded(
-        a.value / b.value, a.size / np.abs(b.value), a.roundings + 1, inherited, a.arithmetic
-    )
+    power, error, magnitude = a.arithmetic.power, b.error(), np.abs(b.value)
+    quotient = a.value / b.value
+    divisor = np.maximum(magnitude - error, magnitude / 2)
+    inherited = (a.inherited + (np.abs(quotient) * error) ** power) / divisor**power
+    return Bounded(quotient, a.size / magnitude, a.roundings + 1, inherited, a.arithmetic)
 
 
 def _negative(a: Bounded) -> Bounded:
@@ -238,9 +240,6 @@ def _extremum(function: Callable) -> Callable[[Bounded, Bounded], Bounded]:
 def _comparison(function: Callable) -> Callable[[Bounded, Bounded], Bounded]:
     def comparison(a: Bounded, b: Bounded) -> Bounded:
         error = a.error() + b.error()
-        if a.arithmetic.spread and error.ndim:
-            # what came before spreads over a whole row, however small an element of it is
-            error = error.max(axis=-1, keepdims=True)
         # at an error of 0 nothing is open, not even at the threshold
         is_open = (np.abs(a.value - b.value) <= error) & (error > 0)
         return _mask(function(a.value, b.value), is_open, a.arithmetic)
@@ -302,7 +301,8 @@ def _where(arithmetic: Arithmetic, condition: Any, yes: Any, no: Any) -> Bounded
     condition, yes, no = map(arithmetic.operand, (condition, yes, no))
     parts = [np.where(condition.value, getattr(yes, n), getattr(no, n)) for n in ("value", "size")]
     inherited = np.where(condition.value, yes.inherited, no.inherited)
-    inherited = inherited + condition.inherited * np.abs(yes.value - no.value)
+    step = np.abs(yes.value - no.value) ** arithmetic.power
+    inherited = inherited + condition.inherited * step
     return Bounded(*parts, max(yes.roundings, no.roundings), inherited, arithmetic)
 
 

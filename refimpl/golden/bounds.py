@@ -10,7 +10,7 @@ an op writes into an array that it made, where an error would get lost, is writt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,18 +65,53 @@ def replay(
     return SECOND_ORDER * _error(reference, name, given, arithmetic) + _floor(unit)
 
 
-def free(reference: Reference, name: str, unit: float, margin: float = FREE_MARGIN) -> np.ndarray:
-    """Bound for tap `name` of a whole run with unit roundoff `unit`; of a bit, that of its z."""
-    name = _real(reference, name)
-    arithmetic = Arithmetic(0.0, spread=margin * unit)
-    step = reference.steps[name]
-    if name.endswith(".prob.z"):
-        return arithmetic.spread * step.value + _floor(unit)
-    given = [_spread(reference, i, arithmetic) for i in step.inputs]
-    error = _error(reference, name, given, arithmetic)
-    if error.ndim:
-        error = np.broadcast_to(error.max(axis=-1, keepdims=True), error.shape)
-    return error + _floor(unit)
+class Free:
+    """Bounds for a whole run with unit roundoff `unit`, tap by tap: `Free(reference, unit)[name]`.
+
+    Of a bit it is the bound of its z. The terms of a band are its pixels, since its details
+    cancel. A gradient inherits the errors of the gradients before it, in squares: it may cancel
+    down to nothing but them.
+    """
+
+    def __init__(self, reference: Reference, unit: float, margin: float = FREE_MARGIN):
+        self.reference, self.unit = reference, unit
+        self.spread = margin * unit
+        self._inherited: dict[str, np.ndarray] = {}  # gradient -> square of its error
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        name = _real(self.reference, name)
+        if name.endswith(".prob.z"):
+            return self.spread * self.reference.steps[name].value + _floor(self.unit)
+        gradient = name.startswith(GRADS)
+        error = np.sqrt(self._square(name)) if gradient else self._forward(name)
+        if error.ndim:
+            error = np.broadcast_to(error.max(axis=-1, keepdims=True), error.shape)
+        return error + _floor(self.unit)
+
+    def _forward(self, name: str) -> np.ndarray:
+        arithmetic, steps = Arithmetic(0.0, self.spread), self.reference.steps
+        given = [arithmetic.value(steps[read].value) for read in steps[name].inputs]
+        for read, x in zip(steps[name].inputs, given, strict=True):
+            if read.endswith((".attn.low", ".attn.high")):
+                x.inherited = self._forward(read)
+        return _error(self.reference, name, given, arithmetic)
+
+    def _square(self, name: str) -> np.ndarray:
+        if name not in self._inherited:
+            arithmetic = Arithmetic(0.0, self.spread, power=2)
+            given = [self._given(read, arithmetic) for read in self.reference.steps[name].inputs]
+            self._inherited[name] = np.square(_error(self.reference, name, given, arithmetic))
+        return self._inherited[name]
+
+    def _given(self, name: str, arithmetic: Arithmetic) -> Bounded:
+        given = arithmetic.value(self.reference.steps[name].value)
+        if name.startswith(GRADS):
+            given.inherited = given.inherited + self._square(name)
+        elif given.ndim:
+            # what came before spreads over a whole row, however small an element of it is
+            row = given.inherited.max(axis=-1, keepdims=True)
+            given.inherited = np.broadcast_to(row, given.shape)
+        return given
 
 
 def _real(reference: Reference, name: str) -> str:
@@ -86,16 +121,6 @@ def _real(reference: Reference, name: str) -> str:
 
 def _floor(unit: float) -> float:
     return UNDERFLOW[unit if unit in UNDERFLOW else max(UNDERFLOW)]
-
-
-def _spread(reference: Reference, name: str, arithmetic: Arithmetic) -> Bounded:
-    """An input in a free run. The terms of a band are its pixels: the details cancel."""
-    step = reference.steps[name]
-    given = arithmetic.value(step.value)
-    if name.endswith((".attn.low", ".attn.high")) and not name.startswith(GRADS):
-        pixels = [arithmetic.value(reference.steps[i].value) for i in step.inputs]
-        given.inherited = _run(reference, name, pixels, arithmetic).error()
-    return given
 
 
 def _error(
@@ -169,21 +194,16 @@ def _ratio(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bo
     return Bounded(q, q, 0, error, arithmetic)
 
 
-def _linear_map(function, x: Bounded, roundings: int, factor: float = 1.0) -> Bounded:
-    """`function` is linear; on |x| it gives the sum of the terms, `factor` times."""
-    return Bounded(
-        function(x.value),
-        factor * function(x.size),
-        x.roundings + roundings,
-        factor * function(x.inherited),
-        x.arithmetic,
-    )
+def _mean(function: Callable, x: Bounded, roundings: int) -> Bounded:
+    """`function` takes weighted means; of |x| it is the sum of the terms."""
+    parts = function(x.value), function(x.size), x.roundings + roundings, function(x.inherited)
+    return Bounded(*parts, x.arithmetic)
 
 
 def _bands(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
     (x,), config = given, reference.config
     options = (config.grid, config.haar_mode, config.haar_cls)
-    low = _linear_map(lambda a: ops.bands.forward(a, *options)[0][0], x, roundings=5)
+    low = _mean(lambda a: ops.bands.forward(a, *options)[0][0], x, roundings=5)
     if name.endswith(".low"):
         return low
     # each detail has the four pixels of the low band as its terms, and the sum has three details
@@ -201,7 +221,7 @@ def _bands(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bo
 
 def _neighbour_mean(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
     config = reference.config
-    return _linear_map(
+    return _mean(
         lambda a: ops.neighbours.forward(a, config.grid, config.neighbours)[0],
         given[0],
         roundings=9,
@@ -217,11 +237,14 @@ def _band_gradients(reference: Reference, name: str, given, arithmetic: Arithmet
     def adjoint(dlow: np.ndarray, dhigh: np.ndarray) -> np.ndarray:
         return ops.bands.backward((dlow, dhigh), cache)[0]
 
+    # the adjoint of the low band takes means: of errors with weights 1 and 3 (the three details),
+    # of their squares with the sums of the squared coefficients
+    low, high = {1: (1.0, 3.0), 2: (0.25, 0.75)}[arithmetic.power]
     dx = Bounded(
         adjoint(dlow.value, dhigh.value),
         adjoint(dlow.size + 3 * dhigh.size, 0 * dhigh.size),
         dlow.roundings + dhigh.roundings + 16,
-        adjoint(dlow.inherited + 3 * dhigh.inherited, 0 * dhigh.inherited),
+        adjoint(low * dlow.inherited + high * dhigh.inherited, 0 * dhigh.inherited),
         arithmetic,
     )
     return dx + projection.input_gradient(dz, dnorm)
@@ -232,7 +255,7 @@ def _value_gradient(reference: Reference, name: str, given, arithmetic: Arithmet
     dsum, dz, dmean = given
     config, attention = reference.config, _attention(reference, name)
     _, cache = ops.neighbours.forward(np.zeros(dsum.shape), config.grid, config.neighbours)
-    through_mean = _linear_map(lambda a: ops.neighbours.backward(a, cache)[0], dmean, roundings=9)
+    through_mean = _mean(lambda a: ops.neighbours.backward(a, cache)[0], dmean, roundings=9)
     return attention["shortcut"] * dsum + through_mean + heads.merge_values(dz)
 
 

@@ -3,9 +3,9 @@
     comparison = compare(read("bundle"), {"blocks.0.attn.q.bit": ...}, mode="replay")
     comparison.passed, comparison.first
 
-A bit that differs is a tie where the golden |z - threshold| is 0, near where it is at most tau, else
-hard. Whole numbers are exact. A real differs by at most its bound. What is computed from a bit that
-flipped, or from a tap that failed, is tainted in mode free: it says nothing about its own op.
+A bit that differs is a tie where the golden |z - threshold| is 0, near where it is at most tau,
+else hard. Whole numbers are exact. A real differs by at most its bound. What is computed from a bit
+that flipped, or from a tap that failed, is tainted in mode free: it says nothing about its own op.
 """
 
 from __future__ import annotations
@@ -183,6 +183,9 @@ class _Session:
         self, bundle: Bundle, taps: dict[str, _Tap], usable: dict[str, np.ndarray], unit: float
     ):
         self.bundle, self.taps, self.usable, self.unit = bundle, taps, usable, unit
+        # the golden values have roundings of their own
+        both = unit + bounds.UNITS[bundle.input.dtype.name]
+        self.bounds = bounds.Free(bundle.reference, both, bundle.manifest["free_margin"])
         self.wrong: set[str] = set()  # taps whose readers are tainted
 
     def note(self, verdict: Verdict) -> None:
@@ -234,12 +237,8 @@ class _Session:
         expected = self.bundle.value(entry.name)
         if entry.kind == "int":
             return Judge(expected, None, None)
-        # the golden values have their own roundings
-        unit = self.unit + bounds.UNITS[self.bundle.input.dtype.name]
-        margin = self.bundle.manifest["free_margin"]
-        tolerance = bounds.free(self.bundle.reference, entry.name, unit, margin)
         z = self._z(record.z_of(entry.name)) if entry.kind == "bit" else None
-        return Judge(expected, tolerance, z)
+        return Judge(expected, self.bounds[entry.name], z)
 
     def _z(self, name: str) -> np.ndarray:
         stored = name in self.bundle.entries

@@ -64,5 +64,5 @@ def z_of(bit: str) -> str:
 
 
 def threshold_of(bit: str) -> float:
-    """1/2 for attention's probabilities, where a bit is z > 1/2; 0 elsewhere, where it is z >= 0."""
+    """1/2 for attention's probabilities (bit: z > 1/2), 0 elsewhere (bit: z >= 0)."""
     return 0.5 if bit.endswith(".prob.bit") else 0.0

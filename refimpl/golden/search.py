@@ -18,8 +18,6 @@ from refimpl.golden.record import Step
 from refimpl.models import Config, VisionTransformer, unflatten
 from refimpl.models.params import Params, shapes
 
-FREE_UNIT = bounds.UNITS["float32"]
-
 
 class Found(NamedTuple):
     """The result of a search."""
@@ -97,12 +95,13 @@ def is_tie_free(model: VisionTransformer, params: Params, images: np.ndarray) ->
     """Whether every margin of a forward in float64 exceeds its bound in mode free."""
     steps: dict[str, Step] = {record.INPUT: Step(images.astype(np.float64), None, ())}
     reference = bounds.Reference(model.config, record.cast(params, np.float64), steps)
+    free = bounds.Free(reference, bounds.UNITS["float32"])
 
     def tap(name, value, op, inputs):
         steps[name] = Step(value, op, tuple(inputs))
         if record.kind_of(value) == "bit":
             distance = np.abs(steps[record.z_of(name)].value - record.threshold_of(name))
-            if (distance <= bounds.free(reference, name, FREE_UNIT)).any():
+            if (distance <= free[name]).any():
                 raise _Close
 
     try:

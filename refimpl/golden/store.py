@@ -1,7 +1,7 @@
 """The golden bundle: a folder that needs no library of ours to read [SPEC 8.1].
 
     manifest.json          what it is, how it was made, conventions, hashes
-    weights.safetensors    latent parameters by dotted name; of a binary matrix also its bits and scale
+    weights.safetensors    latent parameters by dotted name; of a binary matrix bits and scale, too
     input_0.npy            images (B, channels, H, W), one batch
     output_0.npy           logits (B, classes)
     index.csv              one line a tap or gradient, in order of computation
@@ -144,7 +144,7 @@ def packed_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def unpack(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 as `packing.pack_rows` gives it -> bool of the logical shape; see `padding_is_clear`."""
+    """uint8 as `packing.pack_rows` gives it -> bool of the logical shape."""
     return np.unpackbits(packed, axis=-1, count=shape[-1], bitorder="little").astype(bool)
 
 
@@ -243,6 +243,7 @@ def _taps(
 ) -> Iterator[tuple[Entry, bytes]]:
     chosen = [name for name, step in steps.items() if _is_chosen(name, step, taps)]
     sources = _sources(steps, {INPUT, *chosen})
+    free = bounds.Free(reference, bounds.UNITS["float32"])
     numbers = {"taps": 0, "grads": 0}
     for name in chosen:
         value, kind = steps[name].value, record.kind_of(steps[name].value)
@@ -250,7 +251,7 @@ def _taps(
         data = to_npy(packing.pack_rows(value) if kind == "bit" else value)
         threshold = ties = margin = tolerance = None
         if kind != "int":
-            tolerance = float(bounds.free(reference, name, bounds.UNITS["float32"]).max())
+            tolerance = float(free[name].max())
         if kind == "bit":
             threshold = record.threshold_of(name)
             distance = np.abs(steps[record.z_of(name)].value - threshold)
