@@ -6,8 +6,8 @@ begins that it gives (None where the error leaves no fingerprint). The wrong ope
 in Python, backward ones above all, are in injected_bugs_backward.py.
 
 "H and V swapped" is not here: it cannot be seen. The network uses only the sum of the details,
-(cH + cV) + cD, which stays the same to the bit. What does show is a grid read column by column,
-a detail with the wrong sign, or one taken twice.
+(cH + cV) + cD, which stays the same to the bit. What does show is rows taken for columns (the grid
+stored column by column), a detail with the wrong sign, or one taken twice.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ IN_C = {
     "the last word is left out": InC(
         "w < words_for(length); w++)\n        different",
         "w < length / 64; w++)\n        different",
-        "attn.q_low.int", "the last",
+        "attn.q_low.int", None,
     ),
     "popcount without the factor 2": InC(
         "return (int32_t)length - 2 * different;", "return (int32_t)length - different;",
-        "attn.q_low.int", None,
+        "attn.q_low.int", "scale missing: the number of equal bits",
     ),
     "popcount of different bits is taken for the product": InC(
         "return (int32_t)length - 2 * different;", "return different;",
@@ -111,7 +111,7 @@ IN_C = {
     ),
     "missing move in front of the heads": InC(
         'vector(run, path, "_move", run->dim)', "floats(run->dim)",
-        "attn.q_low.head_z", None,
+        "attn.q_low.head_z", "blocks.0.attn.q_low_move left out",
     ),
     "a scale a token, not a channel": InC(
         "scale[i % out] *", "scale[i / out % out] *",
@@ -156,7 +156,7 @@ IN_C = {
     ),
     "RPReLU: shift added in front": InC(
         "- shift_in[c]", "+ shift_in[c]",
-        "attn.q_low.out", None,
+        "attn.q_low.out", "blocks.0.attn.q_low.rprelu.shift_in has the wrong sign",
     ),
     # Haar bands
     "Haar: norm 1/2 instead of 1/4": InC(
@@ -191,7 +191,7 @@ IN_C = {
     "the grid is stored column by column": InC(
         "x + (run->first + row * run->columns + column)",
         "x + (run->first + row + column * run->rows)",
-        "attn.low", None,
+        "attn.low", "H and V bands swapped",
     ),
     "the high band's projections read the low band": InC(
         'similarity(run, attn, "_high", high, shortcuts)',
@@ -225,7 +225,7 @@ IN_C = {
         "            float second = weight[run->heads + head] *",
         "float first = weight[run->heads + head] * (float)by_low[i];\n"
         "            float second = weight[head] *",
-        "attn.scores", None,
+        "attn.scores", "blocks.0.attn.scores_low.int and blocks.0.attn.scores_high.int exchanged",
     ),
     "band weights taken as (heads, 2)": InC(
         "weight[run->heads + head]", "weight[2 * head + 1]",
@@ -268,7 +268,7 @@ IN_C = {
     ),
     "neighbours: weight has the wrong sign": InC(
         "own[i % C] * m[i] - around", "own[i % C] * m[i] + around",
-        "attn.out", None,
+        "attn.out", "blocks.0.attn.neighbour has the wrong sign",
     ),
     # the block
     "the MLP reads what is in front of its norm": InC(
@@ -278,6 +278,6 @@ IN_C = {
     ),
     "shortcut around the attention forgotten": InC(
         "x[i] += alpha ?", "x[i] = alpha ?",
-        "mid", None,
+        "mid", "nothing done: equal to blocks.0.attn.proj.out",
     ),
 }  # fmt: skip

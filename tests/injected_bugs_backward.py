@@ -63,7 +63,7 @@ class Port(NamedTuple):
 def taps(bundle: Any, bug: InPython) -> dict[str, np.ndarray]:
     """Everything the wrong port computes, by name."""
     params, values = flatten(bundle.params), {}
-    for name, (value, op, reads) in bundle.reference.items():
+    for name, (value, op, reads) in bundle.reference.steps.items():
         inputs = [values[read] for read in reads]
         if op is not None and re.fullmatch(bug.pattern, name):
             values[name] = bug.wrong(Port(name, op, params, bundle.model.config), *inputs)
@@ -88,7 +88,7 @@ def clip_open_at_one(port, dbit, z):
     return dbit * (np.abs(z) < 1)
 
 
-@wrong(Z, "grads/blocks.1.mlp.down.z", None)
+@wrong(Z, "grads/blocks.1.mlp.down.z", "nothing done")
 def no_surrogate(port, dbit, z):
     """STE: the gradient passes everywhere."""
     return dbit
@@ -146,7 +146,7 @@ def times_the_scale(port, dlinear, bit):
     return port.right(dlinear, bit) * np.abs(port.parameter()).mean(axis=1, keepdims=True)
 
 
-@wrong(r"grads/.*\.attn\.prob", "grads/blocks.1.attn.prob", None)
+@wrong(r"grads/.*\.attn\.prob", "grads/blocks.1.attn.prob", "blocks.1.attn.prob.z left out")
 def boolean_open_above(port, dcontext, q, bit):
     """Boolean attention: the gradient of p passes where q > 1 too."""
     return dcontext @ signs(bit)
@@ -212,9 +212,7 @@ def scores_not_transposed(port, dscores, bit):
     return port.right(dscores.swapaxes(-1, -2), bit)
 
 
-@wrong(
-    r"grads/param\..*attn\.q_low_move", "grads/param.blocks.1.attn.q_low_move", "heads transposed"
-)
+@wrong(r"grads/param\..*attn\.q_low_move", "grads/param.blocks.1.attn.q_low_move", None)
 def move_gradient_by_transposed_heads(port, dz):
     """Heads: channels put together as (d, heads)."""
     return port.right(dz).reshape(port.config.heads, -1).T.reshape(-1)

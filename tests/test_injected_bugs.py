@@ -5,6 +5,7 @@ The tables are the documentation: tests/injected_bugs.py and tests/injected_bugs
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,9 @@ from tests.injected_bugs import IN_C
 from tests.injected_bugs_backward import IN_PYTHON
 
 
-@pytest.fixture(scope="module")
-def bundles() -> dict[str, golden.Bundle]:
-    names = {bug.bundle for bug in (*IN_C.values(), *IN_PYTHON.values())}
-    return {name: golden.read(c_port.GOLDEN / name) for name in names}
+@functools.cache
+def read(name: str) -> golden.Bundle:
+    return golden.read(c_port.GOLDEN / name)
 
 
 def assert_named(bundle: golden.Bundle, port: Mapping[str, Any], tap: str, cause: str | None):
@@ -35,10 +35,11 @@ def assert_named(bundle: golden.Bundle, port: Mapping[str, Any], tap: str, cause
 
 @c_port.needs_cc
 @pytest.mark.parametrize("name", IN_C)
-def test_in_c(bundles, tmp_path, name):
+def test_in_c(tmp_path, name):
     bug = IN_C[name]
-    port = candidate.read(wrong_port(bug.right, bug.wrong, bundles[bug.bundle].path, tmp_path))
-    assert_named(bundles[bug.bundle], port, f"blocks.0.{bug.tap}", bug.cause)
+    bundle = read(bug.bundle)
+    port = candidate.read(wrong_port(bug.right, bug.wrong, bundle.path, tmp_path))
+    assert_named(bundle, port, f"blocks.0.{bug.tap}", bug.cause)
 
 
 def wrong_port(right: str, wrong: str, bundle: Path, folder: Path) -> Path:
@@ -52,14 +53,14 @@ def wrong_port(right: str, wrong: str, bundle: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", IN_PYTHON)
-def test_in_python(bundles, name):
+def test_in_python(name):
     bug = IN_PYTHON[name]
-    bundle = bundles[bug.bundle]
+    bundle = read(bug.bundle)
     assert_named(bundle, injected_bugs_backward.taps(bundle, bug), bug.tap, bug.cause)
 
 
 @pytest.mark.parametrize("name", sorted({bug.bundle for bug in IN_PYTHON.values()}))
-def test_a_right_port_has_no_divergence(bundles, name):
-    nothing_wrong = next(iter(IN_PYTHON.values()))._replace(pattern="")
-    port = injected_bugs_backward.taps(bundles[name], nothing_wrong)
-    assert golden.compare(bundles[name], port, mode="replay").first is None
+def test_a_right_port_has_no_divergence(name):
+    bundle, nothing_wrong = read(name), next(iter(IN_PYTHON.values()))._replace(pattern="")
+    port = injected_bugs_backward.taps(bundle, nothing_wrong)
+    assert golden.compare(bundle, port, mode="replay").first is None
