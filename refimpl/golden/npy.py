@@ -110,9 +110,7 @@ def check(found: Header, where: str) -> None:
     if found.dtype.name not in DTYPES:
         raise GoldenFileError(f"{where}: dtype {found.dtype}; expected one of {', '.join(DTYPES)}")
     if len(found.shape) > MAX_AXES or not all(0 <= n <= MAX_BYTES for n in found.shape):
-        raise GoldenFileError(
-            f"{where}: shape {found.shape!s:.80}; expected sizes of at least 0"
-        )
+        raise GoldenFileError(f"{where}: shape {found.shape!s:.80}; expected sizes of at least 0")
     if found.bytes > MAX_BYTES:
         raise GoldenFileError(
             f"{where}: claims {found.dtype} {found.shape}, {found.bytes} bytes; "
