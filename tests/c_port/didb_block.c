@@ -17,6 +17,7 @@
  *
  * Where to look: 1 errors and memory   2 JSON   3 the bundle   4 taps out
  *                5 bits   6 real operations   7 attention   8 the block
+ * The transformer is in 5 to 8; what comes before only reads and writes files.
  */
 #include <ctype.h>
 #include <errno.h>
