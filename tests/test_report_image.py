@@ -98,6 +98,11 @@ def bits_of(tap: dict[str, Any]) -> np.ndarray:
     return bits[:count].reshape(tap["shape"]).astype(bool)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
 # --- what is embedded -----------------------------------------------------------------------------
 
 
@@ -128,6 +133,8 @@ def test_the_page_holds_the_taps(name) -> None:
         assert {tap for tap in drawn if tap.startswith(f"blocks.{block}.")} == expected
         assert page.count(f'id="block-{block}"') == 1
     assert ("Margins:" in page) == binary
+    kicker = {"full": "A 1-bit", "activations": "1-bit activations", "none": "A 32-bit"}
+    assert kicker[config.binarize if config.block == "binary" else "none"] in page
 
 
 @pytest.fixture(scope="module")
@@ -256,6 +263,17 @@ def test_nothing_of_the_path_is_told(tmp_path) -> None:
     assert str(tmp_path) not in page and str(SEVEN.parent) not in page
 
 
+def test_what_a_camera_noted_is_not_told(model, tmp_path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "taken at a secret place"
+    Image.open(SEVEN).save(tmp_path / "seven.jpg", exif=exif, comment=b"a secret comment")
+    done = run("report", tmp_path / "seven.jpg", "--model", model, "-o", tmp_path / "page.html")
+    assert done.status == 0
+    for picture in Reader((tmp_path / "page.html").read_text()).every("img"):
+        content = base64.b64decode(picture["src"].split(",")[1])
+        assert b"secret" not in content and not Image.open(io.BytesIO(content)).info
+
+
 # --- the answer, the budget -----------------------------------------------------------------------
 
 
@@ -338,11 +356,6 @@ def test_time_is_counted_where_it_is_spent() -> None:
 
 
 # --- the command ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return save_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 def test_the_shipped_model(tmp_path) -> None:

@@ -50,7 +50,9 @@ class Page(NamedTuple):
 
 
 def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
-    """The page of a picture; `image` and `model` are what it calls them.
+    """The page of a picture as `images.open_image` gives it, L or RGB.
+
+    `image` and `model` are what the page calls them.
 
     NonFiniteError, with the name of the layer, where weights of absurd size leave no number.
     """
@@ -99,8 +101,15 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
 
 
 def _kicker(config: Config) -> str:
-    what = "32-bit" if config.block == "real" else "1-bit"
-    return f"A {what} vision transformer, looked into · refimpl {refimpl.__version__}"
+    what = "A 1-bit vision transformer" if _is_binary(config) else "A 32-bit vision transformer"
+    if config.binarize == "activations":
+        what = "A vision transformer with 1-bit activations"
+    return f"{what}, looked into · refimpl {refimpl.__version__}"
+
+
+def _is_binary(config: Config) -> bool:
+    """Whether any of its numbers has a single bit."""
+    return config.block == "binary" and config.binarize != "none"
 
 
 def _lead(config: Config, prediction: Prediction) -> str:
@@ -110,7 +119,7 @@ def _lead(config: Config, prediction: Prediction) -> str:
     )
     gh, gw = config.grid
     cut = f"The image is cut into {gh} × {gw} patches, and {_count(config.depth, 'block')}"
-    if config.block == "real":
+    if not _is_binary(config):
         return f"{answer} {cut} of real numbers let them look at one another."
     return (
         f"{answer} {cut} let them look at one another, with numbers of a single bit where other "
@@ -119,7 +128,7 @@ def _lead(config: Config, prediction: Prediction) -> str:
 
 
 def _answer(prediction: Prediction, picture: Image.Image, seen: str) -> str:
-    original = picture.copy()
+    original = Image.fromarray(np.asarray(picture))  # without what a camera noted beside it
     original.thumbnail((ORIGINAL, ORIGINAL))
     top = prediction.top(CLASSES)
     rows = [

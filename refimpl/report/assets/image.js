@@ -126,7 +126,8 @@
   // A map of the tokens; the class token, where there is one, is the square in front.
   function tokenMap(canvas, colourAt, lit) {
     const shift = first ? 1.5 : 0;
-    const [context, size] = open(canvas, columns + shift, rows, 140);
+    const target = Math.max(140, rows * columns); // as wide as the matrix
+    const [context, size] = open(canvas, columns + shift, rows, target);
     for (let i = 0; i < first + rows * columns; i++) {
       const patch = i - first;
       const x = patch < 0 ? 0 : (shift + (patch % columns)) * size;
