@@ -17,7 +17,7 @@ from pathlib import Path
 import numba
 from numba.core import config, event
 
-_ROOMS = ("kernels", "engine")  # all that is compiled
+_ROOMS = ("kernels", "kernels/twins", "engine")  # all that is compiled
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -61,11 +61,14 @@ event.register("numba:compile", _Announcement())
 
 
 def jit(function: Callable) -> Callable:
-    """Compile on first use: no fast-math, the GIL released, the machine code kept on disk."""
+    """Compile on first use: no fast-math, the GIL released, the machine code kept on disk.
+
+    A division by zero is NumPy's infinity or NaN; a check of it would keep loops from vectors.
+    """
     before = config.CACHE_DIR
     config.CACHE_DIR = str(_FOLDER)
     try:
-        return numba.njit(nogil=True, cache=_CACHED)(function)
+        return numba.njit(nogil=True, error_model="numpy", cache=_CACHED)(function)
     finally:
         config.CACHE_DIR = before
 
