@@ -167,6 +167,7 @@ def test_tokens_are_to_scale_and_comparable(didb) -> None:
                 shown = decoded(didb.taps[name], np.int8).reshape(value.shape) * scale / 127
                 expected = np.clip(value, -scale, scale)
                 np.testing.assert_allclose(shown, expected, atol=0.51 * scale / 127)
+    assert didb.page.count("Shown are the first 64 of 70 channels.") == 4
 
 
 def test_margins_of_queries_and_keys(didb) -> None:

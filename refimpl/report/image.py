@@ -153,16 +153,16 @@ def _answer(prediction: Prediction, picture: Image.Image, seen: str) -> str:
 def _block(i: int, config: Config, data: Mapping[str, Any], margins: list[trace.Margins]) -> str:
     prefix = f"blocks.{i}.attn"
     parts = [
-        _bands(f"blocks.{i}", data),
+        _bands(f"blocks.{i}", config, data),
         _planes(prefix, config, data),
         _attention(prefix, config, data),
-        _differential(prefix, data),
+        _differential(prefix, config, data),
         _margins(margins),
     ]
     return f'<section id="block-{i}"><h2>Block {i}</h2>{"".join(parts)}</section>'
 
 
-def _bands(prefix: str, data: Mapping[str, Any]) -> str:
+def _bands(prefix: str, config: Config, data: Mapping[str, Any]) -> str:
     if f"{prefix}.attn.low" not in data:
         return ""
     names = (f"{prefix}.norm1.out", f"{prefix}.attn.low", f"{prefix}.attn.high")
@@ -173,7 +173,7 @@ def _bands(prefix: str, data: Mapping[str, Any]) -> str:
     )
     return f"""<h3>Haar bands</h3><p>A Haar transform splits the tokens into a smooth part and the
 details, and queries and keys are made from each: an edge need not drown in what surrounds it.</p>
-{_equation(names, titles, "=+", data)}"""
+{_equation(names, titles, "=+", config, data)}"""
 
 
 def _planes(prefix: str, config: Config, data: Mapping[str, Any]) -> str:
@@ -235,7 +235,7 @@ real. Full colour is the largest weight of a token."""
 one is framed. <code>{hard}</code></p><div class="heads">{"".join(heads)}</div>"""
 
 
-def _differential(prefix: str, data: Mapping[str, Any]) -> str:
+def _differential(prefix: str, config: Config, data: Mapping[str, Any]) -> str:
     names = (f"{prefix}.v.out", f"{prefix}.neighbour_mean", f"{prefix}.differential")
     if names[-1] not in data:
         return ""
@@ -249,7 +249,7 @@ def _differential(prefix: str, data: Mapping[str, Any]) -> str:
     )
     return f"""<h3>The differential term</h3><p>A sum over tokens blurs; what sets a token apart
 from its neighbours is lost in it, and a learned difference brings it back.</p>
-{_equation(names, titles, "−→", data)}"""
+{_equation(names, titles, "−→", config, data)}"""
 
 
 def _margins(margins: list[trace.Margins]) -> str:
@@ -322,7 +322,11 @@ def _canvas(draw: str, tap: str, label: str, head: int = 0) -> str:
 
 
 def _equation(
-    names: Iterable[str], titles: Iterable[tuple[str, str]], signs: str, data: Mapping[str, Any]
+    names: Iterable[str],
+    titles: Iterable[tuple[str, str]],
+    signs: str,
+    config: Config,
+    data: Mapping[str, Any],
 ) -> str:
     """Maps of channels with signs between them."""
     figures = [
@@ -333,10 +337,13 @@ def _equation(
     parts = [figures[0]]
     for sign, figure in zip(signs, figures[1:], strict=True):
         parts += [f'<span class="sign" aria-hidden="true">{sign}</span>', figure]
+    some = ""
+    if config.dim > trace.CHANNELS:
+        some = f" Shown are the first {trace.CHANNELS} of {config.dim} channels."
     scale = next(data[name]["scale"] for name in names)
     return (
         f'<div class="equation">{"".join(parts)}</div>'
-        f'<p class="note">Full colour is ±{scale:.2g} and beyond, in all three.</p>'
+        f'<p class="note">Full colour is ±{scale:.2g} and beyond, in all three.{some}</p>'
     )
 
 
