@@ -56,7 +56,7 @@ class Arithmetic(NamedTuple):
         if isinstance(x, Bounded):
             return x
         # 2 or 0.5 is the same in every type; np.float64, a parameter, is a float, too
-        if type(x) is float and np.float32(x) == x:
+        if type(x) is float and float(np.float32(x)) == x:
             return Bounded(np.asarray(x), np.asarray(abs(x)), 0, np.asarray(0.0), self)
         return self.value(np.asarray(x), roundings=1)
 

@@ -20,7 +20,7 @@ import numpy as np
 from refimpl.conventions import GoldenFileError, require_choice
 from refimpl.golden import bounds, record, replay, store
 from refimpl.golden.replay import CannotReplayError, Judge
-from refimpl.golden.store import Bundle, Entry
+from refimpl.golden.store import Bundle
 
 MODES = ("free", "replay")
 
@@ -62,7 +62,7 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Verdicts of all taps of a bundle, in order of computation."""
+    """Verdicts of the taps of a bundle and of a candidate, in order of computation."""
 
     bundle_path: str
     candidate_path: str | None
@@ -99,34 +99,34 @@ def compare(
 ) -> Comparison:
     """Judge a candidate's taps: arrays by name, bits packed as in the bundle or plain bool.
 
-    mode "free": as they are; "replay": each op alone, on the candidate's own inputs. `forced`: the
-    candidate was fed the bundle's inputs at every segment, so nothing is tainted. `strict`: bits
-    must be equal. `fail_fast`: nothing is judged after the first tap that failed.
-    GoldenFileError where the candidate has no tap of the bundle.
+    mode "free": as they are; "replay": each op alone, on the candidate's own inputs. A tap that the
+    bundle does not store is recomputed from its weights and input. `forced`: the candidate was fed
+    the bundle's inputs at every segment, so nothing is tainted. `strict`: bits must be equal.
+    `fail_fast`: nothing is judged after the first tap that failed.
+    GoldenFileError where the candidate has no tap of the model.
     """
     require_choice("golden compare", "mode", mode, MODES)
     path = getattr(candidate, "path", None)
     where = "candidate" if path is None else os.fspath(path)
-    if not any(name in bundle.entries for name in candidate):
-        raise GoldenFileError(f"{where}: has no tap of {bundle.path}; expected some by name")
     steps = bundle.reference.steps
-    unknown = sorted(set(candidate) - set(steps))
-    taps = {
-        name: _Tap(name, steps[name].value, candidate[name]) for name in steps if name in candidate
-    }
-    usable = {name: tap.array for name, tap in taps.items() if tap.reason is None}
-    reals = [array for array in usable.values() if array.dtype.kind == "f"]
-    unit = max((bounds.UNITS[array.dtype.name] for array in reals), default=bounds.UNITS["float32"])
-    session = _Session(bundle, taps, usable, unit)
-    verdicts: list[Verdict] = []
+    names = [name for name in steps if name != record.INPUT]
+    taps = {name: _Tap(steps[name].value, candidate[name]) for name in names if name in candidate}
+    if not taps:
+        raise GoldenFileError(f"{where}: has no tap of {bundle.path}; expected some, by name")
+    session = _Session(bundle, taps)
     judge = session.free if mode == "free" else session.replay
-    for entry in bundle.entries.values():
-        verdict = session.taint(entry) if mode == "free" and not forced else None
-        verdict = verdict or judge(entry)
-        session.note(verdict)
-        verdicts.append(verdict)
+    verdicts: list[Verdict] = []
+    for name in names:
+        if mode == "free" and not forced and session.is_tainted(name):
+            verdict = Verdict(name, session.kind(name), "TAINTED" if name in taps else "MISSING")
+            session.wrong.add(name)
+        else:
+            verdict = judge(name)
+        if name in taps or name in bundle.entries:
+            verdicts.append(verdict)
         if fail_fast and verdict.verdict == "FAIL":
             break
+    unknown = sorted(set(candidate) - set(steps))
     return Comparison(
         os.fspath(bundle.path), None if path is None else where, mode, strict, verdicts, unknown
     )
@@ -136,13 +136,13 @@ def selfcheck(path: str | os.PathLike) -> Comparison:
     """Recompute a bundle from its own weights and input, and compare."""
     bundle = store.read(path)
     values = {name: step.value for name, step in bundle.retrace().items()}
-    return compare(bundle, {name: values[name] for name in bundle.entries}, strict=False)
+    return compare(bundle, {name: values[name] for name in bundle.entries})
 
 
 class _Tap:
     """One array of a candidate: logical, or with the reason why it cannot be judged."""
 
-    def __init__(self, name: str, golden: np.ndarray, array: np.ndarray):
+    def __init__(self, golden: np.ndarray, array: np.ndarray):
         self.raw = self.array = array
         self.reason = self._problem(golden)
 
@@ -179,82 +179,77 @@ def _first(mask: np.ndarray) -> list[int]:
 class _Session:
     """One comparison: the candidate's taps, and what has gone wrong so far."""
 
-    def __init__(
-        self, bundle: Bundle, taps: dict[str, _Tap], usable: dict[str, np.ndarray], unit: float
-    ):
-        self.bundle, self.taps, self.usable, self.unit = bundle, taps, usable, unit
+    def __init__(self, bundle: Bundle, taps: dict[str, _Tap]):
+        self.bundle, self.taps, self.steps = bundle, taps, bundle.reference.steps
+        self.usable = {name: tap.array for name, tap in taps.items() if tap.reason is None}
+        reals = [array for array in self.usable.values() if array.dtype.kind == "f"]
+        self.unit = max(map(_unit, reals), default=bounds.UNITS["float32"])
         # the golden values have roundings of their own
-        both = unit + bounds.UNITS[bundle.input.dtype.name]
+        both = self.unit + _unit(bundle.input)
         self.bounds = bounds.Free(bundle.reference, both, bundle.manifest["free_margin"])
         self.wrong: set[str] = set()  # taps whose readers are tainted
 
-    def note(self, verdict: Verdict) -> None:
-        if verdict.verdict in ("FAIL", "TAINTED") or verdict.flipped:
-            self.wrong.add(verdict.name)
+    def kind(self, name: str) -> str:
+        return record.kind_of(self.steps[name].value)
 
-    def taint(self, entry: Entry) -> Verdict | None:
-        if not self.wrong.intersection(entry.inputs):
-            return None
-        if entry.name not in self.taps:
-            self.wrong.add(entry.name)
-            return None
-        return Verdict(entry.name, entry.kind, "TAINTED")
+    def is_tainted(self, name: str) -> bool:
+        return not self.wrong.isdisjoint(self.steps[name].inputs)
 
-    def free(self, entry: Entry) -> Verdict:
-        return self._checked(entry) or _judge(entry, self._golden(entry), self.usable[entry.name])
+    def free(self, name: str) -> Verdict:
+        verdict = self._unusable(name)
+        if verdict is None:
+            kind, expected = self.kind(name), self._golden(name)
+            z = self._golden(record.z_of(name)) if kind == "bit" else None
+            tolerance = None if kind == "int" else self.bounds[name]
+            verdict = _judge(name, kind, Judge(expected, tolerance, z), self.usable[name])
+        if verdict.verdict == "FAIL" or verdict.flipped:
+            self.wrong.add(name)
+        return verdict
 
-    def replay(self, entry: Entry) -> Verdict:
-        verdict = self._checked(entry)
-        if verdict:
+    def replay(self, name: str) -> Verdict:
+        verdict = self._unusable(name)
+        if verdict is not None:
             return verdict
-        array = self.usable[entry.name]
-        own = bounds.UNITS[array.dtype.name] if entry.kind == "real" else self.unit
+        array, kind = self.usable[name], self.kind(name)
+        unit = _unit(array) if kind == "real" else self.unit
         try:
-            judge = replay.judge(self.bundle.reference, entry.name, self.usable, own)
+            judge = replay.judge(self.bundle.reference, name, self.usable, unit)
         except CannotReplayError as error:
-            return self._not_replayed(entry, str(error))
-        return _judge(entry, judge, array)
+            tap = self.taps.get(error.name)
+            reason = f"input {error.name}: {tap.reason if tap else 'missing'}"
+            return Verdict(name, kind, "NOT REPLAYED", reason=reason, candidate=array)
+        return _judge(name, kind, judge, array)
 
-    def _checked(self, entry: Entry) -> Verdict | None:
-        tap = self.taps.get(entry.name)
-        if tap is None:
-            return Verdict(entry.name, entry.kind, "MISSING")
+    def _unusable(self, name: str) -> Verdict | None:
+        if name not in self.taps:
+            return Verdict(name, self.kind(name), "MISSING")
+        tap, golden = self.taps[name], self.steps[name].value
         if tap.reason is None:
             return None
-        golden = self.bundle.value(entry.name)
         return Verdict(
-            entry.name, entry.kind, "FAIL", golden.size,
-            reason=tap.reason, expected=golden, candidate=tap.array,
+            name, self.kind(name), "FAIL", golden.size,
+            reason=tap.reason, expected=self._golden(name), candidate=tap.array,
         )  # fmt: skip
 
-    def _not_replayed(self, entry: Entry, reason: str) -> Verdict:
-        return Verdict(
-            entry.name, entry.kind, "NOT REPLAYED", reason=reason,
-            candidate=self.usable[entry.name],
-        )  # fmt: skip
-
-    def _golden(self, entry: Entry) -> Judge:
-        expected = self.bundle.value(entry.name)
-        if entry.kind == "int":
-            return Judge(expected, None, None)
-        z = self._z(record.z_of(entry.name)) if entry.kind == "bit" else None
-        return Judge(expected, self.bounds[entry.name], z)
-
-    def _z(self, name: str) -> np.ndarray:
+    def _golden(self, name: str) -> np.ndarray:
         stored = name in self.bundle.entries
-        return self.bundle.value(name) if stored else self.bundle.reference.steps[name].value
+        return self.bundle.value(name) if stored else self.steps[name].value
 
 
-def _judge(entry: Entry, judge: Judge, array: np.ndarray) -> Verdict:
+def _unit(array: np.ndarray) -> float:
+    return bounds.UNITS[array.dtype.name]
+
+
+def _judge(name: str, kind: str, judge: Judge, array: np.ndarray) -> Verdict:
     expected = judge.expected
-    if entry.kind == "real":
+    if kind == "real":
         difference = np.abs(array.astype(np.float64) - expected)
         differs = array != expected.astype(array.dtype)
         hard = differs & (difference > judge.tolerance)
         near, ties, badness = differs & ~hard, np.zeros_like(hard), difference / judge.tolerance
-        worst_ulp = float((difference / np.spacing(np.abs(expected).astype(array.dtype))).max())
-    elif entry.kind == "bit":
-        differs, margin = array != expected, np.abs(judge.z - record.threshold_of(entry.name))
+        worst_ulp = _worst_ulp(difference, expected, array.dtype)
+    elif kind == "bit":
+        differs, margin = array != expected, np.abs(judge.z - record.threshold_of(name))
         ties = differs & (margin == 0)
         near = differs & ~ties & (margin <= judge.tolerance)
         hard, badness, worst_ulp = differs & ~ties & ~near, margin, None
@@ -266,8 +261,8 @@ def _judge(entry: Entry, judge: Judge, array: np.ndarray) -> Verdict:
         "FAIL" if hard.any() else "NEAR" if near.any() else "TIES-ONLY" if ties.any() else "EXACT"
     )
     return Verdict(
-        name=entry.name,
-        kind=entry.kind,
+        name=name,
+        kind=kind,
         verdict=word,
         count=expected.size,
         differing=int(differs.sum()),
@@ -275,15 +270,24 @@ def _judge(entry: Entry, judge: Judge, array: np.ndarray) -> Verdict:
         near=int(near.sum()),
         hard=int(hard.sum()),
         worst_ulp=worst_ulp,
-        divergence=_divergence(entry, judge, array, hard if hard.any() else differs, badness),
+        divergence=_divergence(name, judge, array, hard if hard.any() else differs, badness),
         flips=hard if hard.any() else None,
         expected=expected,
         candidate=array,
     )
 
 
+def _worst_ulp(difference: np.ndarray, expected: np.ndarray, dtype: np.dtype) -> float:
+    """In units in the last place of the largest value of the row: one near 0 has hardly any."""
+    largest = np.abs(expected)
+    if largest.ndim:
+        largest = largest.max(axis=-1, keepdims=True)
+    smallest = np.finfo(dtype).tiny
+    return float((difference / np.spacing(np.maximum(largest, smallest).astype(dtype))).max())
+
+
 def _divergence(
-    entry: Entry, judge: Judge, array: np.ndarray, differs: np.ndarray, badness: np.ndarray
+    name: str, judge: Judge, array: np.ndarray, differs: np.ndarray, badness: np.ndarray
 ) -> Divergence | None:
     """Of the elements that differ the one that is furthest off."""
     if not differs.any():
@@ -296,6 +300,6 @@ def _divergence(
         judge.expected[index].item(),
         array[index].item(),
         z,
-        None if z is None else abs(z - record.threshold_of(entry.name)),
+        None if z is None else abs(z - record.threshold_of(name)),
         None if judge.tolerance is None else float(judge.tolerance[index]),
     )

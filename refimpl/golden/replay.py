@@ -12,7 +12,7 @@ import numpy as np
 
 from refimpl.golden import bounds, record
 from refimpl.golden.bounds import Reference
-from refimpl.golden.record import GRADS, INPUT
+from refimpl.golden.record import INPUT
 
 
 class Judge(NamedTuple):
@@ -24,7 +24,11 @@ class Judge(NamedTuple):
 
 
 class CannotReplayError(Exception):
-    """An input of the tap is not among the candidate's taps, or cannot be used."""
+    """`name` is read by the tap and not among the candidate's taps."""
+
+    def __init__(self, name: str):
+        super().__init__(f"input {name}: missing")
+        self.name = name
 
 
 def judge(
@@ -76,15 +80,13 @@ def _input(reference: Reference, name: str, candidate: Mapping[str, np.ndarray])
         return _real(candidate[name])
     if _is_given(reference, name):
         return reference.steps[name].value
-    raise CannotReplayError(f"input {name} is missing")
+    raise CannotReplayError(name)
 
 
 def _is_given(reference: Reference, name: str) -> bool:
     """The image, the gradient of the logits, and what depends on the parameters alone."""
     inputs = reference.steps[name].inputs
-    if name == INPUT or not name.startswith(GRADS) or not inputs:
-        return all(_is_given(reference, read) and read != INPUT for read in inputs)
-    return False
+    return all(read != INPUT and _is_given(reference, read) for read in inputs)
 
 
 def _real(array: np.ndarray) -> np.ndarray:

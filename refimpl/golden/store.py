@@ -173,8 +173,8 @@ def make(
 
     images (B, channels, H, W), any float type like the parameters: both are cast to `dtype`, in
     which the reference then runs. The gradient of the logits is drawn from `seed`. `taps`:
-    "all"; "block": the shell, each block's mid and out, and every bit and whole number of
-    activations; "io": input and logits. `search` is noted in the manifest.
+    "all"; "block": the shell, each block's mid and out, and the bits of activations; "io": input
+    and logits. `search` is noted in the manifest.
     GoldenFileError where `path` exists and is not an empty folder; errors of the model; OSError.
     """
     for option, value, choices in (
@@ -284,8 +284,8 @@ def _is_chosen(name: str, step: Step, taps: str) -> bool:
         return False
     shell = tap in ("patch_embed.out", "tokens", "norm.out")
     ends = re.fullmatch(r"blocks\.\d+\.(mid|out)", tap)
-    exact = record.kind_of(step.value) != "real" and ".weight." not in tap
-    return bool(shell or ends or exact)
+    bits = record.kind_of(step.value) == "bit" and ".weight." not in tap
+    return bool(shell or ends or bits)
 
 
 def _sources(steps: Mapping[str, Step], stored: set[str]) -> dict[str, tuple[str, ...]]:
