@@ -1,6 +1,6 @@
 """A comparison names the operation that is wrong, and the cause where it leaves a fingerprint.
 
-The tables are the documentation: tests/injected_bugs.py and tests/injected_bugs_backward.py.
+The tables are the documentation: tests/injected_bugs.py and tests/injected_bugs_python.py.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import pytest
 
 from refimpl import golden
 from refimpl.golden import candidate, diagnose
-from tests import c_port, injected_bugs_backward
+from tests import c_port, injected_bugs_python
 from tests.injected_bugs import IN_C
-from tests.injected_bugs_backward import IN_PYTHON
+from tests.injected_bugs_python import IN_PYTHON
 
 
 @functools.cache
@@ -26,7 +26,7 @@ def read(name: str) -> golden.Bundle:
 
 def assert_named(bundle: golden.Bundle, port: Mapping[str, Any], tap: str, cause: str | None):
     """The first divergence in replay is this tap, and the cause begins with these words."""
-    comparison = golden.compare(bundle, port, mode="replay")
+    comparison = golden.compare(bundle, port, mode="replay", fail_fast=True)
     assert comparison.first is not None, "nothing was seen"
     assert comparison.first.name == tap
     found = diagnose.cause(comparison.first, bundle, port)
@@ -56,11 +56,11 @@ def wrong_port(right: str, wrong: str, bundle: Path, folder: Path) -> Path:
 def test_in_python(name):
     bug = IN_PYTHON[name]
     bundle = read(bug.bundle)
-    assert_named(bundle, injected_bugs_backward.taps(bundle, bug), bug.tap, bug.cause)
+    assert_named(bundle, injected_bugs_python.taps(bundle, bug), bug.tap, bug.cause)
 
 
 @pytest.mark.parametrize("name", sorted({bug.bundle for bug in IN_PYTHON.values()}))
 def test_a_right_port_has_no_divergence(name):
     bundle, nothing_wrong = read(name), next(iter(IN_PYTHON.values()))._replace(pattern="")
-    port = injected_bugs_backward.taps(bundle, nothing_wrong)
+    port = injected_bugs_python.taps(bundle, nothing_wrong)
     assert golden.compare(bundle, port, mode="replay").first is None
