@@ -47,13 +47,23 @@ def pack(x: np.ndarray, above: float | None = None) -> Packed:
         return pack(np.where(one, np.float32(1), np.float32(-1)))
     rows, length = x.shape[-2:]
     matrices = x if x.ndim == 4 else x.reshape(-1, 1, rows, length)
-    if matrices.strides[-1] != x.itemsize:
+    if matrices.strides[-1] != x.itemsize or min(matrices.strides) < 0:
         matrices = np.ascontiguousarray(matrices)
     blocks, words = -(-rows // LANES), -(-length // WORD)
-    packed = np.zeros((*matrices.shape[:2], blocks, words, LANES), np.uint32)
-    if not _pack(matrices, np.float32(0 if above is None else above), above is not None, packed):
+    packed = np.zeros((*x.shape[:-2], blocks, words, LANES), np.uint32)
+    level = np.float32(0 if above is None else above)
+    if not _pack(*_memory(matrices), matrices.shape, level, above is not None, packed.reshape(-1)):
         require_finite("pack", "x", x)
-    return Packed(packed.reshape(*x.shape[:-2], blocks, words, LANES), rows, length)
+    return Packed(packed, rows, length)
+
+
+def _memory(x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """All that lies between the first and the last value of x, and the strides of x in values."""
+    steps = tuple(stride // x.itemsize for stride in x.strides)
+    if x.flags.c_contiguous:
+        return x.reshape(-1), steps
+    span = 1 + sum(step * (size - 1) for step, size in zip(steps, x.shape, strict=True))
+    return np.lib.stride_tricks.as_strided(x, (span,), (x.itemsize,)), steps
 
 
 def unpack(packed: Packed) -> np.ndarray:
@@ -96,39 +106,39 @@ def _flat(packed: Packed) -> np.ndarray:
 
 
 @jit
-def _pack(x, threshold, strictly, packed):
-    """x (B, heads, rows, K) -> packed (B, heads, blocks, words, 16); False on NaN or infinity."""
-    length = x.shape[3]
-    last = np.full(WORD, -np.inf, np.float32)  # the rest of a row, filled up with 0 bits
-    finite = True
-    for b in range(x.shape[0]):
-        for h in range(x.shape[1]):
-            for r in range(x.shape[2]):
-                row, lanes = x[b, h, r], packed[b, h, r // LANES]
-                for word in range(length // WORD):
-                    lanes[word, r % LANES] = _word(row, word * WORD, threshold, strictly)
-                    finite &= _finite(row, word * WORD)
-                rest = length // WORD * WORD
+def _pack(x, steps, shape, threshold, strictly, packed):
+    """x (B, heads, rows, K) as memory and steps -> packed, flat; False on NaN or infinity."""
+    batch, heads, rows, length = shape
+    words, rest = -(-length // WORD), length // WORD * WORD
+    last = np.full(WORD, np.float32(-1e38))  # the rest of a row, filled up with 0 bits
+    level, exponent = splat(threshold), splat(np.int32(0x7F800000))
+    broken = level < level  # lanes in which all bits of an exponent are set: NaN and infinity
+    block_at = 0
+    for b in range(batch):
+        for h in range(heads):
+            for r in range(rows):
+                row = b * steps[0] + h * steps[1] + r * steps[2]
+                at = block_at + r // LANES * words * LANES + r % LANES
+                for first in range(row, row + rest, WORD):
+                    low, high = load(x, first), load(x, first + LANES)
+                    packed[at] = _word(low, high, level, strictly)
+                    at += LANES
+                    broken = broken | ((bits_of(low) & exponent) >= exponent)
+                    broken = broken | ((bits_of(high) & exponent) >= exponent)
                 if rest < length:
                     for k in range(rest, length):
-                        last[k - rest] = row[k]
-                        finite &= row[k] - row[k] == 0
-                    lanes[rest // WORD, r % LANES] = _word(last, 0, threshold, strictly)
-    return finite
+                        last[k - rest] = x[row + k]
+                    low, high = load(last, 0), load(last, LANES)
+                    packed[at] = _word(low, high, level, strictly)
+                    broken = broken | ((bits_of(low) & exponent) >= exponent)
+                    broken = broken | ((bits_of(high) & exponent) >= exponent)
+            block_at += -(-rows // LANES) * words * LANES
+    return not any_of(broken)
 
 
 @inlined
-def _word(row, first, threshold, strictly):
-    """The bits of 32 values of a row."""
-    low, high, level = load(row, first), load(row, first + LANES), splat(threshold)
+def _word(low, high, level, strictly):
+    """The bits of two vectors of values."""
     if strictly:
         return ones_of(low > level) | ones_of(high > level) << np.uint32(LANES)
     return ones_of(low >= level) | ones_of(high >= level) << np.uint32(LANES)
-
-
-@inlined
-def _finite(row, first):
-    """Whether 32 values of a row are: in NaN and infinity all bits of the exponent are set."""
-    exponent = splat(np.int32(0x7F800000))
-    low, high = bits_of(load(row, first)), bits_of(load(row, first + LANES))
-    return not any_of(((low & exponent) >= exponent) | ((high & exponent) >= exponent))

@@ -1,0 +1,92 @@
+"""The engine: what a user calls, and its threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+
+from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError, require_shape
+from refimpl.engine import run
+from refimpl.engine.plan import Plan, Work, build, work
+from refimpl.models import VisionTransformer, files, packing
+from refimpl.models.config import Config
+from refimpl.models.params import Params
+
+
+def compile(model: VisionTransformer, params: Params) -> Engine:
+    """Latent parameters -> engine. ConfigError unless the network is binary throughout."""
+    _require_binary(model.config)
+    return Engine(model.config, packing.pack(model.config, params))
+
+
+def load(name_or_path: str | os.PathLike) -> Engine:
+    """A model file, packed or latent, or a shipped model's name -> engine; errors as `files.read`."""
+    file = files.read_any(name_or_path)
+    if isinstance(file, files.PackedFile):
+        _require_binary(file.model.config)
+        return Engine(file.model.config, file.arrays)
+    return compile(file.model, file.params)
+
+
+class Engine:
+    """A compiled network: images float32 (B, channels, H, W) -> logits float32 (B, classes).
+
+    The answer for an image does not depend on the others of its batch, nor on the number of threads
+    (NUMBA_NUM_THREADS, at most one an image). May be called from several threads at once: each has
+    buffers of its own.
+    """
+
+    def __init__(self, config: Config, arrays: Mapping[str, np.ndarray]):
+        self.config = config
+        self._plan: Plan = build(config, arrays)
+        self._own = threading.local()
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """ShapeError, DtypeError, and NonFiniteError with the name of the layer."""
+        self._check(images)
+        logits = np.empty((len(images), self.config.num_classes), np.float32)
+        threads = min(numba.config.NUMBA_NUM_THREADS, len(images))
+        if threads == 1:
+            for image, row in zip(images, logits, strict=True):
+                self._run(image, row)
+            return logits
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(self._run, images, logits))
+        return logits
+
+    def _run(self, image: np.ndarray, logits: np.ndarray) -> None:
+        image = np.ascontiguousarray(image)
+        self._raise(run.compiled_forward(None, self._plan, self._work(), image, logits))
+
+    def _work(self) -> Work:
+        """The buffers of this thread."""
+        if not hasattr(self._own, "work"):
+            self._own.work = work(self._plan)
+        return self._own.work
+
+    def _check(self, images: np.ndarray) -> None:
+        config = self.config
+        require_shape("engine", "images", images, (None, config.channels, *config.image_size))
+        if len(images) == 0:
+            raise ShapeError(f"engine: images has shape {images.shape}; expected at least one")
+        if images.dtype != np.float32:
+            raise DtypeError(f"engine: images is {images.dtype}; expected float32")
+
+    def _raise(self, status: int) -> None:
+        if status == run.FINE:
+            return
+        block, unit = divmod(status, self._plan.rows)
+        units = [f"attn.{t}" for t in self.config.attention_inputs]
+        units += ["attn.proj", "mlp.up", "mlp.down"]
+        raise NonFiniteError("NaN or infinity entered a sign", f"blocks.{block}.{units[unit]}")
+
+
+def _require_binary(config: Config) -> None:
+    if not packing.binary_matrices(config):
+        kind = "real blocks" if config.block == "real" else f"binarize={config.binarize!r}"
+        raise ConfigError(f"engine: found {kind}; expected a binary network, binarize='full'")

@@ -1,0 +1,284 @@
+"""What is fixed before the first image: weights in the kernels' layout, places, buffers.
+
+All floats lie in one array and all bits in another; `table` says where. A row of it is one unit of
+a block: its projections, then what attention adds, last the block's own. A column is one of the
+names below, and holds a place in `floats` unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from refimpl.kernels import attention, dense, popcount, stencils
+from refimpl.kernels.popcount import WORD
+from refimpl.kernels.vector import LANES
+from refimpl.models.config import Config
+from refimpl.ops import boolean
+
+INPUTS, OUTPUTS, BITS = range(3)  # numbers of channels, and a place in `bits`
+SCALE, MOVE, HEAD_MOVE, NORM_WEIGHT, NORM_BIAS = range(3, 8)
+SHIFT_IN, SLOPE, SHIFT_OUT, TOKEN_IN, TOKEN_OUT = range(8, 13)  # RPReLU
+STEP, TABLE, EXPONENTIAL, SHORTCUT, NEIGHBOUR = range(13, 18)  # attention; EXPONENTIAL is 0 or 1
+NORM1_WEIGHT, NORM1_BIAS, ALPHA1, BETA1 = range(18, 22)  # of a block
+NORM2_WEIGHT, NORM2_BIAS, ALPHA2, BETA2 = range(22, 26)
+COLUMNS = 26
+
+PROJECTION = {
+    "scale": SCALE,
+    "move": MOVE,
+    "norm.weight": NORM_WEIGHT,
+    "norm.bias": NORM_BIAS,
+    "rprelu.shift_in": SHIFT_IN,
+    "rprelu.slope": SLOPE,
+    "rprelu.shift_out": SHIFT_OUT,
+}
+ATTENTION = {"shortcut": SHORTCUT, "neighbour": NEIGHBOUR, **PROJECTION}
+TOKEN_SHIFTS = {"rprelu.token_shift_in": TOKEN_IN, "rprelu.token_shift_out": TOKEN_OUT}
+BLOCK = {
+    "norm1.weight": NORM1_WEIGHT,
+    "norm1.bias": NORM1_BIAS,
+    "norm2.weight": NORM2_WEIGHT,
+    "norm2.bias": NORM2_BIAS,
+}
+SCALES = {"scale1": (ALPHA1, BETA1), "scale2": (ALPHA2, BETA2)}
+
+
+class Plan(NamedTuple):
+    """Read by every thread, written by none. Places are flat indices."""
+
+    path: int  # of popcount.PATHS
+    table: np.ndarray  # (depth * rows, COLUMNS) int64
+    floats: np.ndarray  # float32
+    bits: np.ndarray  # uint32, weights as `bits.pack` lays them out
+    masks: np.ndarray  # (9, lanes) int32, see stencils
+    counts: np.ndarray  # (lanes,) float32, number of neighbours
+    embed: np.ndarray  # patch embedding, see dense.blocked
+    head: np.ndarray  # see dense.blocked
+    bias: int  # of the patch embedding
+    cls_token: int
+    position: int  # (C, lanes)
+    norm_weight: int
+    norm_bias: int
+    head_bias: int
+    depth: int
+    inputs: int  # projections that feed attention; the last is the value's
+    rows: int  # of the table, a block
+    tokens: int
+    tiles: int  # of sixteen tokens
+    first: int  # token of the grid, 0 or 1
+    grid: tuple[int, int]
+    patch: int
+    pixels: int  # of a patch, all channels
+    margin: int  # of a field
+    pitch: int  # of a field
+    channels: int  # C
+    hidden: int
+    heads: int
+    head_dim: int
+    classes: int
+    entries: int  # of a head's table
+    haar: bool
+    periodic: bool
+    high_cls: bool
+    differential: bool
+    eps: np.float32
+
+
+class Work(NamedTuple):
+    """What one image needs room for; one a thread."""
+
+    x: np.ndarray  # (tiles, C, 16), the residual stream
+    shortcut: np.ndarray  # (tiles, C, 16), sum of m_t of queries and keys
+    normalised: np.ndarray  # (C, pitch), a field: LayerNorm of x
+    value: np.ndarray  # (C, pitch), a field: m_v
+    low: np.ndarray  # (C, 16)
+    high: np.ndarray  # (C, 16)
+    out: np.ndarray  # (C, 16)
+    linear: np.ndarray  # (hidden, 16)
+    hidden: np.ndarray  # (hidden, 16)
+    pixels: np.ndarray  # (pixels, 16)
+    weights: np.ndarray  # (tokens + 1, 16)
+    words: np.ndarray  # a packed tile of activations
+    heads: np.ndarray  # packed queries and keys, values, boolean: see `places`
+    ints: np.ndarray  # whole numbers: scores of each band
+    ones: np.ndarray  # (16,)
+
+
+def words(length: int) -> int:
+    """Lanes of 32 bits that hold so many."""
+    return -(-length // WORD)
+
+
+def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
+    """arrays: by the names of `packing.shapes`, float32 or float16 and packed bits."""
+    store = _Store(config, arrays)
+    rows = len(config.attention_inputs) + 4
+    table = np.zeros((config.depth * rows, COLUMNS), np.int64)
+    for i in range(config.depth):
+        _fill_block(table[i * rows : (i + 1) * rows], f"blocks.{i}", config, store)
+    tiles = -(-config.tokens // LANES)
+    first, lanes = int(config.pool == "cls"), tiles * LANES
+    margin = stencils.margin(config.grid[1])
+    position = np.zeros((config.dim, lanes), np.float32)
+    position[:, : config.tokens] = arrays["pos_embed"][0].T
+    cls_token = arrays.get("cls_token", np.zeros(config.dim))
+    embed = arrays["patch_embed.weight"].reshape(config.dim, -1)
+    bands = len(config.bands)
+    return Plan(
+        path=popcount.path(),
+        table=table,
+        bias=store.keep("patch_embed.bias"),
+        cls_token=store.add(cls_token),
+        position=store.add(position),
+        norm_weight=store.keep("norm.weight"),
+        norm_bias=store.keep("norm.bias"),
+        head_bias=store.keep("head.bias"),
+        floats=np.concatenate(store.floats),
+        bits=np.concatenate(store.bits),
+        masks=stencils.masks(config.grid, first, lanes),
+        counts=stencils.counts(config.grid, first, lanes, config.neighbours),
+        embed=dense.blocked(embed),
+        head=dense.blocked(arrays["head.weight"]),
+        depth=config.depth,
+        inputs=len(config.attention_inputs),
+        rows=rows,
+        tokens=config.tokens,
+        tiles=tiles,
+        first=first,
+        grid=config.grid,
+        patch=config.patch_size,
+        pixels=embed.shape[1],
+        margin=margin,
+        pitch=lanes + 2 * margin,
+        channels=config.dim,
+        hidden=config.dim * config.mlp_ratio,
+        heads=config.heads,
+        head_dim=config.head_dim,
+        classes=config.num_classes,
+        entries=(config.head_dim + 1) ** bands,
+        haar=bands == 2,
+        periodic=config.haar_mode == "periodic",
+        high_cls=config.haar_cls == "both",
+        differential=config.attention == "differential",
+        eps=np.float32(config.norm_eps),
+    )
+
+
+def work(plan: Plan) -> Work:
+    """Buffers for one image; what is never written stays 0."""
+    tile = plan.channels * LANES
+    widest = max(plan.hidden, plan.channels, LANES)  # a block of sixteen at least
+
+    def floats(size: int) -> np.ndarray:
+        return np.zeros(size, np.float32)
+
+    return Work(
+        x=floats(plan.tiles * tile),
+        shortcut=floats(plan.tiles * tile),
+        normalised=floats(plan.channels * plan.pitch),
+        value=floats(plan.channels * plan.pitch),
+        low=floats(tile),
+        high=floats(tile),
+        out=floats(tile),
+        linear=floats(widest * LANES),
+        hidden=floats(widest * LANES),
+        pixels=floats(plan.pixels * LANES),
+        weights=floats((plan.tokens + 1) * LANES),
+        words=np.zeros(words(widest) * LANES, np.uint32),
+        heads=np.zeros(_places(plan)[-1], np.uint32),
+        ints=np.zeros(2 * plan.tiles * LANES * LANES, np.int32),
+        ones=np.zeros(LANES, np.int32),
+    )
+
+
+def _places(plan: Plan) -> tuple[int, int, int]:
+    """Where in Work.heads the values begin, the boolean, and its end."""
+    values = (plan.inputs - 1) * plan.heads * plan.tiles * words(plan.head_dim) * LANES
+    blocks = -(-plan.head_dim // LANES)
+    boolean_at = values + plan.heads * blocks * words(plan.tokens) * LANES
+    return values, boolean_at, boolean_at + words(plan.tokens) * LANES
+
+
+class _Store:
+    """Collects floats and bits and gives the place of each."""
+
+    def __init__(self, config: Config, arrays: Mapping[str, np.ndarray]):
+        self.arrays = arrays
+        self.floats: list[np.ndarray] = []
+        self.bits: list[np.ndarray] = []
+        self._lengths = {"floats": 0, "bits": 0}
+        lanes = -(-config.tokens // LANES) * LANES
+        self.zeros = self.add(np.zeros(max(lanes, config.dim)))
+        self.ones = self.add(np.ones(max(lanes, config.dim)))
+
+    def add(self, values: np.ndarray) -> int:
+        return self._append("floats", np.asarray(values, np.float32).reshape(-1))
+
+    def keep(self, name: str) -> int:
+        return self.add(self.arrays[name])
+
+    def keep_tokens(self, name: str, lanes: int) -> int:
+        """(N,), filled up to whole tiles."""
+        values = np.zeros(lanes, np.float32)
+        values[: len(self.arrays[name])] = self.arrays[name]
+        return self.add(values)
+
+    def keep_bits(self, name: str, inputs: int) -> int:
+        """File layout (O, bytes) -> blocks of sixteen rows, (blocks, words, 16)."""
+        rows = np.ascontiguousarray(self.arrays[name]).view("<u4")[:, : words(inputs)]
+        padded = np.zeros((-(-len(rows) // LANES) * LANES, words(inputs)), np.uint32)
+        padded[: len(rows)] = rows
+        blocks = padded.reshape(-1, LANES, words(inputs)).swapaxes(1, 2)
+        return self._append("bits", blocks.reshape(-1))
+
+    def _append(self, kind: str, values: np.ndarray) -> int:
+        place = self._lengths[kind]
+        getattr(self, kind).append(values)
+        self._lengths[kind] += len(values)
+        return place
+
+
+def _fill_block(table: np.ndarray, name: str, config: Config, store: _Store) -> None:
+    """Rows of a block: projections of attention, proj, up, down, attention's own, the block's."""
+    C, hidden = config.dim, config.dim * config.mlp_ratio
+    units = [(f"attn.{t}", C, C) for t in config.attention_inputs]
+    units += [("attn.proj", C, C), ("mlp.up", C, hidden), ("mlp.down", hidden, C)]
+    for row, (unit, inputs, outputs) in zip(table, units, strict=False):
+        row[INPUTS], row[OUTPUTS] = inputs, outputs
+        row[BITS] = store.keep_bits(f"{name}.{unit}.bits", inputs)
+        _fill(row, f"{name}.{unit}", PROJECTION, config, store)
+    for row, t in zip(table, config.attention_inputs, strict=False):
+        row[HEAD_MOVE] = store.keep(f"{name}.attn.{t}_move")
+    own = table[-1]
+    _fill_attention(own, f"{name}.attn", config, store)
+    for path, column in BLOCK.items():
+        own[column] = store.keep(f"{name}.{path}")
+    for path, (alpha, beta) in SCALES.items():
+        own[alpha], own[beta] = store.ones, store.zeros
+        if config.layer_scale:
+            own[alpha] = store.keep(f"{name}.{path}.alpha")
+            own[beta] = store.keep(f"{name}.{path}.beta")
+
+
+def _fill_attention(row: np.ndarray, name: str, config: Config, store: _Store) -> None:
+    row[SHORTCUT], row[NEIGHBOUR] = store.ones, store.zeros
+    own = {path: column for path, column in ATTENTION.items() if f"{name}.{path}" in store.arrays}
+    _fill(row, name, own, config, store)
+    alpha = np.asarray(store.arrays[f"{name}.alpha"], np.float32).reshape(-1)
+    row[STEP] = store.add(np.broadcast_to(boolean.step_of(alpha), config.heads))
+    weights = store.arrays.get(f"{name}.band_weight", np.ones((1, config.heads)))
+    entries, exponential = attention.table(np.asarray(weights, np.float32), config.head_dim)
+    row[TABLE], row[EXPONENTIAL] = store.add(entries), exponential
+
+
+def _fill(row, name: str, columns: Mapping[str, int], config: Config, store: _Store) -> None:
+    for path, column in columns.items():
+        row[column] = store.keep(f"{name}.{path}")
+    lanes = -(-config.tokens // LANES) * LANES
+    for path, column in TOKEN_SHIFTS.items():
+        row[column] = store.zeros
+        if config.rprelu == "token":
+            row[column] = store.keep_tokens(f"{name}.{path}", lanes)

@@ -1,0 +1,306 @@
+"""One image through the network, tile by tile of sixteen tokens [SPEC 5, 6].
+
+A block is two sweeps over the tiles. The first feeds attention: bands, projections, packed queries
+and keys; values, which are packed over the tokens, need it whole. The second does all the rest of
+a tile, from the scores to the end of the MLP, without leaving the cache.
+
+The functions here only put kernels in order. They are compiled into one; called from Python they
+run as they stand, kernel by kernel, and then `keep` shows a listener every value on its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numba import types
+from numba.extending import overload, register_jitable
+
+from refimpl.engine.plan import (
+    ALPHA1, ALPHA2, BETA1, BETA2, BITS, EXPONENTIAL, HEAD_MOVE, INPUTS, MOVE, NEIGHBOUR, NORM1_BIAS,
+    NORM1_WEIGHT, NORM2_BIAS, NORM2_WEIGHT, NORM_BIAS, NORM_WEIGHT, OUTPUTS, SCALE, SHIFT_IN,
+    SHIFT_OUT, SHORTCUT, SLOPE, STEP, TABLE, TOKEN_IN, TOKEN_OUT, Plan, Work,
+)  # fmt: skip
+from refimpl.kernels import attention, dense, stencils, tiles
+from refimpl.kernels.compile import jit
+from refimpl.kernels.popcount import WORD
+from refimpl.kernels.vector import LANES
+
+FINE = -1
+
+
+def keep(listener: Callable | None, what: str, row: int, tile: int, values: np.ndarray, at: int):
+    """Show a listener some values: nothing at all in compiled code."""
+    if listener is not None:
+        listener(what, row, tile, values, at)
+
+
+@overload(keep)
+def _keep_nothing(listener, what, row, tile, values, at):
+    if isinstance(listener, types.NoneType):
+        return lambda listener, what, row, tile, values, at: None
+    return None
+
+
+def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) -> int:
+    """image (channels, H, W) -> logits (classes,), float32.
+
+    Returns FINE, or the row of the table in which NaN or infinity entered a sign first.
+    """
+    for tile in range(plan.tiles):
+        _embed(listener, plan, work, image, tile)
+    status = FINE
+    for block in range(plan.depth):
+        own = block * plan.rows + plan.rows - 1
+        for tile in range(plan.tiles):
+            _normalise(plan, work, own, tile)
+        for tile in range(plan.tiles):
+            broken = _feed_attention(listener, plan, work, block, tile)
+            status = broken if status == FINE else status
+        if not _pack_values(plan, work, block) and status == FINE:
+            status = block * plan.rows + plan.inputs - 1
+        for tile in range(plan.tiles):
+            broken = _finish_block(listener, plan, work, block, tile)
+            status = broken if status == FINE else status
+    _classify(listener, plan, work, logits)
+    return status
+
+
+compiled_forward = jit(forward)
+
+
+@register_jitable
+def _embed(listener, plan, work, image, tile):
+    token, stride = tile * LANES, plan.channels * LANES
+    dense.patches(image, plan.first, token, plan.patch, plan.grid[1], work.pixels)
+    dense.embed(
+        work.pixels, plan.pixels, plan.embed, plan.channels,
+        plan.floats, plan.bias, plan.cls_token, plan.position, plan.tiles * LANES, plan.masks,
+        token, work.linear, work.x, tile * stride,
+    )  # fmt: skip
+    keep(listener, "tokens", 0, tile, work.x, tile * stride)
+
+
+@register_jitable
+def _normalise(plan, work, own, tile):
+    """LayerNorm1 of a tile, into the field."""
+    tiles.normalise(
+        work.x, tile * plan.channels * LANES, plan.channels,
+        plan.floats, plan.table[own, NORM1_WEIGHT], plan.table[own, NORM1_BIAS], plan.eps,
+        work.normalised, plan.margin + tile * LANES, plan.pitch,
+    )  # fmt: skip
+
+
+@register_jitable
+def _feed_attention(listener, plan, work, block, tile):
+    """Projections of a tile -> its packed queries and keys, their sum, and its values."""
+    stride, here = plan.channels * LANES, plan.margin + tile * LANES
+    tiles.cut(work.normalised, plan.pitch, here, plan.channels, work.hidden)
+    keep(listener, "norm1.out", block * plan.rows, tile, work.hidden, 0)
+    if plan.haar:
+        _split(plan, work, tile)
+        keep(listener, "attn.low", block * plan.rows, tile, work.low, 0)
+        keep(listener, "attn.high", block * plan.rows, tile, work.high, 0)
+    status = FINE
+    for t in range(plan.inputs):
+        row = block * plan.rows + t
+        source = work.hidden
+        if plan.haar and t < plan.inputs - 1:
+            source = work.low if t < 2 else work.high
+        fine = _project(listener, plan, work, row, tile, source, 0, work.out, 0)
+        if t == plan.inputs - 1:
+            tiles.place(work.out, plan.channels, work.value, plan.pitch, here)
+        else:
+            tiles.add(work.out, plan.channels, work.shortcut, tile * stride, t == 0)
+            for head in range(plan.heads):
+                at = head * plan.head_dim
+                fine &= tiles.pack(
+                    work.out, at * LANES, plan.head_dim,
+                    plan.floats, plan.table[row, HEAD_MOVE] + at,
+                    work.heads, _head(plan, t, head, tile),
+                )  # fmt: skip
+        if not fine and status == FINE:
+            status = row
+    return status
+
+
+@register_jitable
+def _split(plan, work, tile):
+    if plan.periodic:
+        stencils.periodic_bands(
+            work.normalised, plan.pitch, plan.margin, plan.channels, plan.first, plan.grid,
+            plan.tokens, tile * LANES, plan.high_cls, work.low, work.high,
+        )  # fmt: skip
+    else:
+        stencils.bands(
+            work.normalised, plan.pitch, plan.margin, plan.channels, plan.masks,
+            plan.tiles * LANES, tile * LANES, plan.grid[1], plan.high_cls, work.low, work.high,
+        )  # fmt: skip
+
+
+@register_jitable
+def _project(listener, plan, work, row, tile, x, x_at, out, out_at):
+    """P(x; I -> O) of a tile; False where NaN or infinity entered the sign."""
+    table, floats = plan.table, plan.floats
+    inputs, outputs = table[row, INPUTS], table[row, OUTPUTS]
+    fine = tiles.pack(x, x_at, inputs, floats, table[row, MOVE], work.words, 0)
+    keep(listener, "bit", row, tile, work.words, 0)
+    tiles.multiply(
+        plan.path, work.words, inputs, plan.bits, table[row, BITS], outputs,
+        floats, table[row, SCALE], work.ints, work.linear,
+    )  # fmt: skip
+    keep(listener, "linear", row, tile, work.linear, 0)
+    norm = (table[row, NORM_WEIGHT], table[row, NORM_BIAS])
+    shifts, token_shifts = _rprelu(plan, row, tile)
+    tiles.finish(
+        work.linear, outputs, x, x_at, inputs, floats, norm, shifts, token_shifts, plan.eps,
+        out, out_at,
+    )  # fmt: skip
+    keep(listener, "norm", row, tile, work.linear, 0)
+    keep(listener, "out", row, tile, out, out_at)
+    return fine
+
+
+@register_jitable
+def _rprelu(plan, row, tile):
+    """Places of the channel shifts, and of the token shifts of a tile."""
+    table, token = plan.table, tile * LANES
+    return (
+        (table[row, SHIFT_IN], table[row, SLOPE], table[row, SHIFT_OUT]),
+        (table[row, TOKEN_IN] + token, table[row, TOKEN_OUT] + token),
+    )
+
+
+@register_jitable
+def _head(plan, t, head, tile):
+    """Where in Work.heads the packed queries or keys of a head and tile begin."""
+    count = -(-plan.head_dim // WORD)
+    return ((t * plan.heads + head) * plan.tiles + tile) * count * LANES
+
+
+@register_jitable
+def _values(plan, head):
+    """Where in Work.heads the packed values of a head begin; of one more head: the boolean."""
+    blocks, count = -(-plan.head_dim // LANES), -(-plan.tokens // WORD)
+    return _head(plan, plan.inputs - 1, 0, 0) + head * blocks * count * LANES
+
+
+@register_jitable
+def _pack_values(plan, work, block):
+    row = block * plan.rows + plan.inputs - 1
+    return attention.pack_values(
+        work.value, plan.pitch, plan.margin, plan.tokens, plan.channels, plan.head_dim,
+        plan.floats, plan.table[row, HEAD_MOVE], work.heads, _values(plan, 0),
+    )  # fmt: skip
+
+
+@register_jitable
+def _finish_block(listener, plan, work, block, tile):
+    """From the scores of a tile's queries to the end of the block."""
+    own = block * plan.rows + plan.rows - 1
+    proj, up, down = own - 3, own - 2, own - 1
+    table, floats = plan.table, plan.floats
+    x_at = tile * plan.channels * LANES
+    _attend(listener, plan, work, own, tile)
+    status = FINE
+    if not _project(listener, plan, work, proj, tile, work.low, 0, work.out, 0):
+        status = proj
+    tiles.add_scaled(
+        work.x, x_at, work.out, plan.channels, floats, table[own, ALPHA1], table[own, BETA1]
+    )
+    keep(listener, "mid", own, tile, work.x, x_at)
+    tiles.normalise(
+        work.x, x_at, plan.channels,
+        floats, table[own, NORM2_WEIGHT], table[own, NORM2_BIAS], plan.eps, work.low, 0, LANES,
+    )  # fmt: skip
+    keep(listener, "norm2.out", own, tile, work.low, 0)
+    fine = _project(listener, plan, work, up, tile, work.low, 0, work.hidden, 0)
+    status = up if status == FINE and not fine else status
+    fine = _project(listener, plan, work, down, tile, work.hidden, 0, work.out, 0)
+    status = down if status == FINE and not fine else status
+    tiles.add_scaled(
+        work.x, x_at, work.out, plan.channels, floats, table[own, ALPHA2], table[own, BETA2]
+    )
+    keep(listener, "out", own, tile, work.x, x_at)
+    return status
+
+
+@register_jitable
+def _attend(listener, plan, work, own, tile):
+    """RPReLU_o of what attention gathers for a tile, in `low`."""
+    floats, here = plan.floats, plan.margin + tile * LANES
+    for head in range(plan.heads):
+        _attend_head(listener, plan, work, own, tile, head)
+    keep(listener, "context", own, tile, work.low, 0)
+    tiles.normalise(
+        work.low, 0, plan.channels,
+        floats, plan.table[own, NORM_WEIGHT], plan.table[own, NORM_BIAS], plan.eps,
+        work.linear, 0, LANES,
+    )  # fmt: skip
+    keep(listener, "norm", own, tile, work.linear, 0)
+    if plan.differential:
+        stencils.neighbour_mean(
+            work.value, plan.pitch, plan.margin, plan.channels, plan.masks, plan.counts,
+            plan.tiles * LANES, tile * LANES, plan.grid[1], work.high,
+        )  # fmt: skip
+        keep(listener, "neighbour_mean", own, tile, work.high, 0)
+        stencils.differential(
+            work.value, plan.pitch, here, plan.channels, work.high,
+            floats, plan.table[own, SHORTCUT], plan.table[own, NEIGHBOUR], work.out,
+        )  # fmt: skip
+    else:
+        tiles.cut(work.value, plan.pitch, here, plan.channels, work.out)
+    shifts, token_shifts = _rprelu(plan, own, tile)
+    tiles.combine(
+        work.linear, work.shortcut, tile * plan.channels * LANES, work.out, plan.channels,
+        floats, shifts, token_shifts, work.low,
+    )  # fmt: skip
+    keep(listener, "attn.out", own, tile, work.low, 0)
+
+
+@register_jitable
+def _attend_head(listener, plan, work, own, tile, head):
+    """The context of a head, into its channels of `low`."""
+    rows = plan.tiles * LANES
+    for band in range(2 if plan.haar else 1):
+        queries, keys = _head(plan, 2 * band, head, tile), _head(plan, 2 * band + 1, head, 0)
+        attention.products(
+            plan.path, work.heads, queries, keys, plan.head_dim, plan.tiles,
+            work.ints, band * rows * LANES,
+        )  # fmt: skip
+    keep(listener, "scores", own + head, tile, work.ints, 0)
+    attention.weigh(
+        work.ints, rows * LANES if plan.haar else 0, plan.tokens, plan.head_dim,
+        plan.floats, plan.table[own, TABLE] + head * plan.entries, plan.table[own, EXPONENTIAL],
+        work.weights,
+    )  # fmt: skip
+    keep(listener, "weights", own + head, tile, work.weights, 0)
+    step, boolean_at = plan.floats[plan.table[own, STEP] + head], _values(plan, plan.heads)
+    attention.binarize(work.weights, plan.tokens, step, work.heads, boolean_at, work.ones)
+    keep(listener, "prob.bit", own + head, tile, work.heads, boolean_at)
+    attention.attend(
+        plan.path, work.heads, boolean_at, _values(plan, head), plan.tokens, plan.head_dim,
+        work.ones, step, work.ints, work.low, head * plan.head_dim * LANES,
+    )  # fmt: skip
+
+
+@register_jitable
+def _classify(listener, plan, work, logits):
+    """LayerNorm, pooling and the head; the pooled token is lane 0 of `low`."""
+    mean_pool = plan.first == 0
+    if mean_pool:
+        work.low[:] = 0
+    for tile in range(plan.tiles if mean_pool or listener is not None else 1):
+        tiles.normalise(
+            work.x, tile * plan.channels * LANES, plan.channels,
+            plan.floats, plan.norm_weight, plan.norm_bias, plan.eps, work.out, 0, LANES,
+        )  # fmt: skip
+        keep(listener, "norm.out", 0, tile, work.out, 0)
+        if mean_pool:
+            tiles.pool(work.out, plan.channels, plan.tokens, tile * LANES, work.low)
+        elif tile == 0:
+            work.low[:] = work.out
+    for first in range(0, plan.classes, LANES):
+        dense.dot(plan.head, first * plan.channels, work.low, 0, plan.channels, work.linear, 0)
+        for c in range(first, min(first + LANES, plan.classes)):
+            logits[c] = work.linear[c - first] + plan.floats[plan.head_bias + c]

@@ -1,0 +1,105 @@
+"""The real product, of the first and the last layer: sixteen rows times sixteen lanes at a time.
+
+Products are added one after the other in the order of the reduction, each rounded (no fused
+multiply-add), so the sums are the same on every CPU.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from refimpl.kernels.compile import jit
+from refimpl.kernels.stencils import GRID
+from refimpl.kernels.vector import LANES, compiled_as, load, pointer, select, splat, spread, store
+
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+
+
+def blocked(weight: np.ndarray) -> np.ndarray:
+    """(O, I) -> (blocks, I, 16): sixteen rows side by side, the last block filled up with 0."""
+    outputs, inputs = weight.shape
+    padded = np.zeros((-(-outputs // LANES) * LANES, inputs), np.float32)
+    padded[:outputs] = weight
+    return np.ascontiguousarray(padded.reshape(-1, LANES, inputs).swapaxes(1, 2))
+
+
+def _dot(typing, x, x_at, w, w_at, length, out, out_at):
+    index = types.intp
+    result = types.none(x, index, w, index, index, out, index)
+
+    def generate(context, builder, signature, values):
+        x, x_at, w, w_at, length, out, out_at = values
+        x = pointer(context, builder, signature.args[0], x, x_at)
+        w = pointer(context, builder, signature.args[2], w, w_at)
+        out = pointer(context, builder, signature.args[5], out, out_at)
+        zero = ir.Constant(_FLOATS, [0.0] * LANES)
+        sums = [cgutils.alloca_once(builder, _FLOATS) for _ in range(LANES)]
+        for total in sums:
+            builder.store(zero, total)
+        with cgutils.for_range(builder, length) as loop:
+            first = builder.mul(loop.index, ir.Constant(length.type, LANES))
+            lanes = builder.load(_vector_at(builder, x, first), align=4)
+            for row, total in enumerate(sums):
+                place = builder.gep(w, [builder.add(first, ir.Constant(length.type, row))])
+                product = builder.fmul(lanes, spread(builder, builder.load(place)))
+                builder.store(builder.fadd(builder.load(total), product), total)
+        for row, total in enumerate(sums):
+            place = _vector_at(builder, out, ir.Constant(length.type, row * LANES))
+            builder.store(builder.load(total), place, align=4)
+        return context.get_dummy_value()
+
+    return result, generate
+
+
+def _vector_at(builder, base, at):
+    return builder.bitcast(builder.gep(base, [at]), _FLOATS.as_pointer())
+
+
+@compiled_as(_dot)
+def dot(x, x_at, w, w_at, length, out, out_at):
+    """out (16, 16) = sum over k of x[k, lane] * w[k, row], row by row; places are flat indices."""
+    sums = np.zeros((LANES, LANES), np.float32)
+    for k in range(length):
+        row = w.reshape(-1)[w_at + k * LANES :][:LANES]
+        sums += load(x, x_at + k * LANES) * row[:, None]
+    out.reshape(-1)[out_at : out_at + LANES * LANES] = sums.reshape(-1)
+
+
+@jit
+def patches(image, first, token, size, width, tile):
+    """Pixels of sixteen patches, (channels * size * size, 16); 0 in lanes that have no patch.
+
+    image (channels, H, W); the tile begins at this token, the grid at token `first`.
+    """
+    channels, height = image.shape[0], image.shape[1] // size
+    for lane in range(LANES):
+        n = token + lane - first
+        on_grid = 0 <= n < height * width
+        i, j = (n // width * size, n % width * size) if on_grid else (0, 0)
+        k = lane
+        for channel in range(channels):
+            for y in range(i, i + size):
+                for x in range(j, j + size):
+                    tile[k] = image[channel, y, x] if on_grid else np.float32(0)
+                    k += LANES
+
+
+@jit
+def embed(
+    tile, inputs, weight, outputs, floats, bias, cls, places, lanes, masks, token, sums, out, out_at
+):
+    """weight . pixels + bias, or the class token where no patch is, + position: a tile's tokens.
+
+    bias (outputs,), cls (outputs,) and the positions (outputs, lanes) begin at their places of
+    `floats`; masks as in `stencils`; sums (16, 16) is room.
+    """
+    on_grid = load(masks, GRID * lanes + token) > splat(np.int32(0))
+    for first in range(0, outputs, LANES):
+        dot(tile, 0, weight, first * inputs, inputs, sums, 0)
+        for o in range(first, min(first + LANES, outputs)):
+            patch = load(sums, (o - first) * LANES) + splat(floats[bias + o])
+            y = select(on_grid, patch, splat(floats[cls + o]))
+            store(out, out_at + o * LANES, y + load(floats, places + o * lanes + token))
