@@ -1,0 +1,58 @@
+"""The attributes of `refimpl.ops`, with fused twins in the places where they pay.
+
+    logits, cache = model.forward(params, images, backend=refimpl.kernels.backend)
+    dimages, grads = model.backward(dlogits, cache)
+
+What is not imported from `twins` here is the operation itself: BLAS is as fast as a twin would be,
+or too little time is spent in it.
+"""
+
+from refimpl.kernels.twins import (
+    band_sum,
+    bands,
+    binary_linear,
+    boolean_attention,
+    differential,
+    fit,
+    layer_norm,
+    neighbours,
+    rprelu,
+    sign,
+    softmax,
+)
+from refimpl.ops import (
+    boolean,
+    cross_entropy,
+    gelu,
+    haar,
+    layer_scale,
+    linear,
+    matmul,
+    patch_embed,
+    soft_cross_entropy,
+    weight_binarizer,
+)
+
+__all__ = [
+    "band_sum",
+    "bands",
+    "binary_linear",
+    "boolean",
+    "boolean_attention",
+    "cross_entropy",
+    "differential",
+    "fit",
+    "gelu",
+    "haar",
+    "layer_norm",
+    "layer_scale",
+    "linear",
+    "matmul",
+    "neighbours",
+    "patch_embed",
+    "rprelu",
+    "sign",
+    "soft_cross_entropy",
+    "softmax",
+    "weight_binarizer",
+]
