@@ -15,13 +15,24 @@ from collections.abc import Sequence
 import numpy as np
 
 import refimpl
-from refimpl.cli import bench, classify, demo, evaluate, models, pack, report, summary, train
+from refimpl.cli import (
+    bench,
+    classify,
+    demo,
+    evaluate,
+    golden,
+    models,
+    pack,
+    report,
+    summary,
+    train,
+)
 from refimpl.cli.output import complain
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import RefimplError
 
 # In the order of --help.
-VERBS = (demo, classify, evaluate, train, summary, pack, models, report, bench)
+VERBS = (demo, classify, evaluate, train, summary, pack, models, report, golden, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,11 +20,12 @@ from refimpl.golden.fingerprints import Case, Guess, unpack
 from refimpl.models.packing import pack_rows
 
 if TYPE_CHECKING:
-    from refimpl.golden.compare import Verdict
+    from refimpl.golden.compare import Comparison, Verdict
     from refimpl.golden.store import Bundle
 
 LEFT = 0.05  # of the difference, that a cause may leave
 EVIDENCE = {"bit": 8, "int": 3, "real": 3}  # differing entries
+MOST = 10  # taps of a comparison whose cause is looked for
 EXPLAINED = ("FAIL", "TIES-ONLY", "NEAR")  # verdicts that have something to explain
 
 Fingerprint = Callable[[Case], Iterator[Guess]]
@@ -80,6 +81,19 @@ def cause(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> str
         if case.kind == "bit":
             return _sign_of_zero(case) or _padding(case) or _explain_bits(case)
         return _explain(case, TABLE[case.kind])
+
+
+def causes(comparison: Comparison, bundle: Bundle, candidate: Mapping[str, Any]) -> dict[str, str]:
+    """Name of the tap -> cause, of the first taps that differ; those without a cause are left out.
+
+    Only MOST are asked: one mistake in every block differs in every block.
+    """
+    asked = [v for v in comparison.verdicts if v.verdict == "FAIL" or v.flipped]
+    if comparison.first in asked:
+        asked.remove(comparison.first)
+        asked.insert(0, comparison.first)
+    found = {verdict.name: cause(verdict, bundle, candidate) for verdict in asked[:MOST]}
+    return {name: words for name, words in found.items() if words is not None}
 
 
 def explains(case: Case, guess: Guess) -> bool:

@@ -19,13 +19,7 @@ from refimpl.models.packing import WORD, pack_rows
 if TYPE_CHECKING:
     from refimpl.golden.alternatives import Operation
 
-AXES = {  # by number of axes, for the words of a cause
-    2: ("rows", "columns"),
-    3: ("images", "tokens", "channels"),
-    4: ("images", "heads", "rows", "columns"),
-}
-
-
+AXES = {3: ("images", "tokens", "channels"), 4: ("images", "heads", "rows", "columns")}
 HEAD_TAPS = ("head_z", "head_bit", ".context", ".context.int")
 
 
@@ -51,6 +45,14 @@ class Guess(NamedTuple):
     cause: str
     value: np.ndarray
     part: tuple[slice, ...] = ()  # of the candidate, where the value is only that of a part
+
+
+def axes(name: str, ndim: int) -> tuple[str, ...]:
+    """What the axes of a tap are [SPEC 1]; those of parameters and images are only numbered."""
+    own = AXES.get(ndim)
+    if own is None or "param." in name or name.endswith("input"):
+        return tuple(f"places of axis {axis}" for axis in range(ndim))
+    return own
 
 
 # --- bits -----------------------------------------------------------------------------------------
@@ -231,7 +233,7 @@ def transposed(case: Case) -> Iterator[Guess]:
 def shifted(case: Case) -> Iterator[Guess]:
     """Everything one place further along an axis; what entered at the border may be anything."""
     x = case.expected
-    names = AXES.get(x.ndim, tuple(f"axis {i}" for i in range(x.ndim)))
+    names = axes(case.name, x.ndim)
     for axis in reversed(range(x.ndim)):
         if x.shape[axis] < 2:
             continue

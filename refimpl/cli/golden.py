@@ -1,0 +1,315 @@
+"""`refimpl golden`: make, inspect and check golden bundles, and compare a port with one.
+
+Exit status as everywhere, and 3 where a bundle or a candidate cannot be read.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from refimpl.cli.options import FILES, add_json, not_negative
+from refimpl.cli.output import complain, print_json, print_table
+from refimpl.cli.verbs import Verbs
+from refimpl.conventions import ConfigError, GoldenFileError, write_atomically
+
+UNREADABLE = 3
+
+Run = Callable[[argparse.Namespace], int]
+
+
+def add(verbs: Verbs) -> None:
+    group = verbs.group("golden", "make golden vectors, and find where a port differs from them")
+    _add_make(group)
+    _add_inspect(group)
+    _add_compare(group)
+    added = group(
+        selfcheck,
+        "recompute a bundle from its own weights and input",
+        "refimpl golden selfcheck small_tie_free",
+    )
+    _add_bundle(added)
+    add_json(added)
+
+
+def _add_make(group: Verbs) -> None:
+    added = group(
+        make,
+        "write a golden bundle: every intermediate value of the reference",
+        "refimpl golden make --model didb_micro_mnist --image seven.png -o seven",
+        "refimpl golden make --model react_micro --random 1 --grads -o random",
+        "refimpl golden make --random 0 --adversarial --grads -o hard",
+    )
+    added.add_argument(
+        "--model", metavar="NAME|FILE",
+        help="a shipped model, a .safetensors file or, with --random, an architecture; "
+        "--adversarial brings its own",
+    ).complete = FILES  # fmt: skip
+    source = added.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--image", nargs="+", metavar="FILE", help="images, prepared as the model wants them"
+    ).complete = FILES
+    source.add_argument(
+        "--random", type=not_negative, metavar="SEED",
+        help="draw the input, and the parameters of an untrained model",
+    )  # fmt: skip
+    added.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="DIR", help="the new folder"
+    ).complete = FILES
+    added.add_argument(
+        "--taps", choices=("all", "block", "io"), default="all",
+        help="all values; those between blocks and all bits; input and logits (default all)",
+    )  # fmt: skip
+    added.add_argument("--grads", action="store_true", help="those of one backward, too")
+    added.add_argument(
+        "--dtype", choices=("float64", "float32"), default="float64", help="(default float64)"
+    )
+    kind = added.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--tie-free", action="store_true",
+        help="search for an input on which every correct port is bit-exact",
+    )  # fmt: skip
+    kind.add_argument(
+        "--adversarial", action="store_true",
+        help="the hard cases: exact zeros, -0.0, ties, odd sizes; with --random",
+    )  # fmt: skip
+
+
+def _add_inspect(group: Verbs) -> None:
+    added = group(
+        inspect,
+        "show what a bundle holds: conventions, ties, and the values of a tap",
+        "refimpl golden inspect small_tie_free",
+        "refimpl golden inspect small_tie_free blocks.0.mlp.up.bit",
+    )
+    _add_bundle(added)
+    added.add_argument("tap", nargs="?", metavar="TAP", help="the name of one tap")
+    add_json(added)
+
+
+def _add_compare(group: Verbs) -> None:
+    added = group(
+        compare,
+        "judge a port by a bundle and name the first tap that differs",
+        "refimpl golden compare small_tie_free port/",
+        "refimpl golden compare small_tie_free port.npz --mode replay --html report.html",
+    )
+    _add_bundle(added)
+    added.add_argument(
+        "candidate", metavar="CANDIDATE",
+        help="what the port computed: a folder of .npy files, an .npz or a .safetensors",
+    ).complete = FILES  # fmt: skip
+    added.add_argument(
+        "--mode", choices=("free", "replay"), default="free",
+        help="free: values as they are, up to the first flip; replay: every operation alone, "
+        "on the candidate's own inputs (default free)",
+    )  # fmt: skip
+    added.add_argument(
+        "--forced", action="store_true",
+        help="the candidate was fed the bundle's inputs at every segment: judge all taps",
+    )  # fmt: skip
+    added.add_argument(
+        "--map", type=Path, metavar="FILE",
+        help='names of the candidate, as JSON: {"name in the candidate": "tap"}',
+    ).complete = FILES  # fmt: skip
+    added.add_argument("--strict", action="store_true", help="ties and near flips fail, too")
+    added.add_argument("--fail-fast", action="store_true", help="stop at the first that fails")
+    for kind, text in (
+        ("json", "the verdicts as JSON"),
+        ("junit", "the verdicts as JUnit's XML, for a build server"),
+        ("html", "a page with a picture of the first divergence"),
+    ):
+        added.add_argument(
+            f"--{kind}", type=Path, metavar="FILE", help=f"write {text}"
+        ).complete = FILES
+
+
+def _add_bundle(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "bundle", metavar="DIR", help="a bundle's folder, or the name of a shipped one"
+    ).complete = FILES
+
+
+def _reads_bundles(run: Run) -> Run:
+    """A verb of which files that cannot be read are an answer of its own."""
+
+    @wraps(run)
+    def wrapper(args: argparse.Namespace) -> int:
+        try:
+            return run(args)
+        except GoldenFileError as error:
+            complain(error)
+            return UNREADABLE
+
+    return wrapper
+
+
+def make(args: argparse.Namespace) -> int:
+    from refimpl.golden import search, store
+
+    model, params, images = _adversarial(args) if args.adversarial else _case(args)
+    kind, found = "adversarial" if args.adversarial else "ordinary", None
+    seed = args.random or 0
+    if args.tie_free:
+        kind, found = "tie-free", search.tie_free(model, params, images, seed)
+        images = found.images
+        print(f"tie-free: input {found.attempts} of the search, {found.seconds:.1f} s")
+    store.make(
+        args.output,
+        model,
+        params,
+        images,
+        taps=args.taps,
+        grads=args.grads,
+        dtype=args.dtype,
+        seed=seed,
+        kind=kind,
+        search={"attempts": found.attempts, "seed": seed} if found else None,
+    )
+    files = [path for path in args.output.rglob("*") if path.is_file()]
+    count, size = len(list(args.output.glob("*/*.npy"))), sum(f.stat().st_size for f in files)
+    print(f"{args.output}: {count} taps, {size:,} bytes")
+    return 0
+
+
+def _adversarial(args: argparse.Namespace) -> Any:
+    from refimpl.golden import adversarial
+
+    if args.model is not None or args.random is None:
+        raise ConfigError("--adversarial has a model of its own; expected --random and no --model")
+    return adversarial.case(args.random)
+
+
+def _case(args: argparse.Namespace) -> Any:
+    """Model, parameters and images that the options name."""
+    import numpy as np
+
+    from refimpl.classifier import classifier
+    from refimpl.data.images import open_image
+    from refimpl.golden import search
+    from refimpl.models import config, create_model, files
+
+    if args.model is None:
+        raise ConfigError("--model is missing; expected a model's name or file")
+    if args.random is not None and args.model in config.NAMES:
+        model = create_model(args.model)
+        return model, *search.draw(model.config, args.random)
+    file = files.read(args.model)
+    if args.random is not None:
+        return file.model, file.params, search.draw(file.model.config, args.random)[1]
+    prepare = classifier(args.model, backend="numpy").preprocessing.apply
+    return file.model, file.params, np.stack([prepare(open_image(name)) for name in args.image])
+
+
+@_reads_bundles
+def inspect(args: argparse.Namespace) -> int:
+    from refimpl.golden import census, store
+
+    bundle = store.read(_find(args.bundle))
+    if args.tap is None:
+        found = census.of_bundle(bundle)
+        print_json(found) if args.json else _print_bundle(found)
+        return 0
+    found = census.of_tap(bundle, args.tap)
+    if args.json:
+        print_json(found)
+        return 0
+    for key, value in (found | found.pop("statistics")).items():
+        shown = " ".join(map(str, value)) if isinstance(value, list) else value
+        if shown is not None:
+            print(f"{key:14} {shown}")
+    if found["class"] == "bit":
+        print("", *census.first_row(bundle, args.tap), sep="\n")
+    return 0
+
+
+def _print_bundle(found: dict[str, Any]) -> None:
+    ties = found["ties"]
+    classes = ", ".join(f"{count} {kind}" for kind, count in found["classes"].items())
+    print(f"{found['path']}: {found['kind']}, {found['dtype']}, {found['images']} image(s)")
+    print(f"\n{len(found['taps'])} taps: {classes}")
+    print(f"ties: {ties['ties']:,} of {ties['bits']:,} bits, in {ties['taps_with_ties']} taps")
+    if ties["smallest_margin_at"] is not None:
+        print(
+            f"smallest margin {ties['smallest_margin']:.3g} at {ties['smallest_margin_at']}; "
+            f"{ties['taps_with_margin_in_tolerance']} taps may flip in float32"
+        )
+    print("\nconfiguration")
+    for field, value in found["config"].items():
+        print(f"  {field:14} {value}")
+    print("\nconventions")
+    for name, text in found["conventions"].items():
+        print(f"  {name:15} {text}")
+    print()
+    rows = [
+        (
+            tap["name"],
+            tap["class"],
+            " ".join(map(str, tap["shape"])),
+            *("-" if tap[key] is None else f"{tap[key]:.3g}" for key in ("tolerance", "margin")),
+            "-" if tap["ties"] is None else f"{tap['ties']}",
+        )
+        for tap in found["taps"]
+    ]
+    print_table(("tap", "class", "shape", "tolerance", "margin", "ties"), rows)
+
+
+@_reads_bundles
+def compare(args: argparse.Namespace) -> int:
+    from refimpl import golden
+    from refimpl.golden import candidate, diagnose, junit, text
+    from refimpl.report import comparison as report
+
+    names = candidate.read_names(args.map) if args.map else None
+    dumped = candidate.read(args.candidate, names)
+    bundle = golden.read(_find(args.bundle))
+    comparison = golden.compare(
+        bundle,
+        dumped,
+        mode=args.mode,
+        forced=args.forced,
+        strict=args.strict,
+        fail_fast=args.fail_fast,
+    )
+    causes = diagnose.causes(comparison, bundle, dumped)
+    total = len(bundle.entries.keys() | {verdict.name for verdict in comparison.verdicts})
+    print(text.report(comparison, causes, total), end="")
+    if args.json:
+        found = json.dumps(text.to_json(comparison, causes, total), indent=2)
+        write_atomically(args.json, f"{found}\n".encode())
+    if args.junit:
+        write_atomically(args.junit, junit.to_xml(comparison, causes))
+    if args.html:
+        write_atomically(args.html, report.page(comparison, causes, total))
+    return 0 if comparison.passed else 1
+
+
+@_reads_bundles
+def selfcheck(args: argparse.Namespace) -> int:
+    from refimpl import golden
+    from refimpl.golden import text
+
+    comparison = golden.selfcheck(_find(args.bundle))
+    total = len(comparison.verdicts)
+    if args.json:
+        print_json(text.to_json(comparison, {}, total))
+    else:
+        print(*text.first_divergence(comparison, None), sep="\n")
+        print("", *text.summary(comparison, total), sep="\n")
+    return 0 if comparison.passed else 1
+
+
+def _find(name: str) -> Path:
+    """A folder by its path, or a shipped bundle by its name."""
+    from importlib import resources
+
+    if Path(name).exists():
+        return Path(name)
+    shipped = resources.files("refimpl.weights") / "golden"
+    names = sorted(bundle.name for bundle in shipped.iterdir()) if shipped.is_dir() else []
+    if name in names:
+        return Path(str(shipped / name))
+    listing = ", ".join(names) or "none is shipped"
+    raise GoldenFileError(f"{name}: no such folder or bundle; shipped bundles: {listing}")

@@ -1,0 +1,201 @@
+"""A comparison with golden vectors as a page for the browser: one file, no script, no network.
+
+The first divergence comes first, with a picture of where in the tensor it lies; then every tap in
+order of computation. A verdict is a colour, a symbol and a word, so no colour has to be told from
+another. Names come from other people's files: they are escaped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from string import Template
+
+import numpy as np
+from PIL import Image
+
+import refimpl
+from refimpl.golden import text
+from refimpl.golden.compare import Comparison, Verdict
+from refimpl.golden.fingerprints import axes
+from refimpl.report import html
+
+LOOKS = {  # verdict -> class of the style sheet, symbol
+    "EXACT": ("exact", "✓"),
+    "TIES-ONLY": ("ties", "="),
+    "NEAR": ("near", "≈"),
+    "FAIL": ("fail", "✗"),
+    "TAINTED": ("skip", "○"),
+    "NOT REPLAYED": ("skip", "○"),
+    "MISSING": ("skip", "–"),
+}
+PLANES = 24  # slices of a tensor that are drawn
+LONGEST = 1024  # cells of a side; a larger plane is drawn in blocks
+WIDEST = 640  # pixels of the page, of the longer side
+
+
+def page(comparison: Comparison, causes: Mapping[str, str], total: int) -> bytes:
+    """The page, UTF-8; `causes` by tap, `total` taps of the bundle."""
+    style = html.asset("comparison.css")
+    word = "PASS" if comparison.passed else "FAIL"
+    name, sign = LOOKS["EXACT" if comparison.passed else "FAIL"]
+    first = comparison.first
+    sections = [
+        _first(first, comparison, causes) if first else _no_divergence(),
+        _overview(comparison, total),
+        _table(comparison, causes),
+        _names("Missing from the candidate, not judged", comparison.missing),
+        _names("Unknown: no tap of the model", comparison.unknown),
+    ]
+    filled = Template(html.asset("comparison.html")).substitute(
+        style=style,
+        style_hash=html.content_hash(style),
+        title=escape(f"{word}: {comparison.candidate_path or 'candidate'}"),
+        mode=escape(comparison.mode + (", strict" if comparison.strict else "")),
+        heading=f'<span class="{name}">{sign} {word}</span>',
+        candidate=escape(comparison.candidate_path or "-"),
+        bundle=escape(comparison.bundle_path),
+        main="\n".join(sections),
+        version=escape(refimpl.__version__),
+    )
+    # a name of a file need not be text
+    return filled.encode("utf-8", "backslashreplace")
+
+
+def _first(verdict: Verdict, comparison: Comparison, causes: Mapping[str, str]) -> str:
+    cause = causes.get(verdict.name)
+    known = text.facts(verdict, None)
+    rows = "".join(f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in known)
+    words = f"Likely cause: <b>{escape(cause or text.UNEXPLAINED)}</b>"
+    passed = " passed" if comparison.passed else ""
+    return f"""<section class="first{passed}">
+<h2><small>FIRST DIVERGENCE</small>{escape(verdict.name)}</h2>
+<p class="cause">{words}</p>
+<dl>{rows}</dl>
+{_picture(verdict)}</section>"""
+
+
+def _no_divergence() -> str:
+    return '<section><h2 class="exact">✓ No divergence</h2></section>'
+
+
+# --- the picture ----------------------------------------------------------------------------------
+
+
+def _picture(verdict: Verdict) -> str:
+    """The differing elements of a tap in place; nothing where there is no element to compare."""
+    if np.shape(verdict.expected) != np.shape(verdict.candidate) or verdict.candidate is None:
+        return ""
+    mask = text.differing(verdict)
+    if mask.ndim == 0 or not mask.any():
+        return ""
+    planes = list(_planes(verdict.name, mask))
+    hit = [plane for plane in planes if plane[1].any()]
+    shown = hit[:PLANES]
+    names = axes(verdict.name, mask.ndim)
+    rows = f"{names[-2]} downwards, " if mask.ndim > 1 else ""
+    left = f" {len(hit) - len(shown)} more differ." if len(hit) > len(shown) else ""
+    same = f" {len(planes) - len(hit)} of {len(planes)} slices do not differ and are left out."
+    beyond = "that differ" if verdict.flips is None else "beyond the tolerance"
+    caption = (
+        f"{int(mask.sum()):,} of {mask.size:,} elements {beyond}, in place: {rows}{names[-1]} "
+        f"to the right.{same if len(hit) < len(planes) else ''}{left}"
+    )
+    drawn = "".join(
+        f"<div>{escape(title)}{_svg(plane, f'slice{i}')}</div>"
+        for i, (title, plane) in enumerate(shown)
+    )
+    return f'<figure><div class="planes">{drawn}</div><figcaption>{caption}</figcaption></figure>'
+
+
+def _planes(name: str, mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Title and (rows, columns) of every slice of the last two axes."""
+    names = axes(name, mask.ndim)
+    for index in np.ndindex(mask.shape[:-2]):
+        title = ", ".join(
+            f"{places.removeprefix('places of ').removesuffix('s')}: {i}"
+            for places, i in zip(names, index)
+        )
+        yield title, np.atleast_2d(mask[index])
+
+
+def _svg(mask: np.ndarray, name: str) -> str:
+    """(rows, columns) as a picture in the colours of the page: the mask cuts the colour."""
+    mask = _blocks(mask)
+    height, width = mask.shape
+    cell = min(max(WIDEST // max(height, width), 1), 12)
+    image = html.png(Image.fromarray(mask.astype(np.uint8) * 255, "L").convert("1"))
+    size = f'width="{width}" height="{height}"'
+    return (
+        f'<svg viewBox="0 0 {width} {height}" width="{width * cell}" height="{height * cell}" '
+        f'role="img" aria-label="{int(mask.sum())} of {mask.size} cells differ">'
+        f'<mask id="{name}"><image {size} href="{image}"/></mask>'
+        f'<rect class="flip" {size} mask="url(#{name})"/></svg>'
+    )
+
+
+def _blocks(mask: np.ndarray) -> np.ndarray:
+    """At most LONGEST cells a side; a block differs where one of its elements does."""
+    for axis in (0, 1):
+        step = -(-mask.shape[axis] // LONGEST)
+        starts = np.arange(0, mask.shape[axis], step)
+        mask = np.logical_or.reduceat(mask, starts, axis=axis)
+    return mask
+
+
+# --- all taps -------------------------------------------------------------------------------------
+
+
+def _overview(comparison: Comparison, total: int) -> str:
+    cells = "".join(
+        f'<li class="{LOOKS[v.verdict][0]}"><a href="#t{i}" title="{escape(v.name)}: {v.verdict}" '
+        f'aria-label="{escape(v.name)}: {v.verdict}"></a></li>'
+        for i, v in enumerate(comparison.verdicts)
+        if v.verdict != "MISSING"
+    )
+    counts = Counter(verdict.verdict for verdict in comparison.verdicts)
+    items = "".join(
+        f'<li><b class="{LOOKS[v][0]}">{LOOKS[v][1]} {counts[v]} {v}</b> '
+        f"<span>{escape(text.MEANINGS.get(v, ''))}</span></li>"
+        for v in text.VERDICTS
+        if counts[v]
+    )
+    summary = escape(text.summary(comparison, total)[0])
+    return f"""<section><h2>{summary}</h2>
+<ul class="strip" aria-label="Taps in order of computation">{cells}</ul>
+<ul class="counts">{items}</ul></section>"""
+
+
+def _table(comparison: Comparison, causes: Mapping[str, str]) -> str:
+    head = "".join(f'<th scope="col">{name}</th>' for name in text.COLUMNS)
+    rows = [
+        _row(i, verdict, comparison, causes.get(verdict.name))
+        for i, verdict in enumerate(comparison.verdicts)
+        if verdict.verdict != "MISSING"
+    ]
+    return f"""<section><h2>Taps in order of computation</h2><div class="scroll">
+<table><thead><tr>{head}<th></th></tr></thead>
+<tbody>{"".join(rows)}</tbody></table></div></section>"""
+
+
+def _row(i: int, verdict: Verdict, comparison: Comparison, cause: str | None) -> str:
+    style, symbol = LOOKS[verdict.verdict]
+    name, kind, word, *numbers = text.row(verdict)
+    why = escape(". ".join(part for part in (verdict.reason, cause) if part))
+    bad = ' class="bad"' if text.failed(verdict, comparison.strict) else ""
+    cells = "".join(f"<td>{number}</td>" for number in numbers)
+    return (
+        f'<tr id="t{i}"{bad}><th scope="row">{escape(name)}</th><td>{kind}</td>'
+        f'<td class="verdict {style}">{symbol} {word}</td>{cells}<td class="why">{why}</td></tr>\n'
+    )
+
+
+def _names(title: str, names: Sequence[str]) -> str:
+    if not names:
+        return ""
+    items = "".join(f"<li>{escape(name)}</li>" for name in names)
+    return (
+        f"<section><details{' open' if len(names) <= 40 else ''}><summary>{escape(title)} "
+        f"({len(names)})</summary><ul>{items}</ul></details></section>"
+    )
