@@ -160,7 +160,9 @@ def alpha_without_its_branch_above(port, dcontext, q, bit):
 
 
 @wrong(
-    r"blocks.*norm1\.out", "blocks.0.norm1.out", "norm_eps is 1e-05, the candidate seems to take 1e-06"
+    r"blocks.*norm1\.out",
+    "blocks.0.norm1.out",
+    "norm_eps is 1e-05, the candidate seems to take 1e-06",
 )
 def eps_of_another_network(port, x):
     """LayerNorm: eps 1e-6; in float32 that is rounding, unless the variance is far below 1."""
