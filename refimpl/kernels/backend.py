@@ -3,8 +3,8 @@
     logits, cache = model.forward(params, images, backend=refimpl.kernels.backend)
     dimages, grads = model.backward(dlogits, cache)
 
-What is not imported from `twins` here is the operation itself: BLAS is as fast as a twin would be,
-or too little time is spent in it.
+What is not imported from `twins` here is the operation itself: NumPy or BLAS is as fast as a twin
+would be, or too little time is spent in it.
 """
 
 from refimpl.kernels.twins import (
@@ -13,7 +13,6 @@ from refimpl.kernels.twins import (
     binary_linear,
     boolean_attention,
     differential,
-    fit,
     layer_norm,
     neighbours,
     rprelu,
@@ -23,6 +22,7 @@ from refimpl.kernels.twins import (
 from refimpl.ops import (
     boolean,
     cross_entropy,
+    fit,
     gelu,
     haar,
     layer_scale,
