@@ -170,7 +170,7 @@ def make(args: argparse.Namespace) -> int:
     )
     files = [path for path in args.output.rglob("*") if path.is_file()]
     count, size = len(list(args.output.glob("*/*.npy"))), sum(f.stat().st_size for f in files)
-    print(f"{args.output}: {count} taps, {size:,} bytes")
+    print(f"{args.output}: {count} tap{'s' * (count != 1)}, {size:,} bytes")
     return 0
 
 

@@ -89,24 +89,21 @@ def first_row(bundle: Bundle, name: str) -> Iterator[str]:
     row = bit[(0,) * (bit.ndim - 1)]  # (K,)
     packed = pack_rows(row)
     yield f"first row, {len(row)} bits in {len(packed)} bytes; bit 0 is the lowest of byte 0"
-    used = min(-(-len(row) // 8), ROW_BYTES)
+    whole = -(-len(row) // 8)
+    used = min(whole, ROW_BYTES)
     cells = "".join("1" if on else "0" for on in row).ljust(8 * used, ".")
     for first in range(0, used, BYTES):
         numbers = range(first, min(first + BYTES, used))
         yield "  byte  " + " ".join(f"{i:<8}" for i in numbers).rstrip()
         yield "  hex   " + " ".join(f"{packed[i]:02x}      " for i in numbers).rstrip()
         yield "  bits  " + " ".join(cells[8 * i : 8 * i + 8] for i in numbers)
-    if used < -(-len(row) // 8):
-        yield f"  and {-(-len(row) // 8) - used} bytes more"
-    if len(packed) > -(-len(row) // 8) or len(row) % 8:
+    if used < whole:
+        yield f"  and {whole - used} bytes more"
+    if len(row) < 8 * len(packed):
         yield f"  then padding: bits {len(row)} to {8 * len(packed) - 1} are 0"
     z = _z(bundle, name)[(0,) * (bit.ndim - 1)]
     threshold = record.threshold_of(name)
-    yield (
-        "z of the first bits, 1 where z > 1/2"
-        if threshold
-        else "z of the first bits, 1 where z >= 0"
-    )
+    yield f"z of the first bits, 1 where z {'> 1/2' if threshold else '>= 0'}"
     yield "  " + "  ".join(f"{value:.6g}" for value in z[:8])
 
 

@@ -51,7 +51,7 @@ def axes(name: str, ndim: int) -> tuple[str, ...]:
     """What the axes of a tap are [SPEC 1]; those of parameters and images are only numbered."""
     own = AXES.get(ndim)
     if own is None or "param." in name or name.endswith("input"):
-        return tuple(f"places of axis {axis}" for axis in range(ndim))
+        return tuple(f"axis {axis}" for axis in range(ndim))
     return own
 
 

@@ -70,7 +70,7 @@ def facts(verdict: Verdict, cause: str | None) -> Iterator[tuple[str, str]]:
             yield "margin", number(at.margin)
         if at.tolerance is not None:
             yield "tolerance", number(at.tolerance)
-        yield "where", ", ".join(where(verdict.name, differing(verdict)))
+        yield "where", "; ".join(where(verdict.name, differing(verdict)))
     if cause is not None:
         yield "likely cause", cause
 
@@ -90,11 +90,11 @@ def where(name: str, mask: np.ndarray) -> Iterator[str]:
         if size == 1:
             continue
         if len(hit) == size:
-            yield f"all {size} {places}"
+            yield f"{places}: all {size}"
         elif len(hit) <= LISTED:
-            yield f"{places} {' '.join(map(str, hit))} of {size}"
+            yield f"{places}: {' '.join(map(str, hit))} (of {size})"
         else:
-            yield f"{len(hit)} of {size} {places}"
+            yield f"{places}: {len(hit)} of {size}"
 
 
 def summary(comparison: Comparison, total: int) -> list[str]:

@@ -113,10 +113,7 @@ def _planes(name: str, mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Title and (rows, columns) of every slice of the last two axes."""
     names = axes(name, mask.ndim)
     for index in np.ndindex(mask.shape[:-2]):
-        title = ", ".join(
-            f"{places.removeprefix('places of ').removesuffix('s')}: {i}"
-            for places, i in zip(names, index)
-        )
+        title = ", ".join(f"{place.removesuffix('s')}: {i}" for place, i in zip(names, index))
         yield title, np.atleast_2d(mask[index])
 
 
