@@ -1,0 +1,419 @@
+"""The comparison [SPEC 8.2]: ties, near and hard flips, taint, replay; PyTorch as a candidate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from refimpl.conventions import ConfigError, GoldenFileError
+from refimpl.golden import bounds, compare, record, selfcheck, store
+from refimpl.models import flatten
+from refimpl.models.packing import pack_rows
+from tests import golden_networks, networks, oracles, strategies
+
+BIT, Z, INT = "blocks.0.attn.k_low.bit", "blocks.0.attn.k_low.z", "blocks.0.attn.k_low.int"
+REAL, OTHER_BRANCH = "blocks.0.attn.k_low.out", "blocks.0.attn.v.out"
+SINGLE = bounds.UNITS["float32"]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> store.Bundle:
+    return golden_networks.bundle(tmp_path_factory.mktemp("golden") / "bundle")
+
+
+@pytest.fixture
+def candidate(bundle) -> dict[str, np.ndarray]:
+    return golden_networks.taps(bundle, np.float32)
+
+
+def verdict(comparison, name: str):
+    (found,) = [v for v in comparison.verdicts if v.name == name]
+    return found
+
+
+def words(comparison) -> Counter:
+    return Counter(v.verdict for v in comparison.verdicts)
+
+
+def with_z(bundle: store.Bundle, name: str, index: tuple, z: float, monkeypatch) -> None:
+    """Pretend that the golden z at `index` is another number."""
+    value = bundle.value(name).copy()
+    value[index] = z
+    original = store.Bundle.value
+    monkeypatch.setattr(
+        store.Bundle, "value", lambda self, n: value if n == name else original(self, n)
+    )
+
+
+def flip(candidate: dict, name: str, index: tuple) -> dict:
+    """A copy in which one bit has the other value; without the z that would contradict it."""
+    value = candidate[name].copy()
+    value[index] = ~value[index]
+    return {n: value if n == name else v for n, v in candidate.items() if n != record.z_of(name)}
+
+
+def largest(bundle: store.Bundle, name: str) -> tuple[int, ...]:
+    value = np.abs(bundle.value(name))
+    return tuple(int(i) for i in np.unravel_index(value.argmax(), value.shape))
+
+
+# Equal
+
+
+@pytest.mark.parametrize("mode", ["free", "replay"])
+def test_the_reference_passes(bundle, mode):
+    found = compare(bundle, golden_networks.taps(bundle), mode=mode, strict=True)
+    assert found.passed and found.first is None and not found.missing and not found.unknown
+    if mode == "free":
+        assert set(words(found)) == {"EXACT"}
+
+
+@pytest.mark.parametrize("mode", ["free", "replay"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("taps", ["all", "block", "io"])
+def test_single_precision_passes_with_every_bundle(tmp_path, mode, dtype, taps):
+    bundle = golden_networks.bundle(tmp_path / "b", taps=taps, dtype=dtype)
+    candidate = golden_networks.taps(bundle, np.float32)
+    found = compare(bundle, candidate, mode=mode)
+    assert found.passed
+    # what is not stored is recomputed and judged as well
+    assert [v.name for v in found.verdicts] == list(candidate)
+    exact = {v.verdict for v in found.verdicts if v.kind != "real"}
+    assert exact == {"EXACT"}
+
+
+def test_packed_and_plain_bits_are_the_same(bundle, candidate):
+    packed = {n: pack_rows(v) if v.dtype == bool else v for n, v in candidate.items()}
+    assert compare(bundle, packed).passed
+    wrong = flip(candidate, BIT, (0, 1, 2))
+    wrong_packed = {**packed, BIT: pack_rows(wrong[BIT])}
+    for mode in ("free", "replay"):
+        plain, other = (compare(bundle, c, mode=mode).first for c in (wrong, wrong_packed))
+        assert plain.divergence == other.divergence
+
+
+def test_selfcheck(tmp_path):
+    golden_networks.bundle(tmp_path / "b", taps="block")
+    found = selfcheck(tmp_path / "b")
+    assert found.passed and set(words(found)) == {"EXACT"}
+    assert len(found.verdicts) == len(store.read(tmp_path / "b").entries)
+
+
+# Bits
+
+
+def test_a_flip_is_a_tie_near_or_hard(bundle, candidate, monkeypatch):
+    index = largest(bundle, Z)
+    flipped = flip(candidate, BIT, index)
+    hard = verdict(compare(bundle, flipped), BIT)
+    assert (hard.verdict, hard.differing, hard.hard) == ("FAIL", 1, 1)
+    assert hard.flips.sum() == 1 and hard.flips[index]
+    tau = hard.divergence.tolerance
+    for z, word in ((tau, "NEAR"), (0.0, "TIES-ONLY"), (-0.0, "TIES-ONLY"), (1.01 * tau, "FAIL")):
+        with_z(bundle, Z, index, z, monkeypatch)
+        found = verdict(compare(bundle, flipped), BIT)
+        assert found.verdict == word, z
+        assert (found.ties, found.near, found.hard) == tuple(
+            int(word == w) for w in ("TIES-ONLY", "NEAR", "FAIL")
+        )
+        assert found.divergence.index == index
+        assert found.divergence.z == z and found.divergence.margin == abs(z)
+        assert found.divergence.golden != found.divergence.candidate
+
+
+def test_only_hard_flips_fail_unless_strict(bundle, candidate, monkeypatch):
+    index = largest(bundle, Z)
+    with_z(bundle, Z, index, 0.0, monkeypatch)
+    flipped = flip(candidate, BIT, index)
+    lenient, strict = (compare(bundle, flipped, strict=s) for s in (False, True))
+    assert lenient.passed and not strict.passed
+    assert lenient.first.name == strict.first.name == BIT
+
+
+def test_no_ratio_decides(bundle, candidate, monkeypatch):
+    """All bits of a tap are ties, or one of them is not."""
+    zeros = np.zeros_like(bundle.value(Z))
+    original = store.Bundle.value
+    monkeypatch.setattr(
+        store.Bundle, "value", lambda self, n: zeros if n == Z else original(self, n)
+    )
+    opposite = {BIT: ~candidate[BIT]}
+    found = verdict(compare(bundle, opposite), BIT)
+    assert (found.verdict, found.ties) == ("TIES-ONLY", zeros.size)
+    zeros[0, 3, 4] = 1.0
+    found = verdict(compare(bundle, opposite), BIT)
+    assert (found.verdict, found.hard, found.divergence.index) == ("FAIL", 1, (0, 3, 4))
+
+
+def test_the_threshold_of_probabilities_is_a_half(bundle, candidate):
+    name = "blocks.0.attn.prob.bit"
+    z = bundle.value("blocks.0.attn.prob.z")
+    index = tuple(int(i) for i in np.unravel_index(z.argmax(), z.shape))
+    found = verdict(compare(bundle, flip(candidate, name, index)), name)
+    assert found.divergence.margin == pytest.approx(z.max() - 0.5)
+    assert found.divergence.tolerance == pytest.approx(64 * SINGLE * z.max(), rel=1e-6)
+
+
+# Taint
+
+
+def test_what_comes_from_a_flip_is_tainted_and_nothing_else(bundle, candidate):
+    wrong = flip(candidate, BIT, largest(bundle, Z))
+    # spoilt, too, but nobody's fault any more
+    wrong["blocks.0.attn.k_low.linear"] = wrong["blocks.0.attn.k_low.linear"] + 1
+    found = compare(bundle, wrong)
+    assert found.first.name == BIT
+    for name in (INT, REAL, "blocks.0.attn.scores", "logits", "grads/blocks.0.attn.v.out"):
+        assert verdict(found, name).verdict == "TAINTED", name
+    # k_low, q_low and v are side by side: a flip in one says nothing about the others
+    for name in ("blocks.0.attn.q_high.int", OTHER_BRANCH, "blocks.0.attn.high", "grads/logits"):
+        assert verdict(found, name).verdict in ("EXACT", "NEAR"), name
+    assert [v.name for v in found.verdicts if v.verdict == "FAIL"] == [BIT]
+
+
+def test_a_tie_taints_as_well(bundle, candidate, monkeypatch):
+    index = largest(bundle, Z)
+    with_z(bundle, Z, index, 0.0, monkeypatch)
+    found = compare(bundle, flip(candidate, BIT, index))
+    assert found.passed and verdict(found, INT).verdict == "TAINTED"
+
+
+def test_taint_goes_through_taps_that_are_missing(bundle, candidate):
+    wrong = flip(candidate, BIT, largest(bundle, Z))
+    few = {name: wrong[name] for name in (BIT, "blocks.0.attn.scores", OTHER_BRANCH, "logits")}
+    found = compare(bundle, few)
+    assert verdict(found, "logits").verdict == verdict(found, "blocks.0.attn.scores").verdict
+    assert verdict(found, "logits").verdict == "TAINTED"
+    assert verdict(found, INT).verdict == "MISSING" and INT in found.missing
+    assert found.missing == [n for n in bundle.entries if n not in few]
+
+
+def test_forced_taints_nothing(bundle, candidate):
+    wrong = flip(candidate, BIT, largest(bundle, Z))
+    wrong[INT] = wrong[INT] + 2
+    found = compare(bundle, wrong, forced=True)
+    assert [v.name for v in found.verdicts if v.verdict == "FAIL"] == [BIT, INT]
+    assert "TAINTED" not in words(found)
+
+
+def test_a_failure_taints_and_fail_fast_stops(bundle, candidate):
+    wrong = {**candidate, INT: candidate[INT] + 2}
+    found = compare(bundle, wrong)
+    assert [v.name for v in found.verdicts if v.verdict == "FAIL"] == [INT]
+    assert verdict(found, REAL).verdict == "TAINTED"
+    stopped = compare(bundle, wrong, fail_fast=True)
+    assert stopped.verdicts[-1].name == INT and not stopped.passed
+    assert compare(bundle, wrong, mode="replay", fail_fast=True).verdicts[-1].name == INT
+
+
+# Whole numbers and reals
+
+
+def test_whole_numbers_are_exact(bundle, candidate):
+    value = candidate[INT].copy()
+    value[1, 2, 3] += 2
+    found = verdict(compare(bundle, {**candidate, INT: value}), INT)
+    assert (found.verdict, found.hard, found.divergence.index) == ("FAIL", 1, (1, 2, 3))
+    assert found.divergence.candidate == found.divergence.golden + 2
+    assert (
+        verdict(compare(bundle, {**candidate, INT: candidate[INT].astype(np.int64)}), INT).verdict
+        == "EXACT"
+    )
+
+
+@pytest.mark.parametrize("mode", ["free", "replay"])
+def test_reals_are_judged_by_their_bound(bundle, candidate, mode):
+    if mode == "free":
+        allowed = bounds.Free(bundle.reference, SINGLE + bounds.REFERENCE)[REAL]
+        expected = bundle.value(REAL)
+    else:
+        step = bundle.reference.steps[REAL]
+        inputs = [candidate[i].astype(np.float64) for i in step.inputs]
+        allowed, expected = bounds.replay(bundle.reference, REAL, inputs, SINGLE), step.op(*inputs)
+    for factor, word in ((0.9, "NEAR"), (1.1, "FAIL")):
+        value = expected.astype(np.float32)
+        # far enough from 0 that the cast rounds less than the bound
+        value[1, 2, 3] = expected[1, 2, 3] + factor * allowed[1, 2, 3]
+        found = verdict(compare(bundle, {**candidate, REAL: value}, mode=mode), REAL)
+        assert found.verdict == word
+    assert found.divergence.index == (1, 2, 3)
+    assert found.divergence.tolerance == pytest.approx(allowed[1, 2, 3])
+    assert found.worst_ulp > 1
+
+
+def test_the_worst_ulp_is_that_of_the_candidates_type(bundle):
+    exact = bundle.value(REAL)
+    row = np.abs(exact[0, 1]).max()
+    for dtype in (np.float32, np.float64):
+        value = exact.astype(dtype)
+        value[0, 1] += 3 * np.spacing(row.astype(dtype))
+        found = verdict(compare(bundle, {REAL: value}), REAL)
+        assert 2 <= found.worst_ulp <= 4
+
+
+# What cannot be judged
+
+
+@pytest.mark.parametrize("mode", ["free", "replay"])
+@pytest.mark.parametrize("name, spoil, reason", [
+    (REAL, lambda v: v[:, :, :-1], "shape (2, 7, 9); expected (2, 7, 10)"),
+    (REAL, lambda v: v[:, :, :, None], "shape (2, 7, 10, 1); expected (2, 7, 10)"),
+    (REAL, lambda v: v.astype(np.int32), "dtype int32; expected float32 or float64"),
+    (REAL, lambda v: v.astype(np.float16), "dtype float16; expected float32 or float64"),
+    (REAL, lambda v: np.where(np.arange(10) == 3, np.nan, v), "NaN or infinity at [0, 0, 3]"),
+    (INT, lambda v: v.astype(np.float32), "dtype float32; expected int32"),
+    (BIT, lambda v: v.astype(np.float32), "dtype float32; expected uint8, packed"),
+    (BIT, lambda v: v.astype(np.uint8),
+     "shape (2, 7, 10); expected (2, 7, 8), the bits of (2, 7, 10) packed"),
+    (BIT, lambda v: pack_rows(v) | np.uint8(128), "padding bits set"),
+])  # fmt: skip
+def test_a_tap_that_cannot_be_judged_fails_with_its_reason(
+    bundle, candidate, mode, name, spoil, reason
+):
+    found = compare(bundle, {**candidate, name: spoil(candidate[name])}, mode=mode)
+    (failed,) = [v for v in found.verdicts if v.verdict == "FAIL"]
+    assert (failed.name, failed.reason) == (name, reason)
+    assert not found.passed and failed.expected is not None and failed.candidate is not None
+    if mode == "replay":
+        readers = [v for v in found.verdicts if v.verdict == "NOT REPLAYED"]
+        assert readers and all(v.reason == f"input {name}: {reason}" for v in readers)
+
+
+def test_unknown_names_are_listed(bundle, candidate):
+    found = compare(
+        bundle, {**candidate, "blocks.9.out": candidate[REAL], "extra": candidate[REAL]}
+    )
+    assert found.passed and found.unknown == ["blocks.9.out", "extra"]
+
+
+@pytest.mark.parametrize("names", [{}, {"blocks.9.out": np.zeros(3)}])
+def test_a_candidate_without_any_tap(bundle, names):
+    with pytest.raises(GoldenFileError, match="candidate: has no tap of"):
+        compare(bundle, names)
+
+
+def test_an_unknown_mode(bundle, candidate):
+    with pytest.raises(ConfigError, match="mode is 'fast'; expected one of 'free', 'replay'"):
+        compare(bundle, candidate, mode="fast")
+
+
+# Replay
+
+
+def test_replay_names_the_op_that_is_wrong_and_no_other(bundle, candidate):
+    """Everything after a wrong LayerNorm is wrong, but computed rightly from what it was given."""
+    steps, wrong = bundle.reference.steps, "blocks.0.attn.v.norm"
+    spoilt: dict[str, np.ndarray] = {}
+    for name in candidate:
+        step = steps[name]
+        if step.op is None:
+            value = step.value
+        else:
+            value = step.op(*(spoilt.get(i, steps[i].value) for i in step.inputs))
+        spoilt[name] = value * 1.5 if name == wrong else value
+    found = compare(bundle, spoilt, mode="replay")
+    assert [v.name for v in found.verdicts if v.verdict == "FAIL"] == [wrong]
+    assert found.first.name == wrong and not found.passed
+
+
+def test_a_bit_is_held_against_the_candidates_own_z(bundle, candidate):
+    """Another z, and the bits that belong to it."""
+    z = -candidate[Z]
+    mine = {**candidate, Z: z, BIT: z >= 0}
+    found = compare(bundle, mine, mode="replay")
+    assert verdict(found, BIT).verdict == "EXACT" and verdict(found, Z).verdict == "FAIL"
+
+
+def test_without_its_z_a_bit_is_held_against_that_of_its_inputs(bundle, candidate):
+    index = largest(bundle, Z)
+    few = flip(candidate, BIT, index)
+    found = verdict(compare(bundle, few, mode="replay"), BIT)
+    assert found.verdict == "FAIL" and found.divergence.index == index
+    assert found.divergence.z == pytest.approx(bundle.value(Z)[index], rel=1e-5)
+    del few["blocks.0.attn.low"]
+    found = verdict(compare(bundle, few, mode="replay"), BIT)
+    assert (found.verdict, found.reason) == ("NOT REPLAYED", "input blocks.0.attn.low: missing")
+
+
+def test_near_and_ties_in_replay(bundle, candidate):
+    """z of the candidate at 0, and next to it: tau is that of its own x and move."""
+    index = (0, 1, 2)
+    tau = bounds.replay(
+        bundle.reference, BIT, [candidate["blocks.0.attn.low"].astype(np.float64)], SINGLE
+    )[index]
+    for z, word in ((0.0, "TIES-ONLY"), (0.9 * tau, "NEAR"), (1.1 * tau, "FAIL")):
+        mine = {**candidate, Z: candidate[Z].copy()}
+        mine[Z][index] = z
+        mine[BIT] = mine[Z] >= 0
+        mine[BIT][index] = False
+        found = verdict(compare(bundle, mine, mode="replay"), BIT)
+        assert (found.verdict, found.differing) == (word, 1), z
+
+
+def test_weights_come_from_the_bundle_where_the_candidate_has_none(bundle, candidate):
+    few = {n: v for n, v in candidate.items() if ".weight." not in n}
+    found = compare(bundle, few, mode="replay")
+    assert verdict(found, INT).verdict == "EXACT"
+    assert not [v for v in found.verdicts if v.verdict == "NOT REPLAYED"]
+
+
+def test_one_tap_alone_is_not_replayed(bundle, candidate):
+    found = verdict(compare(bundle, {REAL: candidate[REAL]}, mode="replay"), REAL)
+    assert found.verdict == "NOT REPLAYED" and found.reason.endswith(": missing")
+    # the image is the bundle's
+    name = "patch_embed.out"
+    assert verdict(compare(bundle, {name: candidate[name]}, mode="replay"), name).verdict == "NEAR"
+
+
+# PyTorch as a candidate
+
+CASES = 34  # images a network: with the 30 networks of CI's profile more than 1,000 cases
+
+
+def mirrored(config, seed: int, dtype, backwards: bool) -> tuple[networks.Network, dict]:
+    mirror = oracles.require("torch", "tests.torch_models.taps")
+    net = networks.make(config, seed, np.float32, batch=CASES)
+    flat = {path: value.astype(dtype) for path, value in flatten(net.params).items()}
+    images, dlogits = net.images.astype(dtype), net.dlogits.astype(dtype)
+    return net, mirror.run(config.to_json(), flat, images, dlogits, backwards)
+
+
+def bundle_of(net: networks.Network) -> store.Bundle:
+    """In memory: the taps of its reference are all that a comparison needs."""
+    exact = networks.as_type(net, np.float64)
+    found = store.Bundle(
+        Path("memory"), {"free_margin": bounds.FREE_MARGIN}, {}, net.model, exact.params,
+        exact.images, np.zeros(0),
+    )  # fmt: skip
+    reference = bounds.reference(net.model, net.params, net.images, net.dlogits)
+    object.__setattr__(found, "reference", reference)
+    return found
+
+
+FLIPS: Counter = Counter()
+
+
+@pytest.mark.parametrize("dtype, backwards", [
+    (np.float64, False), (np.float32, False), (np.float32, True),
+])  # fmt: skip
+@given(networks.configs(depth=1), strategies.seeds())
+def test_the_mirror_passes(dtype, backwards, config, seed):
+    """All taps and gradients of [SPEC 8.1], in both modes; a tie or near flip ends mode free."""
+    net, candidate = mirrored(config, seed, dtype, backwards)
+    bundle = bundle_of(net)
+    assert set(candidate) == set(bundle.reference.steps) - {record.INPUT}
+    for mode in ("free", "replay"):
+        found = compare(bundle, candidate, mode=mode)
+        failed = [(v.name, v.hard, v.divergence) for v in found.verdicts if v.verdict == "FAIL"]
+        assert not failed, f"{mode}: {failed[0]}"
+        assert not found.missing and "NOT REPLAYED" not in words(found)
+        flips = [v for v in found.verdicts if v.flipped]
+        key = f"golden: {mode}, {np.dtype(dtype).name}{' reversed' * backwards}"
+        FLIPS[f"{key}, ties"] += sum(v.ties for v in flips)
+        FLIPS[f"{key}, near flips"] += sum(v.near for v in flips)
+        for what in ("ties", "near flips"):
+            oracles.note(f"{key}, {what}", FLIPS[f"{key}, {what}"])
