@@ -282,7 +282,7 @@ for _function, _name in (
     (operator.or_, "or_"),
     (operator.xor, "xor"),
     (operator.lshift, "shl"),
-    (operator.rshift, "lshr"),
+    (operator.rshift, "ashr"),
 ):
     _register_operator(_function, INTS, lambda b, x, y, name=_name: getattr(b, name)(x, y), INTS)
 for _function, _name in ((operator.gt, ">"), (operator.ge, ">="), (operator.lt, "<")):
