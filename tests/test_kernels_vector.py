@@ -1,0 +1,135 @@
+"""Sixteen lanes: each primitive against NumPy, compiled or, with NUMBA_DISABLE_JIT=1, as it is."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+from numba.core.errors import TypingError
+
+from refimpl.kernels import vector
+from refimpl.kernels.vector import LANES, load, store
+from tests import strategies
+
+INT32 = np.iinfo(np.int32)
+
+
+@numba.njit
+def _floats(x, y, out, masks):
+    a, b = load(x, 0), load(y, 0)
+    store(out, 0, a + b)
+    store(out, 16, a - b)
+    store(out, 32, a * b)
+    store(out, 48, a / b)
+    store(out, 64, vector.select(a > b, a, b))
+    store(out, 80, vector.square_root(a * a))
+    store(out, 96, vector.of_bits(vector.bits_of(a)))
+    store(out, 112, vector.splat(x[3]))
+    masks[0] = vector.ones_of(a > b)
+    masks[1] = vector.ones_of(a >= b)
+    masks[2] = vector.ones_of(a < b)
+    masks[3] = vector.ones_of((a > b) | (b > a))
+    masks[4] = vector.ones_of((a >= b) & (b >= a))
+
+
+@given(strategies.seeds())
+def test_floats(seed):
+    rng = np.random.default_rng(seed)
+    # equal values in some lanes, both zeros in others
+    x = strategies.normal(rng, (LANES,), np.dtype(np.float32))
+    y = np.where(rng.random(LANES) < 0.3, x, strategies.normal(rng, (LANES,), np.float32))
+    y = np.where(y == 0, np.float32(-2.5), y)
+    out, masks = np.empty((8, LANES), np.float32), np.empty(5, np.uint32)
+    _floats(x, y, out, masks)
+    last = np.full(LANES, x[3])
+    expected = [x + y, x - y, x * y, x / y, np.maximum(x, y), np.sqrt(x * x), x, last]
+    for ours, theirs in zip(out, expected, strict=True):
+        np.testing.assert_array_equal(ours.view(np.int32), theirs.view(np.int32))
+    for mask, bits in zip(masks, (x > y, x >= y, x < y, x != y, x == y), strict=True):
+        np.testing.assert_array_equal(mask >> np.arange(LANES) & 1, bits)
+
+
+@numba.njit
+def _ints(x, y, shift, out, masks):
+    a, b, few = load(x, 0), load(y, 0), load(shift, 0)
+    store(out, 0, a + b)
+    store(out, 16, a - b)
+    store(out, 32, a * b)
+    store(out, 48, a & b)
+    store(out, 64, a | b)
+    store(out, 80, a ^ b)
+    store(out, 96, a << few)
+    store(out, 112, a >> few)
+    store(out, 128, vector.popcount(a))
+    store(out, 144, vector.select(a < b, a, b))
+    store(out, 160, vector.splat(x[3]))
+    masks[0] = vector.ones_of(a > b)
+    masks[1] = vector.ones_of(a >= b)
+    masks[2] = vector.ones_of(a < b)
+    masks[3] = np.uint32(vector.any_of(a > b))
+    masks[4] = np.uint32(vector.any_of(a > a))
+
+
+@given(strategies.seeds())
+def test_ints(seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(INT32.min, INT32.max, (2, LANES), np.int32, endpoint=True)
+    y = np.where(rng.random(LANES) < 0.3, x, y)
+    shift = rng.integers(0, 32, LANES, np.int32)
+    out, masks = np.empty((11, LANES), np.int32), np.empty(5, np.uint32)
+    _ints(x, y, shift, out, masks)
+    ones = np.array([bin(word).count("1") for word in x.view(np.uint32)])
+    expected = [x + y, x - y, x * y, x & y, x | y, x ^ y, x << shift, x >> shift]
+    expected += [ones, np.minimum(x, y), np.full(LANES, x[3])]
+    for ours, theirs in zip(out, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for mask, bits in zip(masks, (x > y, x >= y, x < y), strict=False):
+        np.testing.assert_array_equal(mask >> np.arange(LANES) & 1, bits)
+    assert masks[3] == (x > y).any()
+    assert masks[4] == 0
+
+
+@numba.njit
+def _conversions(x, whole, words, out, out_ints, out_words):
+    store(out, 0, vector.to_floats(load(whole, 0)))
+    store(out_ints, 0, vector.to_ints(load(x, 0)))
+    store(out_ints, 16, vector.bits_of(load(x, 0)))
+    store(out_words, 0, load(words, 0))
+    store(out_words, 16, vector.splat(words[2]))
+
+
+def test_conversions():
+    rng = np.random.default_rng(0)
+    x = (100 * rng.standard_normal(LANES)).astype(np.float32)
+    x[:4] = 0.0, -0.0, 1.5, -1.5
+    whole = rng.integers(-(2**24), 2**24, LANES, np.int32)
+    words = rng.integers(0, 2**32, LANES, np.uint32)
+    out, out_ints = np.empty(LANES, np.float32), np.empty((2, LANES), np.int32)
+    out_words = np.empty((2, LANES), np.uint32)
+    _conversions(x, whole, words, out, out_ints, out_words)
+    np.testing.assert_array_equal(out, whole)
+    np.testing.assert_array_equal(out_ints[0], np.trunc(x))
+    np.testing.assert_array_equal(out_ints[1], x.view(np.int32))
+    np.testing.assert_array_equal(out_words, [words, np.full(LANES, words[2])])
+
+
+@numba.njit
+def _copy(x, x_at, out, out_at):
+    store(out, out_at, load(x, x_at))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.uint32])
+@pytest.mark.parametrize("at", [0, 1, 13])  # no place is better than another
+def test_memory_by_flat_index(dtype, at):
+    x, out = np.arange(60).reshape(3, 20).astype(dtype), np.zeros(40, dtype)
+    _copy(x, at, out, 7)
+    np.testing.assert_array_equal(out[7:23], np.arange(at, at + 16))
+    assert not out[:7].any() and not out[23:].any()
+
+
+@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+@pytest.mark.parametrize("x", [np.zeros(16), np.zeros(16, np.int64), np.zeros((4, 8), "f")[:, ::2]])
+def test_arrays_without_such_lanes_are_refused(x):
+    with pytest.raises(TypingError):
+        _copy(x, 0, np.zeros(16, np.float32), 0)
