@@ -150,7 +150,7 @@ def _nothing_done(name: str, read: str) -> str:
         return "scale missing: no division by sqrt(d)"
     if name.endswith((".linear", ".context")):
         return f"scale missing: equal to {read}"
-    if name.endswith(".z"):
+    if name.endswith(".z") and not name.startswith("grads/"):
         return f"move missing: equal to {read}"
     return f"nothing done: equal to {read}"
 

@@ -270,5 +270,5 @@ def mirrored(case: Case) -> Iterator[Guess]:
 
 def constant(case: Case) -> Iterator[Guess]:
     """The memory as it was allocated."""
-    if case.packed is None or not case.packed.any():
+    if not case.candidate.any() and (case.packed is None or not case.packed.any()):
         yield Guess("all zero: was it ever written?", np.zeros_like(case.expected))
