@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 TURN = 0.02  # seconds
 OURS = "refimpl"
 
@@ -22,6 +24,7 @@ class Contender(NamedTuple):
 
     who: str
     run: Callable[[int], float]  # number of calls -> seconds that they took
+    answer: Callable[[], np.ndarray] | None  # what it is that takes the time; None: no result
     macs: int  # multiply-accumulates of one call
     threads: int
 

@@ -21,19 +21,23 @@ def products(work: Product, threads: int) -> Iterator[Contender]:
     One thread, whatever the others have: the engine's threads share out images, not products.
     """
     a, w = _pack_a(work), bits.pack(work.b)
-    yield Contender(OURS, _kernel_timer(work, a, w), work.macs, threads=1)
-    packed = timed(lambda: _product(work, _pack_a(work), w))
-    yield Contender(f"{OURS} with packing", packed, work.macs, threads=1)
-    yield Contender("popcount roofline", _roofline_timer(work), work.macs, threads=1)
-
-
-def product_values(work: Product) -> list[np.ndarray]:
-    """The product (…, M, N) as the first two contenders compute it."""
-    a, w = _pack_a(work), bits.pack(work.b)
     kernel, *arguments = _kernel(work, a, w)
-    kernel(*arguments, 1)
-    out = arguments[-1].reshape(*work.a.shape[:-1], -1)
-    return [out[..., : work.b.shape[-2]], _product(work, a, w)]
+
+    def run(calls: int) -> float:
+        # counted in compiled code: a call from Python costs as much as a small product
+        return timed(lambda: kernel(*arguments, calls))(1)
+
+    def answer() -> np.ndarray:
+        kernel(*arguments, 1)
+        out = arguments[-1].reshape(*work.a.shape[:-1], -1)
+        return out[..., : work.b.shape[-2]]
+
+    def from_floats() -> np.ndarray:
+        return _product(work, _pack_a(work), w)
+
+    yield Contender(OURS, run, answer, work.macs, threads=1)
+    yield Contender(f"{OURS} with packing", timed(from_floats), from_floats, work.macs, threads=1)
+    yield Contender("popcount roofline", _roofline_timer(work), None, work.macs, threads=1)
 
 
 def _pack_a(work: Product) -> bits.Packed:
@@ -42,12 +46,6 @@ def _pack_a(work: Product) -> bits.Packed:
 
 def _product(work: Product, a: bits.Packed, w: bits.Packed) -> np.ndarray:
     return bits.boolean_product(a, w) if work.boolean else bits.binary_product(a, w)
-
-
-def _kernel_timer(work: Product, a: bits.Packed, w: bits.Packed) -> Callable[[int], float]:
-    """The calls are counted in compiled code: one from Python costs as much as a small product."""
-    kernel, *arguments = _kernel(work, a, w)
-    return lambda calls: timed(lambda: kernel(*arguments, calls))(1)
 
 
 def _kernel(work: Product, a: bits.Packed, w: bits.Packed) -> tuple:
@@ -89,4 +87,8 @@ def networks(work: Network, threads: int) -> Iterator[Contender]:
     from refimpl import engine
 
     compiled = engine.compile(work.model, work.params)
-    yield Contender(OURS, timed(lambda: compiled(work.images)), work.macs, threads)
+
+    def logits() -> np.ndarray:
+        return compiled(work.images)
+
+    yield Contender(OURS, timed(logits), logits, work.macs, threads)

@@ -12,12 +12,17 @@ from refimpl.models.summary import summarise
 
 
 class Product(NamedTuple):
-    """a b^T over the last axis of both, with or without heads in front."""
+    """sign(a) b^T, or a b^T where a is boolean, over the last axis of both."""
 
     name: str
     a: np.ndarray  # (..., M, K) float32, activations
     b: np.ndarray  # (..., N, K) float32, +1 and -1
     boolean: bool = False  # whether a is 0 and 1
+
+    @property
+    def factor(self) -> np.ndarray:
+        """The left factor as float32: what has bits, without them."""
+        return self.a if self.boolean else np.where(self.a >= 0, np.float32(1), np.float32(-1))
 
     @property
     def macs(self) -> int:

@@ -2,6 +2,7 @@
 
 import argparse
 import itertools
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -178,5 +179,10 @@ def _print(args: argparse.Namespace, rows: list) -> int:
 
 
 def _numbers(row: Any) -> tuple[str, ...]:
-    times = (f"{ms:.4f}" for ms in (row.median_ms, row.min_ms, row.max_ms))
+    times = map(_four_digits, (row.median_ms, row.min_ms, row.max_ms))
     return (*times, f"{row.gmacs:.0f}")
+
+
+def _four_digits(number: float) -> str:
+    """Positive, from nanoseconds to minutes, and never with an exponent."""
+    return f"{number:.{max(0, 3 - math.floor(math.log10(number)))}f}"

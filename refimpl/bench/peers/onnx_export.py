@@ -23,7 +23,7 @@ def export(work: Network) -> bytes:
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
             torch_eager.module(work),
-            (torch.from_numpy(work.images),),
+            (torch.tensor(work.images),),
             file,
             input_names=[INPUT],
             output_names=[OUTPUT],

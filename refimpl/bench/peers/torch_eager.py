@@ -15,33 +15,35 @@ REQUIRES = ("torch",)
 
 
 def products(work: Product, threads: int) -> Iterator[Contender]:
-    """a b^T into a tensor that is there already."""
+    """Into a tensor that is there already."""
     import torch
 
-    a, b = torch.from_numpy(work.a), torch.from_numpy(work.b).mT.contiguous()
+    a, b = torch.from_numpy(work.factor), torch.from_numpy(work.b).mT.contiguous()
     out = torch.empty(*a.shape[:-1], b.shape[-1])
-    yield Contender("torch float32", timed(lambda: torch.matmul(a, b, out=out)), work.macs, threads)
+
+    def multiply() -> torch.Tensor:
+        return torch.matmul(a, b, out=out)
+
+    yield Contender(
+        "torch float32", timed(multiply), lambda: multiply().numpy(), work.macs, threads
+    )
 
 
 def networks(work: Network, threads: int) -> Iterator[Contender]:
     """The module in inference mode."""
     import torch
 
-    network, images = module(work), torch.from_numpy(work.images)
+    network, images = module(work), torch.tensor(work.images)
 
     def run(calls: int) -> float:
         with torch.inference_mode():
             return timed(lambda: network(images))(calls)
 
-    yield Contender("torch float32", run, work.macs, threads)
+    def logits() -> np.ndarray:
+        with torch.inference_mode():
+            return network(images).numpy()
 
-
-def logits(work: Network) -> np.ndarray:
-    """(B, classes)"""
-    import torch
-
-    with torch.inference_mode():
-        return module(work)(torch.from_numpy(work.images)).numpy()
+    yield Contender("torch float32", run, logits, work.macs, threads)
 
 
 def module(work: Network) -> Any:
@@ -53,7 +55,7 @@ def module(work: Network) -> Any:
             super().__init__()
             for path, value in work.parameters.items():
                 # a dot in a name is torch's own way to name a module's parameter
-                parameter = torch.nn.Parameter(torch.from_numpy(value), requires_grad=False)
+                parameter = torch.nn.Parameter(torch.tensor(value), requires_grad=False)
                 self.register_parameter(path.replace(".", "_"), parameter)
 
         def forward(self, images):

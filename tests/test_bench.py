@@ -1,0 +1,290 @@
+"""The benchmarks measure what they say; how fast anything is, is not tested here."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from refimpl.bench import host, kernels, measure, models, peers, process, scaling, work
+from refimpl.bench.measure import Contender, Row
+from refimpl.bench.peers import Peer, numpy_blas, openvino_cpu
+from refimpl.conventions import ConfigError, RefimplError
+from tests import networks, oracles, tolerances
+from tests.command_line import run
+
+FIELDS = ["work", "who", "median_ms", "min_ms", "max_ms", "gmacs", "threads"]
+QUICK = {"rounds": 2, "turn": 1e-4}
+
+# Sizes that fill no block; OpenVINO takes the second, which is large enough for its counters.
+PRODUCTS = kernels.works([(19, 37, 23), (70, 72, 130)], [(3, 21, 10)])
+
+
+def assert_measured(rows: list) -> None:
+    """Every row has a name and times, all of them positive and in order."""
+    assert rows
+    for row in rows:
+        assert row.work
+        assert 0 < row.min_ms <= row.median_ms <= row.max_ms < math.inf, row
+
+
+def assert_rates(rows: list[Row], threads: int = 1) -> None:
+    assert_measured(rows)
+    for row in rows:
+        assert row.who
+        assert 0 < row.gmacs < math.inf
+        assert row.threads == threads
+
+
+# --- measurement ----------------------------------------------------------------------------------
+
+
+def clockwork(who: str, one_call: float, turns: list[float], log: list) -> Contender:
+    """A contender of whom a call takes so many milliseconds: alone, and in each turn of several."""
+    several = iter(turns)
+
+    def run(calls: int) -> float:
+        log.append((who, calls))
+        return (one_call if calls == 1 else calls * next(several)) / 1000
+
+    return Contender(who, run, None, macs=6_000_000, threads=3)
+
+
+def test_turns_are_taken_in_rounds_and_the_figure_is_the_median() -> None:
+    log: list = []
+    contenders = [
+        clockwork("a", 2, [2, 6, 4], log),
+        clockwork("b", 1, [3, 2, 1], log),
+    ]
+    first, second = measure.compare("w", contenders, rounds=3, turn=0.02)
+    # two calls each tell how many fill a turn: 10 of 2 ms, 20 of 1 ms
+    assert log[:4] == [("a", 1), ("a", 1), ("b", 1), ("b", 1)]
+    assert log[4:] == [("a", 1), ("a", 10), ("b", 1), ("b", 20)] * 3
+    assert first == Row("w", "a", pytest.approx(4), 2, 6, pytest.approx(1.5), 3)
+    assert second == Row("w", "b", pytest.approx(2), 1, 3, pytest.approx(3), 3)
+
+
+def test_timed_counts_calls() -> None:
+    calls = []
+    assert measure.timed(lambda: calls.append(1))(7) > 0
+    assert len(calls) == 7
+
+
+# --- what is compared computes the same -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("product", PRODUCTS, ids=lambda product: product.name)
+def test_all_products_are_the_exact_one(product) -> None:
+    left = product.factor.astype(np.int64)
+    expected = left @ product.b.astype(np.int64).swapaxes(-1, -2)
+    answers = {c.who: c.answer for c in peers.build(kernels.PEERS, product, 1)}
+    assert answers.pop("popcount roofline") is None
+    for who, answer in answers.items():
+        np.testing.assert_array_equal(answer(), expected, err_msg=who)
+    assert {"refimpl", "refimpl with packing", "NumPy float32"} <= set(answers)
+
+
+def test_openvino_takes_part_where_it_can() -> None:
+    oracles.require("openvino")
+    whos = [[c.who for c in openvino_cpu.products(product, 1)] for product in PRODUCTS]
+    layouts = [
+        f"OpenVINO end to end, {layout}" for layout in ("one row of pixels", "images of one pixel")
+    ]
+    assert whos == [[], ["OpenVINO node", *layouts], [], []]
+
+
+def test_a_product_counts_its_multiply_adds() -> None:
+    assert [p.macs for p in PRODUCTS] == [19 * 37 * 23, 70 * 72 * 130, *[3 * 21 * 10 * 21] * 2]
+    assert [p.boolean for p in PRODUCTS] == [False, False, False, True]
+    assert set(np.unique(PRODUCTS[3].a)) == {0, 1}
+
+
+@pytest.mark.parametrize("peer", models.PEERS, ids=lambda peer: peer.name)
+def test_the_others_compute_our_deit(peer) -> None:
+    for package in peer.requires:
+        oracles.require(package)
+    small = networks.make(
+        networks.small(block="real", norm_eps=1e-6, mlp_ratio=4), seed=60, dtype=np.float32
+    )
+    network = work.Network("deit", small.model.config, small.params, small.images)
+    expected = small.model.predict(small.params, small.images)
+    for contender in peer.build(network, 1):
+        answer = contender.answer()
+        assert answer.shape == expected.shape
+        error = tolerances.disagreement(answer, expected, 0.0)
+        oracles.note(f"bench: {contender.who} against our deit", error)
+        # 8 bits a number, and a scale for a whole matrix
+        assert error <= (0.1 if contender.who.endswith("int8") else 2e-5), contender.who
+        assert contender.macs == network.macs
+
+
+def test_the_twin_has_the_same_size() -> None:
+    binary, real = (
+        work.network(n, 2).config for n in ("didb_micro", models.real_twin("didb_micro"))
+    )
+    for field in ("image_size", "dim", "depth", "heads", "mlp_ratio", "num_classes"):
+        assert getattr(binary, field) == getattr(real, field)
+    assert real.block == "real"
+
+
+def test_a_network_counts_multiply_adds_of_all_images() -> None:
+    one, three = (work.network("didb_micro", batch) for batch in (1, 3))
+    assert three.macs == 3 * one.macs > 0
+    assert three.images.shape == (3, 1, 28, 28)
+
+
+# --- every number is measured ---------------------------------------------------------------------
+
+
+def test_kernels() -> None:
+    rows = kernels.run([(70, 72, 130)], [(2, 21, 10)], **QUICK)
+    assert_rates(rows)
+    works = ["70x72x130", "scores 2x21x10x21", "context 2x21x21x10"]
+    assert list(dict.fromkeys(row.work for row in rows)) == works
+    for name in works:
+        found = [row.who for row in rows if row.work == name]
+        assert found[0] == "refimpl"
+        assert len(set(found)) == len(found)
+
+
+def test_models() -> None:
+    rows = models.run(["didb_micro"], batch=2, **QUICK)
+    assert_rates(rows)
+    assert rows[0].who == "refimpl"
+    assert {row.work for row in rows} == {"didb_micro, batch 2"}
+
+
+def test_scaling() -> None:
+    rows = scaling.run("didb_micro", sides=[2, 3], batches=[1, 3], **QUICK)
+    assert_rates(rows)
+    assert [row.work for row in rows] == [
+        "didb_micro, 5 tokens",
+        "didb_micro, 10 tokens",
+        "didb_micro, batch 1",
+        "didb_micro, batch 3",
+    ]
+
+
+def test_process() -> None:
+    floor, classify = process.run([], rounds=1)
+    assert_measured([floor, classify])
+    assert [floor.work, classify.work] == [process.FLOOR, "classify"]
+    # an interpreter alone has some 10 MB; a number of kilobytes would be far outside
+    assert all(5 < row.peak_mb < 2000 for row in (floor, classify))
+
+
+def test_a_process_that_fails_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(process.bundled, "digits", lambda: ["no such image"])
+    with pytest.raises(RefimplError, match=r"classify no such image: exit status 2: .*no such"):
+        process.run([], rounds=1)
+
+
+def test_only_binary_architectures() -> None:
+    for call in (lambda: models.run(["deit_micro"]), lambda: scaling.run("deit_micro")):
+        with pytest.raises(
+            ConfigError, match="model is 'deit_micro'; expected one of 'didb_micro'"
+        ):
+            call()
+
+
+# --- who is missing -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nobody(monkeypatch) -> None:
+    """None of the other libraries can be imported."""
+    for package in peers.PACKAGES:
+        monkeypatch.setitem(sys.modules, package, None)
+
+
+def test_all_are_named_as_missing(nobody) -> None:
+    assert peers.missing(kernels.PEERS) == ["torch (needs torch)", "OpenVINO (needs openvino)"]
+    assert peers.missing(models.PEERS) == [
+        "torch (needs torch)",
+        "ONNX Runtime (needs torch, onnx, onnxruntime)",
+        "OpenVINO (needs torch, onnx, openvino)",
+    ]
+    rows = kernels.run([(5, 40, 6)], [], **QUICK)
+    assert [row.who for row in rows] == [
+        "refimpl", "refimpl with packing", "popcount roofline", "NumPy float32"
+    ]  # fmt: skip
+
+
+def test_the_command_names_them_beside_the_answer(nobody) -> None:
+    arguments = ("bench", "kernels", "--shape", "5x40x6", "--rounds", 1)
+    status, out, err = run(*arguments)
+    assert status == 0
+    assert "missing: OpenVINO (needs openvino)\n" in out
+    status, out, err = run(*arguments, "--json")
+    assert status == 0
+    assert "missing: torch (needs torch)\n" in err
+    assert "OpenVINO" not in out
+    assert len(json.loads(out)) == 4
+
+
+def test_who_is_there_is_not_missing() -> None:
+    assert peers.missing([Peer("json", ("json",), numpy_blas.products)]) == []
+    lacking = Peer("both", ("json", "no_such_package"), numpy_blas.products)
+    assert peers.missing([lacking]) == ["both (needs no_such_package)"]
+    assert peers.build([lacking], PRODUCTS[0], 1) == []
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def test_json_has_the_fields_in_order() -> None:
+    status, out, _ = run("bench", "kernels", "--shape", "5x40x6", "--rounds", 1, "--json")
+    assert status == 0
+    for row in json.loads(out):
+        assert list(row) == FIELDS
+        assert [type(value) for value in row.values()] == [str, str, *[float] * 4, int]
+
+
+def test_the_table_compares_with_ours() -> None:
+    status, out, _ = run("bench", "kernels", "--shape", "5x40x6", "--rounds", 1)
+    assert status == 0
+    table = out.split("\n\n")[1].splitlines()
+    assert table[0].split()[0] == "5x40x6"
+    assert table[0].endswith("time / ours")
+    assert table[1].startswith("refimpl ")
+    assert table[1].endswith(" 1.00")
+    assert len({len(line) for line in table}) == 1
+
+
+def test_the_host_is_described() -> None:
+    lines = host.describe(2)
+    assert lines[0].endswith(f"{os.cpu_count()} logical processors")
+    assert lines[1].startswith("features: ")
+    assert f"numpy {np.__version__}" in lines[2]
+    assert lines[3] == "threads: 2"
+    assert len(host.describe()) == 3
+
+
+def test_a_forced_blas_is_warned_of(monkeypatch) -> None:
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    assert host.warnings() == []
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    (line,) = host.warnings()
+    assert "OPENBLAS_CORETYPE is Haswell" in line
+
+
+@pytest.mark.parametrize("shape", ["5x40", "5x40x0", "5x40xa", "5x40x6x7"])
+def test_a_shape_is_three_numbers(shape) -> None:
+    status, out, err = run("bench", "kernels", "--shape", shape)
+    assert (status, out) == (2, "")
+    assert "is not three whole numbers" in err
+
+
+def test_threads_are_the_same_for_all_and_put_back() -> None:
+    torch = oracles.require("torch")
+    before = torch.get_num_threads()
+    with host.pinned(2):
+        assert torch.get_num_threads() == 2
+        network = work.network("deit_micro", 1)
+        found = [peer.build(network, 2) for peer in models.PEERS if not peers.absent(peer.requires)]
+        assert {contender.threads for built in found for contender in built} == {2}
+    assert torch.get_num_threads() == before
