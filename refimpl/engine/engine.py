@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
@@ -13,6 +13,7 @@ import numpy as np
 from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError, require_shape
 from refimpl.engine import run
 from refimpl.engine.plan import Plan, Work, build, work
+from refimpl.engine.taps import Listener
 from refimpl.models import VisionTransformer, files, packing
 from refimpl.models.config import Config
 from refimpl.models.params import Params
@@ -25,7 +26,7 @@ def compile(model: VisionTransformer, params: Params) -> Engine:
 
 
 def load(name_or_path: str | os.PathLike) -> Engine:
-    """A model file, packed or latent, or a shipped model's name -> engine; errors as `files.read`."""
+    """A model's file, packed or latent, or a shipped name -> engine; errors as `files.read`."""
     file = files.read_any(name_or_path)
     if isinstance(file, files.PackedFile):
         _require_binary(file.model.config)
@@ -43,6 +44,7 @@ class Engine:
 
     def __init__(self, config: Config, arrays: Mapping[str, np.ndarray]):
         self.config = config
+        self._arrays = arrays
         self._plan: Plan = build(config, arrays)
         self._own = threading.local()
 
@@ -58,6 +60,26 @@ class Engine:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(self._run, images, logits))
         return logits
+
+    def taps(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Every value on the way under the name of the model's tap [SPEC 8.1], logits at the end.
+
+        bool for bits, int32 for whole numbers, float32. The same kernels, one after the other: many
+        times slower. Errors as in a call.
+        """
+        self._check(images)
+        seen = []
+        for image in images:
+            listener = Listener(self.config, self._plan, self._arrays)
+            logits = np.empty(self.config.num_classes, np.float32)
+            image = np.ascontiguousarray(image)
+            self._raise(run.forward(listener, self._plan, self._work(), image, logits))
+            seen.append({**listener.taps(), "logits": logits})
+        shared = {name for name in seen[0] if ".weight." in name}  # has no batch axis
+        return {
+            name: value if name in shared else np.stack([taps[name] for taps in seen])
+            for name, value in seen[0].items()
+        }
 
     def _run(self, image: np.ndarray, logits: np.ndarray) -> None:
         image = np.ascontiguousarray(image)

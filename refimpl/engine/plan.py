@@ -1,8 +1,7 @@
 """What is fixed before the first image: weights in the kernels' layout, places, buffers.
 
 All floats lie in one array and all bits in another; `table` says where. A row of it is one unit of
-a block: its projections, then what attention adds, last the block's own. A column is one of the
-names below, and holds a place in `floats` unless it says otherwise.
+a block: its projections, then what attention and the block add. See `columns`.
 """
 
 from __future__ import annotations
@@ -12,45 +11,41 @@ from typing import NamedTuple
 
 import numpy as np
 
+from refimpl.engine import columns
 from refimpl.kernels import attention, dense, popcount, stencils
 from refimpl.kernels.popcount import WORD
 from refimpl.kernels.vector import LANES
 from refimpl.models.config import Config
 from refimpl.ops import boolean
 
-INPUTS, OUTPUTS, BITS = range(3)  # numbers of channels, and a place in `bits`
-SCALE, MOVE, HEAD_MOVE, NORM_WEIGHT, NORM_BIAS = range(3, 8)
-SHIFT_IN, SLOPE, SHIFT_OUT, TOKEN_IN, TOKEN_OUT = range(8, 13)  # RPReLU
-STEP, TABLE, EXPONENTIAL, SHORTCUT, NEIGHBOUR = range(13, 18)  # attention; EXPONENTIAL is 0 or 1
-NORM1_WEIGHT, NORM1_BIAS, ALPHA1, BETA1 = range(18, 22)  # of a block
-NORM2_WEIGHT, NORM2_BIAS, ALPHA2, BETA2 = range(22, 26)
-COLUMNS = 26
-
 PROJECTION = {
-    "scale": SCALE,
-    "move": MOVE,
-    "norm.weight": NORM_WEIGHT,
-    "norm.bias": NORM_BIAS,
-    "rprelu.shift_in": SHIFT_IN,
-    "rprelu.slope": SLOPE,
-    "rprelu.shift_out": SHIFT_OUT,
+    "scale": columns.SCALE,
+    "move": columns.MOVE,
+    "norm.weight": columns.NORM_WEIGHT,
+    "norm.bias": columns.NORM_BIAS,
+    "rprelu.shift_in": columns.SHIFT_IN,
+    "rprelu.slope": columns.SLOPE,
+    "rprelu.shift_out": columns.SHIFT_OUT,
 }
-ATTENTION = {"shortcut": SHORTCUT, "neighbour": NEIGHBOUR, **PROJECTION}
-TOKEN_SHIFTS = {"rprelu.token_shift_in": TOKEN_IN, "rprelu.token_shift_out": TOKEN_OUT}
+ATTENTION = {"shortcut": columns.SHORTCUT, "neighbour": columns.NEIGHBOUR, **PROJECTION}
+TOKEN_SHIFTS = {
+    "rprelu.token_shift_in": columns.TOKEN_IN,
+    "rprelu.token_shift_out": columns.TOKEN_OUT,
+}
 BLOCK = {
-    "norm1.weight": NORM1_WEIGHT,
-    "norm1.bias": NORM1_BIAS,
-    "norm2.weight": NORM2_WEIGHT,
-    "norm2.bias": NORM2_BIAS,
+    "norm1.weight": columns.NORM1_WEIGHT,
+    "norm1.bias": columns.NORM1_BIAS,
+    "norm2.weight": columns.NORM2_WEIGHT,
+    "norm2.bias": columns.NORM2_BIAS,
 }
-SCALES = {"scale1": (ALPHA1, BETA1), "scale2": (ALPHA2, BETA2)}
+SCALES = {"scale1": (columns.ALPHA1, columns.BETA1), "scale2": (columns.ALPHA2, columns.BETA2)}
 
 
 class Plan(NamedTuple):
     """Read by every thread, written by none. Places are flat indices."""
 
     path: int  # of popcount.PATHS
-    table: np.ndarray  # (depth * rows, COLUMNS) int64
+    table: np.ndarray  # (depth * rows, columns) int64, see columns
     floats: np.ndarray  # float32
     bits: np.ndarray  # uint32, weights as `bits.pack` lays them out
     masks: np.ndarray  # (9, lanes) int32, see stencils
@@ -99,7 +94,7 @@ class Work(NamedTuple):
     out: np.ndarray  # (C, 16)
     linear: np.ndarray  # (hidden, 16)
     hidden: np.ndarray  # (hidden, 16)
-    pixels: np.ndarray  # (pixels, 16)
+    pixels: np.ndarray  # (tiles, pixels, 16)
     weights: np.ndarray  # (tokens + 1, 16)
     words: np.ndarray  # a packed tile of activations
     heads: np.ndarray  # packed queries and keys, values, boolean: see `places`
@@ -116,7 +111,7 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
     """arrays: by the names of `packing.shapes`, float32 or float16 and packed bits."""
     store = _Store(config, arrays)
     rows = len(config.attention_inputs) + 4
-    table = np.zeros((config.depth * rows, COLUMNS), np.int64)
+    table = np.zeros((config.depth * rows, columns.COUNT), np.int64)
     for i in range(config.depth):
         _fill_block(table[i * rows : (i + 1) * rows], f"blocks.{i}", config, store)
     tiles = -(-config.tokens // LANES)
@@ -185,7 +180,7 @@ def work(plan: Plan) -> Work:
         out=floats(tile),
         linear=floats(widest * LANES),
         hidden=floats(widest * LANES),
-        pixels=floats(plan.pixels * LANES),
+        pixels=floats(plan.tiles * plan.pixels * LANES),
         weights=floats((plan.tokens + 1) * LANES),
         words=np.zeros(words(widest) * LANES, np.uint32),
         heads=np.zeros(_places(plan)[-1], np.uint32),
@@ -200,6 +195,12 @@ def _places(plan: Plan) -> tuple[int, int, int]:
     blocks = -(-plan.head_dim // LANES)
     boolean_at = values + plan.heads * blocks * words(plan.tokens) * LANES
     return values, boolean_at, boolean_at + words(plan.tokens) * LANES
+
+
+def scores(config: Config, arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """Every score that can occur in the attention of this name, see `attention.scores`."""
+    weights = arrays.get(f"{name}.band_weight", np.ones((1, config.heads)))
+    return attention.scores(np.asarray(weights, np.float32), config.head_dim)
 
 
 class _Store:
@@ -247,11 +248,11 @@ def _fill_block(table: np.ndarray, name: str, config: Config, store: _Store) -> 
     units = [(f"attn.{t}", C, C) for t in config.attention_inputs]
     units += [("attn.proj", C, C), ("mlp.up", C, hidden), ("mlp.down", hidden, C)]
     for row, (unit, inputs, outputs) in zip(table, units, strict=False):
-        row[INPUTS], row[OUTPUTS] = inputs, outputs
-        row[BITS] = store.keep_bits(f"{name}.{unit}.bits", inputs)
+        row[columns.INPUTS], row[columns.OUTPUTS] = inputs, outputs
+        row[columns.BITS] = store.keep_bits(f"{name}.{unit}.bits", inputs)
         _fill(row, f"{name}.{unit}", PROJECTION, config, store)
     for row, t in zip(table, config.attention_inputs, strict=False):
-        row[HEAD_MOVE] = store.keep(f"{name}.attn.{t}_move")
+        row[columns.HEAD_MOVE] = store.keep(f"{name}.attn.{t}_move")
     own = table[-1]
     _fill_attention(own, f"{name}.attn", config, store)
     for path, column in BLOCK.items():
@@ -264,18 +265,17 @@ def _fill_block(table: np.ndarray, name: str, config: Config, store: _Store) -> 
 
 
 def _fill_attention(row: np.ndarray, name: str, config: Config, store: _Store) -> None:
-    row[SHORTCUT], row[NEIGHBOUR] = store.ones, store.zeros
+    row[columns.SHORTCUT], row[columns.NEIGHBOUR] = store.ones, store.zeros
     own = {path: column for path, column in ATTENTION.items() if f"{name}.{path}" in store.arrays}
     _fill(row, name, own, config, store)
     alpha = np.asarray(store.arrays[f"{name}.alpha"], np.float32).reshape(-1)
-    row[STEP] = store.add(np.broadcast_to(boolean.step_of(alpha), config.heads))
-    weights = store.arrays.get(f"{name}.band_weight", np.ones((1, config.heads)))
-    entries, exponential = attention.table(np.asarray(weights, np.float32), config.head_dim)
-    row[TABLE], row[EXPONENTIAL] = store.add(entries), exponential
+    row[columns.STEP] = store.add(np.broadcast_to(boolean.step_of(alpha), config.heads))
+    entries, exponential = attention.table(scores(config, store.arrays, name))
+    row[columns.TABLE], row[columns.EXPONENTIAL] = store.add(entries), exponential
 
 
-def _fill(row, name: str, columns: Mapping[str, int], config: Config, store: _Store) -> None:
-    for path, column in columns.items():
+def _fill(row, name: str, places: Mapping[str, int], config: Config, store: _Store) -> None:
+    for path, column in places.items():
         row[column] = store.keep(f"{name}.{path}")
     lanes = -(-config.tokens // LANES) * LANES
     for path, column in TOKEN_SHIFTS.items():

@@ -12,15 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-from numba import types
 from numba.extending import overload, register_jitable
 
-from refimpl.engine.plan import (
-    ALPHA1, ALPHA2, BETA1, BETA2, BITS, EXPONENTIAL, HEAD_MOVE, INPUTS, MOVE, NEIGHBOUR, NORM1_BIAS,
-    NORM1_WEIGHT, NORM2_BIAS, NORM2_WEIGHT, NORM_BIAS, NORM_WEIGHT, OUTPUTS, SCALE, SHIFT_IN,
-    SHIFT_OUT, SHORTCUT, SLOPE, STEP, TABLE, TOKEN_IN, TOKEN_OUT, Plan, Work,
-)  # fmt: skip
+from refimpl.engine import columns
+from refimpl.engine.plan import Plan, Work
 from refimpl.kernels import attention, dense, stencils, tiles
 from refimpl.kernels.compile import jit
 from refimpl.kernels.popcount import WORD
@@ -29,17 +24,18 @@ from refimpl.kernels.vector import LANES
 FINE = -1
 
 
-def keep(listener: Callable | None, what: str, row: int, tile: int, values: np.ndarray, at: int):
-    """Show a listener some values: nothing at all in compiled code."""
+def keep(listener: Callable | None, what: str, row: int, head: int, tile: int, values, at: int):
+    """Show a listener values that begin at a place of an array; nothing at all in compiled code.
+
+    row: of the table; of what is a block's own, its last.
+    """
     if listener is not None:
-        listener(what, row, tile, values, at)
+        listener(what, row, head, tile, values, at)
 
 
 @overload(keep)
-def _keep_nothing(listener, what, row, tile, values, at):
-    if isinstance(listener, types.NoneType):
-        return lambda listener, what, row, tile, values, at: None
-    return None
+def _keep_nothing(listener, what, row, head, tile, values, at):
+    return lambda listener, what, row, head, tile, values, at: None
 
 
 def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) -> int:
@@ -47,8 +43,7 @@ def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) ->
 
     Returns FINE, or the row of the table in which NaN or infinity entered a sign first.
     """
-    for tile in range(plan.tiles):
-        _embed(listener, plan, work, image, tile)
+    _embed(listener, plan, work, image)
     status = FINE
     for block in range(plan.depth):
         own = block * plan.rows + plan.rows - 1
@@ -57,8 +52,9 @@ def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) ->
         for tile in range(plan.tiles):
             broken = _feed_attention(listener, plan, work, block, tile)
             status = broken if status == FINE else status
-        if not _pack_values(plan, work, block) and status == FINE:
-            status = block * plan.rows + plan.inputs - 1
+        value = block * plan.rows + plan.inputs - 1
+        if not _pack_values(listener, plan, work, value) and status == FINE:
+            status = value
         for tile in range(plan.tiles):
             broken = _finish_block(listener, plan, work, block, tile)
             status = broken if status == FINE else status
@@ -70,15 +66,26 @@ compiled_forward = jit(forward)
 
 
 @register_jitable
-def _embed(listener, plan, work, image, tile):
-    token, stride = tile * LANES, plan.channels * LANES
-    dense.patches(image, plan.first, token, plan.patch, plan.grid[1], work.pixels)
-    dense.embed(
-        work.pixels, plan.pixels, plan.embed, plan.channels,
-        plan.floats, plan.bias, plan.cls_token, plan.position, plan.tiles * LANES, plan.masks,
-        token, work.linear, work.x, tile * stride,
-    )  # fmt: skip
-    keep(listener, "tokens", 0, tile, work.x, tile * stride)
+def _embed(listener, plan, work, image):
+    """The tokens that enter the first block, in the stream."""
+    lanes = plan.tiles * LANES
+    for token in range(0, lanes, LANES):
+        dense.patches(
+            image, plan.first, token, plan.patch, plan.grid[1], work.pixels, token * plan.pixels
+        )
+    for channel in range(0, plan.channels, LANES):
+        dense.embed(
+            work.pixels, plan.pixels, plan.embed, channel, plan.channels, plan.floats, plan.bias,
+            lanes, work.linear, work.x,
+        )  # fmt: skip
+    for tile in range(plan.tiles):
+        x_at = tile * plan.channels * LANES
+        keep(listener, "patch_embed.out", 0, 0, tile, work.x, x_at)
+        dense.position(
+            work.x, x_at, plan.channels, plan.floats, plan.cls_token, plan.position, lanes,
+            plan.masks, tile * LANES,
+        )  # fmt: skip
+        keep(listener, "tokens", 0, 0, tile, work.x, x_at)
 
 
 @register_jitable
@@ -86,7 +93,8 @@ def _normalise(plan, work, own, tile):
     """LayerNorm1 of a tile, into the field."""
     tiles.normalise(
         work.x, tile * plan.channels * LANES, plan.channels,
-        plan.floats, plan.table[own, NORM1_WEIGHT], plan.table[own, NORM1_BIAS], plan.eps,
+        plan.floats, plan.table[own, columns.NORM1_WEIGHT], plan.table[own, columns.NORM1_BIAS],
+        plan.eps,
         work.normalised, plan.margin + tile * LANES, plan.pitch,
     )  # fmt: skip
 
@@ -95,12 +103,13 @@ def _normalise(plan, work, own, tile):
 def _feed_attention(listener, plan, work, block, tile):
     """Projections of a tile -> its packed queries and keys, their sum, and its values."""
     stride, here = plan.channels * LANES, plan.margin + tile * LANES
+    own = block * plan.rows + plan.rows - 1
     tiles.cut(work.normalised, plan.pitch, here, plan.channels, work.hidden)
-    keep(listener, "norm1.out", block * plan.rows, tile, work.hidden, 0)
+    keep(listener, "norm1.out", own, 0, tile, work.hidden, 0)
     if plan.haar:
         _split(plan, work, tile)
-        keep(listener, "attn.low", block * plan.rows, tile, work.low, 0)
-        keep(listener, "attn.high", block * plan.rows, tile, work.high, 0)
+        keep(listener, "attn.low", own, 0, tile, work.low, 0)
+        keep(listener, "attn.high", own, 0, tile, work.high, 0)
     status = FINE
     for t in range(plan.inputs):
         row = block * plan.rows + t
@@ -116,9 +125,10 @@ def _feed_attention(listener, plan, work, block, tile):
                 at = head * plan.head_dim
                 fine &= tiles.pack(
                     work.out, at * LANES, plan.head_dim,
-                    plan.floats, plan.table[row, HEAD_MOVE] + at,
+                    plan.floats, plan.table[row, columns.HEAD_MOVE] + at,
                     work.heads, _head(plan, t, head, tile),
                 )  # fmt: skip
+                keep(listener, "head_bit", row, head, tile, work.heads, _head(plan, t, head, tile))
         if not fine and status == FINE:
             status = row
     return status
@@ -142,22 +152,22 @@ def _split(plan, work, tile):
 def _project(listener, plan, work, row, tile, x, x_at, out, out_at):
     """P(x; I -> O) of a tile; False where NaN or infinity entered the sign."""
     table, floats = plan.table, plan.floats
-    inputs, outputs = table[row, INPUTS], table[row, OUTPUTS]
-    fine = tiles.pack(x, x_at, inputs, floats, table[row, MOVE], work.words, 0)
-    keep(listener, "bit", row, tile, work.words, 0)
+    inputs, outputs = table[row, columns.INPUTS], table[row, columns.OUTPUTS]
+    fine = tiles.pack(x, x_at, inputs, floats, table[row, columns.MOVE], work.words, 0)
+    keep(listener, "bit", row, 0, tile, work.words, 0)
     tiles.multiply(
-        plan.path, work.words, inputs, plan.bits, table[row, BITS], outputs,
-        floats, table[row, SCALE], work.ints, work.linear,
+        plan.path, work.words, inputs, plan.bits, table[row, columns.BITS], outputs,
+        floats, table[row, columns.SCALE], work.ints, work.linear,
     )  # fmt: skip
-    keep(listener, "linear", row, tile, work.linear, 0)
-    norm = (table[row, NORM_WEIGHT], table[row, NORM_BIAS])
+    keep(listener, "linear", row, 0, tile, work.linear, 0)
+    norm = (table[row, columns.NORM_WEIGHT], table[row, columns.NORM_BIAS])
     shifts, token_shifts = _rprelu(plan, row, tile)
     tiles.finish(
         work.linear, outputs, x, x_at, inputs, floats, norm, shifts, token_shifts, plan.eps,
         out, out_at,
     )  # fmt: skip
-    keep(listener, "norm", row, tile, work.linear, 0)
-    keep(listener, "out", row, tile, out, out_at)
+    keep(listener, "norm", row, 0, tile, work.linear, 0)
+    keep(listener, "out", row, 0, tile, out, out_at)
     return fine
 
 
@@ -166,8 +176,8 @@ def _rprelu(plan, row, tile):
     """Places of the channel shifts, and of the token shifts of a tile."""
     table, token = plan.table, tile * LANES
     return (
-        (table[row, SHIFT_IN], table[row, SLOPE], table[row, SHIFT_OUT]),
-        (table[row, TOKEN_IN] + token, table[row, TOKEN_OUT] + token),
+        (table[row, columns.SHIFT_IN], table[row, columns.SLOPE], table[row, columns.SHIFT_OUT]),
+        (table[row, columns.TOKEN_IN] + token, table[row, columns.TOKEN_OUT] + token),
     )
 
 
@@ -186,12 +196,14 @@ def _values(plan, head):
 
 
 @register_jitable
-def _pack_values(plan, work, block):
-    row = block * plan.rows + plan.inputs - 1
-    return attention.pack_values(
+def _pack_values(listener, plan, work, row):
+    fine = attention.pack_values(
         work.value, plan.pitch, plan.margin, plan.tokens, plan.channels, plan.head_dim,
-        plan.floats, plan.table[row, HEAD_MOVE], work.heads, _values(plan, 0),
+        plan.floats, plan.table[row, columns.HEAD_MOVE], work.heads, _values(plan, 0),
     )  # fmt: skip
+    for head in range(plan.heads):
+        keep(listener, "head_bit", row, head, 0, work.heads, _values(plan, head))
+    return fine
 
 
 @register_jitable
@@ -206,22 +218,35 @@ def _finish_block(listener, plan, work, block, tile):
     if not _project(listener, plan, work, proj, tile, work.low, 0, work.out, 0):
         status = proj
     tiles.add_scaled(
-        work.x, x_at, work.out, plan.channels, floats, table[own, ALPHA1], table[own, BETA1]
+        work.x,
+        x_at,
+        work.out,
+        plan.channels,
+        floats,
+        table[own, columns.ALPHA1],
+        table[own, columns.BETA1],
     )
-    keep(listener, "mid", own, tile, work.x, x_at)
+    keep(listener, "mid", own, 0, tile, work.x, x_at)
     tiles.normalise(
         work.x, x_at, plan.channels,
-        floats, table[own, NORM2_WEIGHT], table[own, NORM2_BIAS], plan.eps, work.low, 0, LANES,
+        floats, table[own, columns.NORM2_WEIGHT], table[own, columns.NORM2_BIAS], plan.eps,
+        work.low, 0, LANES,
     )  # fmt: skip
-    keep(listener, "norm2.out", own, tile, work.low, 0)
+    keep(listener, "norm2.out", own, 0, tile, work.low, 0)
     fine = _project(listener, plan, work, up, tile, work.low, 0, work.hidden, 0)
     status = up if status == FINE and not fine else status
     fine = _project(listener, plan, work, down, tile, work.hidden, 0, work.out, 0)
     status = down if status == FINE and not fine else status
     tiles.add_scaled(
-        work.x, x_at, work.out, plan.channels, floats, table[own, ALPHA2], table[own, BETA2]
+        work.x,
+        x_at,
+        work.out,
+        plan.channels,
+        floats,
+        table[own, columns.ALPHA2],
+        table[own, columns.BETA2],
     )
-    keep(listener, "out", own, tile, work.x, x_at)
+    keep(listener, "out", own, 0, tile, work.x, x_at)
     return status
 
 
@@ -231,22 +256,22 @@ def _attend(listener, plan, work, own, tile):
     floats, here = plan.floats, plan.margin + tile * LANES
     for head in range(plan.heads):
         _attend_head(listener, plan, work, own, tile, head)
-    keep(listener, "context", own, tile, work.low, 0)
+    keep(listener, "attn.context", own, 0, tile, work.low, 0)
     tiles.normalise(
         work.low, 0, plan.channels,
-        floats, plan.table[own, NORM_WEIGHT], plan.table[own, NORM_BIAS], plan.eps,
+        floats, plan.table[own, columns.NORM_WEIGHT], plan.table[own, columns.NORM_BIAS], plan.eps,
         work.linear, 0, LANES,
     )  # fmt: skip
-    keep(listener, "norm", own, tile, work.linear, 0)
+    keep(listener, "attn.norm.out", own, 0, tile, work.linear, 0)
     if plan.differential:
         stencils.neighbour_mean(
             work.value, plan.pitch, plan.margin, plan.channels, plan.masks, plan.counts,
             plan.tiles * LANES, tile * LANES, plan.grid[1], work.high,
         )  # fmt: skip
-        keep(listener, "neighbour_mean", own, tile, work.high, 0)
+        keep(listener, "attn.neighbour_mean", own, 0, tile, work.high, 0)
         stencils.differential(
             work.value, plan.pitch, here, plan.channels, work.high,
-            floats, plan.table[own, SHORTCUT], plan.table[own, NEIGHBOUR], work.out,
+            floats, plan.table[own, columns.SHORTCUT], plan.table[own, columns.NEIGHBOUR], work.out,
         )  # fmt: skip
     else:
         tiles.cut(work.value, plan.pitch, here, plan.channels, work.out)
@@ -255,7 +280,7 @@ def _attend(listener, plan, work, own, tile):
         work.linear, work.shortcut, tile * plan.channels * LANES, work.out, plan.channels,
         floats, shifts, token_shifts, work.low,
     )  # fmt: skip
-    keep(listener, "attn.out", own, tile, work.low, 0)
+    keep(listener, "attn.out", own, 0, tile, work.low, 0)
 
 
 @register_jitable
@@ -268,16 +293,16 @@ def _attend_head(listener, plan, work, own, tile, head):
             plan.path, work.heads, queries, keys, plan.head_dim, plan.tiles,
             work.ints, band * rows * LANES,
         )  # fmt: skip
-    keep(listener, "scores", own + head, tile, work.ints, 0)
+    keep(listener, "attn.scores", own, head, tile, work.ints, 0)
     attention.weigh(
         work.ints, rows * LANES if plan.haar else 0, plan.tokens, plan.head_dim,
-        plan.floats, plan.table[own, TABLE] + head * plan.entries, plan.table[own, EXPONENTIAL],
-        work.weights,
+        plan.floats, plan.table[own, columns.TABLE] + head * plan.entries,
+        plan.table[own, columns.EXPONENTIAL], work.weights,
     )  # fmt: skip
-    keep(listener, "weights", own + head, tile, work.weights, 0)
-    step, boolean_at = plan.floats[plan.table[own, STEP] + head], _values(plan, plan.heads)
+    keep(listener, "attn.weights", own, head, tile, work.weights, 0)
+    step, boolean_at = plan.floats[plan.table[own, columns.STEP] + head], _values(plan, plan.heads)
     attention.binarize(work.weights, plan.tokens, step, work.heads, boolean_at, work.ones)
-    keep(listener, "prob.bit", own + head, tile, work.heads, boolean_at)
+    keep(listener, "attn.prob.bit", own, head, tile, work.heads, boolean_at)
     attention.attend(
         plan.path, work.heads, boolean_at, _values(plan, head), plan.tokens, plan.head_dim,
         work.ones, step, work.ints, work.low, head * plan.head_dim * LANES,
@@ -295,12 +320,11 @@ def _classify(listener, plan, work, logits):
             work.x, tile * plan.channels * LANES, plan.channels,
             plan.floats, plan.norm_weight, plan.norm_bias, plan.eps, work.out, 0, LANES,
         )  # fmt: skip
-        keep(listener, "norm.out", 0, tile, work.out, 0)
+        keep(listener, "norm.out", 0, 0, tile, work.out, 0)
         if mean_pool:
             tiles.pool(work.out, plan.channels, plan.tokens, tile * LANES, work.low)
         elif tile == 0:
             work.low[:] = work.out
-    for first in range(0, plan.classes, LANES):
-        dense.dot(plan.head, first * plan.channels, work.low, 0, plan.channels, work.linear, 0)
-        for c in range(first, min(first + LANES, plan.classes)):
-            logits[c] = work.linear[c - first] + plan.floats[plan.head_bias + c]
+    dense.classify(
+        plan.head, plan.channels, work.low, plan.floats, plan.head_bias, work.linear, logits
+    )

@@ -30,18 +30,22 @@ from refimpl.kernels.vector import (
 WIDEST = 80.0  # between the scores of a head, so that no exponential in float32 is lost
 
 
-def table(weights: np.ndarray, head_dim: int) -> tuple[np.ndarray, bool]:
-    """Scores by whole number, as exponentials or, where these are too far apart, bare.
+def scores(weights: np.ndarray, head_dim: int) -> np.ndarray:
+    """Every score that can occur, by whole number: float32 (heads, entries).
 
-    weights: float32 (1 or 2 bands, heads) -> float32 (heads, entries), and whether they are
-    exponentials. Entry i (or i * (d + 1) + j) belongs to products 2 i - d (and 2 j - d).
+    weights: float32 (1 or 2 bands, heads). Entry i (or i * (d + 1) + j) belongs to the products
+    2 i - d (and 2 j - d) of the bands.
     """
     products = np.arange(-head_dim, head_dim + 1, 2).astype(np.float32)  # (d + 1,)
-    scores = weights[0][:, None] * products  # (heads, d + 1)
+    found = weights[0][:, None] * products  # (heads, d + 1)
     if len(weights) == 2:
         high = weights[1][:, None, None] * products
-        scores = (scores[:, :, None] + high).reshape(len(scores), -1)
-    scores = scores / np.float32(math.sqrt(head_dim))
+        found = (found[:, :, None] + high).reshape(len(found), -1)
+    return found / np.float32(math.sqrt(head_dim))
+
+
+def table(scores: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Exponentials of all scores or, where these lie too far apart, the bare scores; and which."""
     largest = scores.max(axis=1, keepdims=True)
     if (largest - scores.min(axis=1, keepdims=True)).max() > WIDEST:
         return scores, False

@@ -69,7 +69,7 @@ def dot(x, x_at, w, w_at, length, out, out_at):
 
 
 @jit
-def patches(image, first, token, size, width, tile):
+def patches(image, first, token, size, width, out, out_at):
     """Pixels of sixteen patches, (channels * size * size, 16); 0 in lanes that have no patch.
 
     image (channels, H, W); the tile begins at this token, the grid at token `first`.
@@ -79,27 +79,46 @@ def patches(image, first, token, size, width, tile):
         n = token + lane - first
         on_grid = 0 <= n < height * width
         i, j = (n // width * size, n % width * size) if on_grid else (0, 0)
-        k = lane
+        k = out_at + lane
         for channel in range(channels):
             for y in range(i, i + size):
                 for x in range(j, j + size):
-                    tile[k] = image[channel, y, x] if on_grid else np.float32(0)
+                    out[k] = image[channel, y, x] if on_grid else np.float32(0)
                     k += LANES
 
 
 @jit
-def embed(
-    tile, inputs, weight, outputs, floats, bias, cls, places, lanes, masks, token, sums, out, out_at
-):
-    """weight . pixels + bias, or the class token where no patch is, + position: a tile's tokens.
+def embed(pixels, inputs, weight, first, outputs, floats, bias, lanes, sums, out):
+    """Sixteen channels (or as many as are left) of weight . pixels + bias, from `first` on.
 
-    bias (outputs,), cls (outputs,) and the positions (outputs, lanes) begin at their places of
-    `floats`; masks as in `stencils`; sums (16, 16) is room.
+    pixels (tiles, inputs, 16) -> out (tiles, outputs, 16); sums (16, 16) is room. All tiles for the
+    same rows of the weight, which then stay in the cache.
+    """
+    for token in range(0, lanes, LANES):
+        dot(pixels, token * inputs, weight, first * inputs, inputs, sums, 0)
+        for o in range(first, min(first + LANES, outputs)):
+            y = load(sums, (o - first) * LANES) + splat(floats[bias + o])
+            store(out, token * outputs + o * LANES, y)
+
+
+@jit
+def position(x, x_at, outputs, floats, cls, places, lanes, masks, token):
+    """x, or the class token where no patch is, + position: a tile's tokens.
+
+    cls (outputs,) and the positions (outputs, lanes) begin at their places of `floats`; masks as in
+    `stencils`.
     """
     on_grid = load(masks, GRID * lanes + token) > splat(np.int32(0))
-    for first in range(0, outputs, LANES):
-        dot(tile, 0, weight, first * inputs, inputs, sums, 0)
-        for o in range(first, min(first + LANES, outputs)):
-            patch = load(sums, (o - first) * LANES) + splat(floats[bias + o])
-            y = select(on_grid, patch, splat(floats[cls + o]))
-            store(out, out_at + o * LANES, y + load(floats, places + o * lanes + token))
+    for o in range(outputs):
+        y = select(on_grid, load(x, x_at + o * LANES), splat(floats[cls + o]))
+        store(x, x_at + o * LANES, y + load(floats, places + o * lanes + token))
+
+
+@jit
+def classify(weight, inputs, x, floats, bias, sums, logits):
+    """logits (classes,) = weight . x + bias for the token in lane 0 of the tile x."""
+    classes = len(logits)
+    for first in range(0, classes, LANES):
+        dot(weight, first * inputs, x, 0, inputs, sums, 0)  # classes by lane, tokens by row
+        for c in range(first, min(first + LANES, classes)):
+            logits[c] = sums[c - first] + floats[bias + c]

@@ -2,7 +2,7 @@
 
 A tile is (channels, 16) float32 in a flat array from a place `…_at` on. Whatever is done a channel
 at a time (pack the signs, normalise, shift) then needs no sum across lanes, and sums over channels
-run channel after channel, on every CPU in the same order.
+run in the same order on every CPU.
 """
 
 from __future__ import annotations
@@ -63,23 +63,38 @@ def multiply(path, words, inputs, bits, bits_at, outputs, floats, scale, ints, l
 
 @inlined
 def statistics(x, x_at, channels, eps):
-    """Mean over the channels of each token, and 1 / sqrt(variance + eps), in two passes."""
-    one_over = splat(np.float32(1) / np.float32(channels))
-    total = splat(np.float32(0))
-    for c in range(channels):
-        total = total + load(x, x_at + c * LANES)
-    mean = total * one_over
-    squares = splat(np.float32(0))
-    for c in range(channels):
-        centred = load(x, x_at + c * LANES) - mean
-        squares = squares + centred * centred
-    variance = squares * one_over
+    """Mean over the channels of each token, and 1 / sqrt(variance + eps), in two passes.
+
+    A sum is four sums, of every fourth channel: one would wait for each addition.
+    """
+    one_over, zero = splat(np.float32(1) / np.float32(channels)), splat(np.float32(0))
+    s0, s1, s2, s3 = zero, zero, zero, zero
+    fours = channels // 4 * 4
+    for c in range(0, fours, 4):
+        at = x_at + c * LANES
+        s0 = s0 + load(x, at)
+        s1 = s1 + load(x, at + LANES)
+        s2 = s2 + load(x, at + 2 * LANES)
+        s3 = s3 + load(x, at + 3 * LANES)
+    for c in range(fours, channels):
+        s0 = s0 + load(x, x_at + c * LANES)
+    mean = ((s0 + s1) + (s2 + s3)) * one_over
+    v0, v1, v2, v3 = zero, zero, zero, zero
+    for c in range(0, fours, 4):
+        at = x_at + c * LANES
+        d0, d1 = load(x, at) - mean, load(x, at + LANES) - mean
+        d2, d3 = load(x, at + 2 * LANES) - mean, load(x, at + 3 * LANES) - mean
+        v0, v1, v2, v3 = v0 + d0 * d0, v1 + d1 * d1, v2 + d2 * d2, v3 + d3 * d3
+    for c in range(fours, channels):
+        d0 = load(x, x_at + c * LANES) - mean
+        v0 = v0 + d0 * d0
+    variance = ((v0 + v1) + (v2 + v3)) * one_over
     return mean, splat(np.float32(1)) / square_root(variance + splat(eps))
 
 
 @inlined
 def rprelu(y, floats, c, places, token_in, token_out):
-    """Improved RPReLU of channel c; places (shift_in, slope, shift_out) are in `floats` [SPEC 3]."""
+    """Improved RPReLU of channel c; places: shift_in, slope, shift_out in `floats` [SPEC 3]."""
     shift_in, slope, shift_out = places
     u = y - splat(floats[shift_in + c]) - token_in
     bent = select(u > splat(np.float32(0)), u, u * splat(floats[slope + c]))
@@ -105,21 +120,28 @@ def finish(linear, outputs, x, x_at, inputs, floats, norm, rprelu_at, tokens, ep
     """
     mean, scale = statistics(linear, 0, outputs, eps)
     token_in, token_out = load(floats, tokens[0]), load(floats, tokens[1])
-    together = max(inputs // outputs, 1)  # channels that fit() takes the mean of
-    source = 0
+    if inputs <= outputs:  # fit() repeats the channels
+        for first in range(0, outputs, inputs):
+            for c in range(inputs):
+                o = first + c
+                y = (load(linear, o * LANES) - mean) * scale
+                y = y * splat(floats[norm[0] + o]) + splat(floats[norm[1] + o])
+                store(linear, o * LANES, y)
+                y = y + load(x, x_at + c * LANES)
+                y = rprelu(y, floats, o, rprelu_at, token_in, token_out)
+                store(out, out_at + o * LANES, y)
+        return
+    together = inputs // outputs  # fit() takes the mean of so many
     for o in range(outputs):
         y = (load(linear, o * LANES) - mean) * scale
         y = y * splat(floats[norm[0] + o]) + splat(floats[norm[1] + o])
         store(linear, o * LANES, y)
-        shortcut = load(x, x_at + source * LANES)
-        for c in range(source + 1, source + together):
-            shortcut = shortcut + load(x, x_at + c * LANES)
-        if together > 1:
-            shortcut = shortcut / splat(np.float32(together))
-        source += together
-        if source == inputs:
-            source = 0  # fit() repeats the channels
-        y = rprelu(y + shortcut, floats, o, rprelu_at, token_in, token_out)
+        at = x_at + o * together * LANES
+        shortcut = load(x, at)
+        for c in range(1, together):
+            shortcut = shortcut + load(x, at + c * LANES)
+        y = y + shortcut / splat(np.float32(together))
+        y = rprelu(y, floats, o, rprelu_at, token_in, token_out)
         store(out, out_at + o * LANES, y)
 
 
