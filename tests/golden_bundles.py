@@ -60,10 +60,10 @@ def write_index(folder: Path, rows: list[dict[str, str]]) -> None:
         writer.writerows(rows)
 
 
-def change_line(folder: Path, name: str, **fields: str) -> None:
+def change_line(folder: Path, tap: str, /, **fields: str) -> None:
     """Other values in one line of the index."""
     rows = read_index(folder)
-    (line,) = (row for row in rows if row["name"] == name)
+    (line,) = (row for row in rows if row["name"] == tap)
     line.update(fields)
     write_index(folder, rows)
 

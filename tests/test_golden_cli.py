@@ -1,0 +1,433 @@
+"""`refimpl golden` in this process: what it prints, its exit status, and what hostile files do."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+from refimpl.golden import candidate, store
+from refimpl.models import files
+from tests import golden_bundles
+from tests.command_line import SEVEN, Result, run, save_model
+from tests.golden_bundles import BUNDLE, change_array, change_line, copy, read_index, rehash
+
+BIT, REAL, INT = "blocks.0.mlp.up.bit", "blocks.0.mlp.up.linear", "blocks.0.mlp.up.int"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    return str(save_model(tmp_path_factory.mktemp("model") / "tiny.safetensors"))
+
+
+def dump(folder: Path, changes: dict[str, np.ndarray]) -> Path:
+    """A candidate, right but for some taps."""
+    np.savez(folder / "port.npz", **{**golden_bundles.arrays(), **changes})
+    return folder / "port.npz"
+
+
+def one_line(result: Result, status: int, *words: str) -> None:
+    assert result.status == status, result
+    assert result.out == ""
+    assert re.fullmatch(r"refimpl: [^\n]+\n", result.err), result.err
+    for word in words:
+        assert word in result.err, result.err
+
+
+# --- make -----------------------------------------------------------------------------------------
+
+
+def test_make_from_an_image_as_the_model_prepares_it(model, tmp_path) -> None:
+    from refimpl.classifier import classifier
+    from refimpl.data.images import open_image
+
+    result = run("golden", "make", "--model", model, "--image", SEVEN, SEVEN, "-o", tmp_path / "b")
+    assert (result.status, result.err) == (0, "")
+    assert re.fullmatch(r".*/b: \d+ taps, [\d,]+ bytes\n", result.out)
+    made = store.read(tmp_path / "b")
+    expected = classifier(model).preprocessing.apply(open_image(SEVEN))
+    assert made.input.dtype == np.float64
+    np.testing.assert_array_equal(made.input, np.stack([expected] * 2))
+    assert made.manifest["kind"] == "ordinary"
+    assert not any(name.startswith("grads/") for name in made.entries)
+    assert run("golden", "selfcheck", tmp_path / "b").status == 0
+
+
+def test_make_random_from_an_architecture_is_the_same_each_time(tmp_path) -> None:
+    options = ("--model", "react_micro", "--taps", "block", "--grads", "--dtype", "float32")
+    for name in ("a", "b"):
+        made = run("golden", "make", *options, "--random", 5, "-o", tmp_path / name)
+        assert made.status == 0, made
+    first, second = ((tmp_path / name / "index.csv").read_bytes() for name in ("a", "b"))
+    assert first == second
+    bundle = store.read(tmp_path / "a")
+    assert bundle.input.dtype == np.float32
+    assert "grads/input" in bundle.entries
+    assert "blocks.0.attn.q.linear" not in bundle.entries
+    run("golden", "make", *options, "--random", 6, "-o", tmp_path / "c")
+    assert (tmp_path / "c" / "index.csv").read_bytes() != first
+
+
+def test_make_random_keeps_the_parameters_of_a_file(model, tmp_path) -> None:
+    import refimpl
+
+    options = ("--taps", "io", "--random", 5)
+    assert run("golden", "make", "--model", model, *options, "-o", tmp_path / "a").status == 0
+    made = store.read(tmp_path / "a")
+    assert list(made.entries) == ["logits"]
+    _, params = refimpl.load(model)
+    np.testing.assert_array_equal(made.params["head"]["weight"], params["head"]["weight"])
+
+
+def test_make_tie_free_says_how_long_it_searched(tmp_path) -> None:
+    small = golden_bundles.bundle()
+    files.save(tmp_path / "small.safetensors", small.model, small.params)
+    options = ("--model", tmp_path / "small.safetensors", "--random", 0, "--tie-free")
+    made = run("golden", "make", *options, "-o", tmp_path / "a")
+    assert made.status == 0, made
+    assert re.match(r"tie-free: input \d+ of the search, \d+\.\d s\n", made.out)
+    manifest = store.read(tmp_path / "a").manifest
+    assert manifest["kind"] == "tie-free"
+    assert manifest["search"]["attempts"] >= 1
+    shown = json.loads(run("golden", "inspect", tmp_path / "a", "--json").out)
+    assert shown["ties"]["taps_with_margin_in_tolerance"] == 0
+
+
+def test_make_adversarial(tmp_path) -> None:
+    made = run("golden", "make", "--random", 2, "--adversarial", "-o", tmp_path / "a")
+    assert made.status == 0, made
+    shown = json.loads(run("golden", "inspect", tmp_path / "a", "--json").out)
+    assert shown["kind"] == "adversarial"
+    assert shown["ties"]["ties"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--model", "didb_micro", "--image", SEVEN), "an untrained architecture"),
+        (("--model", "nothing", "--random", 1), "no such file or model"),
+        (("--random", 1), "--model is missing"),
+        (("--image", SEVEN), "--model is missing"),
+        (("--adversarial", "--random", 1, "--model", "react_micro"), "expected --random and no"),
+        (("--adversarial", "--image", SEVEN), "expected --random and no --model"),
+        (("--model", "didb_micro_mnist", "--image", "none.png"), "none.png"),
+        (("--model", "didb_micro_mnist", "--image", __file__), "not an image"),
+    ],
+)
+def test_make_refuses_in_one_line(tmp_path, options, words) -> None:
+    one_line(run("golden", "make", *options, "-o", tmp_path / "a"), 2, words)
+    assert not (tmp_path / "a").exists()
+
+
+def test_make_overwrites_nothing(tmp_path) -> None:
+    (tmp_path / "mine").write_text("words")
+    options = ("--model", "react_micro", "--taps", "io", "--random", 1)
+    one_line(run("golden", "make", *options, "-o", tmp_path), 2, "an empty one")
+    one_line(run("golden", "make", *options, "-o", tmp_path / "mine"), 2, "an empty one")
+    one_line(run("golden", "make", *options, "-o", tmp_path / "no" / "b"), 2, "No such file")
+    assert (tmp_path / "mine").read_text() == "words"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("make", "--model", "react_micro", "-o", "x"),
+        ("make", "--model", "react_micro", "--random", "1", "--image", "x", "-o", "x"),
+        ("make", "--random", "-1", "-o", "x"),
+        ("make", "--random", "1", "--tie-free", "--adversarial", "-o", "x"),
+        ("make", "--random", "1", "--taps", "some", "-o", "x"),
+        ("compare", "small_tie_free"),
+        ("compare", "small_tie_free", "x", "--mode", "loose"),
+        ("inspect",),
+        ("selfcheck", "a", "b"),
+        (),
+    ],
+)
+def test_bad_usage(options) -> None:
+    result = run("golden", *options)
+    assert (result.status, result.out) == (2, "")
+    assert result.err.startswith("usage: ")
+
+
+# --- inspect and selfcheck ------------------------------------------------------------------------
+
+
+def test_inspect_shows_conventions_ties_and_every_tap() -> None:
+    status, out, err = run("golden", "inspect", "small_tie_free")
+    assert (status, err) == (0, "")
+    assert "tie-free, float64" in out
+    assert "ties: 0 of 19,788 bits, in 0 taps" in out
+    assert "least significant bit first" in out
+    for name, entry in golden_bundles.bundle().entries.items():
+        assert re.search(rf"^{re.escape(name)} +{entry.kind} ", out, re.MULTILINE)
+
+
+def test_inspect_of_a_bundle_as_json() -> None:
+    found = json.loads(run("golden", "inspect", BUNDLE, "--json").out)
+    entries = golden_bundles.bundle().entries
+    assert [tap["name"] for tap in found["taps"]] == list(entries)
+    assert sum(found["classes"].values()) == len(entries)
+    assert found["config"]["dim"] == 21
+    assert found["ties"]["smallest_margin"] == min(e.margin for e in entries.values() if e.margin)
+
+
+@pytest.mark.parametrize("name", [BIT, INT, REAL, "blocks.0.attn.prob.bit", "grads/input"])
+def test_inspect_of_a_tap(name) -> None:
+    value = golden_bundles.bundle().value(name)
+    found = json.loads(run("golden", "inspect", BUNDLE, name, "--json").out)
+    assert found["shape"] == list(value.shape)
+    assert found["statistics"]["count"] == value.size
+    out = run("golden", "inspect", BUNDLE, name).out
+    if value.dtype != bool:
+        assert found["statistics"]["max"] == value.max()
+        assert re.search(rf"max +{re.escape(str(value.max().item()))}\n", out)
+        return
+    assert found["statistics"]["ones"] == value.sum()
+    row = value[(0,) * (value.ndim - 1)]
+    bits = "".join(re.findall(r"bits  ([01. ]+)\n", out)).replace(" ", "").rstrip(".")
+    assert bits == "".join("1" if bit else "0" for bit in row)
+    stored = golden_bundles.arrays()[name].reshape(-1, 8)[0]
+    drawn = re.findall(r"hex   ([0-9a-f ]+)\n", out)[0].split()
+    assert drawn == [f"{byte:02x}" for byte in stored[: len(drawn)]]
+    z = golden_bundles.bundle().value(name.removesuffix("bit") + "z").reshape(-1, len(row))[0]
+    assert f"{z[0]:.6g}  {z[1]:.6g}" in out
+    assert ("1 where z > 1/2" in out) == name.endswith("prob.bit")
+
+
+def test_inspect_of_a_tap_that_is_not_there() -> None:
+    result = run("golden", "inspect", BUNDLE, "blocks.0.mlp.up.bits")
+    one_line(result, 2, "has no tap blocks.0.mlp.up.bits; did you mean blocks.0.mlp.up.bit?")
+
+
+def test_selfcheck_passes_and_says_so() -> None:
+    status, out, err = run("golden", "selfcheck", "small_tie_free")
+    assert (status, err) == (0, "")
+    assert out.startswith("NO DIVERGENCE\n\nPASS: 529 of 529 taps judged, 0 failed\n")
+    assert json.loads(run("golden", "selfcheck", BUNDLE, "--json").out)["passed"] is True
+
+
+def test_selfcheck_finds_a_value_that_the_weights_do_not_give(tmp_path) -> None:
+    folder = copy(tmp_path)
+    change_array(folder, INT, lambda x: np.where(np.arange(x.shape[-1]) == 5, -x, x))
+    rehash(folder)
+    status, out, err = run("golden", "selfcheck", folder)
+    assert (status, err) == (1, "")
+    assert out.startswith(f"FIRST DIVERGENCE: {INT}\n")
+    assert "likely cause" not in out
+
+
+# --- compare --------------------------------------------------------------------------------------
+
+
+def test_compare_passes(tmp_path) -> None:
+    for options in ((), ("--mode", "replay"), ("--strict",), ("--forced",), ("--fail-fast",)):
+        status, out, err = run("golden", "compare", BUNDLE, dump(tmp_path, {}), *options)
+        assert (status, err) == (0, "")
+        assert "PASS: 529 of 529 taps judged, 0 failed" in out
+
+
+def test_compare_fails_and_names_the_tap_and_the_cause(tmp_path) -> None:
+    right = golden_bundles.arrays()
+    port = dump(
+        tmp_path, {BIT: ~right[BIT], "blocks.1.attn.scores": right["blocks.1.attn.scores"] * 2}
+    )
+    status, out, err = run("golden", "compare", "small_tie_free", port)
+    assert (status, err) == (1, "")
+    assert f"\nFIRST DIVERGENCE: {BIT}\n" in out
+    assert re.search("likely cause +polarity inverted", out)
+    assert "blocks.1.attn.scores: " not in out  # tainted
+    _, out, _ = run("golden", "compare", "small_tie_free", port, "--forced")
+    assert "  blocks.1.attn.scores: scale missing" in out
+    _, out, _ = run("golden", "compare", "small_tie_free", port, "--mode", "replay", "--fail-fast")
+    assert f"\nFIRST DIVERGENCE: {BIT}\n" in out
+    assert "not looked at, after the first tap that failed" in out
+
+
+def test_compare_writes_every_kind_of_report(tmp_path) -> None:
+    port = dump(tmp_path, {REAL: 2 * golden_bundles.arrays()[REAL]})
+    paths = {kind: tmp_path / f"report.{kind}" for kind in ("json", "junit", "html")}
+    options = [part for kind, path in paths.items() for part in (f"--{kind}", path)]
+    assert run("golden", "compare", BUNDLE, port, *options).status == 1
+    found = json.loads(paths["json"].read_text())
+    assert (found["first_divergence"], found["candidate"]) == (REAL, str(port))
+    assert ElementTree.parse(paths["junit"]).getroot().get("failures") == "1"
+    assert "scale missing: every value is 2 times too large" in paths["html"].read_text()
+    one_line(
+        run("golden", "compare", BUNDLE, port, "--json", tmp_path / "no" / "f")._replace(out=""),
+        2, "No such file",
+    )  # fmt: skip
+
+
+def test_compare_with_names_of_its_own(tmp_path) -> None:
+    np.savez(tmp_path / "port.npz", theirs=golden_bundles.arrays()[REAL], other=np.zeros(2))
+    (tmp_path / "names.json").write_text(json.dumps({"theirs": REAL}))
+    options = (BUNDLE, tmp_path / "port.npz", "--map", tmp_path / "names.json")
+    status, out, _ = run("golden", "compare", *options)
+    assert status == 0
+    assert "PASS: 1 of 529 taps judged, 0 failed" in out
+    assert "missing from the candidate, not judged (528):" in out
+    assert "unknown, no tap of the model (1):\n  other\n" in out
+    (tmp_path / "names.json").write_text("words")
+    one_line(run("golden", "compare", *options), 3, "names.json", "not a readable map")
+
+
+def test_a_candidate_without_any_tap_is_no_candidate(tmp_path) -> None:
+    np.savez(tmp_path / "port.npz", theirs=np.zeros(2))
+    one_line(run("golden", "compare", BUNDLE, tmp_path / "port.npz"), 3, "port.npz")
+
+
+# --- what cannot be read: status 3 and one line ---------------------------------------------------
+
+
+def truncate(folder: Path) -> None:
+    path = folder / read_index(folder)[3]["file"]
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+def pickled(folder: Path) -> None:
+    change_array(folder, REAL, lambda x: np.array([{}], object), allow_pickle=True)
+
+
+def leave(target: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        np.save(folder.parent / "secret.npy", golden_bundles.arrays()[REAL])
+        change_line(folder, REAL, file=target.format(outside=folder.parent))
+
+    return change
+
+
+def link(folder: Path) -> None:
+    path = folder / next(row["file"] for row in read_index(folder) if row["name"] == REAL)
+    shutil.move(path, folder.parent / "secret.npy")
+    path.symlink_to(folder.parent / "secret.npy")
+
+
+def twice(folder: Path) -> None:
+    rows = read_index(folder)
+    golden_bundles.write_index(folder, [*rows, rows[5]])
+
+
+def set_padding(folder: Path) -> None:
+    change_array(folder, BIT, lambda x: x | np.uint8(128) * (np.arange(8) == 7).astype(np.uint8))
+
+
+def flip_a_value(folder: Path) -> None:
+    change_array(folder, REAL, lambda x: -x)
+
+
+def drop(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_text(text)
+
+
+# name -> (how to break it, whether all hashes are put right afterwards)
+BROKEN_BUNDLES: dict[str, tuple[Callable[[Path], object], bool]] = {
+    "truncated": (truncate, True),
+    "pickled": (pickled, True),
+    "shape": (lambda f: change_array(f, REAL, lambda x: x[:, 1:]), True),
+    "shape in the index": (lambda f: change_line(f, REAL, shape="1 9 9"), True),
+    "dtype": (lambda f: change_array(f, REAL, lambda x: x.astype(np.float32)), True),
+    "dtype of whole numbers": (lambda f: change_array(f, INT, lambda x: x.astype(np.int64)), True),
+    "endianness": (lambda f: change_array(f, REAL, lambda x: x.astype(">f8")), True),
+    "path above": (leave("../secret.npy"), True),
+    "absolute path": (leave("{outside}/secret.npy"), True),
+    "link": (link, True),
+    "duplicate name": (twice, True),
+    "missing tap": (lambda f: (f / read_index(f)[7]["file"]).unlink(), False),
+    "missing index": (drop("index.csv"), False),
+    "missing manifest": (drop("manifest.json"), False),
+    "missing weights": (drop("weights.safetensors"), False),
+    "missing input": (drop("input_0.npy"), False),
+    "hash of a tap": (flip_a_value, False),
+    "hash of the weights": (lambda f: (f / "weights.safetensors").open("ab").write(b" "), False),
+    "hash of the index": (lambda f: change_line(f, REAL, tolerance="1e9"), False),
+    "padding": (set_padding, True),
+    "manifest is no JSON": (write("manifest.json", "words"), False),
+    "manifest is a list": (write("manifest.json", "[]"), False),
+    "manifest is deep": (write("manifest.json", "[" * 100_000), False),
+    "index is empty": (write("index.csv", ""), False),
+    "kind of the index": (lambda f: change_line(f, REAL, **{"class": "bit"}), True),
+    "unknown tap": (lambda f: change_line(f, REAL, name="blocks.0.nothing"), True),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_BUNDLES)
+def test_a_broken_bundle_is_one_line_and_status_3(tmp_path, kind) -> None:
+    change, put_right = BROKEN_BUNDLES[kind]
+    folder = copy(tmp_path)
+    change(folder)
+    if put_right:
+        rehash(folder)
+    port = tmp_path / "port.npz"
+    np.savez(port, **{REAL: golden_bundles.arrays()[REAL]})
+    one_line(run("golden", "compare", folder, port), 3, "bundle")
+    one_line(run("golden", "selfcheck", folder), 3, "bundle")
+
+
+def npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=True)
+    return buffer.getvalue()
+
+
+BROKEN_ARRAYS: dict[str, tuple[bytes, str]] = {
+    "truncated": (npy(golden_bundles.arrays()[REAL])[:-1], "truncated"),
+    "pickled": (npy(np.array([{}], object)), "pickle"),
+    "endianness": (npy(golden_bundles.arrays()[REAL].astype(">f4")), "big-endian"),
+    "no npy": (b"words", "not a readable .npy file"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_ARRAYS)
+def test_a_broken_candidate_is_one_line_and_status_3(tmp_path, kind) -> None:
+    data, words = BROKEN_ARRAYS[kind]
+    (tmp_path / "port" / "taps").mkdir(parents=True)
+    (tmp_path / "port" / "taps" / f"000.{REAL}.npy").write_bytes(data)
+    one_line(run("golden", "compare", BUNDLE, tmp_path / "port"), 3, REAL, words)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda x: x[:, 1:], "shape (1, 12, 63); expected (1, 13, 63)"),
+        (lambda x: x.astype(np.int32), "dtype int32; expected float"),
+        (lambda x: np.where(x > 1, np.nan, x), "NaN or infinity at [0, "),
+    ],
+)
+def test_an_array_that_cannot_be_judged_is_a_named_failure(tmp_path, change, reason) -> None:
+    port = dump(tmp_path, {REAL: change(golden_bundles.arrays()[REAL])})
+    status, out, err = run("golden", "compare", BUNDLE, port)
+    assert (status, err) == (1, "")
+    assert f"\nFIRST DIVERGENCE: {REAL}\n" in out
+    assert reason in out
+
+
+def test_padding_that_is_set_is_a_named_failure(tmp_path) -> None:
+    bit = golden_bundles.arrays()[BIT].copy()
+    bit[..., 7] |= 128
+    status, out, err = run("golden", "compare", BUNDLE, dump(tmp_path, {BIT: bit}))
+    assert (status, err) == (1, "")
+    assert re.search("reason +padding bits set\n", out)
+    assert re.search("likely cause +padding counted", out)
+
+
+@pytest.mark.parametrize("verb", ["inspect", "selfcheck", "compare"])
+def test_a_bundle_that_is_not_there(tmp_path, verb) -> None:
+    port = (dump(tmp_path, {}),) if verb == "compare" else ()
+    one_line(run("golden", verb, "nothing", *port), 3, "shipped bundles:", "small_tie_free")
+    one_line(run("golden", verb, SEVEN, *port), 3, "7_0000.png")
+    one_line(run("golden", verb, tmp_path, *port), 3, str(tmp_path))
+
+
+def test_a_bundle_is_itself_a_candidate() -> None:
+    assert set(candidate.read(BUNDLE)) == set(golden_bundles.bundle().entries)
