@@ -7,6 +7,7 @@ import math
 import os
 import sys
 
+import numba
 import numpy as np
 import pytest
 
@@ -281,10 +282,10 @@ def test_a_shape_is_three_numbers(shape) -> None:
 
 def test_threads_are_the_same_for_all_and_put_back() -> None:
     torch = oracles.require("torch")
-    before = torch.get_num_threads()
+    before = torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS
     with host.pinned(2):
-        assert torch.get_num_threads() == 2
+        assert (torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS) == (2, 2)
         network = work.network("deit_micro", 1)
         found = [peer.build(network, 2) for peer in models.PEERS if not peers.absent(peer.requires)]
         assert {contender.threads for built in found for contender in built} == {2}
-    assert torch.get_num_threads() == before
+    assert (torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS) == before
