@@ -1,0 +1,353 @@
+"""The fused twins against their originals: values to the bit, gradients to the ladder, errors."""
+
+from __future__ import annotations
+
+import re
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from refimpl import ops
+from refimpl.conventions import RefimplError
+from refimpl.kernels import backend, rows
+from tests import check, networks, oracles, strategies, tolerances
+
+TWINS = sorted(name for name in ops.__all__ if getattr(backend, name) is not getattr(ops, name))
+THRESHOLDS = (0.0, -0.0, 1.0, -1.0)  # of a sign and of both surrogates
+F32, F64 = strategies.FLOATS
+
+seeds, floats = strategies.seeds(), strategies.floats()
+# around a vector and around the eight and the 128 terms at which NumPy's sums change their order
+channels = st.sampled_from((1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 64, 127, 128, 129, 144, 200, 300))
+grids, first = st.sampled_from(networks.GRIDS), st.integers(0, 1)
+
+
+def agree(name: str, arrays: check.Arrays, seed: int, length: int = 1, **options: Any) -> None:
+    """Twin and original on the same arrays and the same gradients of the output.
+
+    `length` is that of the longest sum in a gradient. The values are equal, since a network's
+    signs depend on them.
+    """
+    twin, op = getattr(backend, name), getattr(ops, name)
+    ours, theirs = (
+        check.run(m, arrays, np.random.default_rng(seed), **options) for m in (twin, op)
+    )
+    for value, expected in zip(ours.values, theirs.values, strict=True):
+        assert value.dtype == expected.dtype
+        np.testing.assert_array_equal(value, expected)
+    for index, (gradient, expected) in enumerate(zip(ours.gradients, theirs.gradients)):
+        if expected is None:
+            assert gradient is None
+            continue
+        worst = tolerances.disagreement(gradient, expected)
+        oracles.note(f"twins, gradients, {expected.dtype}", worst, f"{name} gradient {index}")
+        assert worst <= tolerances.relative(expected.dtype, length), (name, index, worst)
+
+
+def draw_layer_norm(rng: np.random.Generator, shape: tuple[int, ...], dtype: np.dtype):
+    x, weight, bias = (strategies.normal(rng, s, dtype) for s in (shape, shape[-1:], shape[-1:]))
+    return (x + dtype.type(0.5), weight, bias)
+
+
+@given(seeds, strategies.sizes(2, high=6), channels, floats, st.integers(0, 2))
+def test_layer_norm(seed, leading, count, dtype, axes):
+    shape = (*leading[:axes], count)
+    arrays = draw_layer_norm(np.random.default_rng(seed), shape, dtype)
+    agree("layer_norm", arrays, seed, int(np.prod(shape)), eps=1e-5)
+
+
+def draw_rprelu(rng: np.random.Generator, shape: tuple[int, int, int], dtype, per_token: bool):
+    _, tokens, count = shape
+    shapes = [shape, *[(count,)] * 3, *[(tokens,)] * 2]
+    arrays = [strategies.on_grid(rng, s, dtype) for s in shapes]  # u = 0 among them
+    return tuple(arrays if per_token else [*arrays[:4], None, None])
+
+
+@given(seeds, strategies.sizes(2, high=6), channels, floats, st.booleans())
+def test_rprelu(seed, leading, count, dtype, per_token):
+    shape = (*leading, count)
+    arrays = draw_rprelu(np.random.default_rng(seed), shape, dtype, per_token)
+    agree("rprelu", arrays, seed, int(np.prod(shape)))
+
+
+def draw_binary_linear(rng: np.random.Generator, shape, outputs: int, dtype, with_bias: bool):
+    x = strategies.on_grid(rng, shape, dtype, THRESHOLDS)
+    bias = strategies.normal(rng, (outputs,), dtype) if with_bias else None
+    return x, strategies.weight(rng, (outputs, shape[-1]), dtype), bias
+
+
+@given(
+    seeds,
+    strategies.sizes(2, high=6),
+    channels,
+    st.integers(1, 40),
+    floats,
+    st.booleans(),
+    st.sampled_from(networks.SWITCHES["binarize"]),
+    st.sampled_from(networks.SWITCHES["ste"]),
+)
+def test_binary_linear(seed, leading, inputs, outputs, dtype, with_bias, binarize, ste):
+    shape = (*leading, inputs)
+    arrays = draw_binary_linear(np.random.default_rng(seed), shape, outputs, dtype, with_bias)
+    length = int(np.prod(leading)) * max(inputs, outputs)
+    agree("binary_linear", arrays, seed, length, binarize=binarize, ste=ste)
+
+
+def draw_boolean_attention(rng: np.random.Generator, sizes, dtype, per_head: bool, binary: bool):
+    batch, heads, tokens, d = sizes
+    alpha = np.full((heads, 1, 1) if per_head else (), 0.25)
+    alpha[...] *= rng.choice([1.0, 2.0, 1e-5], alpha.shape)
+    # halves of a step: q = 0, 1/2, 1 and what lies between and above
+    prob = rng.integers(0, 8, (batch, heads, tokens, tokens)) / 16
+    value = (strategies.binary if binary else strategies.normal)(
+        rng, (batch, heads, d, tokens), dtype
+    )
+    return prob.astype(dtype), value, alpha.astype(dtype)
+
+
+@given(
+    seeds,
+    strategies.sizes(4, high=9),
+    floats,
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(networks.SWITCHES["binarize"]),
+)
+def test_boolean_attention(seed, sizes, dtype, per_head, binary, binarize):
+    rng = np.random.default_rng(seed)
+    arrays = draw_boolean_attention(rng, sizes, dtype, per_head, binary)
+    agree("boolean_attention", arrays, seed, int(np.prod(sizes)) * 9, binarize=binarize)
+
+
+def draw_band_sum(rng: np.random.Generator, sizes, dtype):
+    batch, heads, tokens = sizes
+    shapes = [(batch, heads, tokens, tokens)] * 2 + [(2, heads)]
+    return tuple(strategies.normal(rng, shape, dtype) for shape in shapes)
+
+
+@given(seeds, strategies.sizes(3, high=14), floats, st.integers(1, 9))
+def test_band_sum(seed, sizes, dtype, head_dim):
+    arrays = draw_band_sum(np.random.default_rng(seed), sizes, dtype)
+    agree("band_sum", arrays, seed, sizes[0] * sizes[2] ** 2, head_dim=head_dim)
+
+
+@given(seeds, strategies.sizes(2, high=6), channels, floats)
+def test_softmax(seed, leading, count, dtype):
+    x = 3 * strategies.normal(np.random.default_rng(seed), (*leading, count), dtype)
+    agree("softmax", (x,), seed, count)
+
+
+@pytest.mark.parametrize("dtype", strategies.FLOATS)
+def test_small_softmax_of_large_inputs(dtype):
+    x = np.array([[1000, 1000, -1000], [-3e4, -3e4, -3e4]], dtype)
+    agree("softmax", (x,), 0, 3)
+
+
+@given(
+    seeds,
+    strategies.sizes(4, high=6),
+    floats,
+    st.permutations(range(4)),
+    st.sampled_from(networks.SWITCHES["ste"]),
+)
+def test_sign(seed, shape, dtype, order, ste):
+    z = strategies.on_grid(np.random.default_rng(seed), shape, dtype, THRESHOLDS)
+    agree("sign", (z.transpose(order),), seed, ste=ste)
+
+
+def draw_tokens(rng: np.random.Generator, grid, first: int, count: int, dtype):
+    return (strategies.normal(rng, (2, first + grid[0] * grid[1], count), dtype),)
+
+
+@given(seeds, grids, first, channels, floats, st.sampled_from(networks.SWITCHES["neighbours"]))
+def test_neighbours(seed, grid, first, count, dtype, border):
+    arrays = draw_tokens(np.random.default_rng(seed), grid, first, count, dtype)
+    agree("neighbours", arrays, seed, 8, grid=grid, border=border)
+
+
+@given(
+    seeds,
+    grids,
+    first,
+    channels,
+    floats,
+    st.sampled_from(networks.SWITCHES["haar_mode"]),
+    st.sampled_from(networks.SWITCHES["haar_cls"]),
+)
+def test_bands(seed, grid, first, count, dtype, mode, cls):
+    arrays = draw_tokens(np.random.default_rng(seed), grid, first, count, dtype)
+    agree("bands", arrays, seed, 4, grid=grid, mode=mode, cls=cls)
+
+
+def draw_differential(rng: np.random.Generator, shape: tuple[int, int, int], dtype):
+    shapes = shape, shape, shape[-1:], shape[-1:]
+    return tuple(strategies.normal(rng, s, dtype) for s in shapes)
+
+
+@given(seeds, strategies.sizes(2, high=6), channels, floats)
+def test_differential(seed, leading, count, dtype):
+    arrays = draw_differential(np.random.default_rng(seed), (*leading, count), dtype)
+    agree("differential", arrays, seed, int(np.prod(leading)))
+
+
+@pytest.mark.parametrize("dtype", strategies.FLOATS)
+def test_small_each_twin(dtype):
+    """Few enough values for where nothing is compiled; rows of 9 and of 130 channels."""
+    rng = np.random.default_rng(0)
+    for count in (9, 130):
+        agree("layer_norm", draw_layer_norm(rng, (2, count), dtype), 1, 2 * count, eps=1e-6)
+        for per_token in (False, True):
+            agree("rprelu", draw_rprelu(rng, (2, 3, count), dtype, per_token), 1, 6 * count)
+        for ste in ops.sign.STES:
+            arrays = draw_binary_linear(rng, (2, 3, count), 5, dtype, True)
+            agree("binary_linear", arrays, 1, 6 * count, ste=ste)
+            agree("sign", arrays[:1], 1, ste=ste)
+        agree("softmax", draw_tokens(rng, (1, 2), 0, count, dtype), 1, count)
+        agree("differential", draw_differential(rng, (2, 3, count), dtype), 1, 6)
+        for mode, cls in (("edge", "both"), ("periodic", "low")):
+            arrays = draw_tokens(rng, (2, 3), 1, count, dtype)
+            agree("bands", arrays, 1, 4, grid=(2, 3), mode=mode, cls=cls)
+            agree("neighbours", arrays, 1, 8, grid=(2, 3))
+    agree("band_sum", draw_band_sum(rng, (2, 3, 4), dtype), 1, 32, head_dim=5)
+    for per_head in (False, True):
+        arrays = draw_boolean_attention(rng, (2, 3, 5, 4), dtype, per_head, True)
+        agree("boolean_attention", arrays, 1, 200)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_other_memory_layouts(name):
+    """Inputs in Fortran's order, as views and with gaps; a gradient of the output likewise."""
+    rng, dtype = np.random.default_rng(2), F32
+    arrays, options = {
+        "band_sum": (draw_band_sum(rng, (2, 3, 4), dtype), {"head_dim": 5}),
+        "bands": (draw_tokens(rng, (2, 3), 1, 5, dtype), {"grid": (2, 3)}),
+        "binary_linear": (draw_binary_linear(rng, (2, 3, 5), 7, dtype, True), {}),
+        "boolean_attention": (draw_boolean_attention(rng, (2, 3, 5, 4), dtype, True, True), {}),
+        "differential": (draw_differential(rng, (2, 3, 5), dtype), {}),
+        "layer_norm": (draw_layer_norm(rng, (2, 3, 5), dtype), {"eps": 1e-5}),
+        "neighbours": (draw_tokens(rng, (2, 3), 1, 5, dtype), {"grid": (2, 3)}),
+        "rprelu": (draw_rprelu(rng, (2, 3, 5), dtype, True), {}),
+        "sign": (draw_tokens(rng, (2, 3), 1, 5, dtype), {}),
+        "softmax": (draw_tokens(rng, (2, 3), 1, 5, dtype), {}),
+    }[name]
+    twin, op = getattr(backend, name), getattr(ops, name)
+    expected, cache = op.forward(*arrays, **options)
+    dy = [strategies.normal(rng, y.shape, dtype) for y in _listed(expected)]
+    gradients = op.backward(_like(expected, dy), cache)
+    for changed in (np.asfortranarray, _with_gaps):
+        y, cache = twin.forward(*map(changed, arrays), **options)
+        for ours, theirs in zip(_listed(y), _listed(expected), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+        found = twin.backward(_like(expected, [changed(d) for d in dy]), cache)
+        for ours, theirs in zip(found, gradients, strict=True):
+            assert tolerances.disagreement(ours, theirs) <= tolerances.relative(dtype, 100)
+
+
+def _with_gaps(x: np.ndarray) -> np.ndarray:
+    wide = np.full((*x.shape[:-1], 2 * x.shape[-1]) if x.ndim else (), np.nan, x.dtype)
+    view = wide[..., ::2] if x.ndim else wide
+    view[...] = x
+    return view
+
+
+def _listed(y) -> list[np.ndarray]:
+    return list(y) if isinstance(y, tuple) else [y]
+
+
+def _like(y, arrays: list[np.ndarray]):
+    return tuple(arrays) if isinstance(y, tuple) else arrays[0]
+
+
+X, C, SCORES = np.ones((2, 6, 5)), np.ones(5), np.ones((2, 3, 4, 4))
+ALPHA, BAD = np.array(0.5), np.array([[[1.0, 1.0], [1.0, np.nan]]])
+INFINITE = np.where(np.isnan(BAD), -np.inf, BAD)
+REFUSED: dict[str, list[tuple]] = {
+    "layer_norm": [(X, np.ones(4), C, 1e-5), (X, C, C[:, None], 1e-5), (X, C.astype(F32), C, 1e-5)],
+    "rprelu": [
+        (X[0], C, C, C),
+        (X, C, np.ones(6), C),
+        (X, C, C, C, np.ones(6)),
+        (X, C, C, C, np.ones(6), np.ones(5)),
+        (X.astype(np.float16), *[C.astype(np.float16)] * 3),
+    ],
+    "binary_linear": [
+        (X, np.ones((3, 4))),
+        (X, np.ones((3, 5)), np.ones(4)),
+        (X, np.ones((3, 5), F32)),
+        (BAD, np.ones((3, 2))),
+        (INFINITE, np.ones((3, 2))),
+        (np.ones((2, 2)), BAD[0]),
+    ],
+    "boolean_attention": [
+        (SCORES[..., :1], np.ones((2, 3, 5, 4)), ALPHA),
+        (SCORES, np.ones((2, 3, 5, 4)), np.ones((2, 1, 1))),
+        (SCORES, np.ones((2, 3, 5, 4), F32), ALPHA),
+        (SCORES * np.nan, np.ones((2, 3, 5, 4)), ALPHA),
+        (SCORES, np.ones((2, 3, 5, 4)), ALPHA * np.inf),
+    ],
+    "band_sum": [
+        (SCORES[0], SCORES[0], np.ones((2, 3)), 4),
+        (SCORES, SCORES[:1], np.ones((2, 3)), 4),
+        (SCORES, SCORES, np.ones((2, 2)), 4),
+        (SCORES, SCORES, np.ones((2, 3), F32), 4),
+    ],
+    "softmax": [(BAD,), (INFINITE,), (X.astype(int),)],
+    "sign": [(BAD,), (BAD.T,), (INFINITE,), (X.astype(int),), (X, "identity")],
+    "neighbours": [(X, (2, 2)), (X[0], (2, 3)), (X, (2, 3), "none"), (X.astype(int), (2, 3))],
+    "bands": [
+        (X, (2, 2)),
+        (X[0], (2, 3)),
+        (X, (2, 3), "zero"),
+        (X, (2, 3), "edge", "none"),
+        (X[:, :1], (0, 3)),
+        (X.astype(int), (2, 3)),
+    ],
+    "differential": [
+        (X, X[:1], C, C),
+        (X, X, np.ones(4), C),
+        (X, X, C, C.astype(F32)),
+        (X[0], X[0], C, C),
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"), [(name, case) for name, cases in REFUSED.items() for case in cases]
+)
+def test_the_same_errors(name, arguments):
+    with pytest.raises(RefimplError) as expected:
+        getattr(ops, name).forward(*arguments)
+    with pytest.raises(type(expected.value), match=f"^{re.escape(str(expected.value))}$"):
+        getattr(backend, name).forward(*arguments)
+
+
+def test_every_twin_is_refused_something():
+    assert sorted(REFUSED) == TWINS
+
+
+def test_nothing_in_a_batch_is_nothing_afterwards():
+    x, none = np.ones((0, 6, 5)), np.ones((0, 6, 5))
+    for name, arguments in {"layer_norm": (x, C, C, 1e-5), "rprelu": (x, C, C, C)}.items():
+        y, cache = getattr(backend, name).forward(*arguments)
+        assert y.shape == none.shape
+        gradients = getattr(backend, name).backward(none, cache)
+        np.testing.assert_array_equal(gradients[1], 0)
+
+
+@given(seeds, st.integers(1, 3000), floats)
+def test_sums_in_the_order_of_numpy(seed, count, dtype):
+    values = np.random.default_rng(seed).standard_normal((3, count)).astype(dtype)
+    for row, expected in enumerate(values.sum(axis=1)):
+        assert rows.pairwise_sum(values.reshape(-1), row * count, count) == expected
+
+
+def test_the_backend_has_what_the_operations_have():
+    assert set(backend.__all__) == set(ops.__all__)
+    for name in ops.__all__:
+        module: ModuleType = getattr(backend, name)
+        assert hasattr(module, "forward") == hasattr(getattr(ops, name), "forward")
+        assert hasattr(module, "backward") == hasattr(getattr(ops, name), "backward")
