@@ -86,7 +86,12 @@ Z = r"grads/.*(\.|head_)z"
 PROJECTIONS = r"grads/param\..*\.(q|k|v|q_low|k_low|q_high|k_high|proj|up|down)\.weight"
 
 
-@wrong(Z, "grads/blocks.0.mlp.up.z", None, ADVERSARIAL)
+@wrong(
+    r"grads/.*\.k_low\.z",
+    "grads/blocks.0.attn.k_low.z",
+    "surrogate gradient cut off at |z| = 1",
+    ADVERSARIAL,
+)
 def clip_open_at_one(port, dbit, z):
     """STE: |z| < 1 instead of |z| <= 1."""
     return dbit * (np.abs(z) < 1)
