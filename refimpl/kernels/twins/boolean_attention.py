@@ -62,7 +62,7 @@ def _compare(prob, step, ratio, bit):
                     q = prob[b, h, n, k] / step[h]
                     ratio[b, h, n, k] = q
                     bit[b, h, n, k] = one if q > 0.5 else zero
-                    broken += q - q != 0
+                    broken += not np.isfinite(q)
     return broken == 0
 
 

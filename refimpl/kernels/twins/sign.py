@@ -28,7 +28,7 @@ def _forward(z, y):
     for i in range(z.size):
         v = z[i]
         y[i] = one if v >= 0 else -one
-        broken += v - v != 0
+        broken += not np.isfinite(v)
     return broken == 0
 
 

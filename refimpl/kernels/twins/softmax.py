@@ -34,7 +34,7 @@ def _shift(x, y):
             v = x[r, c]
             largest = v if v > largest else largest
         for c in range(x.shape[1]):
-            broken += x[r, c] - x[r, c] != 0
+            broken += not np.isfinite(x[r, c])
         for c in range(x.shape[1]):
             y[r, c] = x[r, c] - largest
     return broken == 0
