@@ -11,7 +11,8 @@ import numba
 import numpy as np
 import pytest
 
-from refimpl.bench import host, kernels, measure, models, peers, process, scaling, work
+from refimpl import engine
+from refimpl.bench import host, kernels, measure, models, ours, peers, process, scaling, work
 from refimpl.bench.measure import Contender, Row
 from refimpl.bench.peers import Peer, numpy_blas, openvino_cpu
 from refimpl.conventions import ConfigError, RefimplError
@@ -61,12 +62,13 @@ def test_turns_are_taken_in_rounds_and_the_figure_is_the_median() -> None:
         clockwork("a", 2, [2, 6, 4], log),
         clockwork("b", 1, [3, 2, 1], log),
     ]
-    first, second = measure.compare("w", contenders, rounds=3, turn=0.02)
+    entries = [("first", contenders[0]), ("second", contenders[1])]
+    first, second = measure.compare(entries, 3, 0.02, lambda: log.append("round"))
     # two calls each tell how many fill a turn: 10 of 2 ms, 20 of 1 ms
     assert log[:4] == [("a", 1), ("a", 1), ("b", 1), ("b", 1)]
-    assert log[4:] == [("a", 1), ("a", 10), ("b", 1), ("b", 20)] * 3
-    assert first == Row("w", "a", pytest.approx(4), 2, 6, pytest.approx(1.5), 3)
-    assert second == Row("w", "b", pytest.approx(2), 1, 3, pytest.approx(3), 3)
+    assert log[4:] == [("a", 1), ("a", 10), ("b", 1), ("b", 20), "round"] * 3
+    assert first == Row("first", "a", pytest.approx(4), 2, 6, pytest.approx(1.5), 3)
+    assert second == Row("second", "b", pytest.approx(2), 1, 3, pytest.approx(3), 3)
 
 
 def test_timed_counts_calls() -> None:
@@ -160,13 +162,14 @@ def test_models() -> None:
 
 
 def test_scaling() -> None:
-    rows = scaling.run("didb_micro", sides=[2, 3], batches=[1, 3], **QUICK)
-    assert_rates(rows)
-    assert [row.work for row in rows] == [
-        "didb_micro, 5 tokens",
-        "didb_micro, 10 tokens",
-        "didb_micro, batch 1",
-        "didb_micro, batch 3",
+    rows = scaling.run("didb_micro", sides=[2, 3], batches=[1, 3], threads=2, **QUICK)
+    assert_measured(rows)
+    assert [(row.work, row.threads) for row in rows] == [
+        ("didb_micro, 5 tokens", 1),
+        ("didb_micro, 10 tokens", 1),
+        ("didb_micro, batch 1", 1),
+        ("didb_micro, batch 3", 1),
+        ("didb_micro, batch 3", 2),
     ]
 
 
@@ -282,10 +285,24 @@ def test_a_shape_is_three_numbers(shape) -> None:
 
 def test_threads_are_the_same_for_all_and_put_back() -> None:
     torch = oracles.require("torch")
-    before = torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS
+    before = torch.get_num_threads()
     with host.pinned(2):
-        assert (torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS) == (2, 2)
+        assert torch.get_num_threads() == 2
         network = work.network("deit_micro", 1)
         found = [peer.build(network, 2) for peer in models.PEERS if not peers.absent(peer.requires)]
         assert {contender.threads for built in found for contender in built} == {2}
-    assert (torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS) == before
+    assert torch.get_num_threads() == before
+
+
+def test_the_engine_has_its_threads_while_it_is_measured(monkeypatch) -> None:
+    seen = []
+
+    def spy(model, params):
+        return lambda images: seen.append(numba.config.NUMBA_NUM_THREADS)
+
+    monkeypatch.setattr(engine, "compile", spy)
+    before = numba.config.NUMBA_NUM_THREADS
+    (contender,) = ours.networks(work.network("didb_micro", 1), before + 3)
+    contender.run(2)
+    assert seen == [before + 3] * 2
+    assert before == numba.config.NUMBA_NUM_THREADS

@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 
 from llvmlite import binding
-from numba import config
 from threadpoolctl import threadpool_limits
 
 from refimpl.bench import peers
@@ -43,10 +42,8 @@ def warnings() -> list[str]:
 
 @contextlib.contextmanager
 def pinned(threads: int) -> Iterator[None]:
-    """BLAS, the engine and torch on that many threads; the others are told when they are built."""
+    """BLAS and torch on that many threads; the others are told one by one."""
     with threadpool_limits(threads), contextlib.ExitStack() as stack:
-        stack.callback(setattr, config, "NUMBA_NUM_THREADS", config.NUMBA_NUM_THREADS)
-        config.NUMBA_NUM_THREADS = threads  # what the variable of this name sets at the start
         if not peers.absent(("torch",)):
             import torch
 

@@ -39,13 +39,13 @@ def run(
 ) -> list[Row]:
     """Rows for each (tokens, inputs, outputs), and both products of attention for each of `heads`.
 
-    `progress` is called after each work.
+    `progress` is called after each round of each work.
     """
     rows = []
     with host.pinned(threads):
         for work in works(shapes, heads):
-            rows += measure.compare(work.name, peers.build(PEERS, work, threads), rounds, turn)
-            progress()
+            entries = [(work.name, c) for c in peers.build(PEERS, work, threads)]
+            rows += measure.compare(entries, rounds, turn, progress)
     return rows
 
 

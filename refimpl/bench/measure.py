@@ -54,18 +54,26 @@ def timed(function: Callable[[], Any]) -> Callable[[int], float]:
 
 
 def compare(
-    work: str, contenders: Iterable[Contender], rounds: int, turn: float = TURN
+    entries: Iterable[tuple[str, Contender]],
+    rounds: int,
+    turn: float = TURN,
+    progress: Callable[[], object] = lambda: None,
 ) -> list[Row]:
-    """A row for each contender, in their order."""
-    contenders = list(contenders)
-    calls = [_calls(contender, turn) for contender in contenders]
-    times: list[list[float]] = [[] for _ in contenders]
+    """Names of works with their contenders -> a row for each, in order.
+
+    `turn` is in seconds; `progress` is called after each round.
+    """
+    entries = list(entries)
+    calls = [_calls(contender, turn) for _, contender in entries]
+    times: list[list[float]] = [[] for _ in entries]
     for _ in range(rounds):
-        for contender, count, found in zip(contenders, calls, times, strict=True):
+        for (_, contender), count, found in zip(entries, calls, times, strict=True):
             contender.run(1)
             found.append(contender.run(count) / count)
+        progress()
     return [
-        _row(work, contender, found) for contender, found in zip(contenders, times, strict=True)
+        _row(work, contender, found)
+        for (work, contender), found in zip(entries, times, strict=True)
     ]
 
 

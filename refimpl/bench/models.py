@@ -31,7 +31,7 @@ def run(
 ) -> list[Row]:
     """Rows for each name of BINARY, with random parameters.
 
-    `progress` is called after each work. ConfigError for another name.
+    `progress` is called after each round of each name. ConfigError for another name.
     """
     for name in names:
         require_choice("bench", "model", name, BINARY)
@@ -40,8 +40,8 @@ def run(
         for name in names:
             binary, real = network(name, batch), network(real_twin(name), batch)
             contenders = [*ours.networks(binary, threads), *peers.build(PEERS, real, threads)]
-            rows += measure.compare(f"{name}, batch {batch}", contenders, rounds, turn)
-            progress()
+            entries = [(f"{name}, batch {batch}", contender) for contender in contenders]
+            rows += measure.compare(entries, rounds, turn, progress)
     return rows
 
 

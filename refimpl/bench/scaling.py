@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from refimpl.bench import host, measure, ours
+from refimpl.bench import measure, ours
 from refimpl.bench.measure import Row
 from refimpl.bench.models import BINARY
 from refimpl.bench.work import Network, network
@@ -25,17 +25,19 @@ def run(
     turn: float = measure.TURN,
     progress: Callable[[], object] = lambda: None,
 ) -> list[Row]:
-    """A row for each side of the grid with one image, then one for each batch.
+    """A row for each side of the grid with one image, then for each batch, on one thread and on
+    `threads`; all in the same rounds.
 
-    `progress` is called after each work. ConfigError for a name that is not in `models.BINARY`.
+    `progress` is called after each round. ConfigError for a name that is not in `models.BINARY`.
     """
     require_choice("bench", "model", name, BINARY)
-    rows = []
-    with host.pinned(threads):
-        for work in works(name, sides, batches):
-            rows += measure.compare(work.name, ours.networks(work, threads), rounds, turn)
-            progress()
-    return rows
+    entries = [
+        (work.name, contender)
+        for work in works(name, sides, batches)
+        for count in sorted({1, min(threads, len(work.images))})
+        for contender in ours.networks(work, count)
+    ]
+    return measure.compare(entries, rounds, turn, progress)
 
 
 def works(name: str, sides: Sequence[int], batches: Sequence[int]) -> list[Network]:

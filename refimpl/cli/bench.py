@@ -11,6 +11,8 @@ from refimpl.cli.options import add_json, positive
 from refimpl.cli.output import print_json, print_table, progress_bar, warn
 from refimpl.cli.verbs import Verbs
 
+COLUMNS = ("median ms", "min", "max", "GMAC/s", "threads")
+
 
 def add(verbs: Verbs) -> None:
     bench = verbs.group("bench", "measure speed beside what people would use instead")
@@ -82,13 +84,10 @@ def scaling(args: argparse.Namespace) -> int:
     from refimpl.bench import scaling
 
     _tell(args)
-    works = len(scaling.SIDES) + len(scaling.BATCHES)
-    rows = _measured(works, args, lambda **o: scaling.run(args.model, **o))
+    rows = _measured(1, args, lambda **o: scaling.run(args.model, **o))
     if args.json:
         return _print(args, rows)
-    print_table(
-        ("work", "median ms", "min", "max", "GMAC/s"), [(row.work, *_numbers(row)) for row in rows]
-    )
+    print_table(("work", *COLUMNS), [(row.work, *_cells(row)) for row in rows])
     return 0
 
 
@@ -155,7 +154,7 @@ def _tell(args: argparse.Namespace, peers: Sequence[Any] = ()) -> None:
 
 
 def _measured(works: int, args: argparse.Namespace, run: Callable[..., list]) -> list:
-    with progress_bar("measure", works, "work") as bar:
+    with progress_bar("measure", works * args.rounds, "round") as bar:
         return run(threads=args.threads, rounds=args.rounds, progress=bar.update)
 
 
@@ -166,11 +165,10 @@ def _print(args: argparse.Namespace, rows: list) -> int:
         return 0
     for work, group in itertools.groupby(rows, lambda row: row.work):
         ours, *others = group
-        header = (work, "median ms", "min", "max", "GMAC/s", "threads", "time / ours")
         print_table(
-            header,
+            (work, *COLUMNS, "time / ours"),
             [
-                (row.who, *_numbers(row), str(row.threads), f"{row.median_ms / ours.median_ms:.2f}")
+                (row.who, *_cells(row), f"{row.median_ms / ours.median_ms:.2f}")
                 for row in (ours, *others)
             ],
         )
@@ -178,9 +176,10 @@ def _print(args: argparse.Namespace, rows: list) -> int:
     return 0
 
 
-def _numbers(row: Any) -> tuple[str, ...]:
+def _cells(row: Any) -> tuple[str, ...]:
+    """The columns of COLUMNS."""
     times = map(_four_digits, (row.median_ms, row.min_ms, row.max_ms))
-    return (*times, f"{row.gmacs:.0f}")
+    return (*times, f"{row.gmacs:.0f}", str(row.threads))
 
 
 def _four_digits(number: float) -> str:
