@@ -227,7 +227,7 @@ def test_selfcheck_finds_a_value_that_the_weights_do_not_give(tmp_path) -> None:
 
 
 def test_compare_passes(tmp_path) -> None:
-    for options in ((), ("--mode", "replay"), ("--strict",), ("--forced",), ("--fail-fast",)):
+    for options in (("--strict",), ("--mode", "replay", "--forced", "--fail-fast")):
         status, out, err = run("golden", "compare", BUNDLE, dump(tmp_path, {}), *options)
         assert (status, err) == (0, "")
         assert "PASS: 529 of 529 taps judged, 0 failed" in out
@@ -371,7 +371,14 @@ def test_a_broken_bundle_is_one_line_and_status_3(tmp_path, kind) -> None:
     port = tmp_path / "port.npz"
     np.savez(port, **{REAL: golden_bundles.arrays()[REAL]})
     one_line(run("golden", "compare", folder, port), 3, "bundle")
-    one_line(run("golden", "selfcheck", folder), 3, "bundle")
+
+
+@pytest.mark.parametrize("verb", ["inspect", "selfcheck"])
+def test_the_other_verbs_say_it_too(tmp_path, verb) -> None:
+    folder = copy(tmp_path)
+    assert run("golden", verb, folder).status == 0
+    truncate(folder)
+    one_line(run("golden", verb, folder), 3, "bundle")
 
 
 def npy(array: np.ndarray) -> bytes:

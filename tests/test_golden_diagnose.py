@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from refimpl import ops
-from refimpl.golden import diagnose, record
+from refimpl.golden import diagnose, fingerprints, record
 from refimpl.models import VisionTransformer, flatten, unflatten
 from refimpl.models.packing import pack_rows
 from tests import networks
@@ -237,12 +237,12 @@ MISTAKES: dict[str, tuple] = {
     "token late": (
         DIDB,
         *changed(BIT, lambda x: np.roll(x, 1, axis=1)),
-        "off-by-one.*tokens.*late",
+        "off-by-one shift along the tokens: one place too late",
     ),
     "channel early": (
         DIDB,
         *changed(BIT, lambda x: np.roll(x, -1, axis=2)),
-        "off-by-one.*channels.*early",
+        "off-by-one shift along the channels.*early",
     ),
     "bits transposed": (
         DIDB,
@@ -697,3 +697,14 @@ def test_rounding_half_up() -> None:
 def test_other_shapes(name: str, change: Callable, words: str | None) -> None:
     found = DIDB.ask(name, change(DIDB.value(name)))
     assert found is None if words is None else re.search(words, found), found
+
+
+def test_axes_have_the_names_of_the_spec() -> None:
+    for name, step in DIDB.steps.items():
+        for size, axis in zip(step.value.shape, fingerprints.axes(name, step.value.ndim)):
+            sizes = {"images": 2, "heads": 5, "tokens": 13, "queries": 13, "keys": 13, "classes": 4}
+            assert size == sizes.get(axis, size), (name, axis)
+            assert axis != "channels" or size in (14, 70, 210), name
+    assert fingerprints.axes("grads/param.blocks.0.attn.q.weight", 2) == ("axis 0", "axis 1")
+    assert fingerprints.axes("blocks.0.attn.q.weight.bit", 2) == ("axis 0", "axis 1")
+    assert fingerprints.axes("blocks.0.attn.v.head_bit", 4)[2:] == ("channels", "tokens")

@@ -127,8 +127,8 @@ def test_wrong_arrays_say_what_is_wrong_with_them() -> None:
 def test_where_names_few_indices_and_counts_many() -> None:
     mask = np.zeros((1, 4, 30, 5), bool)
     mask[:, 2, ::2] = True
-    places = list(text.where("a.head_bit", mask))
-    assert places == ["heads: 2 (of 4)", "rows: 15 of 30", "columns: all 5"]
+    places = list(text.where("a.prob.bit", mask))
+    assert places == ["heads: 2 (of 4)", "queries: 15 of 30", "keys: all 5"]
     assert "axis 1: 2 (of 4)" in text.where("grads/param.w", mask)
     assert list(text.where("x", np.array(True))) == []
 
@@ -297,7 +297,7 @@ def differing(mask: np.ndarray) -> Comparison:
     """A comparison of one tap that differs where the mask says."""
     at = Divergence((0,) * mask.ndim, False, True, -1.0, 1.0, 0.0)
     return made(verdict(
-        "a.bit", "FAIL", kind="bit", count=mask.size, differing=int(mask.sum()),
+        "a.prob.bit", "FAIL", kind="bit", count=mask.size, differing=int(mask.sum()),
         hard=int(mask.sum()), divergence=at, flips=mask, expected=~mask, candidate=mask | ~mask,
     ))  # fmt: skip
 

@@ -8,6 +8,7 @@ more than the expected array, because the mistake lies in an operation, are in `
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,7 +20,15 @@ from refimpl.models.packing import WORD, pack_rows
 if TYPE_CHECKING:
     from refimpl.golden.alternatives import Operation
 
-AXES = {3: ("images", "tokens", "channels"), 4: ("images", "heads", "rows", "columns")}
+AXES = (  # of taps: name, axes [SPEC 1]
+    (r"param\.|\.weight\.|(^|/)input$", None),
+    (r"\.v\.head_(z|bit)$", ("images", "heads", "channels", "tokens")),
+    (r"\.(head_(z|bit)|context|context\.int)$", ("images", "heads", "tokens", "channels")),
+    (r"\.(scores.*|prob|prob\.(z|bit))$", ("images", "heads", "queries", "keys")),
+    (r"patch_embed\.out$", ("images", "patches", "channels")),
+    (r"(^|/)logits$", ("images", "classes")),
+    (r"", ("images", "tokens", "channels")),
+)
 HEAD_TAPS = ("head_z", "head_bit", ".context", ".context.int")
 
 
@@ -48,11 +57,11 @@ class Guess(NamedTuple):
 
 
 def axes(name: str, ndim: int) -> tuple[str, ...]:
-    """What the axes of a tap are [SPEC 1]; those of parameters and images are only numbered."""
-    own = AXES.get(ndim)
-    if own is None or "param." in name or name.endswith("input"):
+    """What the axes of a tap are; those of parameters and images are only numbered."""
+    names = next(names for pattern, names in AXES if re.search(pattern, name))
+    if names is None or len(names) != ndim:
         return tuple(f"axis {axis}" for axis in range(ndim))
-    return own
+    return names
 
 
 # --- bits -----------------------------------------------------------------------------------------
@@ -242,7 +251,7 @@ def shifted(case: Case) -> Iterator[Guess]:
             ((*before, slice(1, None)), (*before, slice(None, -1)), "late"),
             ((*before, slice(None, -1)), (*before, slice(1, None)), "early"),
         ):
-            cause = f"off-by-one shift along axis {axis} ({names[axis]}): one place too {word}"
+            cause = f"off-by-one shift along the {names[axis]}: one place too {word}"
             yield Guess(cause, x[there], here)
     for step, word in ((1, "late"), (-1, "early")):
         rolled = np.roll(x.reshape(-1), step).reshape(x.shape)

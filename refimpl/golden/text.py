@@ -70,9 +70,16 @@ def facts(verdict: Verdict, cause: str | None) -> Iterator[tuple[str, str]]:
             yield "margin", number(at.margin)
         if at.tolerance is not None:
             yield "tolerance", number(at.tolerance)
+    if comparable(verdict) and differing(verdict).any():
         yield "where", "; ".join(where(verdict.name, differing(verdict)))
     if cause is not None:
         yield "likely cause", cause
+
+
+def comparable(verdict: Verdict) -> bool:
+    """Whether there are two arrays of one shape."""
+    expected, candidate = verdict.expected, verdict.candidate
+    return candidate is not None and expected is not None and candidate.shape == expected.shape
 
 
 def differing(verdict: Verdict) -> np.ndarray:

@@ -85,7 +85,7 @@ def _no_divergence() -> str:
 
 def _picture(verdict: Verdict) -> str:
     """The differing elements of a tap in place; nothing where there is no element to compare."""
-    if np.shape(verdict.expected) != np.shape(verdict.candidate) or verdict.candidate is None:
+    if not text.comparable(verdict):
         return ""
     mask = text.differing(verdict)
     if mask.ndim == 0 or not mask.any():
