@@ -18,7 +18,7 @@ import numpy as np
 from refimpl import ops
 from refimpl.golden import record
 from refimpl.golden.bounded import SECOND_ORDER, Arithmetic, Bounded
-from refimpl.golden.record import GRADS, Step, kind_of, z_of
+from refimpl.golden.record import GRADS, INPUT, Step, kind_of, z_of
 from refimpl.models import Config, VisionTransformer, flatten, heads, packing, projection
 from refimpl.models.params import Params
 from refimpl.models.run import signs
@@ -26,8 +26,8 @@ from refimpl.models.run import signs
 FREE_MARGIN = 64
 UNITS = {name: float(np.finfo(name).eps) / 2 for name in ("float32", "float64")}
 REFERENCE = UNITS["float64"]
-# Numbers below this are lost to underflow in the type with this unit, or were made of lost ones.
-UNDERFLOW = {UNITS[name]: float(np.finfo(name).tiny) * 2.0**20 for name in UNITS}
+# Numbers below this are lost to underflow in float32, or made of lost ones.
+UNDERFLOW = float(np.finfo(np.float32).tiny) * 2.0**20
 
 
 class Reference(NamedTuple):
@@ -58,87 +58,101 @@ def replay(
     `inputs`: values of the step's inputs, reals as float64. Of a bit it is tau, the bound of its z,
     where `inputs` are those of z. Like the value, float64.
     """
-    name = _real(reference, name)
+    name = z_of(name) if kind_of(reference.steps[name].value) == "bit" else name
     # the reference rounds, too
     arithmetic = Arithmetic(unit + REFERENCE)
     given = [arithmetic.value(x) for x in inputs]
-    return SECOND_ORDER * _error(reference, name, given, arithmetic) + _floor(unit)
+    return SECOND_ORDER * _bounded(reference, name, given, arithmetic).error() + UNDERFLOW
 
 
 class Free:
     """Bounds for a whole run with unit roundoff `unit`, tap by tap: `Free(reference, unit)[name]`.
 
-    Of a bit it is the bound of its z. The terms of a band are its pixels, since its details
-    cancel. A gradient inherits the errors of the gradients before it, in squares: it may cancel
-    down to nothing but them.
+    Of a bit it is tau of its z. The terms of a band are its pixels, since its details cancel. A
+    real inherits what the op before it adds, where that is more; a gradient the errors of all
+    gradients before it, in squares: it may cancel down to nothing but them.
     """
 
     def __init__(self, reference: Reference, unit: float, margin: float = FREE_MARGIN):
-        self.reference, self.unit = reference, unit
-        self.spread = margin * unit
-        self._inherited: dict[str, np.ndarray] = {}  # gradient -> square of its error
+        self.reference, self.steps = reference, reference.steps
+        self.unit, self.spread = unit, margin * unit
+        self._terms: dict[str, np.ndarray] = {}  # tap -> spread * sum |terms|
+        self._gradients: dict[str, Bounded] = {}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        name = _real(self.reference, name)
+        kind = kind_of(self.steps[name].value)
+        z = z_of(name) if kind == "bit" else name
+        if z.endswith(".prob.z"):
+            error = self._terms_of(z)
+        elif name.startswith(GRADS):
+            error = _spread_out(self._gradient(name).error())
+        else:
+            error = _spread_out(self._terms_of(z) if kind == "bit" else self._real(name))
+        return error + UNDERFLOW
+
+    def _terms_of(self, name: str) -> np.ndarray:
+        if name not in self._terms:
+            bands = [read for read in self.steps[name].inputs if _is_band(read)]
+            self._terms[name] = self._run(name, bands)
+        return self._terms[name]
+
+    def _real(self, name: str) -> np.ndarray:
+        """Like `_terms_of`, with every input as uncertain as the terms that it is made of."""
+        return self._run(name, self.steps[name].inputs)
+
+    def _run(self, name: str, composed: Sequence[str]) -> np.ndarray:
         if name.endswith(".prob.z"):
-            return self.spread * self.reference.steps[name].value + _floor(self.unit)
-        gradient = name.startswith(GRADS)
-        error = np.sqrt(self._square(name)) if gradient else self._forward(name)
-        if error.ndim:
-            error = np.broadcast_to(error.max(axis=-1, keepdims=True), error.shape)
-        return error + _floor(self.unit)
+            return self.spread * self.steps[name].value
+        arithmetic, given = Arithmetic(0.0, self.spread), []
+        for read in self.steps[name].inputs:
+            given.append(arithmetic.value(self.steps[read].value))
+            if read in composed and kind_of(self.steps[read].value) == "real" and read != INPUT:
+                given[-1].inherited = np.maximum(given[-1].inherited, self._terms_of(read))
+        return _bounded(self.reference, name, given, arithmetic).error()
 
-    def _forward(self, name: str) -> np.ndarray:
-        arithmetic, steps = Arithmetic(0.0, self.spread), self.reference.steps
-        given = [arithmetic.value(steps[read].value) for read in steps[name].inputs]
-        for read, x in zip(steps[name].inputs, given, strict=True):
-            if read.endswith((".attn.low", ".attn.high")):
-                x.inherited = self._forward(read)
-        return _error(self.reference, name, given, arithmetic)
-
-    def _square(self, name: str) -> np.ndarray:
-        if name not in self._inherited:
-            arithmetic = Arithmetic(0.0, self.spread, power=2)
-            given = [self._given(read, arithmetic) for read in self.reference.steps[name].inputs]
-            self._inherited[name] = np.square(_error(self.reference, name, given, arithmetic))
-        return self._inherited[name]
+    def _gradient(self, name: str) -> Bounded:
+        if name not in self._gradients:
+            arithmetic = Arithmetic(self.unit, self.spread, power=2)
+            given = [self._given(read, arithmetic) for read in self.steps[name].inputs]
+            self._gradients[name] = _bounded(self.reference, name, given, arithmetic)
+        return self._gradients[name]
 
     def _given(self, name: str, arithmetic: Arithmetic) -> Bounded:
-        given = arithmetic.value(self.reference.steps[name].value)
+        given = arithmetic.value(self.steps[name].value)
         if name.startswith(GRADS):
-            given.inherited = given.inherited + self._square(name)
-        elif given.ndim:
-            # what came before spreads over a whole row, however small an element of it is
-            row = given.inherited.max(axis=-1, keepdims=True)
-            given.inherited = np.broadcast_to(row, given.shape)
+            given.inherited = given.inherited + self._gradient(name).inherited
+        else:
+            given.inherited = _spread_out(given.inherited)
         return given
 
 
-def _real(reference: Reference, name: str) -> str:
-    """The tap that is measured: a bit is as uncertain as its z."""
-    return z_of(name) if kind_of(reference.steps[name].value) == "bit" else name
+def _is_band(name: str) -> bool:
+    return name.endswith((".attn.low", ".attn.high")) and not name.startswith(GRADS)
 
 
-def _floor(unit: float) -> float:
-    return UNDERFLOW[unit if unit in UNDERFLOW else max(UNDERFLOW)]
+def _spread_out(error: np.ndarray) -> np.ndarray:
+    """Earlier errors mix along the last axis: each element may have the largest of its row."""
+    if not error.ndim:
+        return error
+    return np.broadcast_to(error.max(axis=-1, keepdims=True), error.shape)
 
 
-def _error(
+def _bounded(
     reference: Reference, name: str, given: Sequence[Bounded], arithmetic: Arithmetic
-) -> np.ndarray:
-    value = reference.steps[name].value
-    if kind_of(value) == "int":
-        return np.zeros(value.shape)
+) -> Bounded:
     result = _run(reference, name, given, arithmetic)
-    if not isinstance(result, Bounded):  # a gradient that is 0 by declaration
-        return np.zeros(value.shape)
-    return result.error()
+    if isinstance(result, Bounded):
+        return result
+    zero = np.zeros(result.shape)  # a whole number, or a gradient that is 0 by declaration
+    return Bounded(result, zero, 0, zero, arithmetic)
 
 
 def _run(
     reference: Reference, name: str, given: Sequence[Bounded], arithmetic: Arithmetic
 ) -> Bounded | np.ndarray:
     step = reference.steps[name]
+    if kind_of(step.value) == "int":
+        return step.value
     if step.op is None:  # the gradient of the logits: given, and cast to the candidate's type
         return arithmetic.value(step.value, roundings=1)
     for matches, run in WRITTEN_OUT:

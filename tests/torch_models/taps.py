@@ -239,7 +239,7 @@ def _reversed_linear(x, weight, bias=None):
 
 
 def _reversed_softmax(x, dim=None, **rest):
-    e = (x - x.amax(-1, keepdim=True)).exp()
+    e = (x - x.detach().amax(-1, keepdim=True)).exp()
     return e / _last_first(e)
 
 
