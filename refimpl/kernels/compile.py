@@ -24,16 +24,19 @@ _PACKAGE = Path(__file__).parent.parent
 def _folder() -> Path:
     sources = sorted(file for room in _ROOMS for file in (_PACKAGE / room).glob("*.py"))
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "refimpl"
-    return Path(config.CACHE_DIR or default) / f"kernels-{digest[:16]}"
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "refimpl")
+    # a user without home keeps the ~
+    return Path(os.path.expanduser(config.CACHE_DIR or default)) / f"kernels-{digest[:16]}"
 
 
 def _writable(folder: Path) -> bool:
+    if folder.parts[0].startswith("~"):
+        return False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f".{os.getpid()}").touch()
         (folder / f".{os.getpid()}").unlink()
-    except (OSError, RuntimeError):  # RuntimeError: no home directory
+    except OSError:
         return False
     return True
 
