@@ -84,10 +84,14 @@ class Free:
         z = z_of(name) if kind == "bit" else name
         if z.endswith(".prob.z"):
             error = self._terms_of(z)
-        elif name.startswith(GRADS):
-            error = _spread_out(self._gradient(name).error())
+        elif kind == "bit":
+            error = _spread_out(self._terms_of(z))
         else:
-            error = _spread_out(self._terms_of(z) if kind == "bit" else self._real(name))
+            gradient = name.startswith(GRADS)
+            error = self._gradient(name).error() if gradient else self._real(name)
+            # a probability has no terms, but it rounds
+            own = self.spread * np.abs(self.steps[name].value) * (kind == "real")
+            error = _spread_out(np.maximum(error, own))
         return error + UNDERFLOW
 
     def _terms_of(self, name: str) -> np.ndarray:

@@ -405,9 +405,9 @@ def read(path: str | os.PathLike) -> Bundle:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    where = path / MANIFEST
+    where, data = path / MANIFEST, _read_bytes(path, MANIFEST)
     try:
-        manifest = json.loads(_read_bytes(path, MANIFEST))
+        manifest = json.loads(data)
     except (ValueError, RecursionError):
         raise GoldenFileError(f"{where}: no JSON") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
