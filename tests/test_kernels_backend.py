@@ -1,0 +1,123 @@
+"""Whole networks on the fused twins: logits equal to the bit, gradients to the ladder."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from refimpl import create_model, ops
+from refimpl.conventions import NonFiniteError
+from refimpl.kernels import backend
+from refimpl.models import flatten, unflatten
+from tests import networks, oracles, strategies, tolerances
+
+COVERING = networks.covering()
+SUMS = 4096  # terms that a gradient adds up over the depth of a network: generous for float32
+# A gradient that is 0 in exact arithmetic is the rounding noise of terms that cancel; this share of
+# the network's largest gradient takes its place as the scale.
+FLOOR = {np.dtype(np.float32): 1e-2, np.dtype(np.float64): tolerances.STRUCTURAL_ZERO}
+
+
+def agree(network: networks.Network) -> None:
+    """Forward and backward by the twins and by the operations themselves.
+
+    The twins add up in the order of the operations, so no bit flips, in float32 either.
+    """
+    logits, dimages, grads = network.run(backend=backend)
+    expected_logits, expected_dimages, expected = network.run(backend=ops)
+    np.testing.assert_array_equal(logits, expected_logits)
+    assert logits.dtype == expected_logits.dtype
+    assert grads.keys() == expected.keys()
+    largest = max(float(np.abs(gradient).max()) for gradient in expected.values())
+    floor = FLOOR[logits.dtype] * largest
+    for path, theirs in {"images": expected_dimages, **expected}.items():
+        ours = dimages if path == "images" else grads[path]
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype), path
+        worst = tolerances.disagreement(ours, theirs, floor)
+        oracles.note(f"networks on the twins, gradients, {ours.dtype}", worst, path)
+        assert worst <= tolerances.relative(ours.dtype, SUMS), f"{path}: {worst:.1e}"
+
+
+@pytest.mark.parametrize("dtype", strategies.FLOATS, ids=str)
+@pytest.mark.parametrize("name", COVERING)
+def test_every_switch(name, dtype):
+    agree(networks.make(COVERING[name], 7, dtype))
+
+
+@settings(max_examples=20)
+@given(networks.configs(), strategies.seeds(), strategies.floats())
+def test_any_network(config, seed, dtype):
+    agree(networks.make(config, seed, dtype))
+
+
+@pytest.mark.parametrize("stage", networks.SWITCHES["binarize"])
+@pytest.mark.parametrize("name", ["didb_micro", "react_micro"])
+def test_stages_of_training(name, stage):
+    agree(micro(name, binarize=stage))
+
+
+def micro(name: str, **fields) -> networks.Network:
+    model = create_model(name, depth=2, **fields)
+    return networks.make(model.config, 3, np.float32, batch=3)
+
+
+def test_taps_see_the_same_values():
+    network = networks.make(networks.small(**networks.DIDB), 5)
+
+    def values(chosen) -> dict[str, np.ndarray]:
+        found = {}
+        network.run(lambda name, value, op, inputs: found.setdefault(name, value), chosen)
+        return found
+
+    ours, expected = values(backend), values(ops)
+    assert list(ours) == list(expected)
+    for name, value in expected.items():
+        if name.startswith("grads/"):
+            assert tolerances.disagreement(ours[name], value, 1.0) <= tolerances.FLOAT64, name
+        else:
+            np.testing.assert_array_equal(ours[name], value, err_msg=name)
+
+
+def test_prediction_keeps_no_cache_and_gives_the_same():
+    network = micro("didb_micro")
+    ours, expected = (
+        network.model.predict(network.params, network.images, backend=b) for b in (backend, ops)
+    )
+    np.testing.assert_array_equal(ours, expected)
+
+
+def test_a_batch_is_its_images():
+    network = micro("didb_micro")
+    together, _ = network.model.forward(network.params, network.images, backend=backend)
+    for image, logits in zip(network.images, together, strict=True):
+        alone, _ = network.model.forward(network.params, image[None], backend=backend)
+        assert tolerances.disagreement(alone[0], logits) <= tolerances.relative(logits.dtype, 64)
+
+
+def test_threads_do_not_disturb_each_other():
+    network = micro("didb_micro")
+    expected = network.run(backend=backend)
+    with ThreadPoolExecutor(4) as pool:
+        runs = list(pool.map(lambda _: network.run(backend=backend), range(8)))
+    for logits, dimages, grads in runs:
+        np.testing.assert_array_equal(logits, expected[0])
+        np.testing.assert_array_equal(dimages, expected[1])
+        for path, gradient in expected[2].items():
+            np.testing.assert_array_equal(grads[path], gradient, err_msg=path)
+
+
+@pytest.mark.parametrize("path", ["blocks.1.mlp.up.move", "blocks.0.attn.q_low.weight"])
+def test_a_nan_is_found_in_the_same_layer(path):
+    network = micro("didb_micro")
+    flat = {name: np.array(value) for name, value in flatten(network.params).items()}
+    flat[path].flat[3] = np.nan
+    found = []
+    for chosen in (backend, ops):
+        with pytest.raises(NonFiniteError) as error:
+            network.model.forward(unflatten(flat), network.images, backend=chosen)
+        found.append((str(error.value), error.value.layer))
+    assert found[0] == found[1]
+    assert found[0][1] == path.rsplit(".", 1)[0]
