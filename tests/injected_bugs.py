@@ -62,7 +62,7 @@ IN_C = {
     "the last word is left out": InC(
         "w < words_for(length); w++)\n        different",
         "w < length / 64; w++)\n        different",
-        "attn.q_low.int", None,
+        "attn.q_low.int", "the last 21 of 21 bits left out",
     ),
     "popcount without the factor 2": InC(
         "return (int32_t)length - 2 * different;", "return (int32_t)length - different;",
@@ -148,7 +148,7 @@ IN_C = {
     ),
     "RPReLU: token shift on the wrong axis": InC(
         "- token_in[token];", "- token_in[c % run->tokens];",
-        "attn.q_low.out", None,
+        "attn.q_low.out", "token shifts on the wrong axis",
     ),
     "RPReLU: shift added in front": InC(
         "- shift_in[c]", "+ shift_in[c]",
@@ -202,7 +202,7 @@ IN_C = {
     "heads transposed on the way back": InC(
         "x[((b * run->heads + c / d) * N + n) * d + c % d]",
         "x[((b * run->heads + c % run->heads) * N + n) * d + c / run->heads]",
-        "attn.norm.out", None,
+        "attn.norm.out", "heads transposed",
     ),
     "tokens of the heads off by one": InC(
         "= x[(b * N + n) * C + c];", "= x[(b * N + (n + 1) % N) * C + c];",

@@ -13,7 +13,7 @@ import pytest
 
 from refimpl import ops
 from refimpl.golden import diagnose, fingerprints, record
-from refimpl.models import VisionTransformer, flatten, unflatten
+from refimpl.models import VisionTransformer, flatten, heads, unflatten
 from refimpl.models.packing import pack_rows
 from tests import networks
 
@@ -321,6 +321,22 @@ MISTAKES: dict[str, tuple] = {
         INT,
         lambda s: product(signs(s.value(BIT))[..., :64], signs(s.value(f"{UP}weight.bit"))[:, :64]),
         "last 6 of 70 bits left out",
+    ),
+    "last word, counted as equal": (
+        DIDB,
+        INT,
+        lambda s: (
+            product(signs(s.value(BIT))[..., :64], signs(s.value(f"{UP}weight.bit"))[:, :64]) + 6
+        ),
+        "last 6 of 70 bits left out",
+    ),
+    "heads on the way back": (
+        DIDB,
+        f"{A}norm.out",
+        lambda s: s.steps[f"{A}norm.out"].op(
+            heads.split(s.value(f"{A}context").transpose(0, 2, 3, 1).reshape(2, 13, 70), 5)
+        ),
+        "heads transposed",
     ),
     "boolean as binary": (
         DIDB,

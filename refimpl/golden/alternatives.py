@@ -17,7 +17,7 @@ import numpy as np
 from refimpl import ops
 from refimpl.conventions import RefimplError
 from refimpl.golden.fingerprints import LAYOUTS, Case, Guess
-from refimpl.models import Config, VisionTransformer, flatten, unflatten
+from refimpl.models import Config, VisionTransformer, flatten, heads, unflatten
 from refimpl.models.packing import WORD
 from refimpl.models.run import dot, signs
 
@@ -187,13 +187,17 @@ def operands(case: Case) -> Iterator[Guess]:
     a, b = inputs
     for cause, change in LAYOUTS.items():
         yield from _guess(f"{cause}, in one operand of the product", op([change(a), b]))
+    boolean = case.name.endswith("context.int")
     size = a.shape[-1]
     for width in (WORD, 32, 8):
         whole = size // width * width
-        if whole not in (0, size):
-            cause = f"the last {size - whole} of {size} bits left out: a word that is not full"
-            yield from _guess(cause, op([a[..., :whole], b[..., :whole]]))
-    if case.name.endswith("context.int"):
+        cause = f"the last {size - whole} of {size} bits left out: a word that is not full"
+        part = op([a[..., :whole], b[..., :whole]]) if whole < size else None
+        if part is not None:
+            yield Guess(cause, part)
+            if not boolean:  # K - 2 popcount(a ^ w) with the whole K: as if they were equal
+                yield Guess(cause, part + (size - whole))
+    if boolean:
         cause = "the boolean matrix taken as -1 and +1; its bits mean 0 and 1"
         yield from _guess(cause, dot(signs(a, np.int32), signs(b, np.int32)))
         cause = "polarity inverted: the boolean matrix's bits"
@@ -263,6 +267,18 @@ def layer_norm(case: Case) -> Iterator[Guess]:
             yield Guess("unbiased variance: divided by C - 1, not by C", value)
 
 
+def merged_heads(case: Case) -> Iterator[Guess]:
+    """Channels of the heads put together in another order."""
+    if case.name.endswith(".attn.norm.out") and not case.name.startswith("grads/"):
+        (context,) = case.inputs()  # (B, heads, N, d)
+        batch, count, tokens, d = context.shape
+        apart = context.transpose(0, 2, 3, 1).reshape(batch, tokens, count * d)
+        unmoved = context.reshape(batch, tokens, count * d)
+        for channels in (apart, unmoved):
+            value = case.operation([heads.split(channels, count)])
+            yield from _guess("heads transposed: channel c belongs to head c // d", value)
+
+
 def rprelu(case: Case) -> Iterator[Guess]:
     """The side of the slope, the sign and the axis of the shifts."""
     op, inputs = case.operation, case.inputs()
@@ -278,10 +294,7 @@ def rprelu(case: Case) -> Iterator[Guess]:
     token = {leaf: value for leaf, value in params.items() if leaf.startswith("token")}
     yield from _guess("RPReLU's slope on the wrong side", _wrong_side(y, params))
     if token:
-        spread = {leaf: np.resize(value, y.shape[-1]) for leaf, value in token.items()}
-        inner = ops.rprelu.forward(y - spread["token_shift_in"], **channel)[0]
-        value = inner + spread["token_shift_out"]
-        yield Guess("token shifts on the wrong axis: along the channels", value)
+        yield from _wrong_axis(y, channel, token)
         late = {leaf: np.roll(value, 1) for leaf, value in token.items()}
         early = {leaf: np.roll(value, -1) for leaf, value in token.items()}
         for moved in (late, early):
@@ -289,6 +302,22 @@ def rprelu(case: Case) -> Iterator[Guess]:
             yield Guess("off-by-one shift of the token shifts", value)
         yield Guess("token shifts left out", ops.rprelu.forward(y, **channel)[0])
     yield from _fit(case, y, params)
+
+
+def _wrong_axis(
+    y: np.ndarray, channel: Mapping[str, np.ndarray], token: Mapping[str, np.ndarray]
+) -> Iterator[Guess]:
+    """Shift n mod N at channel n, for one of the token shifts or both."""
+    right = {leaf: value[:, None] for leaf, value in token.items()}  # (N, 1)
+    wrong = {leaf: np.resize(value, y.shape[-1]) for leaf, value in token.items()}  # (C,)
+    for chosen in (
+        wrong,
+        {**right, "token_shift_in": wrong["token_shift_in"]},
+        {**right, "token_shift_out": wrong["token_shift_out"]},
+    ):
+        inner = ops.rprelu.forward(y - chosen["token_shift_in"], **channel)[0]
+        cause = "token shifts on the wrong axis: along the channels"
+        yield Guess(cause, inner + chosen["token_shift_out"])
 
 
 def _wrong_side(y: np.ndarray, params: Mapping[str, np.ndarray]) -> np.ndarray:

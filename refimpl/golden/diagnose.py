@@ -44,6 +44,7 @@ OPERATIONS: tuple[Fingerprint, ...] = (
     alternatives.fields_changed,
     alternatives.softmax,
     alternatives.layer_norm,
+    alternatives.merged_heads,
     alternatives.rprelu,
     alternatives.weights,
     alternatives.mask,
