@@ -27,8 +27,12 @@ class Found(NamedTuple):
     seconds: float
 
 
-class _Close(Exception):
+class _CloseError(Exception):
     """A value too near to its threshold: the rest of the run is not worth its time."""
+
+    def __init__(self, name: str):
+        super().__init__(name)
+        self.name = name
 
 
 def draw(config: Config, seed: int) -> tuple[Params, np.ndarray]:
@@ -83,8 +87,11 @@ def tie_free(
             rng = np.random.default_rng((seed, attempt))
             found = images + noise * deviation * rng.standard_normal(images.shape)
             found = found.astype(np.float32)
-        if is_tie_free(model, params, found):
+        close = _first_close(model, params, found)
+        if close is None:
             return Found(found, attempt + 1, time.perf_counter() - start)
+        if close.endswith(".weight.bit"):
+            raise GoldenFileError(f"{close}: ties of weights; expected none: no input removes them")
     raise GoldenFileError(
         f"no tie-free input among {limit}, {time.perf_counter() - start:.0f} s; expected one: "
         "try another seed or a smaller network"
@@ -93,6 +100,11 @@ def tie_free(
 
 def is_tie_free(model: VisionTransformer, params: Params, images: np.ndarray) -> bool:
     """Whether every margin of a forward in float64 exceeds its bound in mode free."""
+    return _first_close(model, params, images) is None
+
+
+def _first_close(model: VisionTransformer, params: Params, images: np.ndarray) -> str | None:
+    """Name of the first bit tap with a margin that does not exceed its bound."""
     steps: dict[str, Step] = {record.INPUT: Step(images.astype(np.float64), None, ())}
     reference = bounds.Reference(model.config, record.cast(params, np.float64), steps)
     free = bounds.Free(reference, bounds.UNITS["float32"])
@@ -102,10 +114,10 @@ def is_tie_free(model: VisionTransformer, params: Params, images: np.ndarray) ->
         if record.kind_of(value) == "bit":
             distance = np.abs(steps[record.z_of(name)].value - record.threshold_of(name))
             if (distance <= free[name]).any():
-                raise _Close
+                raise _CloseError(name)
 
     try:
         model.forward(reference.params, steps[record.INPUT].value, tap=tap)
-    except _Close:
-        return False
-    return True
+    except _CloseError as error:
+        return error.name
+    return None
