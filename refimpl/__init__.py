@@ -8,6 +8,9 @@ Pure NumPy for the equations (`refimpl.ops`), forward and backward written out b
     dimages, grads = model.backward(dlogits, cache)
 """
 
+import importlib
+from types import ModuleType
+
 from refimpl import models, ops
 from refimpl.classifier import classifier
 from refimpl.models import create_model, flatten, unflatten
@@ -18,10 +21,21 @@ __version__ = "0.1.0"
 __all__ = [
     "classifier",
     "create_model",
+    "engine",
     "flatten",
+    "golden",
+    "kernels",
     "load",
     "models",
     "ops",
     "save",
     "unflatten",
 ]
+
+_ON_DEMAND = ("engine", "golden", "kernels")  # Numba alone takes longer to import than all the rest
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in _ON_DEMAND:
+        return importlib.import_module(f"refimpl.{name}")
+    raise AttributeError(f"module 'refimpl' has no attribute {name!r}")

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from refimpl import ops
 from refimpl.conventions import (
     ConfigError,
     DataError,
@@ -27,10 +26,10 @@ from refimpl.conventions import (
 )
 from refimpl.data.images import open_image
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import Config, VisionTransformer, files, flatten, unflatten
+from refimpl.models import Config, VisionTransformer, files, flatten, packing, unflatten
 from refimpl.ops import softmax
 
-BACKENDS = {"auto": ops, "numpy": ops}
+BACKENDS = ("auto", "numpy", "engine")
 BATCH_SIZE = 100
 
 Picture = str | PathLike | Image.Image | np.ndarray
@@ -67,23 +66,39 @@ class Evaluation:
 def classifier(name_or_path: str | PathLike, backend: str = "auto") -> "Classifier":
     """A trained model, ready to be asked: the stem of a shipped file, or a path to a file.
 
-    backend: "numpy" is the reference; "auto" takes the quickest there is.
-    ModelFileError for an unknown, broken or untrained model, ConfigError for an unknown backend.
+    backend: "numpy" is the reference, "engine" the packed network in compiled kernels; "auto" takes
+    the engine for every network that it can run, and for a packed file it is the only one.
+    ModelFileError for an unknown, broken or untrained model, ConfigError for an unknown backend or
+    one that cannot run the model.
     """
     if backend not in BACKENDS:
         raise ConfigError(f"backend is {backend!r}, expected {' or '.join(BACKENDS)}")
-    file = files.read(name_or_path)
+    file = files.read_any(name_or_path)
     try:
         preprocessing = _preprocessing(file.preprocessing, file.model.config)
     except ConfigError as error:
         raise ModelFileError(f"{file.path}: {error}") from None
+    params = None if isinstance(file, files.PackedFile) else file.params
+    if backend == "numpy" and params is None:
+        raise ConfigError(f"{file.path}: backend is 'numpy'; expected 'engine' for a packed file")
     class_names = file.class_names or [str(i) for i in range(file.model.config.num_classes)]
     caution = None
     if file.preprocessing is None:
         caution = "the model's file does not say how images are prepared; took pixels from 0 to 1"
     return Classifier(
-        file.model, file.params, preprocessing, class_names, BACKENDS[backend], caution
+        file.model, params, preprocessing, class_names, _engine(file, backend), caution
     )
+
+
+def _engine(file: files.ModelFile | files.PackedFile, backend: str) -> Any:
+    """The engine for a file's network; None where NumPy runs it."""
+    latent = isinstance(file, files.ModelFile)
+    binary = bool(packing.binary_matrices(file.model.config))
+    if backend == "numpy" or (backend == "auto" and latent and not binary):
+        return None
+    from refimpl import engine  # imports Numba, which takes longer than a small network
+
+    return engine.of_file(file)
 
 
 def read_card(name_or_path: str | PathLike) -> dict[str, Any]:
@@ -112,19 +127,20 @@ class Classifier:
     def __init__(
         self,
         model: VisionTransformer,
-        params: Mapping[str, Any],
+        params: Mapping[str, Any] | None,  # None of a packed file
         preprocessing: Preprocessing,
         class_names: Sequence[str],
-        backend: Any = ops,
+        engine: Callable[[np.ndarray], np.ndarray] | None = None,  # None: the NumPy reference
         caution: str | None = None,  # the warning of every answer that has none of its own
     ):
         self.model = model
         self.params = params
         self.preprocessing = preprocessing
         self.class_names = tuple(class_names)
-        self.backend = backend
+        self.engine = engine
         self.caution = caution
-        self.dtype = params["head"]["weight"].dtype
+        computed = np.float32 if engine is not None else params["head"]["weight"].dtype
+        self.dtype = np.dtype(computed)
 
     def __call__(self, images: Picture | Sequence[Picture]) -> list[Prediction]:
         """Classify an image or several: one Prediction each, in order.
@@ -143,16 +159,16 @@ class Classifier:
         return predictions
 
     def astype(self, dtype: np.dtype | type) -> "Classifier":
-        """The same classifier computing in float32 or float64."""
+        """The same classifier on the NumPy reference, computing in float32 or float64."""
         flat = {name: value.astype(dtype) for name, value in flatten(self.params).items()}
-        return self._with(params=unflatten(flat))
+        return self._with(params=unflatten(flat), engine=None)
 
     def inverted(self) -> "Classifier":
         """The same classifier for images in which dark and light have changed places."""
         return self._with(preprocessing=self.preprocessing.inverted())
 
     def _with(self, **changes: Any) -> "Classifier":
-        fields = ("model", "params", "preprocessing", "class_names", "backend", "caution")
+        fields = ("model", "params", "preprocessing", "class_names", "engine", "caution")
         return Classifier(**{name: getattr(self, name) for name in fields} | changes)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
@@ -160,8 +176,12 @@ class Classifier:
 
         NonFiniteError where weights of absurd size leave no finite number.
         """
+        x = x.astype(self.dtype, copy=False)
         with np.errstate(all="ignore"):  # what comes of it is looked at below
-            logits = self.model.predict(self.params, x.astype(self.dtype), backend=self.backend)
+            if self.engine is not None:
+                logits = self.engine(x)
+            else:
+                logits = self.model.predict(self.params, x)
         require_finite("classifier", "logits", logits)
         return logits
 
@@ -201,7 +221,8 @@ class Classifier:
         ranks = []
         start = time.perf_counter()
         # batches side by side: BLAS's own threads gain nothing on matrices as small as these
-        with threadpool_limits(1), ThreadPoolExecutor(os.cpu_count()) as pool:
+        threads = os.cpu_count() if self.engine is None else 1  # the engine has threads of its own
+        with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
             for batch in pool.map(ranks_from, range(0, len(images), batch_size)):
                 ranks.append(batch)
                 progress(len(batch))

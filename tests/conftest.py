@@ -9,9 +9,11 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import Phase, settings  # noqa: E402
 
+import refimpl  # noqa: E402
 from tests import oracles  # noqa: E402
 
 # ci, the default: the same examples on every run, so that a red run is the fault of the change
@@ -30,6 +32,14 @@ settings.register_profile(
 )
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 settings.load_profile(PROFILE)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_kernels() -> None:
+    """The first run of the engine on a machine says that it compiles; no test expects that line."""
+    config = refimpl.create_model("didb_micro", image_size=4, dim=2, heads=1, depth=1)
+    engine = refimpl.engine.compile(config, config.init(np.random.default_rng(0)))
+    engine(np.zeros((1, 1, 4, 4), np.float32))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -665,10 +665,10 @@ PACKED = {
         "suffix '.onnx'; expected '.safetensors'",
         name="x.onnx",
     ),
-    "packed to classify with": packing(
-        "classify {digit} --model {tmp}/packed.safetensors",
-        lambda path: refimpl.load(path.with_name("packed.safetensors")),
-        "kind 'packed' (bits for the engine, no latent weights); expected 'latent'",
+    "packed for NumPy": packing(
+        "classify {digit} --backend numpy --model {tmp}/packed.safetensors",
+        lambda path: refimpl.classifier(path.with_name("packed.safetensors"), backend="numpy"),
+        "backend is 'numpy'; expected 'engine' for a packed file",
         name="packed.safetensors",
     ),
     "summary of nothing": packing(

@@ -18,7 +18,9 @@ from PIL import Image
 import refimpl
 from refimpl.classifier import Classifier, read_card, record
 from refimpl.conventions import ConfigError, DataError, ModelFileError, RefimplError
+from refimpl.data import bundled
 from refimpl.data.preprocessing import Preprocessing
+from refimpl.models import files
 
 NAMES = ("ant", "bee", "cow")
 MODEL = refimpl.create_model("didb_micro", image_size=(8, 12), dim=6, depth=1, num_classes=3)
@@ -114,8 +116,11 @@ def test_double_precision_weights(tmp_path: Path) -> None:
     flat = {k: v.astype(np.float64) for k, v in refimpl.flatten(params()).items()}
     path = tmp_path / "double.safetensors"
     refimpl.save(path, MODEL, refimpl.unflatten(flat))
-    (answer,) = refimpl.classifier(path)(PICTURES[0])
+    (answer,) = refimpl.classifier(path, backend="numpy")(PICTURES[0])
+    (quick,) = refimpl.classifier(path)(PICTURES[0])
     assert answer.probabilities.dtype == np.float64
+    assert quick.probabilities.dtype == np.float32
+    np.testing.assert_allclose(quick.probabilities, answer.probabilities, rtol=1e-4)
 
 
 def test_a_file_that_says_nothing_about_images(tmp_path: Path) -> None:
@@ -129,11 +134,30 @@ def test_a_file_that_says_nothing_about_images(tmp_path: Path) -> None:
     assert refimpl.classifier(path).preprocessing.mode == "rgb"
 
 
-def test_the_backend_is_passed_on(file: Path) -> None:
-    for name in ("auto", "numpy"):
-        assert refimpl.classifier(file, backend=name).backend is refimpl.ops
-    with pytest.raises(ConfigError, match="backend is 'cuda', expected auto or numpy"):
+def test_the_backend_that_computes(file: Path, tmp_path: Path) -> None:
+    assert refimpl.classifier(file).engine is not None
+    assert refimpl.classifier(file, backend="engine").engine is not None
+    assert refimpl.classifier(file, backend="numpy").engine is None
+    with pytest.raises(ConfigError, match="backend is 'cuda', expected auto or numpy or engine"):
         refimpl.classifier(file, backend="cuda")
+    real = refimpl.create_model("deit_micro", image_size=8, dim=6, depth=1)
+    path = tmp_path / "real.safetensors"
+    refimpl.save(path, real, real.init(np.random.default_rng(42)))
+    assert refimpl.classifier(path).engine is None  # it knows no real blocks
+    with pytest.raises(ConfigError, match="engine: found real blocks; expected a binary network"):
+        refimpl.classifier(path, backend="engine")
+
+
+def test_a_packed_file_is_for_the_engine(tmp_path: Path) -> None:
+    latent = files.read("didb_micro_mnist")
+    path = tmp_path / "packed.safetensors"
+    files.save_packed(path, latent.model, latent.params, preprocessing=latent.preprocessing)
+    ask = refimpl.classifier(path)
+    seven = bundled.mnist() / "7_0000.png"
+    (packed,), (expected,) = ask(seven), refimpl.classifier("didb_micro_mnist")(seven)
+    np.testing.assert_array_equal(packed.probabilities, expected.probabilities)
+    with pytest.raises(ConfigError, match="packed.safetensors: backend is 'numpy'; expected 'engi"):
+        refimpl.classifier(path, backend="numpy")
 
 
 @pytest.mark.parametrize(

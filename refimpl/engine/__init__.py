@@ -4,6 +4,6 @@ engine = refimpl.engine.load("packed.safetensors")
 logits = engine(images)                     # float32 (B, channels, H, W) -> (B, classes)
 """
 
-from refimpl.engine.engine import Engine, compile, load
+from refimpl.engine.engine import Engine, compile, load, of_file
 
-__all__ = ["Engine", "compile", "load"]
+__all__ = ["Engine", "compile", "load", "of_file"]

@@ -27,11 +27,15 @@ def compile(model: VisionTransformer, params: Params) -> Engine:
 
 def load(name_or_path: str | os.PathLike) -> Engine:
     """A model's file, packed or latent, or a shipped name -> engine; errors as `files.read`."""
-    file = files.read_any(name_or_path)
-    if isinstance(file, files.PackedFile):
-        _require_binary(file.model.config)
-        return Engine(file.model.config, file.arrays)
-    return compile(file.model, file.params)
+    return of_file(files.read_any(name_or_path))
+
+
+def of_file(file: files.ModelFile | files.PackedFile) -> Engine:
+    """The engine of a file that is already read."""
+    if isinstance(file, files.ModelFile):
+        return compile(file.model, file.params)
+    _require_binary(file.model.config)
+    return Engine(file.model.config, file.arrays)
 
 
 class Engine:
@@ -47,6 +51,8 @@ class Engine:
         self._arrays = arrays
         self._plan: Plan = build(config, arrays)
         self._own = threading.local()
+        self._lock = threading.Lock()
+        self._threads: ThreadPoolExecutor | None = None
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """ShapeError, DtypeError, and NonFiniteError with the name of the layer."""
@@ -54,11 +60,12 @@ class Engine:
         logits = np.empty((len(images), self.config.num_classes), np.float32)
         threads = min(numba.config.NUMBA_NUM_THREADS, len(images))
         if threads == 1:
-            for image, row in zip(images, logits, strict=True):
-                self._run(image, row)
+            self._run(images, logits)
             return logits
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(self._run, images, logits))
+        # several parts a thread, since one may be held up
+        step = -(-len(images) // (4 * threads))
+        parts = [slice(first, first + step) for first in range(0, len(images), step)]
+        list(self._pool().map(lambda part: self._run(images[part], logits[part]), parts))
         return logits
 
     def taps(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -81,9 +88,16 @@ class Engine:
             for name, value in seen[0].items()
         }
 
-    def _run(self, image: np.ndarray, logits: np.ndarray) -> None:
-        image = np.ascontiguousarray(image)
-        self._raise(run.compiled_forward(None, self._plan, self._work(), image, logits))
+    def _run(self, images: np.ndarray, logits: np.ndarray) -> None:
+        for image, row in zip(images, logits, strict=True):
+            image = np.ascontiguousarray(image)
+            self._raise(run.compiled_forward(None, self._plan, self._work(), image, row))
+
+    def _pool(self) -> ThreadPoolExecutor:
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS)
+            return self._threads
 
     def _work(self) -> Work:
         """The buffers of this thread."""

@@ -25,6 +25,7 @@ import numpy as np
 from PIL import Image
 
 import refimpl
+from refimpl import ops
 from refimpl.classifier import Classifier, Prediction
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, summary
@@ -61,7 +62,7 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
     x = ask.preprocessing.normalise(pixels[None]).astype(ask.dtype)
     taps = trace.look(ask, x)
     data = trace.embedded(taps)
-    timed = timing.measure(ask.model, ask.params, x, ask.backend)
+    timed = timing.measure(ask.model, ask.params, x, ops)
     config = ask.model.config
     first = config.tokens - config.grid[0] * config.grid[1]
     height, width = config.image_size

@@ -48,7 +48,7 @@ def look(ask: Classifier, x: np.ndarray) -> dict[str, np.ndarray]:
         if SHOWN.fullmatch(name):
             taps[name] = value[0]
 
-    ask.model.forward(ask.params, x.astype(ask.dtype), tap=listen, backend=ask.backend)
+    ask.model.forward(ask.params, x.astype(ask.dtype), tap=listen, backend=ops)
     if ask.model.config.attention == "differential":
         for i, block in ask.params["blocks"].items():
             value, mean = (taps[f"blocks.{i}.attn.{t}"] for t in ("v.out", "neighbour_mean"))
