@@ -628,6 +628,15 @@ def test_random_bits_have_no_cause() -> None:
         assert DIDB.ask(name, rng.random(DIDB.value(name).shape) < 0.5) is None, name
 
 
+@pytest.mark.parametrize("size", [1e-3, 1e-6])
+def test_a_candidate_of_another_size_is_no_zero(size: float) -> None:
+    """As in replay, where an input of the port is far too large."""
+    rng = np.random.default_rng(14)
+    for name in (f"grads/{A}scores", f"{A}high", "blocks.1.mid", f"grads/param.{UP}move"):
+        found = size * rng.standard_normal(DIDB.value(name).shape)
+        assert DIDB.ask(name, found) is None, name
+
+
 def test_a_single_flip_is_too_little_to_say_anything() -> None:
     for name in (BIT, INT, "logits"):
         for count in (1, 2):

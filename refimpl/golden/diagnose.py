@@ -2,8 +2,8 @@
 
 A fingerprint says what a mistake would have made of the expected array. It explains a candidate
 if it leaves at most a twentieth of the difference: of bits and whole numbers, of the entries that
-differ; of real numbers, of the difference's norm. Noise has no cause: a guess must meet at least
-EVIDENCE differing entries, and the first that explains them is the answer.
+differ; of real numbers, of the norms of difference and candidate. Noise has no cause: a guess
+must meet at least EVIDENCE differing entries, and the first that explains them is the answer.
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ def explains(case: Case, guess: Guess) -> bool:
     if case.kind != "real":
         return bool((guess.value != found).sum() <= LEFT * differing.sum())
     left, whole = np.linalg.norm(guess.value - found), np.linalg.norm(expected - found)
-    return bool(np.isfinite(whole) and left <= LEFT * whole)
+    # beside a far too large expectation anything small would be near the candidate
+    allowed = LEFT * min(whole, np.linalg.norm(found))
+    return bool(np.isfinite(whole) and left <= allowed)
 
 
 def _explain(case: Case, table: Sequence[Fingerprint]) -> str | None:
