@@ -73,7 +73,7 @@ def _boolean_calls(path, a, v, out, calls):
 def _roofline_timer(work: Product) -> Callable[[int], float]:
     """How long the multiply-adds of a product take where nothing is loaded or stored."""
     path = popcount.path()
-    macs = ROOFLINE_WORDS * popcount.roofline_sums(path) * LANES * popcount.WORD
+    macs = ROOFLINE_WORDS * path.sums * LANES * popcount.WORD
 
     def run(calls: int) -> float:
         repeats = max(1, round(calls * work.macs / macs))

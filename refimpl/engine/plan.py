@@ -44,7 +44,7 @@ SCALES = {"scale1": (columns.ALPHA1, columns.BETA1), "scale2": (columns.ALPHA2, 
 class Plan(NamedTuple):
     """Read by every thread, written by none. Places are flat indices."""
 
-    path: int  # of popcount.PATHS
+    path: popcount.Path
     table: np.ndarray  # (depth * rows, columns) int64, see columns
     floats: np.ndarray  # float32
     bits: np.ndarray  # uint32, weights as `bits.pack` lays them out

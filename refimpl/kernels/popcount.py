@@ -11,13 +11,15 @@ nothing.
 A *path* is how a CPU counts ones: `avx512` has an instruction for it (VPOPCNTDQ), `avx2` and
 `neon` count bytes and add these up every 31 words, `plain` leaves it to the compiler. Each path is
 right on every CPU, and all give the same numbers. The environment variable REFIMPL_PATH takes one
-by name instead of the one that suits the host.
+by name instead of the one that suits the host. A path is a type of its own, so that what is
+compiled, and cached, for one is never taken for another.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import binding, ir
@@ -25,7 +27,7 @@ from numba import types
 from numba.core import cgutils
 
 from refimpl.conventions import ConfigError
-from refimpl.kernels.compile import inlined, jit
+from refimpl.kernels.compile import jit
 from refimpl.kernels.vector import (
     INTS,
     LANES,
@@ -40,8 +42,6 @@ from refimpl.kernels.vector import (
     store,
 )
 
-PATHS = ("avx512", "avx2", "neon", "plain")
-AVX512, AVX2, NEON, PLAIN = range(len(PATHS))
 WORD = 32  # bits of a lane
 CHUNK = 31  # words whose bytes can be added up: 31 * 8 < 256
 
@@ -49,42 +49,60 @@ _WORDS = ir.VectorType(ir.IntType(32), LANES)
 _BYTES = ir.VectorType(ir.IntType(8), 4 * LANES)
 
 
+class Avx512(NamedTuple):
+    sums: int = 16  # vectors that are kept in registers
+
+
+class Avx2(NamedTuple):
+    sums: int = 4
+
+
+class Neon(NamedTuple):
+    sums: int = 4
+
+
+class Plain(NamedTuple):
+    sums: int = 4
+
+
+Path = Avx512 | Avx2 | Neon | Plain
+PATHS: dict[str, Path] = {"avx512": Avx512(), "avx2": Avx2(), "neon": Neon(), "plain": Plain()}
+
+
 @functools.cache
-def path() -> int:
-    """Index in PATHS of the way to count ones that suits this CPU, or that REFIMPL_PATH names."""
+def path() -> Path:
+    """The way to count ones that suits this CPU, or the one that REFIMPL_PATH names."""
     forced = os.environ.get("REFIMPL_PATH")
     if forced is not None:
         if forced not in PATHS:
             raise ConfigError(f"REFIMPL_PATH is {forced!r}; expected one of {', '.join(PATHS)}")
-        return PATHS.index(forced)
+        return PATHS[forced]
     features = binding.get_host_cpu_features()
     if features.get("avx512vpopcntdq"):
-        return AVX512
+        return PATHS["avx512"]
     if features.get("avx2"):
-        return AVX2
-    return NEON if "neon" in features or "aarch64" in binding.get_process_triple() else PLAIN
+        return PATHS["avx2"]
+    return PATHS["neon" if "aarch64" in binding.get_process_triple() else "plain"]
 
 
 # --- the register block, in LLVM ------------------------------------------------------------------
 
 
-def _block(combine: str, rows: int, columns: int, at_once: int, by_bytes: bool):
-    """The generator of a block of `rows` rows times `columns` vectors of lanes.
-
-    `at_once` sums are kept in registers.
-    """
+def _block(combine: str, rows: int, columns: int):
+    """The generator of a block of `rows` rows times `columns` vectors of lanes."""
     operation = {"xor": "xor", "and": "and_"}[combine]
     sign = {"xor": "sub", "and": "add"}[combine]  # offset -/+ 2 count
 
-    def typed(typing, a, a_at, w, w_at, words, offset, out, out_at, stride):
-        index = types.intp
-        result = types.none(a, index, w, index, index, INTS, out, index, index)
+    def typed(typing, path, a, a_at, w, w_at, words, offset, out, out_at, stride):
+        index, at_once = types.intp, path.instance_class().sums
+        count = _counter(path)
+        result = types.none(path, a, index, w, index, index, INTS, out, index, index)
 
         def generate(context, builder, signature, values):
-            a, a_at, w, w_at, words, offset, out, out_at, stride = values
-            a = pointer(context, builder, signature.args[0], a, a_at)
-            w = pointer(context, builder, signature.args[2], w, w_at)
-            out = pointer(context, builder, signature.args[6], out, out_at)
+            _, a, a_at, w, w_at, words, offset, out, out_at, stride = values
+            a = pointer(context, builder, signature.args[1], a, a_at)
+            w = pointer(context, builder, signature.args[3], w, w_at)
+            out = pointer(context, builder, signature.args[7], out, out_at)
             # offset + 2 x is x + offset / 2, doubled, and the odd bit again: one shift in all
             half = builder.ashr(offset, constant(1))
             odd = builder.shl(offset, constant(31))
@@ -114,7 +132,7 @@ def _block(combine: str, rows: int, columns: int, at_once: int, by_bytes: bool):
                 sums = [cgutils.alloca_once(builder, _WORDS) for _ in places]
                 for total in sums:
                     builder.store(half, total)
-                (_count_bytes if by_bytes else _count_words)(builder, sums, combined, sign, words)
+                count(builder, sums, combined, sign, words)
                 for (r, c), total in zip(places, sums, strict=True):
                     doubled = call(builder, "llvm.fshl", builder.load(total), odd, constant(1))
                     at = builder.add(times(stride, r), ir.Constant(words.type, c * LANES))
@@ -125,6 +143,10 @@ def _block(combine: str, rows: int, columns: int, at_once: int, by_bytes: bool):
         return result, generate
 
     return typed
+
+
+def _counter(path: types.NamedTuple):
+    return _count_bytes if path.instance_class in (Avx2, Neon) else _count_words
 
 
 def _count_words(builder, sums, combined, sign: str, words) -> None:
@@ -178,16 +200,15 @@ def _as(builder, address, vector):
     return builder.bitcast(address, vector.as_pointer())
 
 
-def _named_block(combine: str, rows: int, columns: int, path: int):
-    """The block of one path as a function: compiled, or where nothing is compiled in NumPy.
+def _function(combine: str, rows: int, columns: int):
+    """A block as a function: compiled, or where nothing is compiled in NumPy.
 
     out[r, c] = offset -/+ 2 ones of (a[c] ^/& w[r]) for each row r and vector of lanes c. Places
     are flat indices; `stride` lies between the rows of out.
     """
-    at_once = min(rows * columns, 16 if path == AVX512 else 4)
 
-    @compiled_as(_block(combine, rows, columns, at_once, by_bytes=path in (AVX2, NEON)))
-    def block(a, a_at, w, w_at, words, offset, out, out_at, stride):
+    @compiled_as(_block(combine, rows, columns))
+    def block(path, a, a_at, w, w_at, words, offset, out, out_at, stride):
         length = words * LANES
         for r in range(rows):
             row = w.reshape(-1)[w_at + r : w_at + r + length : LANES, None]
@@ -206,103 +227,12 @@ def _ones(words: np.ndarray) -> np.ndarray:
     return bits.sum(axis=1, dtype=np.int32)
 
 
-# One named function a path: Numba's cache could not tell them apart otherwise.
-_xor_8x2_avx512 = _named_block("xor", 8, 2, AVX512)
-_xor_8x2_avx2 = _named_block("xor", 8, 2, AVX2)
-_xor_8x2_neon = _named_block("xor", 8, 2, NEON)
-_xor_8x2_plain = _named_block("xor", 8, 2, PLAIN)
-_xor_1x2_avx512 = _named_block("xor", 1, 2, AVX512)
-_xor_1x2_avx2 = _named_block("xor", 1, 2, AVX2)
-_xor_1x2_neon = _named_block("xor", 1, 2, NEON)
-_xor_1x2_plain = _named_block("xor", 1, 2, PLAIN)
-_xor_16x1_avx512 = _named_block("xor", 16, 1, AVX512)
-_xor_16x1_avx2 = _named_block("xor", 16, 1, AVX2)
-_xor_16x1_neon = _named_block("xor", 16, 1, NEON)
-_xor_16x1_plain = _named_block("xor", 16, 1, PLAIN)
-_xor_1x1_avx512 = _named_block("xor", 1, 1, AVX512)
-_xor_1x1_avx2 = _named_block("xor", 1, 1, AVX2)
-_xor_1x1_neon = _named_block("xor", 1, 1, NEON)
-_xor_1x1_plain = _named_block("xor", 1, 1, PLAIN)
-_and_16x1_avx512 = _named_block("and", 16, 1, AVX512)
-_and_16x1_avx2 = _named_block("and", 16, 1, AVX2)
-_and_16x1_neon = _named_block("and", 16, 1, NEON)
-_and_16x1_plain = _named_block("and", 16, 1, PLAIN)
-_and_1x1_avx512 = _named_block("and", 1, 1, AVX512)
-_and_1x1_avx2 = _named_block("and", 1, 1, AVX2)
-_and_1x1_neon = _named_block("and", 1, 1, NEON)
-_and_1x1_plain = _named_block("and", 1, 1, PLAIN)
-
-
-@inlined
-def xor_8x2(path, a, a_at, w, w_at, words, offset, out, out_at, stride):
-    if path == AVX512:
-        _xor_8x2_avx512(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    elif path == AVX2:
-        _xor_8x2_avx2(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    elif path == NEON:
-        _xor_8x2_neon(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    else:
-        _xor_8x2_plain(a, a_at, w, w_at, words, offset, out, out_at, stride)
-
-
-@inlined
-def xor_1x2(path, a, a_at, w, w_at, words, offset, out, out_at, stride):
-    if path == AVX512:
-        _xor_1x2_avx512(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    elif path == AVX2:
-        _xor_1x2_avx2(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    elif path == NEON:
-        _xor_1x2_neon(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    else:
-        _xor_1x2_plain(a, a_at, w, w_at, words, offset, out, out_at, stride)
-
-
-@inlined
-def xor_16x1(path, a, a_at, w, w_at, words, offset, out, out_at, stride):
-    if path == AVX512:
-        _xor_16x1_avx512(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    elif path == AVX2:
-        _xor_16x1_avx2(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    elif path == NEON:
-        _xor_16x1_neon(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    else:
-        _xor_16x1_plain(a, a_at, w, w_at, words, offset, out, out_at, stride)
-
-
-@inlined
-def xor_1x1(path, a, a_at, w, w_at, words, offset, out, out_at, stride):
-    if path == AVX512:
-        _xor_1x1_avx512(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    elif path == AVX2:
-        _xor_1x1_avx2(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    elif path == NEON:
-        _xor_1x1_neon(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    else:
-        _xor_1x1_plain(a, a_at, w, w_at, words, offset, out, out_at, stride)
-
-
-@inlined
-def and_16x1(path, a, a_at, w, w_at, words, offset, out, out_at, stride):
-    if path == AVX512:
-        _and_16x1_avx512(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    elif path == AVX2:
-        _and_16x1_avx2(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    elif path == NEON:
-        _and_16x1_neon(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    else:
-        _and_16x1_plain(a, a_at, w, w_at, words, offset, out, out_at, stride)
-
-
-@inlined
-def and_1x1(path, a, a_at, w, w_at, words, offset, out, out_at, stride):
-    if path == AVX512:
-        _and_1x1_avx512(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    elif path == AVX2:
-        _and_1x1_avx2(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    elif path == NEON:
-        _and_1x1_neon(a, a_at, w, w_at, words, offset, out, out_at, stride)
-    else:
-        _and_1x1_plain(a, a_at, w, w_at, words, offset, out, out_at, stride)
+xor_16x1 = _function("xor", 16, 1)
+xor_8x2 = _function("xor", 8, 2)
+xor_1x2 = _function("xor", 1, 2)
+xor_1x1 = _function("xor", 1, 1)
+and_16x1 = _function("and", 16, 1)
+and_1x1 = _function("and", 1, 1)
 
 
 # --- whole products -------------------------------------------------------------------------------
@@ -389,62 +319,41 @@ def boolean_rows(path, a, v, out):
 # --- the roofline ---------------------------------------------------------------------------------
 
 
-def _registers_only(at_once: int, by_bytes: bool):
-    """The generator of a block's instructions without a load or a store in their loop."""
+def _registers_only(typing, path, words, seed):
+    by_bytes = _counter(path) is _count_bytes
 
-    def typed(typing, words, seed):
-        def generate(context, builder, signature, values):
-            words, seed = values
-            lane = spread(builder, seed)
-            sums = [cgutils.alloca_once(builder, _WORDS) for _ in range(at_once)]
-            for row, total in enumerate(sums):
-                builder.store(builder.add(lane, constant(row)), total)
+    def generate(context, builder, signature, values):
+        _, words, seed = values
+        lane = spread(builder, seed)
+        sums = [cgutils.alloca_once(builder, _WORDS) for _ in range(path.instance_class().sums)]
+        for row, total in enumerate(sums):
+            builder.store(builder.add(lane, constant(row)), total)
 
-            def combined(word):
-                # of the sum itself, so that nothing can be done beforehand; a sum of bytes stays
-                # as it is for some words, and takes their number
-                other = spread(builder, builder.trunc(word, seed.type)) if by_bytes else lane
-                for total in sums:
-                    yield builder.xor(other, builder.load(total))
+        def combined(word):
+            # of the sum itself, so that nothing can be done beforehand; a sum of bytes stays as it
+            # is for some words, and takes their number
+            other = spread(builder, builder.trunc(word, seed.type)) if by_bytes else lane
+            for total in sums:
+                yield builder.xor(other, builder.load(total))
 
-            count = _count_bytes if by_bytes else _count_words
-            count(builder, sums, combined, "add", words)
-            result = builder.load(sums[0])
-            for total in sums[1:]:
-                result = builder.xor(result, builder.load(total))
-            return builder.extract_element(result, ir.Constant(ir.IntType(32), 0))
+        _counter(path)(builder, sums, combined, "add", words)
+        result = builder.load(sums[0])
+        for total in sums[1:]:
+            result = builder.xor(result, builder.load(total))
+        return builder.extract_element(result, ir.Constant(ir.IntType(32), 0))
 
-        return types.int32(types.intp, types.int32), generate
-
-    return typed
+    return types.int32(path, types.intp, types.int32), generate
 
 
-def roofline_sums(path: int) -> int:
-    """Vectors of sums in a block: `run_roofline` does words * sums * 16 * 32 multiply-adds."""
-    return 16 if path == AVX512 else 4
-
-
-def _named_roofline(path: int):
-    @compiled_as(_registers_only(roofline_sums(path), by_bytes=path in (AVX2, NEON)))
-    def block(words, seed):
-        return seed
-
-    return block
-
-
-_roofline_avx512 = _named_roofline(AVX512)
-_roofline_avx2 = _named_roofline(AVX2)
-_roofline_neon = _named_roofline(NEON)
-_roofline_plain = _named_roofline(PLAIN)
+@compiled_as(_registers_only)
+def _block_in_registers(path, words, seed):
+    return seed
 
 
 @jit
 def run_roofline(path, words, seed):
-    """The instructions of `words` words of a block, without memory; see `roofline_sums`."""
-    if path == AVX512:
-        return _roofline_avx512(words, seed)
-    if path == AVX2:
-        return _roofline_avx2(words, seed)
-    if path == NEON:
-        return _roofline_neon(words, seed)
-    return _roofline_plain(words, seed)
+    """The instructions of a block, without memory, for so many words of all its sums.
+
+    That is words * path.sums * 16 * 32 multiply-adds.
+    """
+    return _block_in_registers(path, words, seed)
