@@ -23,7 +23,18 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import create_model, files
 
 FLOOR = "import numba"
+CALL = "one call by numba"
 MODELS = ("didb_tiny",)
+
+_CACHED_CALL = """
+import numba
+
+@numba.njit(cache=True)
+def next_to(x):
+    return x + 1
+
+next_to(1)
+"""
 
 _LAUNCHER = """
 import json, resource, subprocess, sys, time
@@ -52,15 +63,18 @@ def run(
     rounds: int = 10,
     progress: Callable[[], object] = lambda: None,
 ) -> list[Row]:
-    """A row for `import numba`, which all compiled code needs, one for `refimpl classify` with the
-    shipped model, and one with each of these architectures.
+    """A row for `import numba`, one for a call of a trivial function from Numba's cache, which all
+    compiled code needs, one for `refimpl classify` with the shipped model, and one with each of
+    these architectures.
 
     They have random parameters and are packed files. One run of each is not counted: it fills the
     caches. `progress` is called after each round. RefimplError if a command fails.
     """
     with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder) / "call.py"
+        script.write_text(_CACHED_CALL, encoding="utf-8")
         classify = ["-m", "refimpl", "classify", str(bundled.digits()[0])]
-        commands = {FLOOR: ["-c", "import numba"], "classify": classify}
+        commands = {FLOOR: ["-c", "import numba"], CALL: [str(script)], "classify": classify}
         for name in models:
             path = Path(folder) / f"{name}.safetensors"
             _save(name, path)
