@@ -628,6 +628,19 @@ def test_random_bits_have_no_cause() -> None:
         assert DIDB.ask(name, rng.random(DIDB.value(name).shape) < 0.5) is None, name
 
 
+@pytest.mark.parametrize("name", [BIT, INT, f"{A}scores", f"{UP}weight.bit"])
+def test_a_right_value_whose_input_is_wrong(name: str) -> None:
+    """In replay it is held against what the wrong input gives."""
+    rng = np.random.default_rng(15)
+    step = DIDB.steps[name]
+    expected = step.op(*(noise(rng, DIDB.value(read), 0.9) for read in step.inputs))
+    verdict = SimpleNamespace(
+        name=name, kind=record.kind_of(step.value), verdict="FAIL", expected=expected,
+        candidate=step.value,
+    )  # fmt: skip
+    assert diagnose.cause(verdict, DIDB, {name: step.value}) == diagnose.RIGHT
+
+
 @pytest.mark.parametrize("size", [1e-3, 1e-6])
 def test_a_candidate_of_another_size_is_no_zero(size: float) -> None:
     """As in replay, where an input of the port is far too large."""

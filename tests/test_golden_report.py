@@ -157,7 +157,10 @@ def test_causes_of_others_are_listed() -> None:
     found, causes, total = judged({first: -value(first), second: 3 * value(second)}, mode="replay")
     out = text.report(found, causes, total)
     assert f"FIRST DIVERGENCE: {first}" in out
-    assert f"likely causes of others:\n  {second}: scale missing: every value is 3 times" in out
+    others = out[out.index("likely causes of others:\n") :]
+    assert f"\n  {second}: scale missing: every value is 3 times" in others
+    # the taps behind them have the values of the bundle, which do not follow from wrong inputs
+    assert diagnose.RIGHT in others
 
 
 # --- JSON -----------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LEFT = 0.05  # of the difference, that a cause may leave
 EVIDENCE = {"bit": 8, "int": 3, "real": 3}  # differing entries
+RIGHT = "the golden value, but not what the candidate's own inputs give: were they dumped rightly?"
 MOST = 10  # taps of a comparison whose cause is looked for
 EXPLAINED = ("FAIL", "TIES-ONLY", "NEAR")  # verdicts that have something to explain
 
@@ -79,6 +80,9 @@ def cause(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> str
         if np.shape(verdict.candidate) != np.shape(verdict.expected):
             return _other_shape(verdict.expected, verdict.candidate)
         case = _case(verdict, bundle, candidate)
+        right = Guess(RIGHT, _widen(bundle.reference.steps[verdict.name].value))
+        if explains(case, right):  # in replay alone: it was held against what its inputs give
+            return right.cause
         if case.kind == "bit":
             return _sign_of_zero(case) or _padding(case) or _explain_bits(case)
         return _explain(case, TABLE[case.kind])
