@@ -11,7 +11,7 @@ import numba
 import numpy as np
 import pytest
 
-from refimpl import engine
+from refimpl import cli, engine
 from refimpl.bench import host, kernels, measure, models, ours, peers, process, scaling, work
 from refimpl.bench.measure import Contender, Row
 from refimpl.bench.peers import Peer, numpy_blas, openvino_cpu
@@ -307,3 +307,12 @@ def test_the_engine_has_its_threads_while_it_is_measured(monkeypatch) -> None:
     contender.run(2)
     assert seen == [before + 3] * 2
     assert before == numba.config.NUMBA_NUM_THREADS
+
+
+@pytest.mark.parametrize("verb", ["kernels", "model", "scaling", "process"])
+def test_the_examples_of_help_are_understood(verb) -> None:
+    _, shown, _ = run("bench", verb, "--help")
+    found = [line.split()[1:] for line in shown.splitlines() if line.startswith("  refimpl bench")]
+    assert found
+    for arguments in found:
+        assert cli.parser().parse_args(arguments).run.__name__ == verb
