@@ -265,6 +265,8 @@ def test_the_worst_ulp_is_that_of_the_candidates_type(bundle):
     (REAL, lambda v: v.astype(np.int32), "dtype int32; expected float32 or float64"),
     (REAL, lambda v: v.astype(np.float16), "dtype float16; expected float32 or float64"),
     (REAL, lambda v: np.where(np.arange(10) == 3, np.nan, v), "NaN or infinity at [0, 0, 3]"),
+    (REAL, lambda v: np.where(np.arange(10) == 3, 1e21, v),
+     "above 1e+20 in magnitude at [0, 0, 3]"),
     (INT, lambda v: v.astype(np.float32), "dtype float32; expected int32"),
     (BIT, lambda v: v.astype(np.float32), "dtype float32; expected uint8, packed"),
     (BIT, lambda v: v.astype(np.uint8),
@@ -281,6 +283,17 @@ def test_a_tap_that_cannot_be_judged_fails_with_its_reason(
     if mode == "replay":
         readers = [v for v in found.verdicts if v.verdict == "NOT REPLAYED"]
         assert readers and all(v.reason == f"input {name}: {reason}" for v in readers)
+
+
+@pytest.mark.parametrize("mode", ["free", "replay"])
+@pytest.mark.parametrize("factor", [0, 1e-30, -1e17])
+def test_garbage_is_judged_without_overflow(bundle, candidate, mode, factor):
+    """A third of the real taps are far too small or large, or 0: a warning is an error here."""
+    reals = [name for name, value in candidate.items() if value.dtype.kind == "f"]
+    for first, dtype in ((0, np.float32), (1, np.float64), (2, np.float32)):
+        spoilt = {name: (candidate[name] * factor).astype(dtype) for name in reals[first::3]}
+        found = compare(bundle, {**candidate, **spoilt}, mode=mode, forced=True)
+        assert not found.passed and len(found.verdicts) == len(candidate)
 
 
 def test_unknown_names_are_listed(bundle, candidate):

@@ -62,7 +62,10 @@ def replay(
     # the reference rounds, too
     arithmetic = Arithmetic(unit + REFERENCE)
     given = [arithmetic.value(x) for x in inputs]
-    return SECOND_ORDER * _bounded(reference, name, given, arithmetic).error() + UNDERFLOW
+    # on absurd inputs everything may be off: exp of an error of 1000 is more than float64 holds
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = SECOND_ORDER * _bounded(reference, name, given, arithmetic).error() + UNDERFLOW
+    return np.where(np.isnan(error), np.inf, error)
 
 
 class Free:
@@ -77,7 +80,7 @@ class Free:
         self.reference, self.steps = reference, reference.steps
         self.unit, self.spread = unit, margin * unit
         self._terms: dict[str, np.ndarray] = {}  # tap -> spread * sum |terms|
-        self._gradients: dict[str, Bounded] = {}
+        self._gradients: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # error, inherited
 
     def __getitem__(self, name: str) -> np.ndarray:
         kind = kind_of(self.steps[name].value)
@@ -88,7 +91,7 @@ class Free:
             error = _spread_out(self._terms_of(z))
         else:
             gradient = name.startswith(GRADS)
-            error = self._gradient(name).error() if gradient else self._real(name)
+            error = self._gradient(name)[0] if gradient else self._real(name)
             # a probability has no terms, but it rounds
             own = self.spread * np.abs(self.steps[name].value) * (kind == "real")
             error = _spread_out(np.maximum(error, own))
@@ -114,17 +117,18 @@ class Free:
                 given[-1].inherited = np.maximum(given[-1].inherited, self._terms_of(read))
         return _bounded(self.reference, name, given, arithmetic).error()
 
-    def _gradient(self, name: str) -> Bounded:
+    def _gradient(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         if name not in self._gradients:
             arithmetic = Arithmetic(self.unit, self.spread, power=2)
             given = [self._given(read, arithmetic) for read in self.steps[name].inputs]
-            self._gradients[name] = _bounded(self.reference, name, given, arithmetic)
+            result = _bounded(self.reference, name, given, arithmetic)
+            self._gradients[name] = result.error(), result.inherited
         return self._gradients[name]
 
     def _given(self, name: str, arithmetic: Arithmetic) -> Bounded:
         given = arithmetic.value(self.steps[name].value)
         if name.startswith(GRADS):
-            given.inherited = given.inherited + self._gradient(name).inherited
+            given.inherited = given.inherited + self._gradient(name)[1]
         else:
             given.inherited = _spread_out(given.inherited)
         return given

@@ -19,10 +19,12 @@ import numpy as np
 
 from refimpl.conventions import GoldenFileError, require_choice
 from refimpl.golden import bounds, record, replay, store
+from refimpl.golden.bounds import UNDERFLOW
 from refimpl.golden.replay import CannotReplayError, Judge
 from refimpl.golden.store import Bundle
 
 MODES = ("free", "replay")
+LARGEST = 1e20  # memory that was never written to, read as floats, is beyond it
 
 
 class Divergence(NamedTuple):
@@ -160,8 +162,15 @@ class _Tap:
         if not fits:
             wanted = {"bit": "uint8, packed", "int": "int32", "real": "float32 or float64"}[kind]
             return f"dtype {self.raw.dtype}; expected {wanted}"
-        if kind == "real" and not np.isfinite(self.raw).all():
+        return self._wild() if kind == "real" else None
+
+    def _wild(self) -> str | None:
+        """NaN, infinity, or a number that no port computes and no bound could be computed with."""
+        if not np.isfinite(self.raw).all():
             return f"NaN or infinity at {_first(~np.isfinite(self.raw))}"
+        too_large = np.abs(self.raw) > LARGEST
+        if too_large.any():
+            return f"above {LARGEST:g} in magnitude at {_first(too_large)}"
         return None
 
     def _unpack(self, shape: tuple[int, ...]) -> str | None:
@@ -282,8 +291,7 @@ def _worst_ulp(difference: np.ndarray, expected: np.ndarray, dtype: np.dtype) ->
     largest = np.abs(expected)
     if largest.ndim:
         largest = largest.max(axis=-1, keepdims=True)
-    smallest = np.finfo(dtype).tiny
-    return float((difference / np.spacing(np.maximum(largest, smallest).astype(dtype))).max())
+    return float((difference / np.spacing(np.maximum(largest, UNDERFLOW).astype(dtype))).max())
 
 
 def _divergence(
