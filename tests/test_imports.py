@@ -24,10 +24,25 @@ MAY_IMPORT = {
     "models": {"ops"},
     "data": set(),
     "training": {"data", "models", "ops"},
-    "classifier": {"data", "models", "ops"},
-    "report": {"training"},
-    "cli": {"__init__", "classifier", "data", "models", "ops", "report", "training"},
-    "__init__": {"classifier", "data", "models", "ops", "training"},
+    "kernels": {"ops"},
+    "engine": {"kernels", "models", "ops"},
+    "golden": {"data", "models", "ops"},
+    "bench": {"data", "engine", "kernels", "models"},
+    "classifier": {"data", "engine", "models", "ops"},
+    "report": {"__init__", "classifier", "data", "golden", "models", "ops", "training"},
+    "cli": {
+        "__init__",
+        "bench",
+        "classifier",
+        "data",
+        "engine",
+        "golden",
+        "models",
+        "ops",
+        "report",
+        "training",
+    },
+    "__init__": {"classifier", "data", "engine", "golden", "kernels", "models", "ops", "training"},
     "__main__": {"cli"},
 }
 
@@ -68,8 +83,8 @@ def test_rooms_import_only_what_they_may(path):
 
 
 @pytest.mark.parametrize("path", files(ROOT / "refimpl") + files(ROOT / "tests"), ids=identify)
-def test_torch_is_imported_by_the_torch_models_only(path):
-    if "torch_models" not in path.parts:
+def test_torch_is_imported_by_the_torch_models_and_the_benchmark_only(path):
+    if "torch_models" not in path.parts and "bench" not in path.parts:
         found = {name.split(".")[0] for name in imports(path)}
         assert not found & {"torch", "torchvision", "transformers", "timm"}, identify(path)
 
@@ -112,11 +127,12 @@ def distributions(requirements: str) -> set[str]:
 def test_every_import_is_a_declared_dependency():
     """Else a fresh environment has everything but what the last change needed."""
     required = distributions(SETUP["options"]["install_requires"])
-    plots = distributions(SETUP["options.extras_require"]["plots"])
+    extras = SETUP["options.extras_require"]
+    of_room = {"report": distributions(extras["plots"]), "bench": distributions(extras["bench"])}
     standard = {*sys.stdlib_module_names, "tomllib", "refimpl"}  # tomllib: Python 3.11
     for path in files(PACKAGE):
         found = {name.split(".")[0] for name in imports(path)} - standard - required
-        assert found <= (plots if room(path) == "report" else set()), identify(path)
+        assert found <= of_room.get(room(path), set()), identify(path)
 
 
 def test_every_package_is_in_the_wheel():

@@ -1,0 +1,236 @@
+"""The packed engine is the same network: tap by tap, image by image, from any thread.
+
+Oracle: the NumPy model. In float32 two right programs may turn a sign over, so whole networks are
+judged by replay [SPEC 8.2]: every operation on the engine's own inputs, no hard flip.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given
+
+import refimpl
+from refimpl import engine, golden
+from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError
+from refimpl.golden import store
+from refimpl.models import files, flatten
+from refimpl.models.packing import pack_rows
+from tests import networks, oracles, strategies
+
+BINARY = networks.configs(block="binary", binarize="full")
+COVERING = {name: c for name, c in networks.covering().items() if c.block == "binary"}
+COVERING = {name: c for name, c in COVERING.items() if c.binarize == "full"}
+
+
+def network(config, seed: int = 0, **options) -> networks.Network:
+    return networks.make(config, seed, np.float32, **options)
+
+
+def taps_of(network: networks.Network) -> dict[str, np.ndarray]:
+    seen = {}
+    network.model.forward(
+        network.params,
+        network.images,
+        tap=lambda name, value, op, inputs: seen.update({name: value}),
+    )
+    return seen
+
+
+def replay(network: networks.Network, folder: Path) -> golden.Comparison:
+    """The engine's taps of a network against its reference."""
+    found = engine.compile(network.model, network.params).taps(network.images)
+    packed = {name: pack_rows(v) if v.dtype == bool else v for name, v in found.items()}
+    store.make(folder, network.model, network.params, network.images, taps="io")
+    return golden.compare(golden.read(folder), packed, mode="replay")
+
+
+@pytest.mark.parametrize("name", COVERING)
+def test_every_reading_in_replay(name: str, tmp_path: Path) -> None:
+    compared = replay(network(COVERING[name]), tmp_path / "bundle")
+    assert compared.passed, compared.first
+    judged = [v for v in compared.verdicts if v.verdict not in ("MISSING", "NOT REPLAYED")]
+    assert {v.kind for v in judged} == {"bit", "int", "real"}
+    # what only latent weights have is not in a packed network
+    missing = {v.name for v in compared.verdicts} - {v.name for v in judged}
+    assert all(name.endswith(".weight.z") for name in missing)
+
+
+@given(BINARY, strategies.seeds())
+def test_drawn_networks_in_replay(tmp_path_factory, config, seed) -> None:
+    compared = replay(network(config, seed), tmp_path_factory.mktemp("drawn") / "bundle")
+    assert compared.passed, compared.first
+
+
+@given(BINARY, strategies.seeds())
+def test_bits_whole_numbers_and_logits(config, seed) -> None:
+    """Away from thresholds the engine is not only right but equal: bit for bit, up to rounding."""
+    drawn = network(config, seed)
+    built = engine.compile(drawn.model, drawn.params)
+    found, expected = built.taps(drawn.images), taps_of(drawn)
+    exact = [n for n, v in found.items() if v.dtype != np.float32]
+    if all(np.array_equal(found[n], expected[n]) for n in exact):
+        for name in found.keys() - exact:
+            value, scale = found[name], np.abs(expected[name]).max(initial=1e-6)
+            assert value.shape == expected[name].shape, name
+            oracles.note("engine, float32 taps", np.abs(value - expected[name]).max() / scale, name)
+            np.testing.assert_allclose(value, expected[name], rtol=0, atol=1e-4 * scale)
+    np.testing.assert_array_equal(found["logits"], built(drawn.images))
+
+
+def test_taps_have_the_models_names_shapes_and_types() -> None:
+    drawn = network(networks.small(**networks.DIDB))
+    found = engine.compile(drawn.model, drawn.params).taps(drawn.images)
+    expected = {n: v for n, v in taps_of(drawn).items() if not n.endswith(".weight.z")}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (found[name].shape, found[name].dtype) == (value.shape, value.dtype), name
+
+
+def test_scores_far_apart() -> None:
+    """Beyond what a table of exponentials in float32 can hold."""
+    drawn = network(networks.small(**networks.DIDB))
+    params = networks.with_values(drawn.params, {"band_weight": 90.0})
+    expected = drawn.model.predict(params, drawn.images)
+    found = engine.compile(drawn.model, params)(drawn.images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_gives_the_answers_of_its_images() -> None:
+    drawn = network(networks.small(**networks.DIDB), batch=13)
+    built = engine.compile(drawn.model, drawn.params)
+    one_by_one = np.concatenate([built(image[None]) for image in drawn.images])
+    np.testing.assert_array_equal(built(drawn.images), one_by_one)
+    strided = np.ascontiguousarray(drawn.images.transpose(0, 3, 2, 1)).transpose(0, 3, 2, 1)
+    np.testing.assert_array_equal(built(strided), one_by_one)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_number_of_threads_changes_nothing(threads: int, monkeypatch) -> None:
+    drawn = network(networks.small(**networks.DIDB), batch=11)
+    expected = engine.compile(drawn.model, drawn.params)(drawn.images)
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", threads)
+    built = engine.compile(drawn.model, drawn.params)
+    np.testing.assert_array_equal(built(drawn.images), expected)
+
+
+def test_several_threads_may_ask_one_engine() -> None:
+    drawn = network(networks.small(**networks.DIDB), batch=6)
+    built = engine.compile(drawn.model, drawn.params)
+    expected, wrong = built(drawn.images), []
+
+    def ask() -> None:
+        for _ in range(20):
+            if not np.array_equal(built(drawn.images), expected):
+                wrong.append(threading.current_thread().name)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("floats", ["float32", "float16"])
+def test_a_packed_file(floats: str, tmp_path: Path) -> None:
+    drawn = network(networks.small(**networks.DIDB))
+    path = tmp_path / "packed.safetensors"
+    files.save_packed(path, drawn.model, drawn.params, floats=floats)
+    found, expected = engine.load(path)(drawn.images), engine.compile(*drawn[:2])(drawn.images)
+    if floats == "float32":
+        np.testing.assert_array_equal(found, expected)
+    else:
+        assert 0 < np.abs(found - expected).max() < np.abs(expected).max()
+
+
+def test_shipped_weights_by_name() -> None:
+    model, params = refimpl.load("didb_micro_mnist")
+    images = np.random.default_rng(0).random((2, 1, 28, 28), np.float32)
+    by_name, by_hand = engine.load("didb_micro_mnist"), engine.compile(model, params)
+    np.testing.assert_array_equal(by_name(images), by_hand(images))
+
+
+def test_double_precision_weights_are_rounded() -> None:
+    drawn = networks.make(networks.small(**networks.DIDB), 0)
+    single = networks.as_type(drawn, np.float32)
+    found = engine.compile(drawn.model, drawn.params)(single.images)
+    expected = engine.compile(single.model, single.params)(single.images)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (np.zeros((2, 3, 4, 7), np.float32), ShapeError, r"expected \(any, 3, 4, 6\)"),
+        (np.zeros((3, 4, 6), np.float32), ShapeError, r"images has shape \(3, 4, 6\)"),
+        (np.zeros((0, 3, 4, 6), np.float32), ShapeError, "expected at least one"),
+        (np.zeros((1, 3, 4, 6)), DtypeError, "images is float64; expected float32"),
+        (np.full((1, 3, 4, 6), np.nan, np.float32), NonFiniteError, "blocks.0.attn.q_low"),
+        (np.full((1, 3, 4, 6), np.inf, np.float32), NonFiniteError, "blocks.0.attn.q_low"),
+    ],
+)
+def test_images_that_are_refused(images, error, message) -> None:
+    drawn = network(networks.small(**networks.DIDB))
+    built = engine.compile(drawn.model, drawn.params)
+    for ask in (built, built.taps):
+        with pytest.raises(error, match=message):
+            ask(images)
+
+
+def test_one_bad_image_of_a_batch_is_an_error(monkeypatch) -> None:
+    drawn = network(networks.small(**networks.DIDB), batch=9)
+    images = drawn.images.copy()
+    images[7, 0, 1, 1] = np.nan
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 3)
+    with pytest.raises(NonFiniteError, match="NaN or infinity entered a sign"):
+        engine.compile(drawn.model, drawn.params)(images)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"block": "real"}, "found real blocks; expected a binary network"),
+        ({"binarize": "activations"}, "found binarize='activations'; expected a binary network"),
+        ({"binarize": "none"}, "found binarize='none'; expected a binary network"),
+    ],
+)
+def test_networks_that_are_refused(fields, message, tmp_path: Path) -> None:
+    drawn = network(networks.small(**fields))
+    with pytest.raises(ConfigError, match=message):
+        engine.compile(drawn.model, drawn.params)
+    path = tmp_path / "model.safetensors"
+    files.save_packed(path, drawn.model, drawn.params)
+    with pytest.raises(ConfigError, match=message):
+        engine.load(path)
+
+
+def test_without_compilation() -> None:
+    """The same kernels as plain Python, on a small network."""
+    code = (
+        "import sys; from refimpl import engine; from tests import networks, test_engine;"
+        "drawn = test_engine.network(networks.small(depth=1, **networks.DIDB));"
+        "found = engine.compile(drawn.model, drawn.params)(drawn.images);"
+        "sys.stdout.buffer.write(found.tobytes())"
+    )
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    drawn = network(networks.small(depth=1, **networks.DIDB))
+    expected = engine.compile(drawn.model, drawn.params)(drawn.images)
+    assert done.returncode == 0, done.stderr.decode()
+    np.testing.assert_array_equal(np.frombuffer(done.stdout, np.float32), expected.reshape(-1))
+
+
+def test_parameters_are_left_alone() -> None:
+    drawn = network(networks.small(**networks.DIDB))
+    before = {name: value.copy() for name, value in flatten(drawn.params).items()}
+    engine.compile(drawn.model, drawn.params)(drawn.images)
+    for name, value in flatten(drawn.params).items():
+        np.testing.assert_array_equal(value, before[name])
