@@ -28,6 +28,7 @@ UNITS = {name: float(np.finfo(name).eps) / 2 for name in ("float32", "float64")}
 REFERENCE = UNITS["float64"]
 # Numbers below this are lost to underflow in float32, or made of lost ones.
 UNDERFLOW = float(np.finfo(np.float32).tiny) * 2.0**20
+LATEST = 50  # arrays that are kept because a tap soon after reads them
 
 
 class Reference(NamedTuple):
@@ -80,7 +81,7 @@ class Free:
         self.reference, self.steps = reference, reference.steps
         self.unit, self.spread = unit, margin * unit
         self._terms: dict[str, np.ndarray] = {}  # tap -> spread * sum |terms|
-        self._gradients: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # error, inherited
+        self._gradients: dict[str, np.ndarray] = {}  # tap -> square of what it inherits
 
     def __getitem__(self, name: str) -> np.ndarray:
         kind = kind_of(self.steps[name].value)
@@ -90,8 +91,7 @@ class Free:
         elif kind == "bit":
             error = _spread_out(self._terms_of(z))
         else:
-            gradient = name.startswith(GRADS)
-            error = self._gradient(name)[0] if gradient else self._real(name)
+            error = self._of_gradient(name) if name.startswith(GRADS) else self._real(name)
             # a probability has no terms, but it rounds
             own = self.spread * np.abs(self.steps[name].value) * (kind == "real")
             error = _spread_out(np.maximum(error, own))
@@ -101,6 +101,8 @@ class Free:
         if name not in self._terms:
             bands = [read for read in self.steps[name].inputs if _is_band(read)]
             self._terms[name] = self._run(name, bands)
+            if len(self._terms) > LATEST:
+                del self._terms[next(iter(self._terms))]
         return self._terms[name]
 
     def _real(self, name: str) -> np.ndarray:
@@ -117,18 +119,22 @@ class Free:
                 given[-1].inherited = np.maximum(given[-1].inherited, self._terms_of(read))
         return _bounded(self.reference, name, given, arithmetic).error()
 
-    def _gradient(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    def _of_gradient(self, name: str) -> np.ndarray:
+        arithmetic = Arithmetic(self.unit, self.spread, power=2)
+        given = [self._given(read, arithmetic) for read in self.steps[name].inputs]
+        result = _bounded(self.reference, name, given, arithmetic)
+        self._gradients[name] = result.inherited
+        return result.error()
+
+    def _square(self, name: str) -> np.ndarray:
         if name not in self._gradients:
-            arithmetic = Arithmetic(self.unit, self.spread, power=2)
-            given = [self._given(read, arithmetic) for read in self.steps[name].inputs]
-            result = _bounded(self.reference, name, given, arithmetic)
-            self._gradients[name] = result.error(), result.inherited
+            self._of_gradient(name)
         return self._gradients[name]
 
     def _given(self, name: str, arithmetic: Arithmetic) -> Bounded:
         given = arithmetic.value(self.steps[name].value)
         if name.startswith(GRADS):
-            given.inherited = given.inherited + self._gradient(name)[1]
+            given.inherited = given.inherited + self._square(name)
         else:
             given.inherited = _spread_out(given.inherited)
         return given
