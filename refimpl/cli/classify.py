@@ -6,7 +6,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from refimpl.cli.options import FILES, add_backend, add_json, add_model, positive
+from refimpl.cli.options import (
+    FILES,
+    add_backend,
+    add_json,
+    add_model,
+    positive,
+    start_engine,
+)
 from refimpl.cli.output import BOLD, complain, paint, print_json, warn
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import DataError
@@ -38,6 +45,7 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl.classifier import classifier
 
+    start_engine(args.backend)
     ask = classifier(args.model, backend=args.backend)
     if args.invert:
         ask = ask.inverted()

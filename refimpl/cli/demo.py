@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from refimpl.cli.options import add_backend
+from refimpl.cli.options import add_backend, start_engine
 from refimpl.cli.verbs import Verbs
 
 GOLDEN_TOLERANCE = 1e-3  # of a probability
@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from refimpl.data import bundled
 
     goldens = bundled.goldens()
+    start_engine(args.backend)
     ask = classifier(goldens["model"], backend=args.backend)
     if ask.engine is None:
         # In float32 BLAS may round a value next to 0 to the other side on another machine, and a

@@ -2,7 +2,15 @@
 
 import argparse
 
-from refimpl.cli.options import add_backend, add_data, add_json, add_model, load_data, positive
+from refimpl.cli.options import (
+    add_backend,
+    add_data,
+    add_json,
+    add_model,
+    load_data,
+    positive,
+    start_engine,
+)
 from refimpl.cli.output import print_json, print_table, progress_bar
 from refimpl.cli.verbs import Verbs
 
@@ -31,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from refimpl.classifier import classifier, read_card, record
     from refimpl.data import datasets
 
+    start_engine(args.backend)
     model = classifier(args.model, backend=args.backend)
     if args.record:
         read_card(args.model)  # a missing card is told before the work, not after it

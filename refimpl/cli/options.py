@@ -1,6 +1,7 @@
 """Options that several verbs have, and what they name."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,24 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
         "--backend", choices=tuple(BACKENDS), default="auto",
         help="what computes: numpy is the reference, auto the quickest there is (default auto)",
     )  # fmt: skip
+
+
+def start_engine(backend: str) -> None:
+    """Numba's start, before the first kernel, without what no kernel here needs.
+
+    Numba imports SciPy's linear algebra when it starts, in case compiled code calls it, which takes
+    as long as all the rest. In a library this would be somebody else's loss; this is the command.
+    """
+    if backend == "numpy" or "numba" in sys.modules:
+        return
+    hidden = "scipy.linalg.cython_blas"
+    sys.modules[hidden] = None  # type: ignore[assignment]
+    try:
+        from numba.core.registry import cpu_target
+
+        cpu_target.target_context.refresh()
+    finally:
+        del sys.modules[hidden]
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

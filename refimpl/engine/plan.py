@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refimpl.engine import columns
-from refimpl.kernels import attention, dense, popcount, stencils
+from refimpl.kernels import dense, popcount, stencils
 from refimpl.kernels.popcount import WORD
 from refimpl.kernels.vector import LANES
 from refimpl.models.config import Config
@@ -74,7 +74,6 @@ class Plan(NamedTuple):
     heads: int
     head_dim: int
     classes: int
-    entries: int  # of a head's table
     haar: bool
     periodic: bool
     high_cls: bool
@@ -121,7 +120,6 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
     position[:, : config.tokens] = arrays["pos_embed"][0].T
     cls_token = arrays.get("cls_token", np.zeros(config.dim))
     embed = arrays["patch_embed.weight"].reshape(config.dim, -1)
-    bands = len(config.bands)
     return Plan(
         path=popcount.path(),
         table=table,
@@ -153,8 +151,7 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
         heads=config.heads,
         head_dim=config.head_dim,
         classes=config.num_classes,
-        entries=(config.head_dim + 1) ** bands,
-        haar=bands == 2,
+        haar=config.similarity == "haar",
         periodic=config.haar_mode == "periodic",
         high_cls=config.haar_cls == "both",
         differential=config.attention == "differential",
@@ -195,12 +192,6 @@ def _places(plan: Plan) -> tuple[int, int, int]:
     blocks = -(-plan.head_dim // LANES)
     boolean_at = values + plan.heads * blocks * words(plan.tokens) * LANES
     return values, boolean_at, boolean_at + words(plan.tokens) * LANES
-
-
-def scores(config: Config, arrays: Mapping[str, np.ndarray], name: str) -> np.ndarray:
-    """Every score that can occur in the attention of this name, see `attention.scores`."""
-    weights = arrays.get(f"{name}.band_weight", np.ones((1, config.heads)))
-    return attention.scores(np.asarray(weights, np.float32), config.head_dim)
 
 
 class _Store:
@@ -270,8 +261,8 @@ def _fill_attention(row: np.ndarray, name: str, config: Config, store: _Store) -
     _fill(row, name, own, config, store)
     alpha = np.asarray(store.arrays[f"{name}.alpha"], np.float32).reshape(-1)
     row[columns.STEP] = store.add(np.broadcast_to(boolean.step_of(alpha), config.heads))
-    entries, exponential = attention.table(scores(config, store.arrays, name))
-    row[columns.TABLE], row[columns.EXPONENTIAL] = store.add(entries), exponential
+    weights = store.arrays.get(f"{name}.band_weight", np.ones(config.heads))
+    row[columns.BAND_WEIGHT] = store.add(weights)
 
 
 def _fill(row, name: str, places: Mapping[str, int], config: Config, store: _Store) -> None:

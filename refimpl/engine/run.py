@@ -296,8 +296,7 @@ def _attend_head(listener, plan, work, own, tile, head):
     keep(listener, "attn.scores", own, head, tile, work.ints, 0)
     attention.weigh(
         work.ints, rows * LANES if plan.haar else 0, plan.tokens, plan.head_dim,
-        plan.floats, plan.table[own, columns.TABLE] + head * plan.entries,
-        plan.table[own, columns.EXPONENTIAL], work.weights,
+        plan.floats, plan.table[own, columns.BAND_WEIGHT] + head, plan.heads, work.weights,
     )  # fmt: skip
     keep(listener, "attn.weights", own, head, tile, work.weights, 0)
     step, boolean_at = plan.floats[plan.table[own, columns.STEP] + head], _values(plan, plan.heads)

@@ -8,18 +8,19 @@ Centred weights are not in a packed network, so there is no `weight.z`.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 
 import numpy as np
 
 from refimpl.engine import columns
-from refimpl.engine.plan import Plan, scores
+from refimpl.engine.plan import Plan
 from refimpl.kernels import bits
 from refimpl.kernels.vector import LANES
 from refimpl.models import heads
 from refimpl.models.config import Config
-from refimpl.ops import boolean
+from refimpl.ops import band_sum, boolean
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -116,12 +117,14 @@ class Listener:
             _queries_first(products[:, :, first : first + plan.tokens], plan.tokens)
             for first in range(0, len(config.bands) * keys, keys)
         ]
-        entry = 0
         for band, product in zip(config.bands, whole, strict=True):
             found[f"{name}.scores{band}.int"] = product
-            entry = entry * (plan.head_dim + 1) + (product + plan.head_dim) // 2
-        table = scores(config, self.arrays, name)  # (heads, entries)
-        found[f"{name}.scores"] = np.stack([row[e] for row, e in zip(table, entry, strict=True)])
+        bands = [product[None].astype(np.float32) for product in whole]
+        if plan.haar:
+            weight = self._floats(f"{name}.band_weight")
+            found[f"{name}.scores"] = band_sum.forward(*bands, weight, plan.head_dim)[0][0]
+        else:
+            found[f"{name}.scores"] = bands[0][0] / math.sqrt(plan.head_dim)
         weights = self._by_head("attn.weights", own)  # (heads, tiles, keys + 1, 16)
         prob = _queries_first(weights[:, :, :-1] / weights[:, :, -1:], plan.tokens)
         alpha = np.float32(self.arrays[f"{name}.alpha"])

@@ -1,7 +1,8 @@
 """Binary attention of sixteen queries of a head: scores, boolean, context [SPEC 2, 6.1, 6.2].
 
-Scores of signs are small whole numbers, so there are few different ones: the exponential of each is
-read from a table, and a bit is decided by e > alpha'/2 * sum of e, without forming probabilities.
+A bit is decided by e > alpha'/2 * sum of e, without forming probabilities. The exponentials are
+computed: to read them from a table, since scores of signs are few, takes longer, as CPUs compute
+sixteen at once but look up one after the other.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import math
 
 import numpy as np
 
-from refimpl.kernels.compile import jit
+from refimpl.kernels.compile import inlined, jit
 from refimpl.kernels.popcount import WORD, and_16x1, xor_16x1
 from refimpl.kernels.tiles import EXPONENT
 from refimpl.kernels.vector import (
     LANES,
     any_of,
     bits_of,
-    gather,
+    broadcast,
     load,
+    of_bits,
     ones_of,
     popcount,
     select,
@@ -27,29 +29,11 @@ from refimpl.kernels.vector import (
     to_floats,
 )
 
-WIDEST = 80.0  # between the scores of a head, so that no exponential in float32 is lost
-
-
-def scores(weights: np.ndarray, head_dim: int) -> np.ndarray:
-    """Every score that can occur, by whole number: float32 (heads, entries).
-
-    weights: float32 (1 or 2 bands, heads). Entry i (or i * (d + 1) + j) belongs to the products
-    2 i - d (and 2 j - d) of the bands.
-    """
-    products = np.arange(-head_dim, head_dim + 1, 2).astype(np.float32)  # (d + 1,)
-    found = weights[0][:, None] * products  # (heads, d + 1)
-    if len(weights) == 2:
-        high = weights[1][:, None, None] * products
-        found = (found[:, :, None] + high).reshape(len(found), -1)
-    return found / np.float32(math.sqrt(head_dim))
-
-
-def table(scores: np.ndarray) -> tuple[np.ndarray, bool]:
-    """Exponentials of all scores or, where these lie too far apart, the bare scores; and which."""
-    largest = scores.max(axis=1, keepdims=True)
-    if (largest - scores.min(axis=1, keepdims=True)).max() > WIDEST:
-        return scores, False
-    return np.exp(scores - largest), True
+ROUNDING = np.float32(1.5 * 2**23)  # x + ROUNDING - ROUNDING is x, rounded to a whole number
+SMALLEST = np.float32(-126)  # exponent of a normal float32; smaller powers count for nothing
+LOG2_E = np.float32(math.log2(math.e))
+# of 2 ** x where |x| <= 1/2, relative error 2e-9
+POWERS = (1.0, 0.69314718, 0.24022646, 0.055503286, 0.009618489, 0.0013399931, 0.00015345812)
 
 
 @jit
@@ -65,7 +49,7 @@ def pack_values(field, pitch, at, tokens, channels, head_dim, floats, move, word
         r = c % head_dim
         block = c // head_dim * blocks + r // LANES
         place = words_at + block * count * LANES + r % LANES
-        shift = splat(floats[move + c])
+        shift = broadcast(floats, move + c)
         for word in range(count):
             bits = np.uint32(0)
             for half in range(2):
@@ -95,37 +79,49 @@ def products(path, words, queries, keys, head_dim, blocks, out, out_at):
 
 
 @jit
-def weigh(ints, high_at, tokens, head_dim, floats, table, is_exponential, weights):
-    """exp(score - a constant) of each key and query, and below them their sums.
+def weigh(ints, high_at, tokens, head_dim, floats, weight, heads, weights):
+    """exp(score - largest score of the query) of each key and query, and below them their sums.
 
     ints: products of the only band, or of the low one at 0 and of the high one at high_at (0:
-    there is none). weights (tokens + 1, 16).
+    there is none); their weight is at `weight` of `floats`, that of the high one `heads` further.
+    weights (tokens + 1, 16).
     """
-    total = splat(np.float32(0))
-    d, one, side = splat(np.int32(head_dim)), splat(np.int32(1)), splat(np.int32(head_dim + 1))
+    low, high = broadcast(floats, weight), splat(np.float32(0))
+    if high_at > 0:
+        high = broadcast(floats, weight + heads)
+    root = np.float32(math.sqrt(head_dim))
+    power_of_two = math.frexp(root)[0] == 0.5  # then a product is the quotient, to the bit
+    largest = splat(np.float32(-np.inf))
     for j in range(tokens):
-        entry = (load(ints, j * LANES) + d) >> one
+        score = to_floats(load(ints, j * LANES)) * low
         if high_at > 0:
-            entry = entry * side + ((load(ints, high_at + j * LANES) + d) >> one)
-        weight = gather(floats, table, entry)
-        store(weights, j * LANES, weight)
-        total = total + weight
+            score = score + to_floats(load(ints, high_at + j * LANES)) * high
+        score = score * splat(np.float32(1) / root) if power_of_two else score / splat(root)
+        largest = select(score > largest, score, largest)
+        store(weights, j * LANES, score)
+    total = splat(np.float32(0))
+    for j in range(tokens):
+        power = _exponential(load(weights, j * LANES) - largest)
+        store(weights, j * LANES, power)
+        total = total + power
     store(weights, tokens * LANES, total)
-    if not is_exponential:
-        _exponentials(weights, tokens)
 
 
-@jit
-def _exponentials(weights, tokens):
-    """Scores -> exp(score - the largest of its query) and their sums, for scores far apart."""
-    for lane in range(LANES):
-        column = weights[lane : (tokens + 1) * LANES : LANES]
-        largest = column[:tokens].max()
-        total = np.float32(0)
-        for j in range(tokens):
-            column[j] = math.exp(column[j] - largest)
-            total += column[j]
-        column[tokens] = total
+@inlined
+def _exponential(x):
+    """e ** x for x <= 0, to 2 ulp: 2 ** whole * 2 ** rest, the latter a polynomial."""
+    smallest, rounding = splat(SMALLEST), splat(ROUNDING)
+    x = x * splat(LOG2_E)
+    x = select(x > smallest, x, smallest)
+    shifted = x + rounding  # the whole number is in the lowest bits
+    rest = x - (shifted - rounding)
+    p = splat(np.float32(POWERS[6])) * rest + splat(np.float32(POWERS[5]))
+    p = p * rest + splat(np.float32(POWERS[4]))
+    p = p * rest + splat(np.float32(POWERS[3]))
+    p = p * rest + splat(np.float32(POWERS[2]))
+    p = p * rest + splat(np.float32(POWERS[1]))
+    p = p * rest + splat(np.float32(POWERS[0]))
+    return of_bits(bits_of(p) + (bits_of(shifted) << splat(np.int32(23))))
 
 
 @jit

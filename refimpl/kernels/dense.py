@@ -13,7 +13,17 @@ from numba.core import cgutils
 
 from refimpl.kernels.compile import jit
 from refimpl.kernels.stencils import GRID
-from refimpl.kernels.vector import LANES, compiled_as, load, pointer, select, splat, spread, store
+from refimpl.kernels.vector import (
+    LANES,
+    broadcast,
+    compiled_as,
+    load,
+    pointer,
+    select,
+    splat,
+    spread,
+    store,
+)
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 
@@ -97,7 +107,7 @@ def embed(pixels, inputs, weight, first, outputs, floats, bias, lanes, sums, out
     for token in range(0, lanes, LANES):
         dot(pixels, token * inputs, weight, first * inputs, inputs, sums, 0)
         for o in range(first, min(first + LANES, outputs)):
-            y = load(sums, (o - first) * LANES) + splat(floats[bias + o])
+            y = load(sums, (o - first) * LANES) + broadcast(floats, bias + o)
             store(out, token * outputs + o * LANES, y)
 
 
@@ -110,7 +120,7 @@ def position(x, x_at, outputs, floats, cls, places, lanes, masks, token):
     """
     on_grid = load(masks, GRID * lanes + token) > splat(np.int32(0))
     for o in range(outputs):
-        y = select(on_grid, load(x, x_at + o * LANES), splat(floats[cls + o]))
+        y = select(on_grid, load(x, x_at + o * LANES), broadcast(floats, cls + o))
         store(x, x_at + o * LANES, y + load(floats, places + o * lanes + token))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from refimpl.kernels.compile import inlined, jit
-from refimpl.kernels.vector import LANES, load, select, splat, store
+from refimpl.kernels.vector import LANES, broadcast, load, select, splat, store
 
 # In the order in which the neighbour mean adds them; (0, 1), (1, 0) and (1, 1) are Haar's.
 OFFSETS = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
@@ -122,5 +122,5 @@ def neighbour_mean(field, pitch, at, channels, masks, counts, lanes, token, widt
 def differential(field, pitch, here, channels, mean, floats, shortcut, neighbour, out):
     """out = lam_s * value - lam_n * neighbour mean, a tile."""
     for c in range(channels):
-        kept = load(field, c * pitch + here) * splat(floats[shortcut + c])
-        store(out, c * LANES, kept - load(mean, c * LANES) * splat(floats[neighbour + c]))
+        kept = load(field, c * pitch + here) * broadcast(floats, shortcut + c)
+        store(out, c * LANES, kept - load(mean, c * LANES) * broadcast(floats, neighbour + c))

@@ -15,6 +15,7 @@ from refimpl.kernels.vector import (
     LANES,
     any_of,
     bits_of,
+    broadcast,
     load,
     select,
     splat,
@@ -37,7 +38,7 @@ def pack(x, x_at, channels, floats, move, words, words_at):
     for first in range(0, channels, WORD):
         word, bit = none, splat(np.int32(1))
         for c in range(first, min(first + WORD, channels)):
-            z = load(x, x_at + c * LANES) + splat(floats[move + c])
+            z = load(x, x_at + c * LANES) + broadcast(floats, move + c)
             word = word | select(z >= zero, bit, none)
             bit = bit + bit
             broken = broken | ((bits_of(z) & exponent) >= exponent)
@@ -58,7 +59,7 @@ def multiply(path, words, inputs, bits, bits_at, outputs, floats, scale, ints, l
         xor_16x1(path, words, 0, bits, block_at, count, length, ints, 0, LANES)
         for o in range(first, min(first + LANES, outputs)):
             whole = to_floats(load(ints, (o - first) * LANES))
-            store(linear, o * LANES, whole * splat(floats[scale + o]))
+            store(linear, o * LANES, whole * broadcast(floats, scale + o))
 
 
 @inlined
@@ -96,9 +97,9 @@ def statistics(x, x_at, channels, eps):
 def rprelu(y, floats, c, places, token_in, token_out):
     """Improved RPReLU of channel c; places: shift_in, slope, shift_out in `floats` [SPEC 3]."""
     shift_in, slope, shift_out = places
-    u = y - splat(floats[shift_in + c]) - token_in
-    bent = select(u > splat(np.float32(0)), u, u * splat(floats[slope + c]))
-    return bent + splat(floats[shift_out + c]) + token_out
+    u = y - broadcast(floats, shift_in + c) - token_in
+    bent = select(u > splat(np.float32(0)), u, u * broadcast(floats, slope + c))
+    return bent + broadcast(floats, shift_out + c) + token_out
 
 
 @jit
@@ -107,7 +108,7 @@ def normalise(x, x_at, channels, floats, weight, bias, eps, out, out_at, out_ste
     mean, scale = statistics(x, x_at, channels, eps)
     for c in range(channels):
         normalised = (load(x, x_at + c * LANES) - mean) * scale
-        y = normalised * splat(floats[weight + c]) + splat(floats[bias + c])
+        y = normalised * broadcast(floats, weight + c) + broadcast(floats, bias + c)
         store(out, out_at + c * out_step, y)
 
 
@@ -125,7 +126,7 @@ def finish(linear, outputs, x, x_at, inputs, floats, norm, rprelu_at, tokens, ep
             for c in range(inputs):
                 o = first + c
                 y = (load(linear, o * LANES) - mean) * scale
-                y = y * splat(floats[norm[0] + o]) + splat(floats[norm[1] + o])
+                y = y * broadcast(floats, norm[0] + o) + broadcast(floats, norm[1] + o)
                 store(linear, o * LANES, y)
                 y = y + load(x, x_at + c * LANES)
                 y = rprelu(y, floats, o, rprelu_at, token_in, token_out)
@@ -134,7 +135,7 @@ def finish(linear, outputs, x, x_at, inputs, floats, norm, rprelu_at, tokens, ep
     together = inputs // outputs  # fit() takes the mean of so many
     for o in range(outputs):
         y = (load(linear, o * LANES) - mean) * scale
-        y = y * splat(floats[norm[0] + o]) + splat(floats[norm[1] + o])
+        y = y * broadcast(floats, norm[0] + o) + broadcast(floats, norm[1] + o)
         store(linear, o * LANES, y)
         at = x_at + o * together * LANES
         shortcut = load(x, at)
@@ -149,7 +150,9 @@ def finish(linear, outputs, x, x_at, inputs, floats, norm, rprelu_at, tokens, ep
 def add_scaled(x, x_at, branch, channels, floats, alpha, beta):
     """x += alpha * branch + beta, a residual addition with LayerScale."""
     for c in range(channels):
-        scaled = load(branch, c * LANES) * splat(floats[alpha + c]) + splat(floats[beta + c])
+        scaled = load(branch, c * LANES) * broadcast(floats, alpha + c) + broadcast(
+            floats, beta + c
+        )
         store(x, x_at + c * LANES, load(x, x_at + c * LANES) + scaled)
 
 

@@ -157,6 +157,16 @@ def _splat(typing, value):
     return vector and (vector(value), generate)
 
 
+def _broadcast(typing, array, index):
+    vector = _of_array(array)
+
+    def generate(context, builder, signature, values):
+        element = pointer(context, builder, signature.args[0], *values)
+        return spread(builder, builder.load(element))
+
+    return vector and (vector(array, types.intp), generate)
+
+
 def _select(typing, mask, a, b):
     def generate(context, builder, signature, values):
         return builder.select(*values)
@@ -197,6 +207,12 @@ def splat(value: np.generic) -> np.ndarray:
     """A float32, int32 or uint32 in all lanes."""
     lanes = np.full(LANES, value)
     return lanes.view(np.int32) if lanes.dtype == np.uint32 else lanes
+
+
+@compiled_as(_broadcast)
+def broadcast(array: np.ndarray, index: int) -> np.ndarray:
+    """One value of a flat array in all lanes: `splat(array[index])` without a look at its sign."""
+    return splat(array.reshape(-1)[index])
 
 
 @compiled_as(_select)
