@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from refimpl.conventions import ConfigError, GoldenFileError
 from refimpl.golden import bounds, compare, record, selfcheck, store
@@ -413,6 +413,24 @@ FLIPS: Counter = Counter()
 @pytest.mark.parametrize("dtype, backwards", [
     (np.float64, False), (np.float32, False), (np.float32, True),
 ])  # fmt: skip
+# Kinks that an RPReLU and a clip leave open: two programs may be on different sides of them.
+@example(
+    networks.small(
+        image_size=(2, 3),
+        patch_size=1,
+        dim=30,
+        depth=1,
+        heads=5,
+        mlp_ratio=1,
+        num_classes=7,
+        ste="clip",
+        similarity="haar",
+    ),
+    0,
+)
+@example(networks.small(image_size=(3, 5), patch_size=1, dim=12, heads=6, mlp_ratio=1,
+                        num_classes=7, binarize="activations", alpha_scope="head",
+                        attention="differential"), 1)  # fmt: skip
 @given(networks.configs().map(lambda c: c.replace(depth=min(c.depth, 2))), strategies.seeds())
 def test_the_mirror_passes(dtype, backwards, config, seed):
     """All taps and gradients of [SPEC 8.1], in both modes; a tie or near flip ends mode free."""

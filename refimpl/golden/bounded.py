@@ -25,6 +25,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 SECOND_ORDER = 1.01  # products of errors, left out below, are less than a hundredth of them
+CORRELATED = 16.0  # what follows from one open comparison adds up, other than noise, in squares
 ELEMENTARY = 4  # ulp of exp and erf in the libraries that ports use
 
 
@@ -248,16 +249,17 @@ def _comparison(function: Callable) -> Callable[[Bounded, Bounded], Bounded]:
 
 
 def _mask(value: np.ndarray, is_open: np.ndarray, arithmetic: Arithmetic) -> Bounded:
-    return Bounded(value, value.astype(float), 0, is_open.astype(float), arithmetic)
+    error = 1.0 if arithmetic.power == 1 else CORRELATED**arithmetic.power
+    return Bounded(value, value.astype(float), 0, error * is_open, arithmetic)
 
 
 def _and(a: Bounded, b: Bounded) -> Bounded:
-    is_open = np.maximum(a.inherited, b.inherited)
+    is_open = np.maximum(a.inherited, b.inherited) > 0
     return _mask(a.value & b.value, is_open, a.arithmetic)
 
 
 def _invert(a: Bounded) -> Bounded:
-    return _mask(~a.value, a.inherited, a.arithmetic)
+    return _mask(~a.value, a.inherited > 0, a.arithmetic)
 
 
 UFUNCS = {
