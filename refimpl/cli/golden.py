@@ -149,6 +149,7 @@ def _reads_bundles(run: Run) -> Run:
 def make(args: argparse.Namespace) -> int:
     from refimpl.golden import search, store
 
+    store.require_free(args.output)  # before a search that may take a minute
     model, params, images = _adversarial(args) if args.adversarial else _case(args)
     kind, found = "adversarial" if args.adversarial else "ordinary", None
     seed = args.random or 0

@@ -182,7 +182,7 @@ def make(
     ):  # fmt: skip
         require_choice("golden make", option, value, choices)
     path = Path(path)
-    _require_free(path)
+    require_free(path)
     parameters.check(model.config, params)
     used, images = record.cast(params, dtype), images.astype(dtype)
     require_finite("golden make", "images", images)
@@ -345,7 +345,8 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _require_free(path: Path) -> None:
+def require_free(path: Path) -> None:
+    """A folder that a bundle may be written to; else GoldenFileError."""
     if path.is_dir() and not any(path.iterdir()):
         return
     if os.path.lexists(path):

@@ -12,6 +12,7 @@ array([5, 0], dtype=uint32)
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from refimpl.conventions import DtypeError, ShapeError, require_finite
 from refimpl.kernels import popcount
 from refimpl.kernels.compile import inlined, jit
 from refimpl.kernels.popcount import WORD
-from refimpl.kernels.vector import LANES, any_of, bits_of, load, ones_of, splat
+from refimpl.kernels.vector import LANES, any_of, bits_of, load, ones_of, select, splat
 
 
 class Packed(NamedTuple):
@@ -37,33 +38,33 @@ def pack(x: np.ndarray, above: float | None = None) -> Packed:
     A bit is x >= 0; with `above` it is x > above, as in a boolean tensor. NonFiniteError names the
     first NaN or infinity.
     """
-    if x.dtype not in (np.float32, np.float64):
-        raise DtypeError(f"pack: x is {x.dtype}; expected float32 or float64")
-    if x.ndim < 2 or 0 in x.shape:
-        raise ShapeError(f"pack: x has shape {x.shape}; expected (..., rows, K), none of them 0")
     if x.dtype == np.float64:  # the vectors are float32
         require_finite("pack", "x", x)
         one = x >= 0 if above is None else x > above
         return pack(np.where(one, np.float32(1), np.float32(-1)))
+    if x.dtype != np.float32:
+        raise DtypeError(f"pack: x is {x.dtype}; expected float32 or float64")
+    if x.ndim < 2 or x.size == 0:
+        raise ShapeError(f"pack: x has shape {x.shape}; expected (..., rows, K), none of them 0")
     rows, length = x.shape[-2:]
-    matrices = x if x.ndim == 4 else x.reshape(-1, 1, rows, length)
-    if matrices.strides[-1] != x.itemsize or min(matrices.strides) < 0:
-        matrices = np.ascontiguousarray(matrices)
-    blocks, words = -(-rows // LANES), -(-length // WORD)
-    packed = np.zeros((*x.shape[:-2], blocks, words, LANES), np.uint32)
+    packed = np.zeros((*x.shape[:-2], -(-rows // LANES), -(-length // WORD), LANES), np.uint32)
     level = np.float32(0 if above is None else above)
-    if not _pack(*_memory(matrices), matrices.shape, level, above is not None, packed.reshape(-1)):
+    if not _pack(*_memory(x), level, above is not None, packed.reshape(-1)):
         require_finite("pack", "x", x)
     return Packed(packed, rows, length)
 
 
-def _memory(x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """All that lies between the first and the last value of x, and the strides of x in values."""
+def _memory(x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...], tuple[int, ...]]:
+    """x (..., rows, K) as all that lies between its first and its last value, the steps from
+    matrix to matrix, head to head, row to row in it, and the shape (B, heads, rows, K)."""
+    rows, length = x.shape[-2:]
+    if x.ndim != 4 or x.strides[-1] != x.itemsize or min(x.strides) < 0:
+        x = np.ascontiguousarray(x).reshape(-1, 1, rows, length)
     steps = tuple(stride // x.itemsize for stride in x.strides)
     if x.flags.c_contiguous:
-        return x.reshape(-1), steps
+        return x.reshape(-1), steps, x.shape
     span = 1 + sum(step * (size - 1) for step, size in zip(steps, x.shape, strict=True))
-    return np.lib.stride_tricks.as_strided(x, (span,), (x.itemsize,)), steps
+    return np.lib.stride_tricks.as_strided(x, (span,), (x.itemsize,)), steps, x.shape
 
 
 def unpack(packed: Packed) -> np.ndarray:
@@ -97,7 +98,7 @@ def _require_alike(op: str, a: Packed, b: Packed) -> None:
 
 
 def _batch(packed: Packed) -> int:
-    return packed.words.size // int(np.prod(packed.words.shape[-3:]))
+    return math.prod(packed.words.shape[:-3])
 
 
 def _flat(packed: Packed) -> np.ndarray:
@@ -111,8 +112,7 @@ def _pack(x, steps, shape, threshold, strictly, packed):
     batch, heads, rows, length = shape
     words, rest = -(-length // WORD), length // WORD * WORD
     last = np.full(WORD, np.float32(-1e38))  # the rest of a row, filled up with 0 bits
-    level, exponent = splat(threshold), splat(np.int32(0x7F800000))
-    broken = level < level  # lanes in which all bits of an exponent are set: NaN and infinity
+    level, size, largest = splat(threshold), splat(np.int32(0x7FFFFFFF)), splat(np.int32(0))
     block_at = 0
     for b in range(batch):
         for h in range(heads):
@@ -123,17 +123,18 @@ def _pack(x, steps, shape, threshold, strictly, packed):
                     low, high = load(x, first), load(x, first + LANES)
                     packed[at] = _word(low, high, level, strictly)
                     at += LANES
-                    broken = broken | ((bits_of(low) & exponent) >= exponent)
-                    broken = broken | ((bits_of(high) & exponent) >= exponent)
+                    largest = _larger(largest, bits_of(low) & size)
+                    largest = _larger(largest, bits_of(high) & size)
                 if rest < length:
                     for k in range(rest, length):
                         last[k - rest] = x[row + k]
                     low, high = load(last, 0), load(last, LANES)
                     packed[at] = _word(low, high, level, strictly)
-                    broken = broken | ((bits_of(low) & exponent) >= exponent)
-                    broken = broken | ((bits_of(high) & exponent) >= exponent)
+                    largest = _larger(largest, bits_of(low) & size)
+                    largest = _larger(largest, bits_of(high) & size)
             block_at += -(-rows // LANES) * words * LANES
-    return not any_of(broken)
+    # the exponent of NaN and infinity is the largest there is
+    return not any_of(largest >= splat(np.int32(0x7F800000)))
 
 
 @inlined
@@ -142,3 +143,8 @@ def _word(low, high, level, strictly):
     if strictly:
         return ones_of(low > level) | ones_of(high > level) << np.uint32(LANES)
     return ones_of(low >= level) | ones_of(high >= level) << np.uint32(LANES)
+
+
+@inlined
+def _larger(a, b):
+    return select(a > b, a, b)

@@ -13,9 +13,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numba
+from numba import types
 from numba.core import config, event
+from numba.extending import intrinsic
 
 _ROOMS = ("kernels", "kernels/twins", "engine")  # all that is compiled
 _PACKAGE = Path(__file__).parent.parent
@@ -79,3 +82,30 @@ def jit(function: Callable) -> Callable:
 def inlined(function: Callable) -> Callable:
     """Pasted into the kernels that call it: for what is shorter than a call."""
     return numba.njit(inline="always")(function)
+
+
+def _borrowed(typing, arrays):
+    def generate(context, builder, signature, values):
+        (found,) = values
+        for i, member in enumerate(arrays.types):
+            if isinstance(member, types.Array):
+                array = context.make_array(member)(
+                    context, builder, builder.extract_value(found, i)
+                )
+                array.meminfo = array.meminfo.type(None)
+                found = builder.insert_value(found, array._getvalue(), i)
+        return found
+
+    return arrays(arrays), generate
+
+
+def _borrow(arrays: NamedTuple) -> NamedTuple:
+    """The same arrays without their counts of references, which whoever calls keeps for us.
+
+    A count is changed atomically, by every kernel that gets an array, and takes as long as some of
+    them.
+    """
+    return arrays
+
+
+borrow = _borrow if config.DISABLE_JIT else intrinsic(_borrowed)

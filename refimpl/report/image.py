@@ -10,14 +10,9 @@ policy lets nothing run or load but what this module put there.
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
-import io
 import json
 from collections.abc import Iterable, Mapping
 from html import escape
-from importlib import resources
 from string import Template
 from typing import Any, NamedTuple
 
@@ -29,7 +24,7 @@ from refimpl import ops
 from refimpl.classifier import Classifier, Prediction
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, summary
-from refimpl.report import timing, trace
+from refimpl.report import html, timing, trace
 
 CLASSES = 10  # that are listed at most, the most probable ones
 ORIGINAL = 320  # longest side of the image as it was given
@@ -66,14 +61,14 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
     config = ask.model.config
     first = config.tokens - config.grid[0] * config.grid[1]
     height, width = config.image_size
-    seen = _png(Image.fromarray(_as_read(pixels, ask.preprocessing)))
+    seen = html.png(Image.fromarray(_as_read(pixels, ask.preprocessing)))
     sections = [
         _answer(prediction, picture, seen),
         *(_block(i, config, data, trace.margins(taps, i)) for i in range(config.depth)),
         _budget(config, timed),
     ]
-    style, script = _asset("image.css"), _asset("image.js")
-    text = Template(_asset("image.html")).substitute(
+    style, script = html.asset("image.css"), html.asset("image.js")
+    text = Template(html.asset("image.html")).substitute(
         label=escape(prediction.label),
         model=escape(model),
         image=escape(image),
@@ -89,9 +84,9 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
         main="\n".join(sections),
         footer=_footer(),
         style=style,
-        style_hash=_hash(style),
+        style_hash=html.content_hash(style),
         script=script,
-        script_hash=_hash(script),
+        script_hash=html.content_hash(script),
         data=_json({"grid": config.grid, "first": first, "taps": data}),
     )
     # the name of a file need not be valid text
@@ -144,7 +139,7 @@ def _answer(prediction: Prediction, picture: Image.Image, seen: str) -> str:
     note = f'<p class="note">{_count(others, "class", "classes")} more, less probable.</p>'
     return f"""<section id="answer"><h2>The answer</h2>
 <p>Each class gets a probability; together they are 100 %.</p>{warning}
-<div class="answer"><figure class="input"><img src="{_png(original)}" alt="The image as given">
+<div class="answer"><figure class="input"><img src="{html.png(original)}" alt="The image as given">
 <figcaption>The image as it was given; the one to click is what the network reads.</figcaption>
 </figure><div class="scroll"><table><thead><tr><th scope="col">class</th><th></th>
 <th scope="col">probability</th></tr></thead>
@@ -451,23 +446,6 @@ def _count(number: int, one: str, many: str = "") -> str:
 def _as_read(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """uint8 pixels with dark and light as the network gets them."""
     return 255 - pixels if preprocessing.invert else pixels
-
-
-def _png(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-@functools.cache
-def _asset(name: str) -> str:
-    return (resources.files("refimpl.report") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """What the content security policy calls an inline script or style."""
-    digest = hashlib.sha256(text.encode()).digest()
-    return "sha256-" + base64.b64encode(digest).decode("ascii")
 
 
 def _json(value: Any) -> str:
