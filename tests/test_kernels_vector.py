@@ -93,10 +93,10 @@ def test_ints(seed):
 @numba.njit
 def _conversions(x, whole, words, out, out_ints, out_words):
     store(out, 0, vector.to_floats(load(whole, 0)))
-    store(out_ints, 0, vector.to_ints(load(x, 0)))
+    store(out_ints, 0, vector.bits_of(vector.of_bits(load(whole, 0))))
     store(out_ints, 16, vector.bits_of(load(x, 0)))
     store(out_words, 0, load(words, 0))
-    store(out_words, 16, vector.splat(words[2]))
+    store(out_words, 16, vector.broadcast(words, 2))
 
 
 def test_conversions():
@@ -109,7 +109,7 @@ def test_conversions():
     out_words = np.empty((2, LANES), np.uint32)
     _conversions(x, whole, words, out, out_ints, out_words)
     np.testing.assert_array_equal(out, whole)
-    np.testing.assert_array_equal(out_ints[0], np.trunc(x))
+    np.testing.assert_array_equal(out_ints[0], whole)
     np.testing.assert_array_equal(out_ints[1], x.view(np.int32))
     np.testing.assert_array_equal(out_words, [words, np.full(LANES, words[2])])
 

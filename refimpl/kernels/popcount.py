@@ -230,6 +230,7 @@ def _ones(words: np.ndarray) -> np.ndarray:
 xor_16x1 = _function("xor", 16, 1)
 xor_8x2 = _function("xor", 8, 2)
 xor_1x2 = _function("xor", 1, 2)
+xor_8x1 = _function("xor", 8, 1)
 xor_1x1 = _function("xor", 1, 1)
 and_16x1 = _function("and", 16, 1)
 and_1x1 = _function("and", 1, 1)
@@ -249,50 +250,23 @@ def binary_rows(path, a, w, length, out):
     offset = splat(np.int32(length))
     for b in range(a.shape[0]):
         a_at, w_at, out_at = b * a.shape[1] * step, b * blocks * step, b * rows * stride
-        for first in range(0, rows // 8 * 8, 8):
-            row_at = a_at + first // LANES * step + first % LANES
-            place = out_at + first * stride
-            for j in range(0, blocks // 2 * 2, 2):
-                xor_8x2(
-                    path,
-                    w,
-                    w_at + j * step,
-                    a,
-                    row_at,
-                    words,
-                    offset,
-                    out,
-                    place + j * LANES,
-                    stride,
-                )
-        for first in range(rows // 8 * 8, rows):
-            row_at = a_at + first // LANES * step + first % LANES
-            place = out_at + first * stride
-            for j in range(0, blocks // 2 * 2, 2):
-                xor_1x2(
-                    path,
-                    w,
-                    w_at + j * step,
-                    a,
-                    row_at,
-                    words,
-                    offset,
-                    out,
-                    place + j * LANES,
-                    stride,
-                )
-        if blocks % 2:
-            last_at, place = w_at + (blocks - 1) * step, out_at + (blocks - 1) * LANES
-            for first in range(0, rows // LANES * LANES, LANES):
-                row_at = a_at + first * words
-                xor_16x1(
-                    path, w, last_at, a, row_at, words, offset, out, place + first * stride, stride
-                )
-            for first in range(rows // LANES * LANES, rows):
-                row_at = a_at + first // LANES * step + first % LANES
-                xor_1x1(
-                    path, w, last_at, a, row_at, words, offset, out, place + first * stride, stride
-                )
+        row = 0
+        while row < rows:
+            row_at, place = a_at + row // LANES * step + row % LANES, out_at + row * stride
+            eight = row + 8 <= rows
+            for j in range(blocks // 2):
+                lanes_at, to = w_at + 2 * j * step, place + 2 * j * LANES
+                if eight:
+                    xor_8x2(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
+                else:
+                    xor_1x2(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
+            if blocks % 2:
+                lanes_at, to = w_at + (blocks - 1) * step, place + (blocks - 1) * LANES
+                if eight:
+                    xor_8x1(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
+                else:
+                    xor_1x1(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
+            row += 8 if eight else 1
 
 
 @jit

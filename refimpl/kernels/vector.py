@@ -104,27 +104,6 @@ def store(array: np.ndarray, index: int, lanes: np.ndarray) -> None:
     array.reshape(-1)[index : index + LANES] = lanes.view(array.dtype)
 
 
-def _gather(typing, array, start, index):
-    vector = _of_array(array)
-
-    def generate(context, builder, signature, values):
-        lanes = ir.Constant(context.get_value_type(vector), ir.Undefined)
-        base = pointer(context, builder, signature.args[0], *values[:2])
-        for lane in range(LANES):
-            number = ir.Constant(_INT, lane)
-            element = builder.gep(base, [builder.extract_element(values[2], number)])
-            lanes = builder.insert_element(lanes, builder.load(element), number)
-        return lanes
-
-    return vector and (vector(array, types.intp, INTS), generate)
-
-
-@compiled_as(_gather)
-def gather(array: np.ndarray, start: int, index: np.ndarray) -> np.ndarray:
-    """One value for each lane: array[start + index], flat."""
-    return array.reshape(-1)[start + index]
-
-
 # --- lanes ----------------------------------------------------------------------------------------
 
 
@@ -237,12 +216,6 @@ def any_of(mask: np.ndarray) -> bool:
 def to_floats(x: np.ndarray) -> np.ndarray:
     """int32 lanes as float32."""
     return x.astype(np.float32)
-
-
-@compiled_as(_unary(FLOATS, INTS, "to_ints", lambda b, x, vector: b.fptosi(x, vector)))
-def to_ints(x: np.ndarray) -> np.ndarray:
-    """float32 lanes as int32, towards zero."""
-    return x.astype(np.int32)
 
 
 @compiled_as(_unary(FLOATS, INTS, "bits_of", lambda b, x, vector: b.bitcast(x, vector)))
