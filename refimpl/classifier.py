@@ -80,7 +80,7 @@ def classifier(name_or_path: str | PathLike, backend: str = "auto") -> "Classifi
         raise ModelFileError(f"{file.path}: {error}") from None
     params = None if isinstance(file, files.PackedFile) else file.params
     if backend == "numpy" and params is None:
-        raise ConfigError(f"{file.path}: backend is 'numpy'; expected 'engine' for a packed file")
+        raise ModelFileError(f"{file.path}: packed; backend 'numpy' expects a latent file")
     class_names = file.class_names or [str(i) for i in range(file.model.config.num_classes)]
     caution = None
     if file.preprocessing is None:

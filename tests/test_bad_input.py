@@ -668,7 +668,7 @@ PACKED = {
     "packed for NumPy": packing(
         "classify {digit} --backend numpy --model {tmp}/packed.safetensors",
         lambda path: refimpl.classifier(path.with_name("packed.safetensors"), backend="numpy"),
-        "backend is 'numpy'; expected 'engine' for a packed file",
+        "packed; backend 'numpy' expects a latent file",
         name="packed.safetensors",
     ),
     "summary of nothing": packing(
