@@ -98,7 +98,10 @@ def _engine(file: files.ModelFile | files.PackedFile, backend: str) -> Any:
         return None
     from refimpl import engine  # imports Numba, which takes longer than a small network
 
-    return engine.of_file(file)
+    try:
+        return engine.of_file(file)
+    except ConfigError as error:
+        raise ConfigError(f"{file.path}: {error}") from None
 
 
 def read_card(name_or_path: str | PathLike) -> dict[str, Any]:

@@ -413,6 +413,20 @@ def test_summary_of_an_architecture_and_of_a_file(model, tmp_path) -> None:
     assert json.loads(run("summary", half, "--json").out)["floats"] == "float16"
 
 
+def test_a_network_without_bits_is_packed_with_a_warning(tmp_path) -> None:
+    network = refimpl.create_model("deit_micro", dim=6, depth=1)
+    real, packed = tmp_path / "real.safetensors", tmp_path / "packed.safetensors"
+    refimpl.save(real, network, network.init(np.random.default_rng(0)))
+    status, _, err = run("pack", real, "-o", packed)
+    assert status == 0
+    assert re.fullmatch(r"refimpl: warning: \S+real.safetensors: no binary weights; .+\n", err)
+    words = "engine: found real blocks"
+    assert_one_line(run("classify", SEVEN, "--model", packed), f"{packed}: {words}")
+    assert_one_line(
+        run("classify", SEVEN, "--model", real, "--backend", "engine"), str(real), words
+    )
+
+
 # --- models and version ---------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 import argparse
 
 from refimpl.cli.options import FILES, add_output
+from refimpl.cli.output import warn
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import ModelFileError
 
@@ -24,7 +25,7 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from refimpl.models import files
+    from refimpl.models import files, packing
 
     file = files.read(args.model)
     if args.output.exists() and args.output.samefile(file.path):
@@ -37,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
         class_names=file.class_names,
         preprocessing=file.preprocessing,
     )
+    if not packing.binary_matrices(file.model.config):
+        warn(f"{args.model}: no binary weights; the engine cannot run what was packed")
     before, after = file.path.stat().st_size, args.output.stat().st_size
     print(f"{args.output}: {after:,} bytes, {before / after:.1f} times smaller than {args.model}")
     return 0
