@@ -156,9 +156,7 @@ def test_a_packed_file_is_for_the_engine(tmp_path: Path) -> None:
     seven = bundled.mnist() / "7_0000.png"
     (packed,), (expected,) = ask(seven), refimpl.classifier("didb_micro_mnist")(seven)
     np.testing.assert_array_equal(packed.probabilities, expected.probabilities)
-    with pytest.raises(
-        ModelFileError, match="safetensors: packed; backend .numpy. expects"
-    ):
+    with pytest.raises(ModelFileError, match="safetensors: packed; backend .numpy. expects"):
         refimpl.classifier(path, backend="numpy")
 
 

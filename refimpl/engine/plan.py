@@ -165,7 +165,7 @@ def work(plan: Plan) -> Work:
     widest = max(plan.hidden, plan.channels, LANES)  # a block of sixteen at least
 
     def floats(size: int) -> np.ndarray:
-        return np.zeros(size, np.float32)
+        return aligned(size, np.float32)
 
     return Work(
         x=floats(plan.tiles * tile),
@@ -179,11 +179,18 @@ def work(plan: Plan) -> Work:
         hidden=floats(widest * LANES),
         pixels=floats(plan.tiles * plan.pixels * LANES),
         weights=floats((plan.tokens + 1) * LANES),
-        words=np.zeros(words(widest) * LANES, np.uint32),
-        heads=np.zeros(_places(plan)[-1], np.uint32),
-        ints=np.zeros(2 * plan.tiles * LANES * LANES, np.int32),
-        ones=np.zeros(LANES, np.int32),
+        words=aligned(words(widest) * LANES, np.uint32),
+        heads=aligned(_places(plan)[-1], np.uint32),
+        ints=aligned(2 * plan.tiles * LANES * LANES, np.int32),
+        ones=aligned(LANES, np.int32),
     )
+
+
+def aligned(size: int, dtype: type) -> np.ndarray:
+    """Zeros that begin where a line of the cache does: a vector that lies across two costs twice."""
+    room = np.zeros(size + LANES, dtype)  # of four-byte values, sixteen to a line
+    first = -room.ctypes.data % (LANES * room.itemsize) // room.itemsize
+    return room[first : first + size]
 
 
 def _places(plan: Plan) -> tuple[int, int, int]:
