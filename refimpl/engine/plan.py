@@ -99,6 +99,7 @@ class Work(NamedTuple):
     heads: np.ndarray  # packed queries and keys, values, boolean: see `places`
     ints: np.ndarray  # whole numbers: scores of each band
     ones: np.ndarray  # (16,)
+    sums: np.ndarray  # (16,)
 
 
 def words(length: int) -> int:
@@ -183,11 +184,12 @@ def work(plan: Plan) -> Work:
         heads=aligned(_places(plan)[-1], np.uint32),
         ints=aligned(2 * plan.tiles * LANES * LANES, np.int32),
         ones=aligned(LANES, np.int32),
+        sums=floats(LANES),
     )
 
 
 def aligned(size: int, dtype: type) -> np.ndarray:
-    """Zeros that begin where a line of the cache does: a vector that lies across two costs twice."""
+    """Zeros that begin where a line of the cache does: a vector across two of them costs twice."""
     room = np.zeros(size + LANES, dtype)  # of four-byte values, sixteen to a line
     first = -room.ctypes.data % (LANES * room.itemsize) // room.itemsize
     return room[first : first + size]

@@ -161,14 +161,14 @@ def _project(listener, plan, work, row, tile, x, x_at, out, out_at):
     keep(listener, "bit", row, 0, tile, work.words, 0)
     tiles.multiply(
         plan.path, work.words, inputs, plan.bits, table[row, columns.BITS], outputs,
-        floats, table[row, columns.SCALE], work.ints, work.linear,
+        floats, table[row, columns.SCALE], work.ints, work.linear, work.sums,
     )  # fmt: skip
     keep(listener, "linear", row, 0, tile, work.linear, 0)
     norm = (table[row, columns.NORM_WEIGHT], table[row, columns.NORM_BIAS])
     shifts, token_shifts = _rprelu(plan, row, tile)
     tiles.finish(
-        work.linear, outputs, x, x_at, inputs, floats, norm, shifts, token_shifts, plan.eps,
-        out, out_at,
+        work.linear, work.sums, outputs, x, x_at, inputs, floats, norm, shifts, token_shifts,
+        plan.eps, out, out_at, listener is not None,
     )  # fmt: skip
     keep(listener, "norm", row, 0, tile, work.linear, 0)
     keep(listener, "out", row, 0, tile, out, out_at)

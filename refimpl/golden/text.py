@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -29,12 +30,13 @@ Causes = Mapping[str, str]  # by tap, from `diagnose.causes`
 
 def report(comparison: Comparison, causes: Causes, total: int) -> str:
     """The whole report; `total`: taps of the bundle, more than were judged after --fail-fast."""
-    lines = [*_head(comparison), "", *_table(comparison), ""]
-    lines += [*first_divergence(comparison, causes), ""]
-    if others := [name for name in causes if name != getattr(comparison.first, "name", None)]:
-        lines += ["likely causes of others:", *(f"  {n}: {causes[n]}" for n in others), ""]
+    lines = [*_head(comparison), ""]
     lines += _names("missing from the candidate, not judged", comparison.missing)
     lines += _names("unknown, no tap of the model", comparison.unknown)
+    # what matters comes last: there a terminal stops
+    lines += [*_table(comparison), "", *first_divergence(comparison, causes), ""]
+    if others := [name for name in causes if name != getattr(comparison.first, "name", None)]:
+        lines += ["likely causes of others:", *(f"  {n}: {causes[n]}" for n in others), ""]
     return "\n".join([*lines, *summary(comparison, total)]) + "\n"
 
 
@@ -217,4 +219,7 @@ def _share(verdict: Verdict) -> str:
 
 
 def _names(title: str, names: Sequence[str]) -> list[str]:
-    return [f"{title} ({len(names)}):", *(f"  {name}" for name in names), ""] if names else []
+    if not names:
+        return []
+    listed = textwrap.wrap("  ".join(names), 100, break_long_words=False, break_on_hyphens=False)
+    return [f"{title} ({len(names)}):", *(f"  {line}" for line in listed), ""]

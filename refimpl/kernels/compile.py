@@ -55,7 +55,8 @@ class _Announcement(event.Listener):
         if self.said or not module.startswith("refimpl."):
             return
         self.said = True
-        print("refimpl: compiling the kernels for this CPU, once", file=sys.stderr, flush=True)
+        how_often = "once" if _CACHED else "in every process, since none can be kept"
+        print(f"refimpl: compiling the kernels for this CPU, {how_often}", file=sys.stderr)
 
     def on_end(self, event: event.Event) -> None:
         pass

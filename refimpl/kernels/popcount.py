@@ -73,7 +73,7 @@ PATHS: dict[str, Path] = {"avx512": Avx512(), "avx2": Avx2(), "neon": Neon(), "p
 def path() -> Path:
     """The way to count ones that suits this CPU, or the one that REFIMPL_PATH names."""
     forced = os.environ.get("REFIMPL_PATH")
-    if forced is not None:
+    if forced:
         if forced not in PATHS:
             raise ConfigError(f"REFIMPL_PATH is {forced!r}; expected one of {', '.join(PATHS)}")
         return PATHS[forced]

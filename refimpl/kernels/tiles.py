@@ -47,11 +47,12 @@ def pack(x, x_at, channels, floats, move, words, words_at):
 
 
 @jit
-def multiply(path, words, inputs, bits, bits_at, outputs, floats, scale, ints, linear):
+def multiply(path, words, inputs, bits, bits_at, outputs, floats, scale, ints, linear, sums):
     """Packed signs of a tile times packed weights: scale_o * int, a tile of `outputs` channels.
 
-    `ints` (16, 16) is room for whole numbers.
+    `ints` (16, 16) is room for whole numbers; `sums` (16,) gets the sum over the channels.
     """
+    total = splat(np.float32(0))
     count = -(-inputs // WORD)
     length = splat(np.int32(inputs))
     for first in range(0, outputs, LANES):
@@ -59,16 +60,19 @@ def multiply(path, words, inputs, bits, bits_at, outputs, floats, scale, ints, l
         xor_16x1(path, words, 0, bits, block_at, count, length, ints, 0, LANES)
         for o in range(first, min(first + LANES, outputs)):
             whole = to_floats(load(ints, (o - first) * LANES))
-            store(linear, o * LANES, whole * broadcast(floats, scale + o))
+            y = whole * broadcast(floats, scale + o)
+            store(linear, o * LANES, y)
+            total = total + y
+    store(sums, 0, total)
 
 
 @inlined
-def statistics(x, x_at, channels, eps):
-    """Mean over the channels of each token, and 1 / sqrt(variance + eps), in two passes.
+def sum_of(x, x_at, channels):
+    """Sum over the channels of each token.
 
-    A sum is four sums, of every fourth channel: one would wait for each addition.
+    It is four sums, of every fourth channel: one would wait for each addition.
     """
-    one_over, zero = splat(np.float32(1) / np.float32(channels)), splat(np.float32(0))
+    zero = splat(np.float32(0))
     s0, s1, s2, s3 = zero, zero, zero, zero
     fours = channels // 4 * 4
     for c in range(0, fours, 4):
@@ -79,8 +83,15 @@ def statistics(x, x_at, channels, eps):
         s3 = s3 + load(x, at + 3 * LANES)
     for c in range(fours, channels):
         s0 = s0 + load(x, x_at + c * LANES)
-    mean = ((s0 + s1) + (s2 + s3)) * one_over
+    return (s0 + s1) + (s2 + s3)
+
+
+@inlined
+def scale_of(x, x_at, channels, mean, eps):
+    """1 / sqrt(variance + eps) over the channels of each token, in sums as `sum_of`."""
+    zero = splat(np.float32(0))
     v0, v1, v2, v3 = zero, zero, zero, zero
+    fours = channels // 4 * 4
     for c in range(0, fours, 4):
         at = x_at + c * LANES
         d0, d1 = load(x, at) - mean, load(x, at + LANES) - mean
@@ -89,8 +100,8 @@ def statistics(x, x_at, channels, eps):
     for c in range(fours, channels):
         d0 = load(x, x_at + c * LANES) - mean
         v0 = v0 + d0 * d0
-    variance = ((v0 + v1) + (v2 + v3)) * one_over
-    return mean, splat(np.float32(1)) / square_root(variance + splat(eps))
+    variance = ((v0 + v1) + (v2 + v3)) / splat(np.float32(channels))
+    return splat(np.float32(1)) / square_root(variance + splat(eps))
 
 
 @inlined
@@ -105,7 +116,8 @@ def rprelu(y, floats, c, places, token_in, token_out):
 @jit
 def normalise(x, x_at, channels, floats, weight, bias, eps, out, out_at, out_step):
     """LayerNorm of a tile; channel c goes to out_at + c * out_step."""
-    mean, scale = statistics(x, x_at, channels, eps)
+    mean = sum_of(x, x_at, channels) / splat(np.float32(channels))
+    scale = scale_of(x, x_at, channels, mean, eps)
     for c in range(channels):
         normalised = (load(x, x_at + c * LANES) - mean) * scale
         y = normalised * broadcast(floats, weight + c) + broadcast(floats, bias + c)
@@ -113,37 +125,32 @@ def normalise(x, x_at, channels, floats, weight, bias, eps, out, out_at, out_ste
 
 
 @jit
-def finish(linear, outputs, x, x_at, inputs, floats, norm, rprelu_at, tokens, eps, out, out_at):
-    """RPReLU(LayerNorm(linear) + fit(x)), the rest of a projection; `linear` becomes its norm.
+def finish(
+    linear, sums, outputs, x, x_at, inputs, floats, norm, rprelu_at, tokens, eps, out, out_at, kept
+):
+    """RPReLU(LayerNorm(linear) + fit(x)), the rest of a projection; see `multiply` for the sums.
 
     norm = (weight, bias), rprelu_at = (shift_in, slope, shift_out), tokens = (shift_in, shift_out)
-    of this tile's tokens: places in `floats`.
+    of this tile's tokens: places in `floats`. Where `kept`, `linear` becomes its norm.
     """
-    mean, scale = statistics(linear, 0, outputs, eps)
+    mean = load(sums, 0) / splat(np.float32(outputs))
+    scale = scale_of(linear, 0, outputs, mean, eps)
     token_in, token_out = load(floats, tokens[0]), load(floats, tokens[1])
-    if inputs <= outputs:  # fit() repeats the channels
-        for first in range(0, outputs, inputs):
-            for c in range(inputs):
-                o = first + c
-                y = (load(linear, o * LANES) - mean) * scale
-                y = y * broadcast(floats, norm[0] + o) + broadcast(floats, norm[1] + o)
+    together = max(inputs // outputs, 1)  # fit() takes the mean of so many channels,
+    for first in range(0, outputs, inputs // together):  # or repeats them
+        for c in range(inputs // together):
+            o, at = first + c, x_at + c * together * LANES
+            y = (load(linear, o * LANES) - mean) * scale
+            y = y * broadcast(floats, norm[0] + o) + broadcast(floats, norm[1] + o)
+            if kept:
                 store(linear, o * LANES, y)
-                y = y + load(x, x_at + c * LANES)
-                y = rprelu(y, floats, o, rprelu_at, token_in, token_out)
-                store(out, out_at + o * LANES, y)
-        return
-    together = inputs // outputs  # fit() takes the mean of so many
-    for o in range(outputs):
-        y = (load(linear, o * LANES) - mean) * scale
-        y = y * broadcast(floats, norm[0] + o) + broadcast(floats, norm[1] + o)
-        store(linear, o * LANES, y)
-        at = x_at + o * together * LANES
-        shortcut = load(x, at)
-        for c in range(1, together):
-            shortcut = shortcut + load(x, at + c * LANES)
-        y = y + shortcut / splat(np.float32(together))
-        y = rprelu(y, floats, o, rprelu_at, token_in, token_out)
-        store(out, out_at + o * LANES, y)
+            shortcut = load(x, at)
+            if together > 1:
+                for other in range(1, together):
+                    shortcut = shortcut + load(x, at + other * LANES)
+                shortcut = shortcut / splat(np.float32(together))
+            y = rprelu(y + shortcut, floats, o, rprelu_at, token_in, token_out)
+            store(out, out_at + o * LANES, y)
 
 
 @jit
