@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numba.extending import register_jitable
 
 from refimpl.engine import columns
 from refimpl.kernels import dense, popcount, stencils
@@ -96,12 +97,13 @@ class Work(NamedTuple):
     pixels: np.ndarray  # (tiles, pixels, 16)
     weights: np.ndarray  # (tokens + 1, 16)
     words: np.ndarray  # a packed tile of activations
-    heads: np.ndarray  # packed queries and keys, values, boolean: see `places`
+    heads: np.ndarray  # packed queries and keys, values, boolean: see `head_at`, `values_at`
     ints: np.ndarray  # whole numbers: scores of each band
     ones: np.ndarray  # (16,)
     sums: np.ndarray  # (16,)
 
 
+@register_jitable
 def words(length: int) -> int:
     """Lanes of 32 bits that hold so many."""
     return -(-length // WORD)
@@ -181,7 +183,7 @@ def work(plan: Plan) -> Work:
         pixels=floats(plan.tiles * plan.pixels * LANES),
         weights=floats((plan.tokens + 1) * LANES),
         words=aligned(words(widest) * LANES, np.uint32),
-        heads=aligned(_places(plan)[-1], np.uint32),
+        heads=aligned(values_at(plan, plan.heads) + words(plan.tokens) * LANES, np.uint32),
         ints=aligned(2 * plan.tiles * LANES * LANES, np.int32),
         ones=aligned(LANES, np.int32),
         sums=floats(LANES),
@@ -195,12 +197,20 @@ def aligned(size: int, dtype: type) -> np.ndarray:
     return room[first : first + size]
 
 
-def _places(plan: Plan) -> tuple[int, int, int]:
-    """Where in Work.heads the values begin, the boolean, and its end."""
-    values = (plan.inputs - 1) * plan.heads * plan.tiles * words(plan.head_dim) * LANES
+# In Work.heads lie the packed queries and keys, then the values, last the boolean of a head.
+
+
+@register_jitable
+def head_at(plan: Plan, t: int, head: int, tile: int) -> int:
+    """Where the packed queries or keys t of a head and tile begin."""
+    return ((t * plan.heads + head) * plan.tiles + tile) * words(plan.head_dim) * LANES
+
+
+@register_jitable
+def values_at(plan: Plan, head: int) -> int:
+    """Where the packed values of a head begin; of one head more than there is: the boolean."""
     blocks = -(-plan.head_dim // LANES)
-    boolean_at = values + plan.heads * blocks * words(plan.tokens) * LANES
-    return values, boolean_at, boolean_at + words(plan.tokens) * LANES
+    return head_at(plan, plan.inputs - 1, 0, 0) + head * blocks * words(plan.tokens) * LANES
 
 
 class _Store:

@@ -15,10 +15,9 @@ from collections.abc import Callable
 from numba.extending import overload, register_jitable
 
 from refimpl.engine import columns
-from refimpl.engine.plan import Plan, Work
+from refimpl.engine.plan import Plan, Work, head_at, values_at
 from refimpl.kernels import attention, dense, stencils, tiles
 from refimpl.kernels.compile import borrow, jit
-from refimpl.kernels.popcount import WORD
 from refimpl.kernels.vector import LANES
 
 FINE = -1
@@ -130,9 +129,11 @@ def _feed_attention(listener, plan, work, block, tile):
                 fine &= tiles.pack(
                     work.out, at * LANES, plan.head_dim,
                     plan.floats, plan.table[row, columns.HEAD_MOVE] + at,
-                    work.heads, _head(plan, t, head, tile),
+                    work.heads, head_at(plan, t, head, tile),
                 )  # fmt: skip
-                keep(listener, "head_bit", row, head, tile, work.heads, _head(plan, t, head, tile))
+                keep(
+                    listener, "head_bit", row, head, tile, work.heads, head_at(plan, t, head, tile)
+                )
         if not fine and status == FINE:
             status = row
     return status
@@ -186,27 +187,13 @@ def _rprelu(plan, row, tile):
 
 
 @register_jitable
-def _head(plan, t, head, tile):
-    """Where in Work.heads the packed queries or keys of a head and tile begin."""
-    count = -(-plan.head_dim // WORD)
-    return ((t * plan.heads + head) * plan.tiles + tile) * count * LANES
-
-
-@register_jitable
-def _values(plan, head):
-    """Where in Work.heads the packed values of a head begin; of one more head: the boolean."""
-    blocks, count = -(-plan.head_dim // LANES), -(-plan.tokens // WORD)
-    return _head(plan, plan.inputs - 1, 0, 0) + head * blocks * count * LANES
-
-
-@register_jitable
 def _pack_values(listener, plan, work, row):
     fine = attention.pack_values(
         work.value, plan.pitch, plan.margin, plan.tokens, plan.channels, plan.head_dim,
-        plan.floats, plan.table[row, columns.HEAD_MOVE], work.heads, _values(plan, 0),
+        plan.floats, plan.table[row, columns.HEAD_MOVE], work.heads, values_at(plan, 0),
     )  # fmt: skip
     for head in range(plan.heads):
-        keep(listener, "head_bit", row, head, 0, work.heads, _values(plan, head))
+        keep(listener, "head_bit", row, head, 0, work.heads, values_at(plan, head))
     return fine
 
 
@@ -292,7 +279,7 @@ def _attend_head(listener, plan, work, own, tile, head):
     """The context of a head, into its channels of `low`."""
     rows = plan.tiles * LANES
     for band in range(2 if plan.haar else 1):
-        queries, keys = _head(plan, 2 * band, head, tile), _head(plan, 2 * band + 1, head, 0)
+        queries, keys = head_at(plan, 2 * band, head, tile), head_at(plan, 2 * band + 1, head, 0)
         attention.products(
             plan.path, work.heads, queries, keys, plan.head_dim, plan.tiles,
             work.ints, band * rows * LANES,
@@ -303,11 +290,14 @@ def _attend_head(listener, plan, work, own, tile, head):
         plan.floats, plan.table[own, columns.BAND_WEIGHT] + head, plan.heads, work.weights,
     )  # fmt: skip
     keep(listener, "attn.weights", own, head, tile, work.weights, 0)
-    step, boolean_at = plan.floats[plan.table[own, columns.STEP] + head], _values(plan, plan.heads)
+    step, boolean_at = (
+        plan.floats[plan.table[own, columns.STEP] + head],
+        values_at(plan, plan.heads),
+    )
     attention.binarize(work.weights, plan.tokens, step, work.heads, boolean_at, work.ones)
     keep(listener, "attn.prob.bit", own, head, tile, work.heads, boolean_at)
     attention.attend(
-        plan.path, work.heads, boolean_at, _values(plan, head), plan.tokens, plan.head_dim,
+        plan.path, work.heads, boolean_at, values_at(plan, head), plan.tokens, plan.head_dim,
         work.ones, step, work.ints, work.low, head * plan.head_dim * LANES,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from refimpl.engine import columns
-from refimpl.engine.plan import Plan
+from refimpl.engine.plan import Plan, words
 from refimpl.kernels import bits
 from refimpl.kernels.vector import LANES
 from refimpl.models import heads
@@ -38,17 +38,17 @@ class Listener:
     def _length(self, what: str, row: int) -> int:
         plan = self.plan
         lanes = {
-            "bit": _words(plan.table[row, columns.INPUTS]),
+            "bit": words(plan.table[row, columns.INPUTS]),
             "linear": plan.table[row, columns.OUTPUTS],
             "norm": plan.table[row, columns.OUTPUTS],
             "out": plan.table[row, columns.OUTPUTS] or plan.channels,
             "attn.scores": 2 * plan.tiles * LANES,
             "attn.weights": plan.tokens + 1,
-            "attn.prob.bit": _words(plan.tokens),
-            "head_bit": _words(plan.head_dim),
+            "attn.prob.bit": words(plan.tokens),
+            "head_bit": words(plan.head_dim),
         }
         if what == "head_bit" and row % plan.rows == plan.inputs - 1:  # values: over the tokens
-            return -(-plan.head_dim // LANES) * _words(plan.tokens) * LANES
+            return -(-plan.head_dim // LANES) * words(plan.tokens) * LANES
         return int(lanes.get(what, plan.channels)) * LANES
 
     def taps(self) -> dict[str, np.ndarray]:
@@ -91,8 +91,8 @@ class Listener:
         found[f"{name}.weight.bit"] = weight
         found[f"{name}.weight.scale"] = self._floats(f"{name}.scale")
         found[f"{name}.z"] = x + self._floats(f"{name}.move")
-        words = np.stack(self._tiles["bit", row, 0]).reshape(-1, _words(inputs), LANES)
-        packed = bits.Packed(words.view(np.uint32), self.plan.tokens, int(inputs))
+        lanes = np.stack(self._tiles["bit", row, 0]).reshape(-1, words(inputs), LANES)
+        packed = bits.Packed(lanes.view(np.uint32), self.plan.tokens, int(inputs))
         found[f"{name}.bit"] = bits.unpack(packed)
         found[f"{name}.int"] = bits.binary_product(packed, bits.pack(_signs(weight)))
         found[f"{name}.linear"] = self._tokens("linear", row)
@@ -105,8 +105,8 @@ class Listener:
         to_heads = heads.split_values if name.endswith(".v") else heads.split
         found[f"{name}.head_z"] = to_heads((m + self._floats(f"{name}_move"))[None], count)[0]
         rows, length = found[f"{name}.head_z"].shape[1:]
-        words = [np.stack(self._tiles["head_bit", row, head]) for head in range(count)]
-        lanes = np.stack(words).reshape(plan.heads, -1, _words(length), LANES).view(np.uint32)
+        tiles = [np.stack(self._tiles["head_bit", row, head]) for head in range(count)]
+        lanes = np.stack(tiles).reshape(plan.heads, -1, words(length), LANES).view(np.uint32)
         found[f"{name}.head_bit"] = bits.unpack(bits.Packed(lanes, rows, length))
 
     def _attention(self, found, name: str, own: int) -> None:
@@ -129,8 +129,8 @@ class Listener:
         prob = _queries_first(weights[:, :, :-1] / weights[:, :, -1:], plan.tokens)
         alpha = np.float32(self.arrays[f"{name}.alpha"])
         found[f"{name}.prob.z"] = boolean.threshold(prob, alpha)[0]
-        words = self._by_head("attn.prob.bit", own).view(np.uint32)
-        packed = bits.Packed(words, plan.tokens, plan.tokens)
+        lanes = self._by_head("attn.prob.bit", own).view(np.uint32)
+        packed = bits.Packed(lanes, plan.tokens, plan.tokens)
         found[f"{name}.prob.bit"] = bits.unpack(packed)
         context = heads.split(self._tokens("attn.context", own)[None], plan.heads)[0]
         step = np.broadcast_to(boolean.step_of(alpha), (plan.heads, 1, 1))
@@ -164,7 +164,3 @@ def _queries_first(tiles: np.ndarray, tokens: int) -> np.ndarray:
 
 def _signs(bit: np.ndarray) -> np.ndarray:
     return np.where(bit, np.float32(1), np.float32(-1))
-
-
-def _words(length: int) -> int:
-    return -(-int(length) // bits.WORD)
