@@ -250,23 +250,22 @@ def binary_rows(path, a, w, length, out):
     offset = splat(np.int32(length))
     for b in range(a.shape[0]):
         a_at, w_at, out_at = b * a.shape[1] * step, b * blocks * step, b * rows * stride
-        row = 0
-        while row < rows:
-            row_at, place = a_at + row // LANES * step + row % LANES, out_at + row * stride
-            eight = row + 8 <= rows
-            for j in range(blocks // 2):
-                lanes_at, to = w_at + 2 * j * step, place + 2 * j * LANES
-                if eight:
-                    xor_8x2(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
-                else:
-                    xor_1x2(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
+        for first in range(0, rows // 8 * 8, 8):
+            row_at, place = a_at + first // LANES * step + first % LANES, out_at + first * stride
+            for j in range(0, blocks // 2 * 2, 2):
+                lanes_at, to = w_at + j * step, place + j * LANES
+                xor_8x2(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
             if blocks % 2:
                 lanes_at, to = w_at + (blocks - 1) * step, place + (blocks - 1) * LANES
-                if eight:
-                    xor_8x1(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
-                else:
-                    xor_1x1(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
-            row += 8 if eight else 1
+                xor_8x1(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
+        for row in range(rows // 8 * 8, rows):
+            row_at, place = a_at + row // LANES * step + row % LANES, out_at + row * stride
+            for j in range(0, blocks // 2 * 2, 2):
+                lanes_at, to = w_at + j * step, place + j * LANES
+                xor_1x2(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
+            if blocks % 2:
+                lanes_at, to = w_at + (blocks - 1) * step, place + (blocks - 1) * LANES
+                xor_1x1(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
 
 
 @jit
