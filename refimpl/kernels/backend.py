@@ -1,6 +1,8 @@
 """The attributes of `refimpl.ops`, with fused twins in the places where they pay.
 
-    logits, cache = model.forward(params, images, backend=refimpl.kernels.backend)
+    from refimpl.kernels import backend
+
+    logits, cache = model.forward(params, images, backend=backend)
     dimages, grads = model.backward(dlogits, cache)
 
 What is not imported from `twins` here is the operation itself: NumPy or BLAS is as fast as a twin
