@@ -37,6 +37,7 @@ MAY_IMPORT = {
         "data",
         "engine",
         "golden",
+        "kernels",
         "models",
         "ops",
         "report",

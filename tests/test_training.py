@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import refimpl
+from refimpl import ops
 from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFiniteError
+from refimpl.kernels import backend as kernels_backend
 from refimpl.training import batches, checkpoints, loop
 from refimpl.training.augmentation import augment, random_flip, random_shift, shift
 from refimpl.training.optimizers import AdamW, clip_by_global_norm
@@ -320,6 +322,24 @@ def test_same_recipe_same_bits(tmp_path, shards: int) -> None:
     first, second = (train(tmp_path, clipped, name) for name in ("first", "second"))
     assert same_bits(first.params, second.params)
     assert timeless(first.history) == timeless(second.history)
+
+
+@pytest.mark.parametrize("backend", [ops, kernels_backend])
+def test_the_number_of_threads_does_not_change_the_bits(tmp_path, backend) -> None:
+    parts = recipe(shards=3, activation_epochs=1)
+    first, second = (
+        train(tmp_path, parts, f"{threads}", threads=threads, backend=backend) for threads in (1, 5)
+    )
+    assert same_bits(first.params, second.params)
+
+
+def test_both_backends_learn_the_same(tmp_path) -> None:
+    first, second = (
+        train(tmp_path, name=name, backend=backend)
+        for name, backend in (("ops", ops), ("kernels", kernels_backend))
+    )
+    losses = ([result.loss for result in trained.history] for trained in (first, second))
+    assert next(losses) == pytest.approx(next(losses), rel=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"flip": True}, {"shift": 0}, {"clip_norm": 0.1}])

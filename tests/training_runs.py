@@ -14,7 +14,7 @@ from refimpl.training import Recipe, loop
 
 CLASSES = ("left", "right", "both")
 PREPROCESSING = Preprocessing(size=(8, 12), mode="grey", mean=(0.4,), std=(0.3,))
-RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=3e-3, shift=1, seed=3)
+RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=3e-3, shift=1, seed=3, shards=2)
 
 
 def model(name: str = "didb_micro", **fields):

@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import refimpl
-from refimpl.cli.options import FILES, add_data, add_output, load_data, not_negative
+from refimpl.cli.options import (
+    FILES,
+    add_data,
+    add_output,
+    load_data,
+    not_negative,
+    positive,
+    start_engine,
+)
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import DataError
+
+BACKENDS = ("kernels", "numpy")
 
 # Field of the recipe -> (type, help). What is not given keeps the recipe's own value.
 RECIPE_OPTIONS = {
@@ -28,7 +38,7 @@ RECIPE_OPTIONS = {
     "flip": (bool, "mirror every other training image, left for right"),
     "clip_norm": (float, "largest norm of the gradients of a step"),
     "seed": (int, "the same seed gives the same bits on the same machine"),
-    "shards": (int, "parts of a batch that run side by side, a thread each"),
+    "shards": (int, "parts of a batch: they run side by side, and the smaller, the less memory"),
 }
 
 
@@ -62,6 +72,16 @@ def add(verbs: Verbs) -> None:
         "--curves", choices=("csv", "png"),
         help="write the learning curves beside the model; png draws them too (needs matplotlib)",
     )  # fmt: skip
+    added.add_argument(
+        "--backend", choices=BACKENDS, default="kernels",
+        help="what computes: numpy is the reference, kernels are faster (default kernels)",
+    )  # fmt: skip
+    added.add_argument(
+        "--threads",
+        type=positive,
+        metavar="N",
+        help="parts of a batch side by side (default: CPUs)",
+    )
     options = added.add_argument_group("recipe", "settings of the run; the card records them all")
     options.add_argument(
         "--recipe", type=Path, metavar="FILE",
@@ -106,6 +126,8 @@ def run(args: argparse.Namespace) -> int:
             out=args.output,
             validation=split.validation,
             progress=True,
+            backend=_backend(args.backend),
+            threads=args.threads,
             resume=args.resume,
             curves=args.curves is not None,
             card={"data": args.data.resolve().name, **split.card},
@@ -114,6 +136,15 @@ def run(args: argparse.Namespace) -> int:
         curves.draw(trained.history, args.output.with_suffix(".png"))
     print(args.output)
     return 0
+
+
+def _backend(name: str) -> Any:
+    start_engine(name)
+    if name == "kernels":
+        from refimpl.kernels import backend
+
+        return backend
+    return refimpl.ops
 
 
 def _recipe(args: argparse.Namespace) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refimpl import ops
 from refimpl.models import VisionTransformer
 from refimpl.models.params import flatten
 from refimpl.training import losses
@@ -18,9 +19,10 @@ Prepare = Callable[[np.ndarray], np.ndarray]  # uint8 images -> float (n, channe
 
 
 class Objective(NamedTuple):
-    """How images become input, and what the answers are held against."""
+    """How images become input, what computes, and what the answers are held against."""
 
     prepare: Prepare
+    backend: Any = ops
     smoothing: float = 0.0
     teacher: Callable[[np.ndarray], np.ndarray] | None = None  # uint8 images -> probabilities
     weight: float = 0.0  # of the teacher
@@ -58,8 +60,8 @@ def batch_gradients(
         more_loss, more_correct, more = part.result()
         loss += more_loss
         correct += more_correct
-        # new arrays: an op may return one array as the gradient of two parameters
-        total = {name: value + more[name] for name, value in total.items()}
+        for name, value in total.items():
+            value += more[name]
     return BatchResult(loss, correct, total)
 
 
@@ -68,18 +70,19 @@ def accuracy(
     params: Mapping[str, Any],
     images: np.ndarray,
     labels: np.ndarray,
-    prepare: Prepare,
-    batch_size: int,
+    objective: Objective,
+    size: int,
     pool: ThreadPoolExecutor,
 ) -> float:
-    """Share of right answers, 0 to 1, over images uint8 (n, H, W[, 3]), batches side by side."""
+    """Share of right answers, 0 to 1, over images uint8 (n, H, W[, 3]), `size` at a time."""
 
     def correct(first: int) -> int:
-        some = slice(first, first + batch_size)
-        logits = model.predict(params, prepare(images[some]))
+        some = slice(first, first + size)
+        prepared = objective.prepare(images[some])
+        logits = model.predict(params, prepared, backend=objective.backend)
         return int(np.count_nonzero(logits.argmax(axis=-1) == labels[some]))
 
-    return sum(pool.map(correct, range(0, len(images), batch_size))) / len(images)
+    return sum(pool.map(correct, range(0, len(images), size))) / len(images)
 
 
 @np.errstate(all="ignore")  # a run that diverges is told once, by name; see loop.py
@@ -92,12 +95,22 @@ def _shard(
     batch_size: int,
 ) -> BatchResult:
     """Forward and backward of one part of a batch of `batch_size`."""
-    prepare, smoothing, teacher, weight = objective
-    logits, cache = model.forward(params, prepare(images))  # (part, classes)
+    prepare, backend, smoothing, teacher, weight = objective
+    logits, cache = model.forward(params, prepare(images), backend=backend)  # (part, classes)
     probabilities = None if teacher is None else teacher(images).astype(logits.dtype, copy=False)
     loss, loss_cache = losses.forward(logits, labels, smoothing, probabilities, weight)
     share = len(labels) / batch_size  # of the batch's mean
     (dlogits,) = losses.backward(np.asarray(share, dtype=logits.dtype), loss_cache)
     _, gradients = model.backward(dlogits, cache)
     correct = int(np.count_nonzero(logits.argmax(axis=-1) == labels))
-    return BatchResult(float(loss) * share, correct, flatten(gradients))
+    return BatchResult(float(loss) * share, correct, _own(flatten(gradients)))
+
+
+def _own(gradients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Each an array of its own, to add to: an op may return one as the gradient of two."""
+    seen: set[int] = set()
+    for name, value in gradients.items():
+        if id(value) in seen or not value.flags.owndata:
+            gradients[name] = value.copy()
+        seen.add(id(value))
+    return gradients

@@ -5,7 +5,9 @@ run was interrupted: every epoch draws its random numbers from a generator of it
 checkpoint holds everything else.
 """
 
+import functools
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +19,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from refimpl import ops
 from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFiniteError
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer, files
@@ -66,6 +69,8 @@ def train(
     progress: bool = False,
     params: Mapping[str, Any] | None = None,
     teacher: tuple[VisionTransformer, Mapping[str, Any]] | None = None,
+    backend: Any = ops,
+    threads: int | None = None,
     resume: bool = False,
     curves: bool = False,
     card: Mapping[str, Any] | None = None,
@@ -77,6 +82,10 @@ def train(
     params: where to start, left untouched; without them `model.init` by the recipe's seed.
     teacher: (model, params) that sees what the student sees; without it, the one that the recipe
         names, with the preprocessing of its own file. It teaches in every stage.
+    backend: what computes, `refimpl.ops` or the faster `refimpl.kernels.backend`, equal to
+        rounding.
+    threads: how many parts of a batch run side by side; without it, one a CPU. The result is the
+        same with any number.
     progress: one line an epoch on stderr, and a bar where stderr is a terminal.
     resume: go on from the checkpoint that an interrupted run of the same recipe left.
     curves: write the history to `out` with the suffix .csv, anew after every epoch.
@@ -104,14 +113,13 @@ def train(
         "training data": fingerprint(images, labels),
         "teacher": tutor and tutor.to_json(),
     }
-    objective = Objective(
-        prepare, recipe.smoothing, tutor and tutor.probabilities, recipe.distillation
-    )
+    teach = tutor and functools.partial(tutor.probabilities, backend=backend)
+    objective = Objective(prepare, backend, recipe.smoothing, teach, recipe.distillation)
     journal = Journal(out, identity, curves)
     journal.begin(flat, resume)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
-    # the shards are the threads: those of BLAS on top of them cost half the speed or more
-    with threadpool_limits(1), ThreadPoolExecutor(recipe.shards) as pool:
+    # a thread a part: those of BLAS on top of them cost half the speed or more
+    with threadpool_limits(1), ThreadPoolExecutor(threads or _cpus()) as pool:
         run = Run(recipe, images, labels, validation, objective, pool, progress, began)
         for stage in plan:
             _train_stage(run, stage, flat, journal)
@@ -125,6 +133,13 @@ def train(
     )
     journal.close()
     return Trained(unflatten(flat), journal.history)
+
+
+def _cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal: Journal) -> None:
@@ -175,8 +190,8 @@ def _epoch(
             stage.model,
             nested,
             *run.validation,
-            run.objective.prepare,
-            run.recipe.batch_size,
+            run.objective,
+            math.ceil(recipe.batch_size / recipe.shards),
             run.pool,
         )
     return EpochResult(

@@ -38,7 +38,7 @@ class Recipe:
     flip: bool = False  # mirror every other training image, left for right; not for digits
     clip_norm: float | None = None  # largest global gradient norm, None for no clipping
     seed: int = 0
-    shards: int = 2  # parts of a batch that run side by side, one thread each
+    shards: int = 4  # parts of a batch, so small that what a part computes stays in the caches
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "shards"):

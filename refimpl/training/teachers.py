@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refimpl import ops
 from refimpl.conventions import ConfigError
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer, files
 from refimpl.models.params import check, flatten
-from refimpl.ops import softmax
 from refimpl.training.batches import Prepare
 from refimpl.training.journal import fingerprint
 from refimpl.training.recipes import Recipe
@@ -26,11 +26,12 @@ class Teacher(NamedTuple):
     params: Mapping[str, Any]
     prepare: Prepare  # of the teacher's file
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
+    def probabilities(self, images: np.ndarray, backend: Any = ops) -> np.ndarray:
         """images uint8 (B, H, W[, 3]) -> (B, classes), rows sum to 1."""
         dtype = self.params["head"]["weight"].dtype
-        logits = self.model.predict(self.params, self.prepare(images).astype(dtype, copy=False))
-        return softmax.forward(logits)[0]
+        prepared = self.prepare(images).astype(dtype, copy=False)
+        logits = self.model.predict(self.params, prepared, backend=backend)
+        return backend.softmax.forward(logits)[0]
 
     def to_json(self) -> dict[str, Any]:
         """What tells it from other teachers, as JSON values."""
