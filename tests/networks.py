@@ -30,7 +30,7 @@ SWITCHES: dict[str, tuple] = {
     "attention": ("plain", "differential"),
     "rprelu": ("channel", "token"),
     "neighbours": ("existing", "eight"),
-    "haar_mode": ("edge", "periodic"),
+    "haar_mode": ("edge", "periodic", "none"),
     "haar_cls": ("both", "low"),
     "band_weights": ("learned", "fixed"),
 }

@@ -11,7 +11,8 @@ from refimpl.conventions import ConfigError, ShapeError
 from refimpl.ops import bands
 from tests import check, strategies
 
-MODES = st.sampled_from(["edge", "periodic"])
+HAAR = st.sampled_from(["edge", "periodic"])
+MODES = st.sampled_from(["edge", "periodic", "none"])
 CLS = st.sampled_from(["both", "low"])
 FIRST = st.integers(0, 1)  # class tokens in front of the grid
 
@@ -28,11 +29,11 @@ def test_against_torch(seed, shape, dtype, mode, cls, first):
 def test_thin_grids_against_torch(grid):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 1 + grid[0] * grid[1], 3))
-    for mode in ("edge", "periodic"):
+    for mode in ("edge", "periodic", "none"):
         check.against_mirror(bands, (x,), rng, 16, grid=grid, mode=mode, cls="both")
 
 
-@given(strategies.seeds(), strategies.sizes(4, high=6), strategies.floats(), MODES, FIRST)
+@given(strategies.seeds(), strategies.sizes(4, high=6), strategies.floats(), HAAR, FIRST)
 def test_the_bands_add_up_to_the_input(seed, shape, dtype, mode, first):
     rng = np.random.default_rng(seed)
     batch, channels, *grid = shape
@@ -61,6 +62,19 @@ def test_literal_values_of_a_two_by_two_grid():
     np.testing.assert_array_equal(low[0, 1:, 0], [15 / 4] * 4)
 
 
+@given(strategies.seeds(), strategies.sizes(4, high=6), strategies.floats(), CLS, FIRST)
+def test_without_a_transform_both_bands_are_the_input(seed, shape, dtype, cls, first):
+    rng = np.random.default_rng(seed)
+    batch, channels, *grid = shape
+    x = strategies.normal(rng, (batch, first + grid[0] * grid[1], channels), dtype)
+    (low, high), cache = bands.forward(x, tuple(grid), "none", cls)
+    np.testing.assert_array_equal(low, x)
+    np.testing.assert_array_equal(high[:, first:], x[:, first:])
+    dlow, dhigh = rng.standard_normal((2, *x.shape)).astype(dtype)
+    (dx,) = bands.backward((dlow, dhigh), cache)
+    np.testing.assert_array_equal(dx[:, first:], (dlow + dhigh)[:, first:])
+
+
 def test_the_class_token_and_the_patches_do_not_mix():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 7, 4))
@@ -77,7 +91,7 @@ def test_rejects_bad_input():
     check.rejects_other_types(bands, (np.ones((2, 7, 4)),), grid=(2, 3))
     with pytest.raises(ShapeError, match="8 tokens"):
         bands.forward(np.ones((2, 8, 4)), (2, 3))
-    with pytest.raises(ConfigError, match="mode"):
+    with pytest.raises(ConfigError, match="mode.*'edge', 'periodic', 'none'"):
         bands.forward(np.ones((2, 7, 4)), (2, 3), mode="reflect")
     with pytest.raises(ConfigError, match="cls"):
         bands.forward(np.ones((2, 7, 4)), (2, 3), cls="high")

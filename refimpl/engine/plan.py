@@ -76,6 +76,7 @@ class Plan(NamedTuple):
     head_dim: int
     classes: int
     haar: bool
+    split: bool  # False: both bands are the tokens themselves
     periodic: bool
     high_cls: bool
     differential: bool
@@ -155,6 +156,7 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
         head_dim=config.head_dim,
         classes=config.num_classes,
         haar=config.similarity == "haar",
+        split=config.haar_mode != "none",
         periodic=config.haar_mode == "periodic",
         high_cls=config.haar_cls == "both",
         differential=config.attention == "differential",

@@ -141,7 +141,14 @@ def _feed_attention(listener, plan, work, block, tile):
 
 @register_jitable
 def _split(plan, work, tile):
-    if plan.periodic:
+    if not plan.split:
+        here = plan.margin + tile * LANES
+        tiles.cut(work.normalised, plan.pitch, here, plan.channels, work.low)
+        tiles.cut(work.normalised, plan.pitch, here, plan.channels, work.high)
+        if tile == 0 and plan.first == 1 and not plan.high_cls:
+            for c in range(plan.channels):
+                work.high[c * LANES] = 0
+    elif plan.periodic:
         stencils.periodic_bands(
             work.normalised, plan.pitch, plan.margin, plan.channels, plan.first, plan.grid,
             plan.tokens, tile * LANES, plan.high_cls, work.low, work.high,

@@ -23,7 +23,7 @@ from refimpl.models.run import dot, signs
 
 # Fields of the configuration that a port may have got wrong: taps concerned, values.
 FIELDS = {
-    "haar_mode": (r"\.(low|high)$", ("edge", "periodic")),
+    "haar_mode": (r"\.(low|high)$", ops.bands.MODES),
     "haar_cls": (r"\.(low|high)$", ("both", "low")),
     "neighbours": (r"(neighbour_mean|\.v\.out)$", ("existing", "eight")),
     "norm_eps": (r"norm\d?(\.out)?$", (1e-5, 1e-6, 1e-12, 0.0)),
@@ -225,7 +225,7 @@ def haar(case: Case) -> Iterator[Guess]:
     band = int(case.name.endswith("high"))
     cause = "H and V bands swapped: rows and columns of the patch grid exchanged"
     yield Guess(cause, ops.bands.forward(*flipped)[0][band])
-    if band:
+    if band and op.config.haar_mode != "none":
         yield from _details(case, x, first)
 
 

@@ -231,15 +231,17 @@ def _mean(function: Callable, x: Bounded, roundings: int) -> Bounded:
 def _bands(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
     (x,), config = given, reference.config
     options = (config.grid, config.haar_mode, config.haar_cls)
-    low = _mean(lambda a: ops.bands.forward(a, *options)[0][0], x, roundings=5)
+    split = config.haar_mode != "none"
+    low = _mean(lambda a: ops.bands.forward(a, *options)[0][0], x, roundings=5 if split else 0)
     if name.endswith(".low"):
         return low
     # each detail has the four pixels of the low band as its terms, and the sum has three details
+    details = 3 if split else 1
     high = Bounded(
         reference.steps[name].op(x.value),
-        3 * low.size,
+        details * low.size,
         low.roundings,
-        3 * low.inherited,
+        details * low.inherited,
         x.arithmetic,
     )
     if config.haar_cls == "low" and config.pool == "cls":
@@ -268,9 +270,12 @@ def _band_gradients(reference: Reference, name: str, given, arithmetic: Arithmet
     # the adjoint of the low band takes means: of errors with weights 1 and 3 (the three details),
     # of their squares with the sums of the squared coefficients
     low, high = {1: (1.0, 3.0), 2: (0.25, 0.75)}[arithmetic.power]
+    details = 3
+    if config.haar_mode == "none":  # each band is x
+        low, high, details = 1.0, 1.0, 1
     dx = Bounded(
         adjoint(dlow.value, dhigh.value),
-        adjoint(dlow.size + 3 * dhigh.size, 0 * dhigh.size),
+        adjoint(dlow.size + details * dhigh.size, 0 * dhigh.size),
         dlow.roundings + dhigh.roundings + 16,
         adjoint(low * dlow.inherited + high * dhigh.inherited, 0 * dhigh.inherited),
         arithmetic,

@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refimpl.conventions import ConfigError
-from refimpl.ops.bands import CLS
+from refimpl.ops.bands import CLS, MODES
 from refimpl.ops.binary_linear import STAGES
-from refimpl.ops.haar import MODES
 from refimpl.ops.neighbours import BORDERS
 from refimpl.ops.sign import STES
 

@@ -4,6 +4,8 @@
 
 so low + high = x up to rounding (never computed as x - low). The class token is not on the grid:
 both bands get it unchanged (cls="both"), or the low one gets it and the high one 0 (cls="low").
+mode="none" is a control for ablations: no transform, low = high = x on the grid. A network then
+has the parameters of the bands without the bands.
 
 >>> x = np.array([[[5.0], [0.0], [4.0]]])                # a class token and a grid of 1 x 2
 >>> (low, high), _ = forward(x, grid=(1, 2))
@@ -20,6 +22,7 @@ import numpy as np
 from refimpl.conventions import float_dtype, require_choice
 from refimpl.ops import _grid, haar
 
+MODES = (*haar.MODES, "none")
 CLS = ("both", "low")
 
 
@@ -34,14 +37,16 @@ def forward(
 ) -> tuple[tuple[np.ndarray, np.ndarray], Cache]:
     """x (B, N, C), N = gh*gw or 1 + gh*gw (class token first) -> (low, high), both like x."""
     float_dtype("bands", x=x)
+    require_choice("bands", "mode", mode, MODES)
     require_choice("bands", "cls", cls, CLS)
     first = _grid.class_tokens("bands", x, grid)
-    low, high = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
-    cA, (cH, cV, cD) = haar.swt2(_image(x, first, grid), mode, norm="average")
-    _image(low, first, grid)[:] = cA
-    _image(high, first, grid)[:] = (cH + cV) + cD
-    low[:, :first] = x[:, :first]
-    high[:, :first] = x[:, :first] if cls == "both" else 0
+    low, high = x.copy(), x.copy()
+    if mode != "none":
+        cA, (cH, cV, cD) = haar.swt2(_image(x, first, grid), mode, norm="average")
+        _image(low, first, grid)[:] = cA
+        _image(high, first, grid)[:] = (cH + cV) + cD
+    if cls == "low":
+        high[:, :first] = 0
     return (low, high), Cache(grid, mode, cls)
 
 
@@ -50,12 +55,14 @@ def backward(dy: tuple[np.ndarray, np.ndarray], cache: Cache) -> tuple[np.ndarra
     dlow, dhigh = dy
     grid, mode, cls = cache
     first = _grid.class_tokens("bands", dlow, grid)
-    dx = np.empty(dlow.shape, dlow.dtype)
-    # forward was high = (cH + cV) + cD: each detail gets the whole gradient
-    ddetail = _image(dhigh, first, grid)
-    dcoeffs = _image(dlow, first, grid), (ddetail, ddetail, ddetail)
-    _image(dx, first, grid)[:] = haar.swt2_backward(dcoeffs, mode, norm="average")
-    dx[:, :first] = dlow[:, :first] + dhigh[:, :first] if cls == "both" else dlow[:, :first]
+    dx = dlow + dhigh
+    if mode != "none":
+        # forward was high = (cH + cV) + cD: each detail gets the whole gradient
+        ddetail = _image(dhigh, first, grid)
+        dcoeffs = _image(dlow, first, grid), (ddetail, ddetail, ddetail)
+        _image(dx, first, grid)[:] = haar.swt2_backward(dcoeffs, mode, norm="average")
+    if cls == "low":
+        dx[:, :first] = dlow[:, :first]
     return (dx,)
 
 

@@ -159,7 +159,7 @@ def _block(i: int, config: Config, data: Mapping[str, Any], margins: list[trace.
 
 
 def _bands(prefix: str, config: Config, data: Mapping[str, Any]) -> str:
-    if f"{prefix}.attn.low" not in data:
+    if f"{prefix}.attn.low" not in data or config.haar_mode == "none":
         return ""
     names = (f"{prefix}.norm1.out", f"{prefix}.attn.low", f"{prefix}.attn.high")
     titles = (

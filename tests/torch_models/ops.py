@@ -221,8 +221,10 @@ def _join(class_token: Tensor, image: Tensor) -> Tensor:
 def bands(x: Tensor, grid: Grid, mode: str = "edge", cls: str = "both") -> tuple[Tensor, Tensor]:
     """[SPEC 4, R3, R4] Tokens (B, N, C) -> low and high band, each (B, N, C)."""
     class_token, image = _split(x, grid)
-    approximation, (rows, columns, diagonal) = swt2(image, mode)
     high_token = {"both": class_token, "low": torch.zeros_like(class_token)}[cls]
+    if mode == "none":
+        return x, _join(high_token, image)
+    approximation, (rows, columns, diagonal) = swt2(image, mode)
     return _join(class_token, approximation), _join(high_token, rows + columns + diagonal)
 
 

@@ -60,7 +60,8 @@ def backward(dy: tuple[np.ndarray, np.ndarray], cache: Cache) -> tuple[np.ndarra
     """dy = (dlow, dhigh), each (B, N, C) -> (dx (B, N, C),)."""
     dlow, dhigh = dy
     grid, mode, cls = cache
-    if not _fits(dlow, grid) or not rows.fits(dlow, (dhigh, dlow.shape)):
+    fits = _fits(dlow, grid) and rows.fits(dlow, (dhigh, dlow.shape))
+    if not fits or mode not in ops.haar.MODES:
         return ops.bands.backward(dy, cache)
     first = dlow.shape[1] - grid[0] * grid[1]
     dx = np.empty(dlow.shape, dlow.dtype)
