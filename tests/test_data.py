@@ -436,3 +436,26 @@ def test_bundled_samples_say_where_they_come_from():
     text = (bundled.mnist() / "README.md").read_text()
     for word in ("LeCun", "Cortes", "Burges", "creativecommons.org/licenses/by-sa/3.0"):
         assert word in text
+
+
+CIFAR10 = {"airplane", "automobile", "bird", "cat", "deer"}
+CIFAR10 |= {"dog", "frog", "horse", "ship", "truck"}
+
+
+def test_bundled_photographs_name_a_class_and_are_small_rgb_images():
+    paths = bundled.photographs()
+    classes = {path.name.split("_")[0] for path in paths}
+    assert len(classes) >= 3 and classes <= CIFAR10
+    for path in paths:
+        photo = images.open_image(path)
+        assert (photo.mode, photo.size) == ("RGB", (256, 256))
+        assert np.asarray(photo).std() > 10
+        assert path.stat().st_size < 32_000
+
+
+def test_bundled_photographs_say_where_they_come_from():
+    text = (bundled.photos() / "README.md").read_text()
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    assert sorted(rows) == [path.name for path in bundled.photographs()]
+    for row in rows.values():
+        assert "| CC0 1.0 |" in row or "| public domain |" in row

@@ -1,6 +1,8 @@
-"""The samples inside the package, `samples/mnist/`: ten test digits and a small data set.
+"""The samples inside the package.
 
-Where they come from and how they were picked is in the README.md beside them.
+`samples/mnist/` holds ten test digits and a small data set, `samples/photos/` photographs of things
+that CIFAR-10 has a class for. Where they come from and how they were picked is in the README.md
+beside them.
 """
 
 import json
@@ -19,6 +21,16 @@ def mnist() -> Path:
 def digits() -> list[Path]:
     """Ten images, one a class in order of the classes, named `<label>_<index in test set>.png`."""
     return sorted(mnist().glob("?_????.png"))
+
+
+def photos() -> Path:
+    """The folder of the photographs."""
+    return Path(str(files("refimpl.data"))) / "samples" / "photos"
+
+
+def photographs() -> list[Path]:
+    """RGB images of 256 x 256, named `<class of CIFAR-10>_<what it is>.jpg`, in order of names."""
+    return sorted(photos().glob("*_*.jpg"))
 
 
 def goldens() -> dict[str, Any]:
