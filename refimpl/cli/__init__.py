@@ -17,6 +17,7 @@ import numpy as np
 
 import refimpl
 from refimpl.cli import (
+    ablate,
     bench,
     classify,
     demo,
@@ -33,7 +34,7 @@ from refimpl.cli.verbs import Verbs
 from refimpl.conventions import RefimplError
 
 # In the order of --help.
-VERBS = (demo, classify, evaluate, train, summary, pack, models, report, golden, bench)
+VERBS = (demo, classify, evaluate, train, ablate, summary, pack, models, report, golden, bench)
 
 
 def command() -> int:

@@ -9,6 +9,7 @@ from refimpl.classifier import BACKENDS
 from refimpl.cli.output import progress_bar
 
 DEFAULT_MODEL = "didb_micro_mnist"
+TRAINING_BACKENDS = ("kernels", "numpy")
 
 
 # What shtab reads from an option of the parser to let the shell complete names of files.
@@ -47,6 +48,29 @@ def start_engine(backend: str) -> None:
         del sys.modules[hidden]
 
 
+def add_training_backend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend", choices=TRAINING_BACKENDS, default="kernels",
+        help="what computes: numpy is the reference, kernels are faster (default kernels)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=positive, metavar="N",
+        help="parts of a batch side by side (default: CPUs)",
+    )  # fmt: skip
+
+
+def training_backend(name: str) -> Any:
+    """The backend of this name; see `add_training_backend`."""
+    start_engine(name)
+    if name == "kernels":
+        from refimpl.kernels import backend
+
+        return backend
+    from refimpl import ops
+
+    return ops
+
+
 def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", required=True, type=Path, metavar="PATH",
@@ -82,8 +106,13 @@ def not_negative(text: str) -> int:
 
 def load_data(args: argparse.Namespace, split: str, preprocessing: Any) -> Any:
     """The Dataset that the options name."""
+    data = read_data(args.data, split, preprocessing)
+    return data if args.limit is None else data.spread(args.limit)
+
+
+def read_data(path: Path, split: str, preprocessing: Any) -> Any:
+    """A split of a data set, with a bar."""
     from refimpl.data import datasets
 
     with progress_bar("read") as bar:
-        data = datasets.load(args.data, split, preprocessing, bar.update)
-    return data if args.limit is None else data.spread(args.limit)
+        return datasets.load(path, split, preprocessing, bar.update)

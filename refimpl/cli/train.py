@@ -13,15 +13,13 @@ from refimpl.cli.options import (
     FILES,
     add_data,
     add_output,
+    add_training_backend,
     load_data,
     not_negative,
-    positive,
-    start_engine,
+    training_backend,
 )
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import DataError
-
-BACKENDS = ("kernels", "numpy")
 
 # Field of the recipe -> (type, help). What is not given keeps the recipe's own value.
 RECIPE_OPTIONS = {
@@ -72,16 +70,7 @@ def add(verbs: Verbs) -> None:
         "--curves", choices=("csv", "png"),
         help="write the learning curves beside the model; png draws them too (needs matplotlib)",
     )  # fmt: skip
-    added.add_argument(
-        "--backend", choices=BACKENDS, default="kernels",
-        help="what computes: numpy is the reference, kernels are faster (default kernels)",
-    )  # fmt: skip
-    added.add_argument(
-        "--threads",
-        type=positive,
-        metavar="N",
-        help="parts of a batch side by side (default: CPUs)",
-    )
+    add_training_backend(added)
     options = added.add_argument_group("recipe", "settings of the run; the card records them all")
     options.add_argument(
         "--recipe", type=Path, metavar="FILE",
@@ -126,7 +115,7 @@ def run(args: argparse.Namespace) -> int:
             out=args.output,
             validation=split.validation,
             progress=True,
-            backend=_backend(args.backend),
+            backend=training_backend(args.backend),
             threads=args.threads,
             resume=args.resume,
             curves=args.curves is not None,
@@ -136,15 +125,6 @@ def run(args: argparse.Namespace) -> int:
         curves.draw(trained.history, args.output.with_suffix(".png"))
     print(args.output)
     return 0
-
-
-def _backend(name: str) -> Any:
-    start_engine(name)
-    if name == "kernels":
-        from refimpl.kernels import backend
-
-        return backend
-    return refimpl.ops
 
 
 def _recipe(args: argparse.Namespace) -> Any:

@@ -11,6 +11,7 @@
 - checkpoints, journal: all that a run needs to go on to the same bits, written atomically
 - history: what an epoch brought
 - loop: puts them together in `train(model, recipe, images, labels, ...)`
+- ablation, ablation_table: many runs of it on the same images, and what they say together
 """
 
 from refimpl.training.history import EpochResult

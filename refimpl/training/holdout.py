@@ -5,6 +5,7 @@
 ([0, 1, 2], [3, 4])
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,3 +39,27 @@ def hold_out(images: np.ndarray, labels: np.ndarray, count: int, seed: int | Non
     kept, held = np.sort(order[:-count]), np.sort(order[-count:])
     card = {"held_out": {"images": count, "drawn": seed is not None, "seed": seed}}
     return Split((images[kept], labels[kept]), (images[held], labels[held]), card)
+
+
+def draw_evenly(labels: np.ndarray, counts: Sequence[int], seed: int) -> list[np.ndarray]:
+    """Draws of so many images each, which share none: indices into labels (n,), ascending.
+
+    Every class has its equal part in each draw, or one image more. A draw does not depend on the
+    counts after it. DataError where a class has too few.
+
+    >>> [draw.tolist() for draw in draw_evenly(np.array([0, 0, 1, 1, 1]), (2, 2), seed=0)]
+    [[0, 2], [1, 4]]
+    """
+    rng = np.random.default_rng(seed)
+    classes = np.unique(labels)
+    drawn: list[list[np.ndarray]] = [[] for _ in counts]
+    for place, label in enumerate(classes):
+        order = rng.permutation(np.flatnonzero(labels == label))
+        parts = [count // len(classes) + (place < count % len(classes)) for count in counts]
+        if sum(parts) > len(order):
+            raise DataError(
+                f"training data: {len(order)} images of class {label}, expected {sum(parts)}"
+            )
+        for draw, part, end in zip(drawn, parts, np.cumsum(parts), strict=True):
+            draw.append(order[end - part : end])
+    return [np.sort(np.concatenate(parts)) for parts in drawn]

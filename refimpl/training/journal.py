@@ -5,6 +5,7 @@ They are written at the ends of epochs and nowhere else: a killed run loses the 
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class Journal:
 
     def _resume(self, params: dict[str, np.ndarray]) -> None:
         saved = checkpoints.load(self.checkpoint)
-        _require_same(self.checkpoint, saved.progress, self.identity)
+        require_same(self.checkpoint, saved.progress, self.identity)
         checkpoints.require_like(self.checkpoint, "parameter", saved.params, params)
         for name, value in params.items():
             value[...] = saved.params[name]
@@ -89,7 +90,10 @@ def fingerprint(*arrays: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _require_same(path: Path, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def require_same(
+    path: str | os.PathLike, saved: Mapping[str, Any], given: Mapping[str, Any]
+) -> None:
+    """ConfigError with the first entry of `given` that is another in `saved`, dicts by a field."""
     for what, value in given.items():
         before = saved.get(what)
         if before == value:

@@ -42,9 +42,9 @@ class Recipe:
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "shards"):
-            _require_integer(name, getattr(self, name), 1)
+            require_integer(name, getattr(self, name), 1)
         for name in ("activation_epochs", "shift", "seed"):
-            _require_integer(name, getattr(self, name), 0)
+            require_integer(name, getattr(self, name), 0)
         if not isinstance(self.flip, bool):
             raise ConfigError(f"recipe: flip is {self.flip!r}, expected true or false")
         _require_real("learning_rate", self.learning_rate, 0, above=True)
@@ -92,6 +92,15 @@ def read(path: str | os.PathLike) -> Recipe:
 
     ConfigError names the file, and what is wrong in it.
     """
+    fields = read_fields(path)
+    try:
+        return Recipe.from_json(fields)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def read_fields(path: str | os.PathLike) -> dict[str, Any]:
+    """The top level of a JSON or TOML file; ConfigError where it is no such file."""
     path = Path(path)
     parse = {".json": json.loads, ".toml": _parse_toml}.get(path.suffix.lower())
     if parse is None:
@@ -105,10 +114,7 @@ def read(path: str | os.PathLike) -> Recipe:
         raise ConfigError(f"{path}: no {path.suffix[1:].upper()}: {reason}") from None
     if not isinstance(fields, dict):
         raise ConfigError(f"{path}: found {fields!r:.40}, expected an object with fields")
-    try:
-        return Recipe.from_json(fields)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    return fields
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
@@ -119,7 +125,8 @@ def _parse_toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _require_integer(name: str, value: Any, least: int) -> None:
+def require_integer(name: str, value: Any, least: int) -> None:
+    """ConfigError unless a field of a recipe is an integer of at least `least`."""
     if type(value) is not int or value < least:
         raise ConfigError(f"recipe: {name} is {value!r}, expected an integer of at least {least}")
 

@@ -1,0 +1,107 @@
+"""`refimpl ablate`: many trainings on the same images, and one table of what they reach."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from refimpl.cli.options import (
+    FILES,
+    add_json,
+    add_training_backend,
+    not_negative,
+    read_data,
+    training_backend,
+)
+from refimpl.cli.output import print_json, print_table
+from refimpl.cli.verbs import Verbs
+from refimpl.conventions import ConfigError
+
+
+def add(verbs: Verbs) -> None:
+    added = verbs(
+        run,
+        "train the rows of an ablation on the same images and print its table",
+        "refimpl ablate --recipe ablation.toml --data cifar10.tar.xz -o ablation",
+        "refimpl ablate --recipe ablation.toml --data cifar10.tar.xz -o ablation --validation "
+        "--row didb --seed 0",
+        "refimpl ablate --recipe ablation.toml -o ablation --only-table",
+    )
+    added.add_argument(
+        "--recipe", required=True, type=Path, metavar="FILE",
+        help="rows, seeds and the recipe of all, as .json or .toml",
+    ).complete = FILES  # fmt: skip
+    added.add_argument(
+        "--data", type=Path, metavar="PATH",
+        help="data set with the splits train and test, as for `refimpl train`",
+    ).complete = FILES  # fmt: skip
+    added.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="DIR",
+        help="folder of runs.csv and table.md; finished runs in it are not run again, interrupted "
+        "ones go on",
+    ).complete = FILES  # fmt: skip
+    added.add_argument(
+        "--validation", action="store_true",
+        help="evaluate on the held-out training images instead of the test split, into "
+        "validation.csv and validation.md",
+    )  # fmt: skip
+    added.add_argument(
+        "--row", action="append", default=[], metavar="NAME",
+        help="run this row only; may be repeated",
+    )  # fmt: skip
+    added.add_argument(
+        "--seed", type=not_negative, action="append", default=[], metavar="N",
+        help="run this seed only; may be repeated",
+    )  # fmt: skip
+    added.add_argument("--only-table", action="store_true", help="run nothing, print the table")
+    add_training_backend(added)
+    add_json(added)
+
+
+def run(args: argparse.Namespace) -> int:
+    from refimpl.training import ablation, ablation_table
+
+    asked = ablation.read(args.recipe)
+    split = ablation.HELD_OUT if args.validation else ablation.TEST
+    results = ablation_table.Results(args.output, asked, split)
+    chosen = ablation.choose(asked.runs(), args.row, args.seed)
+    missing = [] if args.only_table else [run for run in chosen if not results.has(run)]
+    if missing:
+        try:
+            _carry_out(args, asked, missing, results)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("the same command goes on") from None
+    if results.results:
+        results.write_table()
+    if args.json:
+        print_json(ablation_table.to_json(results))
+        return 0
+    print_table(ablation_table.HEADER, results.cells())
+    print(f"\n{results.notes()}")
+    return 0
+
+
+def _carry_out(args: argparse.Namespace, asked: Any, missing: list, results: Any) -> None:
+    from refimpl.bench.latency import images_per_second
+    from refimpl.training import ablation
+
+    if args.data is None:
+        raise ConfigError(f"--data is missing, expected a data set for {len(missing)} runs")
+    backend = training_backend(args.backend)
+    images = ablation.read_images(
+        asked, results.split, lambda split, plain: read_data(args.data, split, plain)
+    )
+    results.require_like(images)
+    for number, each in enumerate(missing, start=1):
+        print(f"{each.row.name}, seed {each.seed} ({number} of {len(missing)})", file=sys.stderr)
+        result = ablation.carry_out(
+            each,
+            images,
+            args.output,
+            speed=images_per_second,
+            backend=backend,
+            threads=args.threads,
+            progress=True,
+        )
+        results.add(result)
+        print(f"top-1 {result.top1:.2%} on {result.count:,} images", file=sys.stderr, flush=True)

@@ -1,0 +1,349 @@
+"""An ablation: rows of one table, networks trained on the same images by the same recipe.
+
+Its file, TOML or JSON:
+
+    images = 10000          # to train on, drawn by draw_seed (default 0), every class alike
+    held_out = 5000         # of the rest of the training split, to choose recipes and readings on
+    seeds = [0, 1, 2]       # a run each; a row may have seeds of its own
+    baseline = "react"      # the row that all others are compared with
+
+    [recipe]                # fields of a Recipe, but the seed
+    activation_epochs = 5
+    epochs = 5
+
+    [[rows]]
+    name = "react + haar"
+    model = "react_cifar"
+    fields = { similarity = "haar" }    # other values of fields of its configuration
+
+A run is a row with a seed. Its last weights are evaluated once. A network without the stage
+"activations", such as a real one, trains for as many epochs in one stage: activation_epochs +
+epochs.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from refimpl import ops
+from refimpl.conventions import ConfigError, DataError
+from refimpl.data.datasets import Dataset, require_classes
+from refimpl.data.preprocessing import Preprocessing
+from refimpl.models import Config, VisionTransformer, files, packing
+from refimpl.models.config import named
+from refimpl.models.summary import summarise
+from refimpl.training.batches import Objective, accuracy
+from refimpl.training.holdout import draw_evenly
+from refimpl.training.journal import fingerprint
+from refimpl.training.loop import train
+from refimpl.training.recipes import Recipe, read_fields, require_integer
+
+UNFINISHED = "unfinished"  # folder of checkpoints and weights
+TEST, HELD_OUT = "test", "held-out"  # what a run is evaluated on
+BATCH_SIZE = 100  # of the evaluation
+
+Speed = Callable[[VisionTransformer, Mapping[str, Any]], float]
+
+
+class Row(NamedTuple):
+    """One line of the table."""
+
+    name: str
+    model: str  # an architecture's name
+    fields: dict[str, Any]  # other values of fields of its configuration
+    seeds: tuple[int, ...]
+
+    @property
+    def config(self) -> Config:
+        return named(self.model, **self.fields)
+
+
+class Run(NamedTuple):
+    """A row with a seed."""
+
+    row: Row
+    recipe: Recipe  # with the seed, and with the stages that the row's network can have
+    images: int
+    draw_seed: int
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.seed
+
+    def settings(self) -> dict[str, Any]:
+        """What tells this run from others, as JSON values; the names are columns of a Result."""
+        found = {
+            "model": self.row.model,
+            "fields": self.row.fields,
+            "images": self.images,
+            "draw_seed": self.draw_seed,
+            "recipe": self.recipe.to_json(),
+        }
+        everything = json.dumps(found | {"config": self.row.config.to_json()}, sort_keys=True)
+        return found | {"sha256": hashlib.sha256(everything.encode()).hexdigest()}
+
+
+class Result(NamedTuple):
+    """A run that is over: a line of the CSV."""
+
+    row: str
+    seed: int
+    model: str
+    fields: dict[str, Any]
+    parameters: int
+    ops: float  # of one image, see models.summary
+    packed_bytes: int
+    images: int
+    draw_seed: int
+    epochs: int  # of all stages
+    split: str  # TEST or HELD_OUT
+    count: int  # images of it
+    top1: float  # 0 to 1
+    loss: float  # of the training's last epoch
+    images_per_second: float  # answered, one at a time
+    seconds: float  # of training, interruptions left out
+    recipe: dict[str, Any]
+    sha256: str  # of the run's settings
+    data_sha256: str  # of the training images and labels
+
+
+class Images(NamedTuple):
+    """What all runs train on, and are evaluated on."""
+
+    training: tuple[np.ndarray, np.ndarray]  # images uint8 (n, H, W[, 3]), labels (n,)
+    evaluated: tuple[np.ndarray, np.ndarray]
+    split: str  # of those that are evaluated: TEST or HELD_OUT
+    class_names: list[str]
+    preprocessing: Preprocessing
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """What the file says; a bad value raises ConfigError."""
+
+    recipe: Recipe  # its seed means nothing
+    rows: tuple[Row, ...]
+    images: int
+    held_out: int = 0
+    draw_seed: int = 0
+    baseline: str | None = None
+
+    def __post_init__(self):
+        require_integer("images", self.images, 1)
+        require_integer("held_out", self.held_out, 0)
+        require_integer("draw_seed", self.draw_seed, 0)
+        names = [row.name for row in self.rows]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"row {name!r}: is there twice, expected names that differ")
+        if self.baseline is not None and self.baseline not in names:
+            raise ConfigError(f"baseline is {self.baseline!r}, expected a row: {', '.join(names)}")
+        first = self.rows[0]
+        for row in self.rows:
+            for field in ("image_size", "channels", "num_classes"):
+                found, expected = getattr(row.config, field), getattr(first.config, field)
+                if found != expected:
+                    raise ConfigError(
+                        f"row {row.name!r}: {field} is {found}, expected {expected} as in row "
+                        f"{first.name!r}: all see the same images"
+                    )
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> "Ablation":
+        """From the fields of the file."""
+        known = ("recipe", "rows", "images", "seeds", "held_out", "draw_seed", "baseline")
+        _require_fields("ablation", fields, known, known[:4])
+        for name, kind in (("recipe", Mapping), ("rows", Sequence)):
+            if not isinstance(fields[name], kind) or not fields[name]:
+                raise ConfigError(f"{name} is {fields[name]!r:.40}, expected a table with entries")
+        if "seed" in fields["recipe"]:
+            raise ConfigError("recipe: found 'seed', expected none: the ablation has 'seeds'")
+        rest = {n: v for n, v in fields.items() if n not in ("recipe", "rows", "seeds")}
+        recipe = Recipe.from_json(fields["recipe"])
+        seeds = _seeds(fields["seeds"])
+        return cls(recipe, tuple(_row(row, seeds) for row in fields["rows"]), **rest)
+
+    def runs(self) -> list[Run]:
+        """Every run: all rows with their first seed, then with their second, ..."""
+        longest = max(len(row.seeds) for row in self.rows)
+        return [
+            self._run(row, row.seeds[i])
+            for i in range(longest)
+            for row in self.rows
+            if i < len(row.seeds)
+        ]
+
+    def _run(self, row: Row, seed: int) -> Run:
+        recipe = dataclasses.replace(self.recipe, seed=seed)
+        if not packing.binary_matrices(row.config):
+            epochs = recipe.activation_epochs + recipe.epochs
+            recipe = dataclasses.replace(recipe, activation_epochs=0, epochs=epochs)
+        return Run(row, recipe, self.images, self.draw_seed)
+
+
+def read(path: str | os.PathLike) -> Ablation:
+    """The ablation in a JSON or TOML file; ConfigError names the file, and what is wrong in it."""
+    fields = read_fields(path)
+    try:
+        return Ablation.from_json(fields)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def choose(runs: Sequence[Run], names: Sequence[str], seeds: Sequence[int]) -> list[Run]:
+    """Those of these rows and seeds; no names, or no seeds, are all. ConfigError for others."""
+    known_names = list(dict.fromkeys(run.row.name for run in runs))
+    known_seeds = sorted({run.seed for run in runs})
+    for what, wanted, known in (("row", names, known_names), ("seed", seeds, known_seeds)):
+        for value in wanted:
+            if value not in known:
+                listing = ", ".join(map(str, known))
+                raise ConfigError(f"{what} is {value!r}, the ablation has {listing}")
+    return [
+        run
+        for run in runs
+        if (not names or run.row.name in names) and (not seeds or run.seed in seeds)
+    ]
+
+
+def read_images(
+    ablation: Ablation, split: str, load: Callable[[str, Preprocessing], Dataset]
+) -> Images:
+    """What the ablation trains on, and what `split`, TEST or HELD_OUT, evaluates it on.
+
+    `load` reads the split "train" or "test" of the data set; "test" is asked for with TEST only.
+    DataError where the data set has no splits, other classes or too few images.
+    """
+    config = ablation.rows[0].config
+    plain = Preprocessing.plain(config.image_size, config.channels)
+    given = load("train", plain)
+    if given.split is None:
+        raise DataError("the data set has no splits, an ablation expects 'train' and 'test'")
+    if len(given.class_names) != config.num_classes:
+        raise DataError(
+            f"found {len(given.class_names)} classes, the ablation's networks have "
+            f"{config.num_classes}"
+        )
+    if split == HELD_OUT and ablation.held_out == 0:
+        raise ConfigError("held_out is 0, expected the number of images to evaluate on")
+    counts = (ablation.images, ablation.held_out)
+    chosen, held = draw_evenly(given.labels, counts, ablation.draw_seed)
+    if split == HELD_OUT:
+        evaluated = given.images[held], given.labels[held]
+    else:
+        test = load("test", plain)
+        require_classes("test split", test.class_names, given.class_names)
+        evaluated = test.images, test.labels
+    return Images(
+        (given.images[chosen], given.labels[chosen]),
+        evaluated,
+        split,
+        list(given.class_names),
+        plain.measured(given.images[chosen]),
+    )
+
+
+def carry_out(
+    run: Run,
+    images: Images,
+    folder: Path,
+    *,
+    speed: Speed,
+    backend: Any = ops,
+    threads: int | None = None,
+    progress: bool = False,
+) -> Result:
+    """Train a run, or go on where it was interrupted, and evaluate its last weights once.
+
+    Checkpoint and weights lie in `folder`/unfinished under a name that holds a hash of all that
+    the weights depend on: weights that are there already are not trained again. `speed` tells how
+    many images a second a network answers, one at a time. Else as `train`.
+    """
+    settings, data = run.settings(), fingerprint(*images.training)
+    digest = hashlib.sha256(f"{settings['sha256']} {data}".encode()).hexdigest()[:8]
+    stem = re.sub(r"[^A-Za-z0-9]+", "_", run.row.name).strip("_")
+    out = folder / UNFINISHED / f"{stem}-{run.seed}-{digest}.safetensors"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = out.with_suffix(".checkpoint")
+    if checkpoint.exists() or not out.exists():
+        train(
+            VisionTransformer(run.row.config),
+            run.recipe,
+            *images.training,
+            preprocessing=images.preprocessing.to_json(),
+            class_names=images.class_names,
+            out=out,
+            progress=progress,
+            backend=backend,
+            threads=threads,
+            resume=checkpoint.exists(),
+            card={"ablation": {"row": run.row.name, **settings}},
+        )
+    trained = files.read(out)
+    card = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    objective = Objective(images.preprocessing.apply_array, backend)
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+        top1 = accuracy(
+            trained.model, trained.params, *images.evaluated, objective, BATCH_SIZE, pool
+        )
+    cost = summarise(run.row.config)
+    return Result(
+        row=run.row.name,
+        seed=run.seed,
+        parameters=cost.total.params_1bit + cost.total.params_32bit,
+        ops=cost.ops,
+        packed_bytes=cost.total.bytes,
+        epochs=run.recipe.activation_epochs + run.recipe.epochs,
+        split=images.split,
+        count=len(images.evaluated[1]),
+        top1=top1,
+        loss=card["figures"]["loss"],
+        images_per_second=speed(trained.model, trained.params),
+        seconds=card["wall_time_seconds"],
+        data_sha256=data,
+        **settings,
+    )
+
+
+def _row(fields: Any, seeds: tuple[int, ...]) -> Row:
+    _require_fields("row", fields, ("name", "model", "fields", "seeds"), ("name", "model"))
+    name, overrides = fields["name"], fields.get("fields", {})
+    if not isinstance(name, str) or not re.search("[A-Za-z0-9]", name):
+        raise ConfigError(f"row: name is {name!r}, expected text with a letter or a digit")
+    if not isinstance(overrides, Mapping):
+        raise ConfigError(f"row {name!r}: fields is {overrides!r:.40}, expected a table")
+    try:
+        own = _seeds(fields["seeds"]) if "seeds" in fields else seeds
+        row = Row(name, fields["model"], dict(overrides), own)
+        row.config  # noqa: B018  raises where it is none
+    except ConfigError as error:
+        raise ConfigError(f"row {name!r}: {error}") from None
+    return row
+
+
+def _seeds(values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list) or not values:
+        raise ConfigError(f"seeds is {values!r:.40}, expected a list of numbers")
+    for value in values:
+        require_integer("seeds", value, 0)
+    if len(set(values)) < len(values):
+        raise ConfigError(f"seeds is {values}, expected numbers that differ")
+    return tuple(values)
+
+
+def _require_fields(what: str, fields: Any, known: Sequence[str], required: Sequence[str]) -> None:
+    if not isinstance(fields, Mapping):
+        raise ConfigError(f"{what}: found {fields!r:.40}, expected a table with fields")
+    if unknown := sorted(set(fields) - set(known)):
+        raise ConfigError(f"{what}: unknown field {unknown[0]!r}, expected {', '.join(known)}")
+    if missing := [name for name in required if name not in fields]:
+        raise ConfigError(f"{what}: field {missing[0]!r} is missing")

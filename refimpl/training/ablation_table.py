@@ -1,0 +1,250 @@
+"""The results of an ablation: a CSV with a line a run, and the table that follows from it.
+
+    runs.csv, table.md                evaluated on the test split
+    validation.csv, validation.md     on the held-out training images
+
+Both lie in the folder of the ablation, beside `unfinished`.
+"""
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from refimpl.conventions import ConfigError, DataError, write_atomically
+from refimpl.models.summary import summarise
+from refimpl.training.ablation import TEST, Ablation, Images, Result, Row, Run
+from refimpl.training.journal import fingerprint, require_same
+
+NAMES = {True: ("runs.csv", "table.md"), False: ("validation.csv", "validation.md")}
+HEADER = (
+    "row",
+    "runs",
+    "top-1 %",
+    "SE",
+    "SE of a run",
+    "parameters",
+    "OPs",
+    "packed bytes",
+    "loss",
+    "difference",
+    "SE",
+    "images/s",
+)
+
+
+class Line(NamedTuple):
+    """A row of the table; the fields are those of its JSON object. None: not enough runs."""
+
+    row: str
+    seeds: list[int]  # of the runs that are over
+    missing: list[int]
+    top1: float | None  # mean over them, 0 to 1
+    error: float | None  # its standard error, by the spread of the runs
+    binomial_error: float | None  # of one run, by the number of images it is evaluated on
+    parameters: int
+    ops: float  # of one image
+    packed_bytes: int
+    loss: float | None  # of the training's last epoch, mean
+    difference: float | None  # of top1 to the baseline's
+    difference_error: float | None  # of runs that are independent
+    images_per_second: float | None  # answered, one at a time; mean
+
+
+class Results:
+    """The CSV of an ablation on one split; every run in it is one of the ablation's."""
+
+    def __init__(self, folder: Path, ablation: Ablation, split: str):
+        """Read what is there.
+
+        DataError where it is no such CSV, ConfigError where it is another ablation's.
+        """
+        csv_name, table_name = NAMES[split == TEST]
+        self.ablation, self.split = ablation, split
+        self.path, self.table_path = folder / csv_name, folder / table_name
+        self._runs = {(run.row.name, run.seed): run for run in ablation.runs()}
+        self.results: list[Result] = []
+        self._read()
+
+    def has(self, run: Run) -> bool:
+        return any((run.row.name, run.seed) == (r.row, r.seed) for r in self.results)
+
+    def require_like(self, images: Images) -> None:
+        """ConfigError unless the runs so far had these images: ask before a run, not after it."""
+        given = {"count": len(images.evaluated[1]), "data_sha256": fingerprint(*images.training)}
+        for result in self.results:
+            saved = {name: getattr(result, name) for name in given}
+            require_same(_where(self.path, result), saved, given)
+
+    def add(self, result: Result) -> None:
+        """Write a run that is over, and the table; OSError from the disk."""
+        self._read()  # another process may have added some meanwhile
+        self.results = [r for r in self.results if (r.row, r.seed) != (result.row, result.seed)]
+        self.results.append(result)
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(Result._fields)
+        for each in self.results:
+            writer.writerow([json.dumps(v) if isinstance(v, dict) else v for v in each])
+        write_atomically(self.path, text.getvalue().encode())
+        self.write_table()
+
+    def write_table(self) -> None:
+        """The table as Markdown; OSError from the disk."""
+        write_atomically(self.table_path, self.markdown().encode())
+
+    def lines(self) -> list[Line]:
+        """A line for each row of the ablation, in its order."""
+        rows, baseline = self.ablation.rows, self.ablation.baseline
+        base = mean_and_error([r.top1 for r in self.results if r.row == baseline])
+        return [
+            _line(row, [r for r in self.results if r.row == row.name], baseline, base)
+            for row in rows
+        ]
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """The table as text, a tuple a row; see HEADER."""
+        return [_cells(line) for line in self.lines()]
+
+    def notes(self) -> str:
+        """What the figures mean, as one paragraph."""
+        ablation, recipe = self.ablation, self.ablation.recipe
+        stages = recipe.activation_epochs
+        epochs = f"{stages} + {recipe.epochs}" if stages else f"{recipe.epochs}"
+        counts = sorted({result.count for result in self.results})
+        evaluated = f"{counts[0]:,} " if counts else ""
+        evaluated += "test images" if self.split == TEST else "held-out training images"
+        text = (
+            f"{ablation.images:,} training images, {epochs} epochs; the last weights of a run are "
+            f"evaluated on {evaluated}. SE is the standard error of the mean over runs, that of a "
+            "run the binomial one of its number of images; loss that of the last epoch of training."
+        )
+        if stages:
+            text += (
+                " A network without stages, such as a real one, trains for as many epochs in one: "
+                f"{stages + recipe.epochs}."
+            )
+        if ablation.baseline is not None:
+            text += f" Differences are to {ablation.baseline}."
+        return text
+
+    def markdown(self) -> str:
+        """The table and the notes below it."""
+        rule = ("---", *["---:"] * (len(HEADER) - 1))
+        rows = "\n".join(f"| {' | '.join(row)} |" for row in (HEADER, rule, *self.cells()))
+        return f"{rows}\n\n{self.notes()}\n"
+
+    def _read(self) -> None:
+        self.results = read_results(self.path) if self.path.exists() else []
+        for result in self.results:
+            run = self._runs.get((result.row, result.seed))
+            if run is None:
+                raise ConfigError(
+                    f"{self.path}: holds row {result.row!r} with seed {result.seed}, which the "
+                    "ablation does not have"
+                )
+            settings = run.settings()
+            saved = {name: getattr(result, name) for name in settings}
+            require_same(_where(self.path, result), saved, settings)
+
+
+def read_results(path: Path) -> list[Result]:
+    """The lines of a CSV; DataError names the line that is wrong."""
+    try:
+        table = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    if not table or tuple(table[0]) != Result._fields:
+        raise DataError(f"{path}: found other columns, expected {','.join(Result._fields)}")
+    return [_parse(path, number, line) for number, line in enumerate(table[1:], start=2)]
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """Mean, and its standard error by the spread of the values: of none none, of one no error."""
+    if not values:
+        return None, None
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return statistics.fmean(values), error
+
+
+def _parse(path: Path, number: int, line: Sequence[str]) -> Result:
+    kinds = Result.__annotations__.values()
+    try:
+        values = [
+            kind(text) if kind in (str, int, float) else json.loads(text)
+            for kind, text in zip(kinds, line, strict=True)
+        ]
+    except ValueError as error:
+        raise DataError(f"{path}: line {number}: {error}") from None
+    return Result(*values)
+
+
+def _where(path: Path, result: Result) -> str:
+    return f"{path}: row {result.row!r}, seed {result.seed}"
+
+
+def _line(
+    row: Row,
+    results: Sequence[Result],
+    baseline: str | None,
+    base: tuple[float | None, float | None],
+) -> Line:
+    cost = summarise(row.config)
+    seeds = sorted(result.seed for result in results)
+    top1, error = mean_and_error([result.top1 for result in results])
+    binomial, difference, difference_error = None, None, None
+    if top1 is not None:
+        binomial = math.sqrt(top1 * (1 - top1) / results[0].count)
+        if row.name != baseline and base[0] is not None:
+            difference = top1 - base[0]
+            if error is not None and base[1] is not None:
+                difference_error = math.hypot(error, base[1])
+    return Line(
+        row=row.name,
+        seeds=seeds,
+        missing=[seed for seed in row.seeds if seed not in seeds],
+        top1=top1,
+        error=error,
+        binomial_error=binomial,
+        parameters=cost.total.params_1bit + cost.total.params_32bit,
+        ops=cost.ops,
+        packed_bytes=cost.total.bytes,
+        loss=mean_and_error([result.loss for result in results])[0],
+        difference=difference,
+        difference_error=difference_error,
+        images_per_second=mean_and_error([r.images_per_second for r in results])[0],
+    )
+
+
+def _cells(line: Line) -> tuple[str, ...]:
+    def percent(value: float | None, sign: str = "") -> str:
+        return "-" if value is None else f"{100 * value:{sign}.2f}"
+
+    planned = len(line.seeds) + len(line.missing)
+    return (
+        line.row,
+        f"{len(line.seeds)} of {planned}" if line.missing else f"{planned}",
+        percent(line.top1),
+        percent(line.error),
+        percent(line.binomial_error),
+        f"{line.parameters:,}",
+        f"{line.ops:,.0f}",
+        f"{line.packed_bytes:,}",
+        "-" if line.loss is None else f"{line.loss:.4f}",
+        percent(line.difference, "+"),
+        percent(line.difference_error),
+        "-" if line.images_per_second is None else f"{line.images_per_second:,.0f}",
+    )
+
+
+def to_json(results: Results) -> dict[str, Any]:
+    """The table as JSON values."""
+    return {
+        "split": results.split,
+        "baseline": results.ablation.baseline,
+        "rows": [line._asdict() for line in results.lines()],
+    }
