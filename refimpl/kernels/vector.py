@@ -104,6 +104,24 @@ def store(array: np.ndarray, index: int, lanes: np.ndarray) -> None:
     array.reshape(-1)[index : index + LANES] = lanes.view(array.dtype)
 
 
+def _load_as_floats(typing, array, index):
+    vector = _of_array(array)
+
+    def generate(context, builder, signature, values):
+        lanes = builder.load(_lanes_at(context, builder, signature.args, values, vector), align=4)
+        if vector == FLOATS:
+            return lanes
+        return builder.sitofp(lanes, context.get_value_type(FLOATS))
+
+    return vector and (FLOATS(array, types.intp), generate)
+
+
+@compiled_as(_load_as_floats)
+def load_as_floats(array: np.ndarray, index: int) -> np.ndarray:
+    """`load` of a float32 or an int32 array, as float32."""
+    return load(array, index).astype(np.float32)
+
+
 # --- lanes ----------------------------------------------------------------------------------------
 
 

@@ -29,8 +29,16 @@ class Cache(NamedTuple):
 def forward(
     params: Params, x: np.ndarray, run: Run, *, name: str, source: str
 ) -> tuple[np.ndarray, Cache]:
-    """x (B, N, I) -> P (B, N, O). `name` and `source` (of x) are names of taps."""
+    """x (B, N, I) -> P (B, N, O). `name` and `source` (of x) are names of taps.
+
+    A backend may have a twin of the whole unit, `projection`, for runs without a listener.
+    """
     config, backend, tap = run
+    if tap is None and hasattr(backend, "projection"):
+        options = {"binarize": config.binarize, "ste": config.ste, "eps": config.norm_eps}
+        whole = backend.projection.forward(params, x, **options)
+        if whole is not None:
+            return whole
     z = x + params["move"]  # (B, N, I)
     linear, linear_cache = backend.binary_linear.forward(
         z, params["weight"], binarize=config.binarize, ste=config.ste
@@ -48,6 +56,13 @@ def backward(
 ) -> tuple[np.ndarray, Params]:
     """dout (B, N, O) -> (dx (B, N, I), gradients of the parameters)."""
     backend = run.backend
+    if not isinstance(cache, Cache):
+        if run.tap is None:
+            return backend.projection.backward(dout, params, cache)
+        # a listener wants every step
+        _, cache = forward(
+            params, cache.x, run._replace(backend=ops, tap=None), name=name, source=source
+        )
     dy, *drprelu = backend.rprelu.backward(dout, cache.rprelu)
     # forward was y = LayerNorm(linear) + fit(x)
     (dshortcut,) = backend.fit.backward(dy, cache.fit)
