@@ -583,7 +583,16 @@ def workshop(tmp_path_factory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         Image.open(bundled.digits()[digit]).save(folder / name)
     (folder / "recipe.toml").write_text("epochs = 1\n")
-    tree = {f"{split}/{c}/1.png": picture() for split in datasets.SPLITS for c in "abcdefghij"}
+    tiny = "fields = {dim = 8, depth = 1, mlp_ratio = 1}\n"
+    (folder / "ablation.toml").write_text(
+        'images = 10\nheld_out = 10\nseeds = [0]\nbaseline = "react"\n[recipe]\nepochs = 1\n'
+        f'[[rows]]\nname = "react"\nmodel = "react_cifar"\n{tiny}'
+        f'[[rows]]\nname = "didb"\nmodel = "didb_cifar"\n{tiny}'
+    )
+    names = [
+        f"{split}/{c}/{i}.png" for split in datasets.SPLITS for c in "abcdefghij" for i in "12"
+    ]
+    tree = {name: picture() for name in names}
     WRITERS["tar.xz"](folder / "cifar10.tar.xz", tree)
     model = refimpl.create_model("didb_cifar", dim=8, depth=1)
     params = model.init(np.random.default_rng(51))

@@ -162,9 +162,10 @@ class Ablation:
         """From the fields of the file."""
         known = ("recipe", "rows", "images", "seeds", "held_out", "draw_seed", "baseline")
         _require_fields("ablation", fields, known, known[:4])
-        for name, kind in (("recipe", Mapping), ("rows", Sequence)):
-            if not isinstance(fields[name], kind) or not fields[name]:
-                raise ConfigError(f"{name} is {fields[name]!r:.40}, expected a table with entries")
+        for name, kind in (("recipe", dict), ("rows", list)):
+            if not isinstance(fields[name], kind) or (name == "rows" and not fields[name]):
+                wanted = "a table" if kind is dict else "a list of tables"
+                raise ConfigError(f"{name} is {fields[name]!r:.40}, expected {wanted}")
         if "seed" in fields["recipe"]:
             raise ConfigError("recipe: found 'seed', expected none: the ablation has 'seeds'")
         rest = {n: v for n, v in fields.items() if n not in ("recipe", "rows", "seeds")}

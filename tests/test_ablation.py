@@ -1,0 +1,593 @@
+"""An ablation: runs on the same images, a CSV that survives, and a table that follows from it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from refimpl.bench import latency
+from refimpl.conventions import DataError
+from refimpl.data import datasets
+from refimpl.data.preprocessing import Preprocessing
+from refimpl.models import files, summary
+from refimpl.models.config import named
+from refimpl.training import ablation, ablation_table, history
+from refimpl.training.holdout import draw_evenly
+from tests import networks, strategies
+from tests.command_line import assert_one_line, run
+from tests.test_data import encoded
+from tests.test_data_sets import write_folder
+
+ROOT = Path(__file__).parent.parent
+TINY = {"image_size": 8, "dim": 16, "depth": 1, "mlp_ratio": 1, "num_classes": 3}
+SPEC = {
+    "images": 12,
+    "held_out": 6,
+    "seeds": [4, 2],
+    "baseline": "react",
+    "recipe": {"activation_epochs": 1, "epochs": 2, "batch_size": 5, "shards": 2},
+    "rows": [
+        {"name": "real", "model": "deit_cifar", "fields": TINY, "seeds": [4]},
+        {"name": "react", "model": "react_cifar", "fields": TINY},
+        {"name": "react + haar", "model": "react_cifar", "fields": {**TINY, "similarity": "haar"}},
+    ],
+}
+RUNS = [("real", 4), ("react", 4), ("react + haar", 4), ("react", 2), ("react + haar", 2)]
+TIMES = ("images_per_second", "seconds")
+WHERE = {"test": ("runs.csv", "table.md"), "held-out": ("validation.csv", "validation.md")}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Noise with a bright row that tells the class; 8 training and 5 test images of each."""
+    rng, tree = np.random.default_rng(70), {}
+    for split, count in {"train": 8, "test": 5}.items():
+        for label, name in enumerate(("ant", "bee", "cow")):
+            for number in range(count):
+                pixels = rng.integers(0, 99, (8, 8, 3), dtype=np.uint8)
+                pixels[3 * label] = 240
+                tree[f"{split}/{name}/{number}.png"] = encoded(Image.fromarray(pixels))
+    return write_folder(tmp_path_factory.mktemp("data"), tree)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch) -> None:
+    monkeypatch.setattr(latency, "images_per_second", lambda model, params: 123.0)
+
+
+def write_spec(folder: Path, **changes) -> Path:
+    path = folder / "ablation.json"
+    path.write_text(json.dumps({**SPEC, **changes}))
+    return path
+
+
+def ablate(spec: Path, data: Path | None, folder: Path, *options: object):
+    given_data = () if data is None else ("--data", data)
+    command = ("ablate", "--recipe", spec, *given_data, "-o", folder, "--backend", "numpy")
+    return run(*command, "--threads", 1, *options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data) -> Path:
+    """A folder with all runs, and its recipe beside it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(latency, "images_per_second", lambda model, params: 123.0)
+        status, out, _ = ablate(write_spec(folder), data, folder / "out")
+    assert status == 0, out
+    return folder
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def timeless(path: Path) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows_of(path)]
+
+
+def same_runs(folder: Path, other: Path) -> None:
+    assert timeless(folder / "runs.csv") == timeless(other / "runs.csv")
+    weights = [sorted((f / "unfinished").glob("*.safetensors")) for f in (folder, other)]
+    assert [p.name for p in weights[0]] == [p.name for p in weights[1]]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*weights, strict=True))
+    assert not list((folder / "unfinished").glob("*.checkpoint"))
+
+
+# --- runs -----------------------------------------------------------------------------------------
+
+
+def test_a_line_a_run_all_rows_with_a_seed_before_the_next(finished) -> None:
+    rows = rows_of(finished / "out" / "runs.csv")
+    assert [(row["row"], int(row["seed"])) for row in rows] == RUNS
+    assert {row["data_sha256"] for row in rows} == {rows[0]["data_sha256"]}
+    assert len({row["sha256"] for row in rows}) == len(RUNS)
+    for row in rows:
+        cost = summary.summarise(named(row["model"], **json.loads(row["fields"])))
+        assert float(row["ops"]) == cost.ops
+        assert int(row["packed_bytes"]) == cost.total.bytes
+        assert int(row["parameters"]) == cost.total.params_1bit + cost.total.params_32bit
+        found = (row["images"], row["epochs"], row["split"], row["count"])
+        assert found == ("12", "3", "test", "15")
+        assert json.loads(row["recipe"])["seed"] == int(row["seed"])
+
+
+def test_the_last_weights_are_evaluated_on_the_test_split(finished, data) -> None:
+    test = datasets.load(data, "test", Preprocessing.plain((8, 8), 3))
+    for row in rows_of(finished / "out" / "runs.csv"):
+        stem = row["row"].replace(" + ", "_")
+        (path,) = (finished / "out" / "unfinished").glob(f"{stem}-{row['seed']}-*.safetensors")
+        file = files.read(path)
+        x = Preprocessing.from_json(file.preprocessing).apply_array(test.images)
+        right = file.model.predict(file.params, x).argmax(axis=1) == test.labels
+        assert float(row["top1"]) == right.mean()
+        card = json.loads(path.with_suffix(".json").read_text())
+        assert float(row["loss"]) == card["history"][-1]["loss"]
+        assert (card["training_images"], len(card["history"])) == (12, 3)
+        stages = [epoch["stage"] for epoch in card["history"]]
+        assert stages == (["real"] * 3 if stem == "real" else ["activations", "full", "full"])
+
+
+def test_what_is_over_is_not_run_again(finished, monkeypatch) -> None:
+    monkeypatch.setattr(ablation, "carry_out", lambda *a, **o: pytest.fail("it ran"))
+    folder = finished / "out"
+    before = (folder / "runs.csv").read_bytes()
+    status, out, err = ablate(finished / "ablation.json", None, folder)
+    assert (status, err) == (0, "")
+    assert out == ablate(finished / "ablation.json", None, folder, "--only-table").out
+    assert (folder / "runs.csv").read_bytes() == before
+
+
+def test_rows_and_seeds_can_be_chosen(finished, data, tmp_path) -> None:
+    spec, folder = write_spec(tmp_path), tmp_path / "out"
+    assert ablate(spec, data, folder, "--row", "react", "--seed", 2).status == 0
+    assert [(r["row"], r["seed"]) for r in rows_of(folder / "runs.csv")] == [("react", "2")]
+    status, out, err = ablate(spec, data, folder, "--row", "react", "--row", "real")
+    assert status == 0
+    assert "react, seed 4 (2 of 2)" in err
+    assert "1 of" not in out and "0 of 2" in out  # react + haar
+    (line,) = [r for r in timeless(folder / "runs.csv") if (r["row"], r["seed"]) == ("react", "4")]
+    assert line in timeless(finished / "out" / "runs.csv")
+    assert_one_line(ablate(spec, data, folder, "--row", "raect"), "'raect'", "react + haar")
+    assert_one_line(ablate(spec, data, folder, "--seed", 3), "seed is 3", "2, 4")
+
+
+def test_a_row_more_is_a_run_more(finished, data, tmp_path) -> None:
+    """What is there already stays; also what another process adds meanwhile."""
+    spec, folder = write_spec(tmp_path, rows=SPEC["rows"][:1], baseline="real"), tmp_path / "out"
+    assert ablate(spec, data, folder).status == 0
+    asked = ablation.read(write_spec(tmp_path, rows=SPEC["rows"][:2], baseline="real"))
+    here = ablation_table.Results(folder, asked, ablation.TEST)
+    assert ablate(spec, data, folder).status == 0
+    (result,) = [r for r in ablation_table.read_results(finished / "out" / "runs.csv")
+                 if (r.row, r.seed) == ("react", 2)]  # fmt: skip
+    there = ablation_table.Results(folder, asked, ablation.TEST)
+    there.add(result)
+    here.add(result._replace(seed=4, sha256=asked.runs()[1].settings()["sha256"],
+                             recipe=asked.runs()[1].recipe.to_json()))  # fmt: skip
+    found = [(r["row"], r["seed"]) for r in rows_of(folder / "runs.csv")]
+    assert found == [("real", "4"), ("react", "2"), ("react", "4")]
+
+
+# --- interruptions --------------------------------------------------------------------------------
+
+
+def test_an_interrupted_ablation_goes_on_to_the_same_bits(
+    finished, data, tmp_path, monkeypatch
+) -> None:
+    spec, folder = write_spec(tmp_path), tmp_path / "out"
+    as_before, lines = history.EpochResult.__str__, []
+
+    def stop(self: history.EpochResult) -> str:
+        lines.append(None)
+        if len(lines) == 5:  # of 3 epochs a run: the second one is interrupted
+            raise KeyboardInterrupt
+        return as_before(self)
+
+    monkeypatch.setattr(history.EpochResult, "__str__", stop)
+    status, out, err = ablate(spec, data, folder)
+    assert (status, out) == (130, "")
+    assert err.splitlines()[-1] == "refimpl: interrupted: the same command goes on"
+    monkeypatch.undo()
+    monkeypatch.setattr(latency, "images_per_second", lambda model, params: 123.0)
+    assert len(rows_of(folder / "runs.csv")) == 1
+    assert len(list((folder / "unfinished").glob("*.checkpoint"))) == 1
+    status, _, err = ablate(spec, data, folder)
+    assert status == 0
+    assert sum("epoch" in line for line in err.splitlines()) == 3 * 5 - 5
+    same_runs(folder, finished / "out")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals")
+def test_a_killed_ablation_goes_on_to_the_same_bits(finished, data, tmp_path) -> None:
+    """Killed as soon as its second run has a checkpoint, or at whatever moment comes then."""
+    spec, folder = write_spec(tmp_path), tmp_path / "out"
+    command = ["ablate", "--recipe", spec, "--data", data, "-o", folder, "--backend", "numpy"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "refimpl", *map(str, command)],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as child:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while child.poll() is None and not list(folder.glob("unfinished/react-4-*.checkpoint")):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        child.kill()
+    assert child.returncode == -signal.SIGKILL
+    assert ablate(spec, data, folder).status == 0
+    same_runs(folder, finished / "out")
+
+
+def test_weights_without_a_line_are_evaluated_and_not_trained_again(
+    finished, data, tmp_path, monkeypatch
+) -> None:
+    """As of a process that was killed between the two, and for the other split."""
+    spec, folder = write_spec(tmp_path), tmp_path / "out"
+    assert ablate(spec, data, folder, "--validation").status == 0
+    monkeypatch.setattr(ablation, "train", lambda *a, **o: pytest.fail("it trained"))
+    assert ablate(spec, data, folder).status == 0
+    same_runs(folder, finished / "out")
+
+
+# --- splits ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("split", "options", "read", "count"),
+    [("test", (), ["train", "test"], 15), ("held-out", ("--validation",), ["train"], 6)],
+)
+def test_a_split_is_read_only_where_it_is_asked_for(
+    data, tmp_path, monkeypatch, split, options, read, count
+) -> None:
+    load, asked = datasets.load, []
+
+    def spy(path, name, *arguments):
+        asked.append(name)
+        return load(path, name, *arguments)
+
+    monkeypatch.setattr(datasets, "load", spy)
+    evaluated = []
+    monkeypatch.setattr(
+        ablation, "accuracy",
+        lambda model, params, images, *rest: evaluated.append(images) or 0.5,
+    )  # fmt: skip
+    spec = write_spec(tmp_path, rows=SPEC["rows"][:1], baseline="real")
+    status, out, _ = ablate(spec, data, tmp_path / "out", *options)
+    assert (status, asked) == (0, read)  # once for all runs
+    mine, others = WHERE[split], WHERE["test" if split == "held-out" else "held-out"]
+    assert all((tmp_path / "out" / name).exists() for name in mine)
+    assert not any((tmp_path / "out" / name).exists() for name in others)
+    assert [row["split"] for row in rows_of(tmp_path / "out" / mine[0])] == [split]
+    assert split.split("-")[0] in out
+    test = load(data, "test", Preprocessing.plain((8, 8), 3)).images
+    of_test = {image.tobytes() for image in test}
+    assert [len(images) for images in evaluated] == [count]
+    assert {image.tobytes() in of_test for image in evaluated[0]} == {split == "test"}
+
+
+def test_training_images_are_the_same_for_both_and_never_evaluated(data) -> None:
+    asked = ablation.Ablation.from_json(SPEC)
+    both = [
+        ablation.read_images(asked, split, lambda name, plain: datasets.load(data, name, plain))
+        for split in (ablation.TEST, ablation.HELD_OUT)
+    ]
+    np.testing.assert_array_equal(both[0].training[0], both[1].training[0])
+    trained = {image.tobytes() for image in both[0].training[0]}
+    assert len(trained) == 12
+    for images in both:
+        assert not trained & {image.tobytes() for image in images.evaluated[0]}
+    assert np.bincount(both[0].training[1]).tolist() == [4, 4, 4]
+    assert np.bincount(both[1].evaluated[1]).tolist() == [2, 2, 2]
+    assert both[0].preprocessing == both[1].preprocessing
+
+
+@given(
+    strategies.seeds(),
+    st.lists(st.integers(0, 12), min_size=1, max_size=3),
+    st.integers(1, 5),
+)
+def test_draws_are_even_disjoint_and_do_not_depend_on_later_ones(seed, counts, classes) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(classes), 37) * 3)
+    draws = draw_evenly(labels, counts, seed)
+    assert [len(draw) for draw in draws] == counts
+    every = np.concatenate(draws)
+    assert len(set(every.tolist())) == len(every)
+    for draw in draws:
+        assert draw.tolist() == sorted(draw)
+        of_class = [np.count_nonzero(labels[draw] == 3 * c) for c in range(classes)]
+        assert max(of_class) - min(of_class) <= 1
+    np.testing.assert_array_equal(draw_evenly(labels, counts[:1], seed)[0], draws[0])
+    with pytest.raises(DataError, match=f"37 images of class 0, expected {37 + 1}"):
+        draw_evenly(labels, (30 * classes, 8 * classes), seed)
+
+
+# --- another ablation -----------------------------------------------------------------------------
+
+
+def changed_row(**fields) -> list[dict]:
+    return [SPEC["rows"][0], {**SPEC["rows"][1], **fields}, SPEC["rows"][2]]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"recipe": {**SPEC["recipe"], "learning_rate": 0.5}}, "recipe: learning_rate (0.002, now"),
+        ({"images": 9}, "images (12, now 9)"),
+        ({"draw_seed": 1}, "draw_seed (0, now 1)"),
+        ({"rows": changed_row(model="didb_cifar")}, "model (react_cifar, now didb_cifar)"),
+        ({"rows": changed_row(fields={**TINY, "dim": 32})}, "fields: dim (16, now 32)"),
+        ({"rows": SPEC["rows"][:2]}, "holds row 'react + haar' with seed 4"),
+        ({"seeds": [4]}, "holds row 'react' with seed 2"),
+    ],
+)
+def test_the_results_of_another_ablation_are_refused(finished, tmp_path, changes, words) -> None:
+    before = (finished / "out" / "runs.csv").read_bytes()
+    for options in ((), ("--only-table",)):
+        found = ablate(write_spec(tmp_path, **changes), None, finished / "out", *options)
+        assert_one_line(found, "runs.csv: ", words)
+    assert (finished / "out" / "runs.csv").read_bytes() == before
+
+
+def test_other_images_are_refused_before_a_run(data, tmp_path, monkeypatch) -> None:
+    spec, folder = write_spec(tmp_path), tmp_path / "out"
+    assert ablate(spec, data, folder, "--row", "real", "--validation").status == 0
+    monkeypatch.setattr(ablation, "carry_out", lambda *a, **o: pytest.fail("it ran"))
+    fewer = write_spec(tmp_path, held_out=3)
+    assert_one_line(ablate(fewer, data, folder, "--validation"), "count (6, now 3)")
+    load = datasets.load
+
+    def other(*arguments):
+        found = load(*arguments)
+        return found._replace(images=found.images ^ 1)
+
+    monkeypatch.setattr(datasets, "load", other)
+    found = ablate(write_spec(tmp_path), data, folder, "--validation")
+    assert_one_line(found, "validation.csv: row 'real', seed 4", "data_sha256")
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def results(path: Path, scores: dict[str, list[int]], count: int) -> ablation_table.Results:
+    """The results of runs of which so many answers of `count` were right."""
+    rows = [{"name": name, "model": "react_micro"} for name in scores]
+    fields = {**SPEC, "rows": rows, "seeds": list(range(9)), "baseline": next(iter(scores))}
+    asked = ablation.Ablation.from_json(fields)
+    cost = summary.summarise(named("react_micro"))
+    found = ablation_table.Results(path, asked, ablation.TEST)
+    for one in asked.runs():
+        right = scores[one.row.name]
+        if one.seed < len(right):
+            found.add(ablation.Result(
+                row=one.row.name, seed=one.seed, parameters=1, ops=cost.ops,
+                packed_bytes=cost.total.bytes, epochs=3, split="test", count=count,
+                top1=right[one.seed] / count, loss=right[one.seed] / 7, seconds=1.0,
+                images_per_second=right[one.seed] + 1.0, data_sha256="", **one.settings(),
+            ))  # fmt: skip
+    return found
+
+
+RIGHT = st.lists(st.integers(0, 200), max_size=4)
+
+
+@given(RIGHT, RIGHT)
+def test_the_arithmetic_of_the_table(tmp_path_factory, base, other) -> None:
+    path = tmp_path_factory.mktemp("drawn")
+    lines = results(path, {"base": base, "other": other}, 200).lines()
+    for line, right in zip(lines, (base, other), strict=True):
+        assert line.seeds == list(range(len(right)))
+        assert line.missing == list(range(len(right), 9))
+        if not right:
+            assert (line.top1, line.error, line.binomial_error, line.loss) == (None,) * 4
+            continue
+        exact = [Fraction(number, 200) for number in right]
+        mean = statistics.mean(exact)
+        assert line.top1 == pytest.approx(float(mean), abs=1e-15)
+        assert line.loss == pytest.approx(statistics.mean(right) / 7)
+        assert line.images_per_second == pytest.approx(statistics.mean(right) + 1)
+        assert line.binomial_error == pytest.approx(math.sqrt(mean * (1 - mean) / 200), abs=1e-9)
+        if len(right) == 1:
+            assert line.error is None
+        else:
+            variance = statistics.variance(exact) / len(exact)
+            assert line.error == pytest.approx(math.sqrt(variance), abs=1e-12)
+    assert lines[0].difference is None
+    if not base or not other:
+        assert lines[1].difference is None
+        return
+    expected = statistics.mean(other) / 200 - statistics.mean(base) / 200
+    assert lines[1].difference == pytest.approx(expected, abs=1e-12)
+    if min(len(base), len(other)) > 1:
+        variance = np.var(base, ddof=1) / len(base) + np.var(other, ddof=1) / len(other)
+        assert lines[1].difference_error == pytest.approx(math.sqrt(variance) / 200, abs=1e-12)
+    else:
+        assert lines[1].difference_error is None
+
+
+def test_the_table_on_paper(tmp_path) -> None:
+    found = results(tmp_path, {"react": [100, 104], "didb": [110, 112, 114]}, 200)
+    header, rule, *rows = found.markdown().splitlines()[:4]
+    assert header.startswith("| row | runs | top-1 % | SE | SE of a run |")
+    assert set(rule) <= set("|-: ")
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert cells[0][:5] == ["react", "2 of 9", "51.00", "1.00", "3.53"]
+    assert cells[1][:5] == ["didb", "3 of 9", "56.00", "0.58", "3.51"]
+    assert cells[0][9:11] == ["-", "-"]
+    assert cells[1][9:11] == ["+5.00", "1.15"]
+    assert "12 training images, 1 + 2 epochs" in found.notes()
+    assert "200 test images" in found.notes()
+    assert "for as many epochs in one: 3." in found.notes()
+    assert found.table_path.read_text() == found.markdown()
+
+
+def test_the_table_is_printed_and_written(finished) -> None:
+    folder, spec = finished / "out", finished / "ablation.json"
+    out = ablate(spec, None, folder, "--only-table").out
+    found = json.loads(ablate(spec, None, folder, "--only-table", "--json").out)
+    assert (found["split"], found["baseline"]) == ("test", "react")
+    assert [row["row"] for row in found["rows"]] == ["real", "react", "react + haar"]
+    assert [row["seeds"] for row in found["rows"]] == [[4], [2, 4], [2, 4]]
+    for line, row in zip(out.splitlines()[1:], found["rows"]):
+        assert line.startswith(row["row"])
+        assert f"{100 * row['top1']:.2f}" in line and f"{row['packed_bytes']:,}" in line
+    assert (folder / "table.md").read_text().count("\n|") == 4
+
+
+def test_a_table_of_nothing_writes_nothing(tmp_path) -> None:
+    status, out, _ = ablate(write_spec(tmp_path), None, tmp_path / "out", "--only-table")
+    assert status == 0
+    assert "0 of 2" in out
+    assert not (tmp_path / "out").exists()
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": 0}, "images is 0, expected an integer of at least 1"),
+        ({"held_out": -1}, "held_out is -1"),
+        ({"draw_seed": 0.5}, "draw_seed is 0.5"),
+        ({"seeds": []}, "seeds is [], expected a list"),
+        ({"seeds": 3}, "seeds is 3, expected a list"),
+        ({"seeds": [1, 1]}, "expected numbers that differ"),
+        ({"seeds": [1, "2"]}, "seeds is '2'"),
+        ({"rows": []}, "rows is []"),
+        ({"rows": {"name": "react"}}, "rows is {'name': 'react'}, expected a list of tables"),
+        ({"rows": "react"}, "rows is 'react', expected a list of tables"),
+        ({"rows": [3]}, "row: found 3, expected a table"),
+        ({"rows": [{"name": "a"}]}, "row: field 'model' is missing"),
+        ({"rows": [{"name": "+", "model": "react_cifar"}]}, "name is '+'"),
+        ({"rows": [{"name": "a", "model": "react"}]}, "row 'a': unknown architecture 'react'"),
+        ({"rows": [{"name": "a", "model": 3}]}, "row 'a': unknown architecture 3"),
+        ({"rows": changed_row(fields=3)}, "row 'react': fields is 3"),
+        ({"rows": changed_row(fields={"dims": 3})}, "row 'react': config: unknown field 'dims'"),
+        ({"rows": changed_row(fields={"depth": 0})}, "row 'react': config: depth is 0"),
+        ({"rows": changed_row(seeds=[-1])}, "row 'react': recipe: seeds is -1"),
+        ({"rows": changed_row(fields={})}, "row 'react': image_size is (32, 32), expected (8, 8)"),
+        ({"rows": changed_row(name="real")}, "row 'real': is there twice"),
+        ({"rows": changed_row(color=1)}, "row: unknown field 'color', expected name"),
+        ({"baseline": "raect"}, "baseline is 'raect', expected a row: real, react"),
+        ({"color": 1}, "unknown field 'color'"),
+        ({"recipe": {"epochs": 0}}, "recipe: epochs is 0"),
+        ({"recipe": {"epoch": 1}}, "recipe: unknown field 'epoch'"),
+        ({"recipe": {"epochs": 1, "seed": 1}}, "recipe: found 'seed'"),
+        ({"recipe": 3}, "recipe is 3, expected a table"),
+    ],
+)
+def test_a_bad_file_is_one_line(tmp_path, changes, words) -> None:
+    spec = write_spec(tmp_path, **changes)
+    assert_one_line(ablate(spec, None, tmp_path / "out"), f"{spec}: ", words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("missing", ["images", "recipe", "rows", "seeds"])
+def test_a_missing_field_is_one_line(tmp_path, missing) -> None:
+    spec = tmp_path / "a.json"
+    spec.write_text(json.dumps({k: v for k, v in SPEC.items() if k != missing}))
+    assert_one_line(ablate(spec, None, tmp_path), f"ablation: field '{missing}' is missing")
+
+
+def test_bad_data_is_one_line(data, tmp_path) -> None:
+    def words(*expected: str, path: Path | None = data, options=(), **changes) -> None:
+        found = ablate(write_spec(tmp_path, **changes), path, tmp_path / "out", *options)
+        found = found._replace(err=found.err.splitlines(keepends=True)[-1])
+        assert_one_line(found, *expected)
+
+    words("--data is missing", "5 runs", path=None)
+    words("nowhere", path=tmp_path / "nowhere")
+    words("8 images of class 0, expected 9", images=21)
+    words("8 images of class 0, expected 9", held_out=13)
+    words("held_out is 0", held_out=0, options=("--validation",))
+    words("no splits", path=data / "train")
+    rows = [{**row, "fields": {**row["fields"], "num_classes": 4}} for row in SPEC["rows"]]
+    words("found 3 classes", "have 4", rows=rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "found other columns, expected row,seed,model"),
+        ("row,seed\n", "found other columns"),
+        (",".join(ablation.Result._fields) + "\nreact,4\n", "line 2: "),
+        ("\ufffe", "found other columns"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_broken_csv_is_one_line(tmp_path, text, words) -> None:
+    path = tmp_path / "runs.csv"
+    path.mkdir() if text is None else path.write_text(text)
+    assert_one_line(ablate(write_spec(tmp_path), None, tmp_path, "--only-table"), str(path), words)
+
+
+@pytest.mark.parametrize("column", ["seed", "top1", "recipe", "fields"])
+def test_a_broken_cell_names_its_line(finished, tmp_path, column) -> None:
+    rows = rows_of(finished / "out" / "runs.csv")
+    rows[1][column] = "x"
+    with (tmp_path / "runs.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    found = ablate(write_spec(tmp_path), None, tmp_path, "--only-table")
+    assert_one_line(found, "runs.csv: line 3: ")
+
+
+# --- the ablation of this project, and the speed of a network -------------------------------------
+
+
+def test_the_ablation_on_cifar_10() -> None:
+    asked = ablation.read(ROOT / "weights" / "ablation" / "cifar10.toml")
+    configs = {row.name: row.config for row in asked.rows}
+    react, haar = configs["react"], configs["react + haar"]
+    assert react == named("react_cifar")
+    assert configs["didb"] == named("didb_cifar") == haar.replace(
+        attention="differential", rprelu="token"
+    )  # fmt: skip
+    assert configs["real"] == named("deit_cifar")
+    assert configs["react + two pairs"] == haar.replace(haar_mode="none")
+    for field, value in {"attention": "differential", "rprelu": "token"}.items():
+        (one,) = [n for n, config in configs.items() if config == react.replace(**{field: value})]
+        assert one in ("react + differential", "react + token RPReLU")
+    costs = [summary.summarise(configs[name]) for name in ("react + haar", "react + two pairs")]
+    assert costs[0].total == costs[1].total  # the same capacity
+    assert (asked.baseline, len(asked.runs())) == ("react", 21)
+
+
+@pytest.mark.parametrize("name", ["didb_micro", "deit_micro"])
+def test_how_many_images_a_second(name) -> None:
+    fields = {"norm_eps": 1e-6} if name.startswith("deit") else {}
+    net = networks.make(named(name, dim=16, depth=1, **fields), 0, np.float32)
+    assert 1 < REAL_SPEED(net.model, net.params) < 1e7
+
+
+REAL_SPEED = latency.images_per_second
+
+
+def test_a_row_without_stages_trains_as_long_in_one() -> None:
+    fields = {**TINY, "binarize": "activations"}
+    rows = [*SPEC["rows"], {"name": "half", "model": "react_cifar", "fields": fields}]
+    runs = {
+        r.row.name: r.recipe for r in ablation.Ablation.from_json({**SPEC, "rows": rows}).runs()
+    }
+    stages = {name: (r.activation_epochs, r.epochs) for name, r in runs.items()}
+    assert stages == {"real": (0, 3), "react": (1, 2), "react + haar": (1, 2), "half": (0, 3)}
+    same = dataclasses.replace(runs["react"], activation_epochs=0, epochs=3, seed=4)
+    assert same == dataclasses.replace(runs["half"], seed=4)
