@@ -1,4 +1,7 @@
-"""Whole networks on the fused twins: logits equal to the bit, gradients to the ladder."""
+"""Whole networks on the fused twins: logits equal to the bit, gradients to the ladder.
+
+The logits of a real network in float32 are to the ladder too, since gelu's erf is another.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,12 @@ def agree(network: networks.Network) -> None:
     """
     logits, dimages, grads = network.run(backend=backend)
     expected_logits, expected_dimages, expected = network.run(backend=ops)
-    np.testing.assert_array_equal(logits, expected_logits)
     assert logits.dtype == expected_logits.dtype
+    if network.model.config.block == "real" and logits.dtype == np.float32:
+        worst = tolerances.disagreement(logits, expected_logits)
+        assert worst <= tolerances.relative(logits.dtype, SUMS)
+    else:
+        np.testing.assert_array_equal(logits, expected_logits)
     assert grads.keys() == expected.keys()
     largest = max(float(np.abs(gradient).max()) for gradient in expected.values())
     floor = FLOOR[logits.dtype] * largest

@@ -1,4 +1,7 @@
-"""The fused twins against their originals: values to the bit, gradients to the ladder, errors."""
+"""The fused twins against their originals: values to the bit, gradients to the ladder, errors.
+
+gelu's erf in float32 is not its original's: it is held against the original in float64.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import special
 
 from refimpl import ops
 from refimpl.conventions import RefimplError
@@ -163,6 +167,55 @@ def draw_tokens(rng: np.random.Generator, grid, first: int, count: int, dtype):
     return (strategies.normal(rng, (2, first + grid[0] * grid[1], count), dtype),)
 
 
+def near_the_truth(x: np.ndarray, seed: int) -> None:
+    """gelu in float32 against its original in float64, for the same gradient of the output."""
+    ours = check.run(backend.gelu, (x,), np.random.default_rng(seed))
+    exact, cache = ops.gelu.forward(x.astype(F64))
+    (dx,) = ops.gelu.backward(ours.upstream[0].astype(F64), cache)
+    dy_max = float(np.abs(ours.upstream[0]).max())
+    # the floors: near a zero of y or of its derivative the terms of a sum cancel
+    compared = {"y": (ours.values[0], exact, 1.0), "dx": (ours.gradients[0], dx, dy_max)}
+    for name, (found, expected, floor) in compared.items():
+        worst = tolerances.disagreement(found, expected, floor)
+        oracles.note("twins, gelu against float64", worst, name)
+        assert worst <= tolerances.relative(F32, 1), (name, worst)
+
+
+def draw_gelu(rng: np.random.Generator, shape: tuple[int, ...], dtype):
+    return (3 * strategies.normal(rng, shape, dtype),)
+
+
+@given(seeds, strategies.sizes(2, high=6), channels, floats)
+def test_gelu(seed, leading, count, dtype):
+    arrays = draw_gelu(np.random.default_rng(seed), (*leading, count), dtype)
+    if dtype == F32:
+        near_the_truth(*arrays, seed)
+    else:
+        agree("gelu", arrays, seed)
+
+
+def test_small_gelu_over_all_magnitudes():
+    a = np.geomspace(1e-38, 3e38, 1000).astype(F32)
+    a = np.concatenate([[0], a, np.linspace(0, 13, 1000, dtype=F32)]).astype(F32)
+    x = np.concatenate([a, -a])
+    y, cache = backend.gelu.forward(x)
+    (slope,) = backend.gelu.backward(np.ones_like(x), cache)
+    exact, cache = ops.gelu.forward(x.astype(F64))
+    (dx,) = ops.gelu.backward(np.ones_like(exact), cache)
+    assert (np.abs(y - exact) <= 1.2e-7 * np.maximum(1, np.abs(exact))).all()
+    assert np.abs(slope - dx).max() <= 1.5e-7
+    assert (y[x >= 12] == x[x >= 12]).all() and (y[x <= -12] == 0).all()
+    for value in (np.nan, np.inf):
+        x[-1] = value
+        np.testing.assert_array_equal(backend.gelu.forward(x)[0], ops.gelu.forward(x)[0])
+
+
+def test_small_gelu_keeps_its_digits_where_it_is_small():
+    x = -np.linspace(0.01, 8, 1001, dtype=F32)  # 1 + erf has none left below -5.5
+    phi = backend.gelu.forward(x)[0] / x.astype(F64)
+    np.testing.assert_allclose(phi, special.ndtr(x.astype(F64)), rtol=5e-6)
+
+
 @given(seeds, grids, first, channels, floats, st.sampled_from(networks.SWITCHES["neighbours"]))
 def test_neighbours(seed, grid, first, count, dtype, border):
     arrays = draw_tokens(np.random.default_rng(seed), grid, first, count, dtype)
@@ -208,6 +261,8 @@ def test_small_each_twin(dtype):
             agree("sign", arrays[:1], 1, ste=ste)
         agree("softmax", draw_tokens(rng, (1, 2), 0, count, dtype), 1, count)
         agree("differential", draw_differential(rng, (2, 3, count), dtype), 1, 6)
+        if dtype == F32:
+            near_the_truth(*draw_gelu(rng, (2, count), dtype), 1)
         for mode, cls in (("edge", "both"), ("periodic", "low")):
             arrays = draw_tokens(rng, (2, 3), 1, count, dtype)
             agree("bands", arrays, 1, 4, grid=(2, 3), mode=mode, cls=cls)
@@ -228,6 +283,7 @@ def test_other_memory_layouts(name):
         "binary_linear": (draw_binary_linear(rng, (2, 3, 5), 7, dtype, True), {}),
         "boolean_attention": (draw_boolean_attention(rng, (2, 3, 5, 4), dtype, True, True), {}),
         "differential": (draw_differential(rng, (2, 3, 5), dtype), {}),
+        "gelu": (draw_gelu(rng, (2, 3, 5), dtype), {}),
         "layer_norm": (draw_layer_norm(rng, (2, 3, 5), dtype), {"eps": 1e-5}),
         "neighbours": (draw_tokens(rng, (2, 3), 1, 5, dtype), {"grid": (2, 3)}),
         "rprelu": (draw_rprelu(rng, (2, 3, 5), dtype, True), {}),
@@ -235,7 +291,8 @@ def test_other_memory_layouts(name):
         "softmax": (draw_tokens(rng, (2, 3), 1, 5, dtype), {}),
     }[name]
     twin, op = getattr(backend, name), getattr(ops, name)
-    expected, cache = op.forward(*arrays, **options)
+    expected, _ = twin.forward(*arrays, **options)
+    _, cache = op.forward(*arrays, **options)
     dy = [strategies.normal(rng, y.shape, dtype) for y in _listed(expected)]
     gradients = op.backward(_like(expected, dy), cache)
     for changed in (np.asfortranarray, _with_gaps):
@@ -297,6 +354,7 @@ REFUSED: dict[str, list[tuple]] = {
     ],
     "softmax": [(BAD,), (INFINITE,), (X.astype(int),)],
     "sign": [(BAD,), (BAD.T,), (INFINITE,), (X.astype(int),), (X, "identity")],
+    "gelu": [(X.astype(int),), (X.astype(np.float16),)],
     "neighbours": [(X, (2, 2)), (X[0], (2, 3)), (X, (2, 3), "none"), (X.astype(int), (2, 3))],
     "bands": [
         (X, (2, 2)),
@@ -346,7 +404,7 @@ def test_sums_in_the_order_of_numpy(seed, count, dtype):
 
 
 def test_the_backend_has_what_the_operations_have():
-    assert set(backend.__all__) == set(ops.__all__)
+    assert set(backend.__all__) == {*ops.__all__, "projection"}  # a whole unit, in one pass
     for name in ops.__all__:
         module: ModuleType = getattr(backend, name)
         assert hasattr(module, "forward") == hasattr(getattr(ops, name), "forward")

@@ -101,14 +101,14 @@ def weigh(ints, high_at, tokens, head_dim, floats, weight, heads, weights):
         store(weights, j * LANES, score)
     total = splat(np.float32(0))
     for j in range(tokens):
-        power = _exponential(load(weights, j * LANES) - largest)
+        power = exponential(load(weights, j * LANES) - largest)
         store(weights, j * LANES, power)
         total = total + power
     store(weights, tokens * LANES, total)
 
 
 @inlined
-def _exponential(x):
+def exponential(x):
     """e ** x for x <= 0, to 2 ulp: 2 ** whole * 2 ** rest, the latter a polynomial."""
     smallest, rounding = splat(SMALLEST), splat(ROUNDING)
     x = x * splat(LOG2_E)
