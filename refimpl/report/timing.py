@@ -103,6 +103,8 @@ class _Clock:
         self.seconds: list[float] = []
 
     def __getattr__(self, operation: str) -> SimpleNamespace:
+        if operation not in ops.__all__:  # a whole unit, which would hide the operations in it
+            raise AttributeError(operation)
         function = getattr(self.backend, operation).forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
