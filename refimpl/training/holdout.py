@@ -48,7 +48,7 @@ def draw_evenly(labels: np.ndarray, counts: Sequence[int], seed: int) -> list[np
     counts after it. DataError where a class has too few.
 
     >>> [draw.tolist() for draw in draw_evenly(np.array([0, 0, 1, 1, 1]), (2, 2), seed=0)]
-    [[0, 2], [1, 4]]
+    [[0, 4], [1, 2]]
     """
     rng = np.random.default_rng(seed)
     classes = np.unique(labels)
