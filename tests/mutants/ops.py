@@ -345,6 +345,56 @@ def shortcut_repeats_instead_of_tiling(original):
     return forward
 
 
+# interpolation
+
+
+@mutant("ops.interpolate._cubic", "test_interpolate.test_against_torch")
+def cubic_of_pillow(original):
+    """The a of Pillow, and of torch where it smooths: -1/2."""
+
+    def _cubic(t):
+        return original(t) + np.where(t <= 1, (t - 1) * t**2, ((t - 5) * t + 8) * t - 4) / 4
+
+    return _cubic
+
+
+@mutant("ops.interpolate._weights", "test_interpolate.test_against_torch")
+def image_goes_on_periodically(original):
+    """Beyond the border comes the other end instead of the border's entry."""
+
+    def _weights(inputs, outputs, mode):
+        middle = original(3 * inputs, 3 * outputs, mode)[outputs : 2 * outputs]
+        return middle.reshape(outputs, 3, inputs).sum(axis=1)
+
+    return _weights
+
+
+@mutant("ops.interpolate._weights", "test_interpolate.test_against_torch")
+def corners_are_aligned(original):
+    """The centres of the outermost pixels coincide, as with align_corners=True."""
+
+    def _weights(inputs, outputs, mode):
+        position = np.linspace(0, inputs - 1, outputs)
+        share = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(inputs)))
+        return share if mode == "bilinear" else original(inputs, outputs, mode)
+
+    return _weights
+
+
+@mutant("ops.interpolate.backward", "test_interpolate.test_against_torch")
+def gradient_interpolated_back(original):
+    """The backward makes the gradient smaller as it would an image, instead of the adjoint."""
+
+    def backward(dy, cache):
+        sizes = [
+            n if weights is None else weights.shape[1]
+            for n, weights in zip(dy.shape[-2:], cache, strict=True)
+        ]
+        return (ops.interpolate.forward(dy, sizes)[0],)
+
+    return backward
+
+
 # real operations
 
 

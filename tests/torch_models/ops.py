@@ -239,6 +239,13 @@ def neighbours(x: Tensor, grid: Grid, border: str = "existing") -> Tensor:
     return _join(torch.zeros_like(class_token), total / count)
 
 
+def interpolate(x: Tensor, size: Grid, mode: str = "bicubic") -> Tensor:
+    """[SPEC 6.3] x (…, H, W) -> (…, h, w); torch takes images (B, channels, H, W) only."""
+    images = x.reshape(1, -1, *x.shape[-2:])
+    resized = F.interpolate(images, size, mode=mode, align_corners=False, antialias=False)
+    return resized.reshape(*x.shape[:-2], *size)
+
+
 # The real operations: those of torch, under the names of the project
 
 
