@@ -104,6 +104,13 @@ def require_choice(op: str, name: str, value: object, choices: tuple) -> None:
         raise ConfigError(f"{op}: {name} is {value!r}; expected one of {wanted}")
 
 
+def cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:
     """Write a file so that at every moment the old one or the whole new one is there.
 

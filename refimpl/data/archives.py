@@ -60,10 +60,11 @@ def _folder(path: Path) -> Iterator[Member]:
             raise DataError(f"{path}: {here}: folders are nested deeper than {MAX_DEPTH}")
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            yield Member((here / name).as_posix(), lambda file=Path(folder, name): _read(file))
+            yield Member((here / name).as_posix(), lambda file=Path(folder, name): read_file(file))
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """The content of a file in a folder; DataError where it is none, too large or unreadable."""
     if not path.is_file():
         raise DataError(f"{path}: found a device or a link to nothing, expected a file")
     with _told(path), open(path, "rb") as file:

@@ -1,74 +1,111 @@
-"""A labelled data set to arrays, whatever holds it:
+"""A labelled data set, whatever holds it:
 
     folder of MNIST's four idx files             see mnist.py
-    folder of class folders                      [train/ | test/] CLASS / IMAGE
+    folder of class folders                      [train/ | test/ | val/] CLASS / IMAGE
     .tar, .tar.gz, .tar.bz2, .tar.xz, .zip       of such a folder, read without unpacking to disk
 
 The class folders may lie below a common folder, as in `cifar10/train/cat/0001.png`. Classes are
-numbered in the order of their sorted names, over both splits. A data set without the folders
-`train` and `test` has no splits: it is read as a whole, whichever is asked for. Of the files in it
-only images are read (by suffix); each must be a good one, since an accuracy over the rest of a
-split is not that of the split.
+numbered in the order of their sorted names, over all splits. The images to evaluate on lie in
+`test` or, as in ImageNet's layout, in `val`. A data set without such folders has no splits: it is
+read as a whole, whichever is asked for. Of the files in it only images are read (by suffix); each
+must be a good one, since an accuracy over the rest of a split is not that of the split, unless the
+caller asks to leave out what is broken.
+
+The images are an array in memory, or read from their folder on demand: see image_folder.py.
 """
 
+import functools
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import DataError
+from refimpl.conventions import DataError, cpus
 from refimpl.data import archives, mnist
+from refimpl.data.archives import Member
+from refimpl.data.image_folder import FolderImages, Images, subset
 from refimpl.data.images import SUFFIXES, decode
 from refimpl.data.preprocessing import Preprocessing
 
 SPLITS = ("train", "test")
-MAX_BYTES = 4 * 2**30  # of the pixels of a split, which are held in memory
+FOLDERS = {"train": "train", "test": "test", "val": "test"}  # name -> the split that is in it
+ARRAY_BYTES = 2**30  # of a folder's pixels; where there are more, images are read on demand
+MAX_BYTES = 4 * 2**30  # of an archive's, whose files cannot be read in any order
+MAX_WORKERS = 16  # where the caller names no number
+
+Progress = Callable[[int], object]
 
 
 class Dataset(NamedTuple):
     """Images as a model wants them before they are normalised, with their labels."""
 
-    images: np.ndarray  # uint8 (n, H, W) or (n, H, W, 3), ordered by path
+    images: Images  # uint8 (n, H, W) or (n, H, W, 3), ordered by path; in memory or on demand
     labels: np.ndarray  # int64 (n,), index into class_names
     class_names: tuple[str, ...]
-    split: str | None  # None: the data set has no splits
+    split: str | None  # name of its folder; None: the data set has no splits
+    broken: tuple[str, ...] = ()  # of each image that was left out: which it is, what is wrong
 
     def spread(self, count: int) -> "Dataset":
         """`count` images evenly spread over the data set, all where it has no more."""
         if count >= len(self.images):
             return self
-        chosen = np.arange(count) * len(self.images) // count
-        return self._replace(images=self.images[chosen], labels=self.labels[chosen])
-
-
-class _Place(NamedTuple):
-    """Where a path stands: PREFIX / [SPLIT /] CLASS / IMAGE."""
-
-    prefix: tuple[str, ...]
-    split: str | None
-    class_name: str
+        chosen = _spread(len(self.images), count)
+        return self._replace(images=subset(self.images, chosen), labels=self.labels[chosen])
 
 
 def load(
     path: str | Path,
     split: str,
     preprocessing: Preprocessing,
-    progress: Callable[[int], object] = lambda count: None,
+    progress: Progress = lambda count: None,
+    *,
+    workers: int | None = None,
+    skip_broken: bool = False,
+    limit: int | None = None,
 ) -> Dataset:
     """Split "train" or "test" of the data set at `path`, cropped and resized by `preprocessing`.
 
-    `progress` is called with 1 for every image that is decoded. DataError names what is missing,
-    broken or not arranged as above.
+    progress: called with the number of images that were just decoded.
+    workers: read the images of a folder on demand, in so many processes; 0: in this one. Without
+        it that is done where they would take more than ARRAY_BYTES, with a process a CPU.
+    skip_broken: leave out images that cannot be decoded. To find them, all are decoded before any
+        is used: which ones are left depends on the files and on nothing else.
+    limit: so many images at most, evenly spread over the split, the broken ones among them.
+    DataError names what is missing, broken or not arranged as above.
     """
     if split not in SPLITS:
         raise DataError(f"split is {split!r}, expected {' or '.join(SPLITS)}")
     path = Path(path)
-    if mnist.found_in(path):
+    idx_files = mnist.found_in(path)
+    if workers is not None and (idx_files or path.is_file()):
+        found = "idx files" if idx_files else "an archive"
+        raise DataError(f"{path}: found {found}, expected class folders for workers to read from")
+    if idx_files:
         images, labels = mnist.load(path, split)
-        return Dataset(preprocessing.pixels_array(images), labels, mnist.CLASS_NAMES, split)
-    return _class_folders(path, split, preprocessing, progress)
+        data = Dataset(preprocessing.pixels_array(images), labels, mnist.CLASS_NAMES, split)
+        return data.spread(limit or len(images))
+    names = _Names(path, split)
+    members = (member for member in archives.members(path) if names.add(member.name))
+    if not path.is_dir():
+        read = _read(path, members, preprocessing, progress, skip_broken)
+        return _in_memory(path, names.listing(limit), *read)
+    for _ in members:  # names only
+        pass
+    listing = names.listing(limit)
+    if workers is None:
+        if len(listing.names) * math.prod(preprocessing.shape) <= ARRAY_BYTES:
+            members = (
+                Member(n, functools.partial(archives.read_file, path / n)) for n in listing.names
+            )
+            read = _read(path, members, preprocessing, progress, skip_broken)
+            return _in_memory(path, listing, *read)
+        workers = min(cpus(), MAX_WORKERS)
+    images = FolderImages(path, listing.names, preprocessing, workers)
+    broken = images.broken(progress) if skip_broken else {}
+    return _dataset(path, listing, broken, images.subset)
 
 
 def require_classes(path: str | Path, found: Sequence[str], expected: Sequence[str]) -> None:
@@ -79,59 +116,137 @@ def require_classes(path: str | Path, found: Sequence[str], expected: Sequence[s
         )
 
 
-def _class_folders(
-    path: Path, split: str, preprocessing: Preprocessing, progress: Callable[[int], object]
-) -> Dataset:
-    places: dict[str, _Place] = {}
+class _Place(NamedTuple):
+    """Where a path stands: PREFIX / [SPLIT /] CLASS / IMAGE."""
+
+    prefix: tuple[str, ...]
+    split: str | None
+    class_name: str
+
+
+class _Listing(NamedTuple):
+    """The images of a split, in the order of their names."""
+
+    names: list[str]
+    labels: np.ndarray  # int64 (n,)
+    class_names: tuple[str, ...]
+    split: str | None
+
+
+class _Names:
+    """What the names of a data set's files tell, one file after the other."""
+
+    def __init__(self, path: Path, split: str):
+        self._path = path
+        self._split = split
+        self._first: tuple[str, _Place] | None = None  # all others must be arranged like it
+        self._classes: dict[str, str] = {}  # each name once in memory, whatever the files
+        self._class_of: dict[str, str] = {}  # of the images of the split
+        self._folder: str | None = None  # of the split
+
+    def add(self, name: str) -> bool:
+        """Whether a file is an image of the split."""
+        if os.path.splitext(name)[1].lower() not in SUFFIXES:
+            return False
+        place = self._place(name)
+        class_name = self._classes.setdefault(place.class_name, place.class_name)
+        if place.split is not None and FOLDERS[place.split] != self._split:
+            return False
+        if self._class_of and place.split != self._folder:
+            raise DataError(
+                f"{self._path}: found both {place.split} and {self._folder}, expected one of them"
+            )
+        self._folder = place.split
+        self._class_of[name] = class_name
+        return True
+
+    def listing(self, limit: int | None) -> _Listing:
+        """All images of the split, or `limit` of them; DataError where there is none."""
+        if not self._class_of:
+            found = f"a {self._first[1].split} split only" if self._first else "no image"
+            wanted = f"[{self._split}/]CLASS/IMAGE, or MNIST's idx files"
+            raise DataError(f"{self._path}: found {found}, expected {wanted}")
+        names = sorted(self._class_of)
+        if limit is not None:
+            names = [names[i] for i in _spread(len(names), min(limit, len(names)))]
+        class_names = tuple(sorted(self._classes))
+        number = {name: i for i, name in enumerate(class_names)}
+        labels = np.array([number[self._class_of[name]] for name in names], np.int64)
+        return _Listing(names, labels, class_names, self._folder)
+
+    def _place(self, name: str) -> _Place:
+        *folders, _ = name.split("/")
+        if not folders:
+            expected = f"an image in no class folder, expected CLASS/{name}"
+            raise DataError(f"{self._path}: {name}: {expected}")
+        *folders, class_name = folders
+        split = folders.pop() if folders and folders[-1] in FOLDERS else None
+        found = _Place(tuple(folders), split, class_name)
+        if self._first is None:
+            self._first = name, found
+        first, expected = self._first
+        if found.prefix != expected.prefix or (found.split is None) != (expected.split is None):
+            raise DataError(
+                f"{self._path}: {name} is not arranged as {first}, expected all images as "
+                "CLASS/IMAGE or as train/CLASS/IMAGE and test/CLASS/IMAGE"
+            )
+        return found
+
+
+def _read(
+    path: Path,
+    members: Iterable[Member],
+    preprocessing: Preprocessing,
+    progress: Progress,
+    skip_broken: bool,
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Pixels by name, and what is wrong by name of the images that have none."""
     images: dict[str, np.ndarray] = {}
-    room = MAX_BYTES // (preprocessing.channels * preprocessing.size[0] * preprocessing.size[1])
-    for member in archives.members(path):
-        if os.path.splitext(member.name)[1].lower() not in SUFFIXES:
-            continue
-        place = places[member.name] = _place(path, member.name)
-        _require_same_arrangement(path, places, member.name)
-        if place.split in (None, split):
+    broken: dict[str, str] = {}
+    room = MAX_BYTES // math.prod(preprocessing.shape)
+    for member in members:
+        try:
             image = decode(member.read(), f"{path}: {member.name}")
             images[member.name] = preprocessing.pixels(image)
-            progress(1)
+        except DataError as error:
+            if not skip_broken:
+                raise
+            broken[member.name] = str(error)
+        progress(1)
         if len(images) > room:
             raise DataError(
                 f"{path}: more than {room} images, the most that {MAX_BYTES >> 30} GB hold "
                 f"at {preprocessing.size[0]} x {preprocessing.size[1]} pixels"
             )
-    if not images:
-        found = f"a {places.popitem()[1].split} split only" if places else "no image"
-        wanted = f"[{split}/]CLASS/IMAGE, or MNIST's idx files"
-        raise DataError(f"{path}: found {found}, expected {wanted}")
-    names = sorted(images)
-    class_names = tuple(sorted({place.class_name for place in places.values()}))
-    labels = [class_names.index(places[name].class_name) for name in names]
-    return Dataset(
-        np.stack([images[name] for name in names]),
-        np.array(labels, np.int64),
-        class_names,
-        places[names[0]].split,
-    )
+    return images, broken
 
 
-def _place(path: Path, name: str) -> _Place:
-    *folders, _ = name.split("/")
-    if not folders:
-        raise DataError(f"{path}: {name}: an image in no class folder, expected CLASS/{name}")
-    *folders, class_name = folders
-    split = folders.pop() if folders and folders[-1] in SPLITS else None
-    return _Place(tuple(folders), split, class_name)
+def _in_memory(
+    path: Path, listing: _Listing, images: Mapping[str, np.ndarray], broken: Mapping[str, str]
+) -> Dataset:
+    def stacked(kept: np.ndarray) -> np.ndarray:
+        return np.stack([images[listing.names[i]] for i in kept])
+
+    return _dataset(path, listing, broken, stacked)
 
 
-def _require_same_arrangement(path: Path, places: dict[str, _Place], name: str) -> None:
-    """All images lie in one folder of classes, or in its two splits."""
-    first = next(iter(places))
-    expected, found = places[first], places[name]
-    if found.prefix != expected.prefix or (found.split is None) != (expected.split is None):
-        raise DataError(
-            f"{path}: {name} is not arranged as {first}, expected all images as "
-            "CLASS/IMAGE or as train/CLASS/IMAGE and test/CLASS/IMAGE"
-        )
+def _dataset(
+    path: Path,
+    listing: _Listing,
+    broken: Mapping[str, str],
+    images: Callable[[np.ndarray], Images],
+) -> Dataset:
+    """The images that are not broken; `images` makes them from their indices in the listing."""
+    kept = np.array([i for i, name in enumerate(listing.names) if name not in broken], np.int64)
+    left_out = tuple(broken[name] for name in listing.names if name in broken)
+    if len(kept) == 0:
+        raise DataError(f"{path}: all {len(left_out)} images are broken; {left_out[0]}")
+    return Dataset(images(kept), listing.labels[kept], listing.class_names, listing.split, left_out)
+
+
+def _spread(count: int, chosen: int) -> np.ndarray:
+    """`chosen` of `count` indices, evenly spread."""
+    return np.arange(chosen) * count // chosen
 
 
 def _listing(names: Sequence[str]) -> str:

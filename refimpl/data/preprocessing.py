@@ -9,7 +9,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,11 @@ class Preprocessing:
     def channels(self) -> int:
         return 1 if self.mode == "grey" else 3
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what `pixels` makes of an image: (H, W) or (H, W, 3)."""
+        return self.size if self.mode == "grey" else (*self.size, 3)
+
     def to_json(self) -> dict[str, Any]:
         """The fields as a dict of JSON values."""
         fields = dataclasses.asdict(self)
@@ -129,11 +134,10 @@ class Preprocessing:
                 f"images: found {images.dtype} {images.shape}, "
                 "expected uint8 (n, H, W) or (n, H, W, 3)"
             )
-        shape = self.size if self.mode == "grey" else (*self.size, 3)
-        if images.shape[1:] == shape and self.crop == 1:
+        if images.shape[1:] == self.shape and self.crop == 1:
             return images
         pixels = [self.pixels(Image.fromarray(image)) for image in images]
-        return np.stack(pixels) if pixels else np.empty((0, *shape), np.uint8)
+        return np.stack(pixels) if pixels else np.empty((0, *self.shape), np.uint8)
 
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """What `pixels` made, uint8 (n, H, W) or (n, H, W, 3) -> float32 (n, channels, H, W).
@@ -159,21 +163,31 @@ class Preprocessing:
 
         pixels: what `pixels` made of them, uint8 (n, H, W) or (n, H, W, 3), n >= 1.
         """
+        return self.measured_over(np.array_split(pixels, math.ceil(len(pixels) / 1000)))
+
+    def measured_over(self, batches: Iterable[np.ndarray]) -> "Preprocessing":
+        """`measured` of images in batches; how they are divided makes no difference."""
+        counts = np.zeros((self.channels, 256), np.int64)  # of each level
+        low, high = 1.0, 0.0
+        for pixels in batches:
+            for channel, count in enumerate(counts):
+                count += np.bincount(pixels.reshape(-1, self.channels)[:, channel], minlength=256)
+            means = pixels.reshape(len(pixels), -1).mean(axis=1) / 255  # (n,)
+            low, high = min(low, means.min()), max(high, means.max())
         levels = np.arange(256) / 255
         if self.invert:
             levels = 1 - levels
         mean, std = [], []
-        for channel in np.moveaxis(pixels.reshape(len(pixels), -1, self.channels), -1, 0):
-            share = np.bincount(channel.ravel(), minlength=256) / channel.size  # of each level
+        for count in counts:
+            share = count / count.sum()
             mean.append(float(share @ levels))
             std.append(float(np.sqrt(share @ (levels - mean[-1]) ** 2)))
-        means = pixels.reshape(len(pixels), -1).mean(axis=1) / 255  # (n,)
         return dataclasses.replace(
             self,
             mean=tuple(round(value, 4) for value in mean),
             std=tuple(round(value, 4) or 1.0 for value in std),  # images of one single level
             # outwards, so that no training image is outside
-            brightness=(math.floor(1e4 * means.min()) / 1e4, math.ceil(1e4 * means.max()) / 1e4),
+            brightness=(math.floor(1e4 * low) / 1e4, math.ceil(1e4 * high) / 1e4),
         )
 
     def unlike(self, pixels: np.ndarray) -> str | None:

@@ -1,0 +1,79 @@
+"""What classes are called, by the name of their folder: a tench is in ImageNet's n01440764.
+
+n01440764 tench, Tinca tinca        a line each, as in ImageNet's LOC_synset_mapping.txt
+{"n01440764": "tench"}              the same as .json
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from refimpl.conventions import DataError
+
+MAX_BYTES = 2**24
+
+
+def read(path: str | Path) -> dict[str, str]:
+    """Folder -> name, from a file as above; DataError says what is wrong with it, and where."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise DataError(f"{path}: more than {MAX_BYTES >> 20} MB, expected a class names file")
+        text = content.decode("utf-8-sig")  # an editor may have put a byte order mark before it
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the class names: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8, expected text") from None
+    pairs = _json(path, text) if path.suffix.lower() == ".json" else _lines(path, text)
+    names: dict[str, str] = {}
+    for where, folder, name in pairs:
+        if not name or not name.isprintable():
+            raise DataError(f"{path}: {where}: found the name {name!r}, expected printable text")
+        if folder in names:
+            raise DataError(f"{path}: {where}: a second name, expected one for each folder")
+        names[folder] = name
+    if not names:
+        raise DataError(f"{path}: no class names in it, expected lines such as 'n01440764 tench'")
+    return names
+
+
+def apply(path: str | Path, folders: Sequence[str]) -> tuple[str, ...]:
+    """The name of each folder by the file at `path`, in their order; DataError if one has none.
+
+    Where two are called the same, as ImageNet's two cranes are, the folder follows in brackets.
+    """
+    names = read(path)
+    for folder in folders:
+        if folder not in names:
+            raise DataError(f"{path}: no name for the class folder {folder!r}")
+    counts = Counter(names.values())  # of the whole file: the same name whatever the data
+    return tuple(
+        names[folder] if counts[names[folder]] == 1 else f"{names[folder]} ({folder})"
+        for folder in folders
+    )
+
+
+def _lines(path: Path, text: str) -> list[tuple[str, str, str]]:
+    """(where, folder, name) of each line."""
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        folder, *name = line.split(maxsplit=1)
+        if not name:
+            raise DataError(f"{path}: line {number} is {line!r:.80}, expected FOLDER NAME")
+        found.append((f"line {number}, {folder!r}", folder, name[0].strip()))
+    return found
+
+
+def _json(path: Path, text: str) -> list[tuple[str, str, str]]:
+    try:
+        pairs = json.loads(text, object_pairs_hook=list)  # a dict would hide a repeated folder
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not JSON: {error}") from None
+    if text.lstrip()[:1] != "{" or not all(isinstance(name, str) for _, name in pairs):
+        raise DataError(f'{path}: expected an object of texts such as {{"n01440764": "tench"}}')
+    return [(repr(folder), folder, name) for folder, name in pairs]
