@@ -12,10 +12,24 @@ import numpy as np
 import pytest
 
 from refimpl import cli, engine
-from refimpl.bench import host, kernels, measure, models, ours, peers, process, scaling, work
+from refimpl.bench import (
+    host,
+    kernels,
+    launch,
+    measure,
+    models,
+    ours,
+    peers,
+    process,
+    scaling,
+    train,
+    train_step,
+    work,
+)
 from refimpl.bench.measure import Contender, Row
-from refimpl.bench.peers import Peer, numpy_blas, openvino_cpu
+from refimpl.bench.peers import Peer, numpy_blas, openvino_cpu, torch_train
 from refimpl.conventions import ConfigError, RefimplError
+from refimpl.models import config, flatten
 from tests import networks, oracles, tolerances
 from tests.command_line import run
 
@@ -125,6 +139,56 @@ def test_the_others_compute_our_deit(peer) -> None:
         assert contender.macs == network.macs
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [networks.DIDB, {}, {"rprelu": "token"}, {"block": "real", "norm_eps": 1e-6}],
+    ids=["didb", "react", "react-token", "deit"],
+)
+def test_the_timed_mirror_has_our_logits_and_gradients(fields) -> None:
+    torch = oracles.require("torch")
+    small = networks.make(networks.small(image_size=(6, 8), **fields), seed=61)
+    logits, _, gradients = small.run()
+    mirror = torch_train.Mirror(small.model.config, flatten(small.params))
+    answer = mirror(torch.tensor(small.images))
+    answer.backward(torch.tensor(small.dlogits))
+    error = tolerances.disagreement(answer.detach().numpy(), logits)
+    oracles.note("bench: logits of the timed mirror", error)
+    assert error <= tolerances.NETWORK_LOGITS
+    assert list(mirror.parameters) == list(gradients)
+    largest = max(np.abs(gradient).max() for gradient in gradients.values())
+    for path, expected in gradients.items():
+        found = mirror.parameters[path].grad.numpy()
+        error = tolerances.disagreement(found, expected, tolerances.STRUCTURAL_ZERO * largest)
+        oracles.note("bench: gradients of the timed mirror", error, path)
+        assert error <= tolerances.NETWORK_GRADIENTS, path
+
+
+def test_the_timed_mirror_is_written_for_every_architecture() -> None:
+    """What a named architecture leaves at its default, the mirror does not know."""
+    known = {"similarity", "attention", "rprelu", "block"}
+    for name in config.NAMES:
+        fields = config.named(name).to_json()
+        plain = networks.small(block=fields["block"]).to_json()
+        for field in ("pool", *networks.SWITCHES):
+            assert field in known or fields[field] == plain[field], (name, field)
+
+
+@pytest.mark.parametrize("name", ["react_micro", "deit_micro"])
+def test_all_trainers_go_the_same_way(name) -> None:
+    """The loss after a few steps too: optimizer, rate and decay are the same."""
+    network = work.network(name, 3, depth=1)
+    losses = {}
+    for who, trainer in train_step.TRAINERS.items():
+        for package in trainer.requires:
+            oracles.require(package)
+        with trainer.start(trainer.load(), network, work.lesson(network.config, 3), 1) as step:
+            losses[who] = [step() for _ in range(3)]
+    expected = losses["refimpl"]
+    assert expected[2] < expected[0]
+    for found in losses.values():
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
 def test_the_twin_has_the_same_size() -> None:
     binary, real = (
         work.network(n, 2).config for n in ("didb_micro", models.real_twin("didb_micro"))
@@ -173,6 +237,61 @@ def test_scaling() -> None:
     ]
 
 
+def test_train() -> None:
+    arguments = ("bench", "train", "--model", "didb_micro", "--batch", 4, "--rounds", 1)
+    status, out, err = run(*arguments, "--json")
+    assert (status, "threads: 1" in err) == (0, True)
+    rows = [train.Row(**row) for row in json.loads(out)]
+    assert_measured(rows)
+    assert {row.work for row in rows} == {"didb_micro, batch 4"}
+    assert [row.who for row in rows[:2]] == ["refimpl", "refimpl with NumPy"]
+    for row in rows:
+        assert row.images_per_second == pytest.approx(4000 / row.median_ms)
+        # an interpreter alone has some 10 MB; a number of kilobytes would be far outside
+        assert 1 < row.over_imports_mb < row.peak_mb < 5000
+        assert row.threads == 1
+
+
+@pytest.fixture
+def answers(monkeypatch) -> list[tuple]:
+    """Nobody trains: who is asked, the variables he is given; all have the same answer."""
+    asked = []
+
+    def answer(arguments, environment):
+        task = train_step.Task(**json.loads(arguments[2]))
+        asked.append((task, environment))
+        result = train_step.Result(loss=2.25, seconds=0.5 * len(asked), imported=10**6)
+        return launch.Finished(json.dumps(result._asdict()), 1.0, 3 * 10**6)
+
+    monkeypatch.setattr(launch, "python", answer)
+    return asked
+
+
+def test_trainers_take_turns_in_fresh_processes(nobody, answers) -> None:
+    names = ["didb_micro", "deit_micro"]
+    rows = train.run(names, batch=7, threads=3, rounds=2, steps=5)
+    two = ["refimpl", "refimpl with NumPy"]
+    assert [task.who for task, _ in answers] == 6 * two
+    assert {task[2:] for task, _ in answers} == {(7, 3, 5)}
+    for _, environment in answers:
+        assert environment["OMP_NUM_THREADS"] == environment["NUMBA_NUM_THREADS"] == "3"
+    # of the six processes of a model the first two are not counted
+    first = train.Row("didb_micro, batch 7", "refimpl", 3.5, 2000, 1500, 2500, 3, 2, 3)
+    assert rows[0] == first
+    assert [row.who for row in rows] == 2 * two
+
+
+def test_trainers_that_disagree_are_told(monkeypatch) -> None:
+    def answer(arguments, environment):
+        loss = 2.5 if "NumPy" in arguments[2] else 2.25
+        return launch.Finished(json.dumps({"loss": loss, "seconds": 1.0, "imported": 1}), 1.0, 2)
+
+    monkeypatch.setattr(launch, "python", answer)
+    words = r"didb_micro: .* loss 2\.5 in refimpl with NumPy; expected 2\.25, that of refimpl,"
+    with pytest.raises(RefimplError, match=words):
+        train.run(["didb_micro"], rounds=1)
+
+
 def test_process() -> None:
     rows = process.run(["didb_micro"], rounds=1)
     assert_measured(rows)
@@ -196,6 +315,12 @@ def test_only_binary_architectures() -> None:
             call()
 
 
+def test_only_architectures_are_trained() -> None:
+    result = run("bench", "train", "--model", "didb_huge", "--rounds", 1)
+    assert result.status == 2
+    assert "bench: model is 'didb_huge'; expected one of 'didb_micro'" in result.err
+
+
 # --- who is missing -------------------------------------------------------------------------------
 
 
@@ -213,6 +338,7 @@ def test_all_are_named_as_missing(nobody) -> None:
         "ONNX Runtime (needs torch, onnx, onnxruntime)",
         "OpenVINO (needs torch, onnx, openvino)",
     ]
+    assert peers.missing(train.PEERS) == ["torch (needs torch)"]
     rows = kernels.run([(5, 40, 6)], [], **QUICK)
     assert [row.who for row in rows] == [
         "refimpl", "refimpl with packing", "popcount roofline", "NumPy float32"
@@ -229,6 +355,20 @@ def test_the_command_names_them_beside_the_answer(nobody) -> None:
     assert "missing: torch (needs torch)\n" in err
     assert "OpenVINO" not in out
     assert len(json.loads(out)) == 4
+
+
+def test_we_train_without_them(nobody, answers) -> None:
+    arguments = ("bench", "train", "--model", "react_micro", "--batch", 2, "--rounds", 1)
+    status, out, err = run(*arguments)
+    assert status == 0
+    assert "missing: torch (needs torch)\n" in out
+    table = out.split("\n\n")[1].splitlines()
+    assert table[0].split() == [
+        "react_micro,", "batch", "2", "images/s", "ms", "a", "step", "peak", "MB",
+        "over", "imports", "threads", "time", "/", "ours",
+    ]  # fmt: skip
+    assert [line.split("  ")[0] for line in table[1:]] == ["refimpl", "refimpl with NumPy"]
+    assert table[1].endswith(" 1.00")
 
 
 def test_who_is_there_is_not_missing() -> None:
@@ -309,7 +449,7 @@ def test_the_engine_has_its_threads_while_it_is_measured(monkeypatch) -> None:
     assert before == numba.config.NUMBA_NUM_THREADS
 
 
-@pytest.mark.parametrize("verb", ["kernels", "model", "scaling", "process"])
+@pytest.mark.parametrize("verb", ["kernels", "model", "train", "scaling", "process"])
 def test_the_examples_of_help_are_understood(verb) -> None:
     _, shown, _ = run("bench", verb, "--help")
     found = [line.split()[1:] for line in shown.splitlines() if line.startswith("  refimpl bench")]

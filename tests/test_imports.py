@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "kernels": {"ops"},
     "engine": {"kernels", "models", "ops"},
     "golden": {"data", "models", "ops"},
-    "bench": {"data", "engine", "kernels", "models"},
+    "bench": {"data", "engine", "kernels", "models", "ops", "training"},
     "classifier": {"data", "engine", "models", "ops"},
     "report": {"__init__", "classifier", "data", "golden", "models", "ops", "training"},
     "cli": {

@@ -1,15 +1,8 @@
-"""`refimpl bench process`: what a fresh process costs, in time and memory, to classify an image.
-
-A small process starts each command and measures it: one that is started from a big process begins
-with that one's memory, as far as the system counts.
-"""
+"""`refimpl bench process`: what a fresh process costs, in time and memory, to classify an image."""
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import RefimplError
+from refimpl.bench import launch
 from refimpl.data import bundled
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import create_model, files
@@ -34,16 +27,6 @@ def next_to(x):
     return x + 1
 
 next_to(1)
-"""
-
-_LAUNCHER = """
-import json, resource, subprocess, sys, time
-start = time.perf_counter()
-done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-seconds = time.perf_counter() - start
-peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-peak_bytes = peak if sys.platform == "darwin" else 1024 * peak
-print(json.dumps([done.returncode, done.stderr, seconds, peak_bytes]))
 """
 
 
@@ -79,10 +62,10 @@ def run(
             path = Path(folder) / f"{name}.safetensors"
             _save(name, path)
             commands[f"classify, {name}"] = [*classify, "--model", str(path)]
-        runs: dict[str, list[tuple[float, float]]] = {work: [] for work in commands}
+        runs: dict[str, list[launch.Finished]] = {work: [] for work in commands}
         for counted in [False] + [True] * rounds:
             for work, command in commands.items():
-                found = _measure([sys.executable, *command])
+                found = launch.python(command)
                 if counted:
                     runs[work].append(found)
             progress()
@@ -97,20 +80,8 @@ def _save(name: str, path: Path) -> None:
     files.save_packed(path, model, params, preprocessing=preprocessing)
 
 
-def _measure(command: list[str]) -> tuple[float, float]:
-    """Seconds, and bytes of memory at the most."""
-    launcher = [sys.executable, "-S", "-c", _LAUNCHER, *command]
-    done = subprocess.run(launcher, capture_output=True, text=True)
-    if done.returncode:  # the launcher's own: a system without getrusage
-        raise RefimplError(f"bench: {done.stderr.strip().splitlines()[-1]}")
-    status, complaint, seconds, peak = json.loads(done.stdout)
-    if status:
-        raise RefimplError(f"bench: {' '.join(command)}: exit status {status}: {complaint.strip()}")
-    return seconds, peak
-
-
-def _row(work: str, found: list[tuple[float, float]]) -> Row:
-    milliseconds = [1000 * seconds for seconds, _ in found]
+def _row(work: str, found: list[launch.Finished]) -> Row:
+    milliseconds = [1000 * finished.seconds for finished in found]
     median = statistics.median(milliseconds)
-    peak = max(peak for _, peak in found) / 1e6
+    peak = max(finished.peak for finished in found) / 1e6
     return Row(work, median, min(milliseconds), max(milliseconds), peak)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, VisionTransformer, create_model, flatten
 from refimpl.models.summary import summarise
 
@@ -52,6 +54,14 @@ class Network(NamedTuple):
         return len(self.images) * (total.macs_1bit + total.macs_32bit)
 
 
+class Lesson(NamedTuple):
+    """A batch to learn from."""
+
+    images: np.ndarray  # (B, H, W), with three channels (B, H, W, 3), uint8
+    labels: np.ndarray  # (B,)
+    prepare: Callable[[np.ndarray], np.ndarray]  # images -> float32 (B, channels, H, W)
+
+
 def product(name: str, shape_a: tuple, shape_b: tuple, boolean: bool = False) -> Product:
     """Normal activations, or 0 and 1 where `boolean`, and signs."""
     rng = np.random.default_rng(0)
@@ -68,3 +78,14 @@ def network(name: str, batch: int, **fields: Any) -> Network:
     shape = (batch, config.channels, *config.image_size)
     images = rng.standard_normal(shape, dtype=np.float32)
     return Network(name, config, model.init(rng), images)
+
+
+def lesson(config: Config, batch: int) -> Lesson:
+    """Random pixels and labels for a network that reads one channel or three."""
+    rng = np.random.default_rng(0)
+    channels = () if config.channels == 1 else (config.channels,)
+    images = rng.integers(0, 256, (batch, *config.image_size, *channels), dtype=np.uint8)
+    labels = rng.integers(0, config.num_classes, batch)
+    return Lesson(
+        images, labels, Preprocessing.plain(config.image_size, config.channels).apply_array
+    )

@@ -54,6 +54,21 @@ def add(verbs: Verbs) -> None:
     _add_common(added, rounds=5)
 
     added = bench(
+        train,
+        "time and memory of a training step, beside the same network in PyTorch",
+        "refimpl bench train",
+        "refimpl bench train --model deit_cifar --model react_cifar --threads 2",
+    )
+    added.add_argument(
+        "--model", action="append", metavar="NAME",
+        help="an architecture; may be repeated (default didb_cifar)",
+    )  # fmt: skip
+    added.add_argument(
+        "--batch", type=positive, default=100, metavar="N", help="images a step (default 100)"
+    )
+    _add_common(added, rounds=5)
+
+    added = bench(
         process,
         "time and memory of a fresh process that classifies one image",
         "refimpl bench process --rounds 3",
@@ -88,6 +103,32 @@ def scaling(args: argparse.Namespace) -> int:
     if args.json:
         return _print(args, rows)
     print_table(("work", *COLUMNS), [(row.work, *_cells(row)) for row in rows])
+    return 0
+
+
+def train(args: argparse.Namespace) -> int:
+    from refimpl.bench import train
+
+    names = args.model or train.MODELS
+    _tell(args, train.PEERS)
+    with progress_bar("measure", len(names) * (args.rounds + 1), "round") as bar:
+        rows = train.run(
+            names, batch=args.batch, threads=args.threads, rounds=args.rounds, progress=bar.update
+        )
+    if args.json:
+        return _print(args, rows)
+    header = ("images/s", "ms a step", "peak MB", "over imports", "threads")
+    _print_works(
+        rows,
+        header,
+        lambda row: (
+            f"{row.images_per_second:.0f}",
+            _four_digits(row.median_ms),
+            f"{row.peak_mb:.0f}",
+            f"{row.over_imports_mb:.0f}",
+            str(row.threads),
+        ),
+    )
     return 0
 
 
@@ -159,21 +200,25 @@ def _measured(works: int, args: argparse.Namespace, run: Callable[..., list]) ->
 
 
 def _print(args: argparse.Namespace, rows: list) -> int:
-    """A table for each work; the first of its rows is ours, which the others are divided by."""
     if args.json:
         print_json([row._asdict() for row in rows])
-        return 0
+    else:
+        _print_works(rows, COLUMNS, _cells)
+    return 0
+
+
+def _print_works(rows: list, columns: Sequence[str], cells: Callable[[Any], tuple]) -> None:
+    """A table for each work; the first of its rows is ours, which the others are divided by."""
     for work, group in itertools.groupby(rows, lambda row: row.work):
         ours, *others = group
         print_table(
-            (work, *COLUMNS, "time / ours"),
+            (work, *columns, "time / ours"),
             [
-                (row.who, *_cells(row), f"{row.median_ms / ours.median_ms:.2f}")
+                (row.who, *cells(row), f"{row.median_ms / ours.median_ms:.2f}")
                 for row in (ours, *others)
             ],
         )
         print()
-    return 0
 
 
 def _cells(row: Any) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -59,32 +59,48 @@ def module(work: Network) -> Any:
                 self.register_parameter(path.replace(".", "_"), parameter)
 
         def forward(self, images):
-            return _forward(work.config, lambda path: getattr(self, path.replace(".", "_")), images)
+            return forward(work.config, lambda path: getattr(self, path.replace(".", "_")), images)
 
     return Deit().eval()
 
 
-def _forward(config: Config, parameter, images):
-    """The network of [SPEC 6.3] with the class token; `parameter` finds one by its dotted name."""
+def forward(config: Config, parameter: Callable, images: Any, block: Callable | None = None) -> Any:
+    """images (B, channels, H, W) -> logits of the network of [SPEC 6.3] with the class token.
+
+    `parameter` finds one by its dotted name; `block` is (config, parameter, path, x) -> x, without
+    it that of `deit`.
+    """
     import torch
     from torch.nn import functional as F
 
-    def affine(path: str) -> tuple:
-        return parameter(f"{path}.weight"), parameter(f"{path}.bias")
-
-    def norm(path: str, x):
-        return F.layer_norm(x, (config.dim,), *affine(path), eps=config.norm_eps)
-
+    affine = affine_of(parameter)
     x = F.conv2d(images, *affine("patch_embed"), stride=config.patch_size)
     x = x.flatten(2).transpose(1, 2)  # (B, gh*gw, C); the exporter knows no mT
     cls_token = parameter("cls_token").expand(images.shape[0], -1, -1)
     x = torch.cat((cls_token, x), dim=1) + parameter("pos_embed")  # (B, N, C)
     for i in range(config.depth):
-        block = f"blocks.{i}"
-        qkv = F.linear(norm(f"{block}.norm1", x), *affine(f"{block}.attn.qkv"))
-        qkv = qkv.unflatten(2, (3, config.heads, config.head_dim)).permute(2, 0, 3, 1, 4)
-        context = F.scaled_dot_product_attention(*qkv.unbind())  # (B, heads, N, d)
-        x = x + F.linear(context.transpose(1, 2).flatten(2), *affine(f"{block}.attn.proj"))
-        hidden = F.gelu(F.linear(norm(f"{block}.norm2", x), *affine(f"{block}.mlp.fc1")))
-        x = x + F.linear(hidden, *affine(f"{block}.mlp.fc2"))
-    return F.linear(norm("norm", x)[:, 0], *affine("head"))
+        x = (block or _real_block)(config, parameter, f"blocks.{i}", x)
+    x = F.layer_norm(x, (config.dim,), *affine("norm"), eps=config.norm_eps)
+    return F.linear(x[:, 0], *affine("head"))
+
+
+def affine_of(parameter: Callable) -> Callable[[str], tuple]:
+    """dotted name of a layer -> its weight and bias."""
+    return lambda path: (parameter(f"{path}.weight"), parameter(f"{path}.bias"))
+
+
+def _real_block(config: Config, parameter: Callable, path: str, x: Any) -> Any:
+    """x (B, N, C) -> the same shape."""
+    from torch.nn import functional as F
+
+    affine = affine_of(parameter)
+
+    def norm(name: str, x):
+        return F.layer_norm(x, (config.dim,), *affine(f"{path}.{name}"), eps=config.norm_eps)
+
+    qkv = F.linear(norm("norm1", x), *affine(f"{path}.attn.qkv"))
+    qkv = qkv.unflatten(2, (3, config.heads, config.head_dim)).permute(2, 0, 3, 1, 4)
+    context = F.scaled_dot_product_attention(*qkv.unbind())  # (B, heads, N, d)
+    x = x + F.linear(context.transpose(1, 2).flatten(2), *affine(f"{path}.attn.proj"))
+    hidden = F.gelu(F.linear(norm("norm2", x), *affine(f"{path}.mlp.fc1")))
+    return x + F.linear(hidden, *affine(f"{path}.mlp.fc2"))
