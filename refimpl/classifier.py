@@ -8,7 +8,6 @@ setting has to be known by whoever asks. To look inside the network take `refimp
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
@@ -21,9 +20,11 @@ from refimpl.conventions import (
     ConfigError,
     DataError,
     ModelFileError,
+    cpus,
     require_finite,
     write_atomically,
 )
+from refimpl.data.image_folder import Images, in_batches, map_ahead, slices
 from refimpl.data.images import open_image
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, VisionTransformer, files, flatten, packing, unflatten
@@ -194,7 +195,7 @@ class Classifier:
 
     def evaluate(
         self,
-        images: np.ndarray,
+        images: Images,
         labels: np.ndarray,
         batch_size: int = BATCH_SIZE,
         progress: Callable[[int], object] = lambda count: None,
@@ -203,6 +204,7 @@ class Classifier:
     ) -> Evaluation:
         """Accuracy on images uint8 (n, H, W) or (n, H, W, 3) with labels (n,), n >= 1.
 
+        They are an array, or FolderImages: then no more of them are in memory than a few batches.
         `progress` is called with the number of images of each batch that is done. `ready` says
         that they are cropped and resized already, as `data.datasets.load` gives them.
         """
@@ -217,16 +219,17 @@ class Classifier:
             found = f"labels {labels.min()} to {labels.max()}"
             raise DataError(f"{found}, but the model has {len(self.class_names)} classes")
 
-        def ranks_from(first: int) -> np.ndarray:
-            some = slice(first, first + batch_size)
-            return _ranks(self.logits(prepare(images[some])), labels[some])
+        def ranks_of(batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+            return _ranks(self.logits(prepare(batch[0])), batch[1])
 
+        parts = slices(len(images), batch_size)
+        batches = zip(in_batches(images, parts), (labels[part] for part in parts), strict=True)
         ranks = []
         start = time.perf_counter()
         # batches side by side: BLAS's own threads gain nothing on matrices as small as these
-        threads = os.cpu_count() if self.engine is None else 1  # the engine has threads of its own
+        threads = cpus() if self.engine is None else 1  # the engine has threads of its own
         with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-            for batch in pool.map(ranks_from, range(0, len(images), batch_size)):
+            for batch in map_ahead(pool, ranks_of, batches, ahead=threads):
                 ranks.append(batch)
                 progress(len(batch))
         seconds = time.perf_counter() - start

@@ -21,6 +21,8 @@ def add(verbs: Verbs) -> None:
         "measure a model's accuracy on labelled images",
         "refimpl evaluate --data mnist",
         "refimpl evaluate --data cifar10.tar.xz --model mine.safetensors --json",
+        "refimpl evaluate --data imagenet --class-names synsets.txt --workers 2 --skip-broken "
+        "--model mine.safetensors",
     )
     add_data(added)
     add_model(added)
@@ -48,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     with progress_bar("evaluate", len(data.images)) as bar:
         result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
     described = f"{result.count:,} images" + (f" of the {data.split} split" if data.split else "")
+    if data.broken:
+        described += f", {len(data.broken):,} broken ones left out"
     if args.record:
         record(args.model, result, f"{args.data.resolve().name}, {described}")
     if args.json:
@@ -60,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
                 "top5": result.top5,
                 "per_class": result.per_class,
                 "images_per_second": result.images_per_second,
+                "broken": data.broken,
             }
         )
         return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from refimpl.classifier import BACKENDS
-from refimpl.cli.output import progress_bar
+from refimpl.cli.output import progress_bar, warn
 
 DEFAULT_MODEL = "didb_micro_mnist"
 TRAINING_BACKENDS = ("kernels", "numpy")
@@ -75,11 +75,25 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", required=True, type=Path, metavar="PATH",
         help="folder with MNIST's four idx files; or a folder, .tar (.gz, .bz2, .xz) or .zip with "
-        "a folder of images for each class, below train/ and test/ where there are splits",
+        "a folder of images for each class, below train/ and test/ or val/ where there are splits",
     ).complete = FILES  # fmt: skip
     parser.add_argument(
         "--limit", type=positive, metavar="N", help="only N images, evenly spread over the data"
     )
+    parser.add_argument(
+        "--workers", type=not_negative, metavar="N",
+        help="decode the images of a folder batch by batch, in N processes or with 0 in this one "
+        "(default: only where they need more than 1 GB of memory, with a process a CPU)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--skip-broken",
+        action="store_true",
+        help="name images that cannot be decoded and leave them out (default: stop at the first)",
+    )
+    parser.add_argument(
+        "--class-names", type=Path, metavar="FILE",
+        help="names for the class folders: lines such as 'n01440764 tench', or a .json object",
+    ).complete = FILES  # fmt: skip
 
 
 def add_output(parser: argparse.ArgumentParser, text: str) -> None:
@@ -105,14 +119,21 @@ def not_negative(text: str) -> int:
 
 
 def load_data(args: argparse.Namespace, split: str, preprocessing: Any) -> Any:
-    """The Dataset that the options name."""
-    data = read_data(args.data, split, preprocessing)
-    return data if args.limit is None else data.spread(args.limit)
+    """The Dataset that the options name; what is broken in it is told."""
+    from refimpl.data import class_names
+
+    options = {"workers": args.workers, "skip_broken": args.skip_broken, "limit": args.limit}
+    data = read_data(args.data, split, preprocessing, **options)
+    for text in data.broken:
+        warn(text)
+    if args.class_names is None:
+        return data
+    return data._replace(class_names=class_names.apply(args.class_names, data.class_names))
 
 
-def read_data(path: Path, split: str, preprocessing: Any) -> Any:
-    """A split of a data set, with a bar."""
+def read_data(path: Path, split: str, preprocessing: Any, **options: Any) -> Any:
+    """A split of a data set, with a bar; the options are those of `datasets.load`."""
     from refimpl.data import datasets
 
     with progress_bar("read") as bar:
-        return datasets.load(path, split, preprocessing, bar.update)
+        return datasets.load(path, split, preprocessing, bar.update, **options)

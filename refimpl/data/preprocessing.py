@@ -163,7 +163,7 @@ class Preprocessing:
 
         pixels: what `pixels` made of them, uint8 (n, H, W) or (n, H, W, 3), n >= 1.
         """
-        return self.measured_over(np.array_split(pixels, math.ceil(len(pixels) / 1000)))
+        return self.measured_over(np.array_split(pixels, math.ceil(len(pixels) / 100)))
 
     def measured_over(self, batches: Iterable[np.ndarray]) -> "Preprocessing":
         """`measured` of images in batches; how they are divided makes no difference."""

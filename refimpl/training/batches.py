@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl import ops
+from refimpl.conventions import cpus
+from refimpl.data.image_folder import Images, in_batches, map_ahead, slices
 from refimpl.models import VisionTransformer
 from refimpl.models.params import flatten
 from refimpl.training import losses
@@ -68,7 +70,7 @@ def batch_gradients(
 def accuracy(
     model: VisionTransformer,
     params: Mapping[str, Any],
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     objective: Objective,
     size: int,
@@ -76,13 +78,14 @@ def accuracy(
 ) -> float:
     """Share of right answers, 0 to 1, over images uint8 (n, H, W[, 3]), `size` at a time."""
 
-    def correct(first: int) -> int:
-        some = slice(first, first + size)
-        prepared = objective.prepare(images[some])
+    def correct(batch: tuple[np.ndarray, np.ndarray]) -> int:
+        prepared = objective.prepare(batch[0])
         logits = model.predict(params, prepared, backend=objective.backend)
-        return int(np.count_nonzero(logits.argmax(axis=-1) == labels[some]))
+        return int(np.count_nonzero(logits.argmax(axis=-1) == batch[1]))
 
-    return sum(pool.map(correct, range(0, len(images), size))) / len(images)
+    parts = slices(len(images), size)
+    batches = zip(in_batches(images, parts), (labels[part] for part in parts), strict=True)
+    return sum(map_ahead(pool, correct, batches, ahead=2 * cpus())) / len(images)
 
 
 @np.errstate(all="ignore")  # a run that diverges is told once, by name; see loop.py

@@ -11,17 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl.conventions import ConfigError, DataError
+from refimpl.data.image_folder import Images, subset
 
 
 class Split(NamedTuple):
     """Images and labels in two parts, each in its old order."""
 
-    training: tuple[np.ndarray, np.ndarray]
-    validation: tuple[np.ndarray, np.ndarray] | None  # None where nothing is held out
+    training: tuple[Images, np.ndarray]
+    validation: tuple[Images, np.ndarray] | None  # None where nothing is held out
     card: dict[str, Any]  # how it was split, JSON values for the model's card
 
 
-def hold_out(images: np.ndarray, labels: np.ndarray, count: int, seed: int | None = None) -> Split:
+def hold_out(images: Images, labels: np.ndarray, count: int, seed: int | None = None) -> Split:
     """Hold out `count` of images (n, ...) and labels (n,): drawn by `seed`, or the last ones.
 
     Draw them where the images are sorted by class: the last ones would be of one class only.
@@ -38,7 +39,8 @@ def hold_out(images: np.ndarray, labels: np.ndarray, count: int, seed: int | Non
         order = np.random.default_rng(seed).permutation(order)
     kept, held = np.sort(order[:-count]), np.sort(order[-count:])
     card = {"held_out": {"images": count, "drawn": seed is not None, "seed": seed}}
-    return Split((images[kept], labels[kept]), (images[held], labels[held]), card)
+    training, validation = ((subset(images, part), labels[part]) for part in (kept, held))
+    return Split(training, validation, card)
 
 
 def draw_evenly(labels: np.ndarray, counts: Sequence[int], seed: int) -> list[np.ndarray]:
