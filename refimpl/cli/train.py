@@ -18,6 +18,7 @@ from refimpl.cli.options import (
     not_negative,
     training_backend,
 )
+from refimpl.cli.output import progress_bar
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import DataError
 
@@ -104,13 +105,14 @@ def run(args: argparse.Namespace) -> int:
             f"{args.data}: found {len(data.class_names)} classes, {args.model} has "
             f"{model.config.num_classes}: add --set num_classes={len(data.class_names)}"
         )
+    measured = _measured(plain, data.images)
     split = training.hold_out(data.images, data.labels, args.validation, seed=recipe.seed)
     with _resumable(args.output):
         trained = training.train(
             model,
             recipe,
             *split.training,
-            preprocessing=plain.measured(data.images).to_json(),
+            preprocessing=measured.to_json(),
             class_names=list(data.class_names),
             out=args.output,
             validation=split.validation,
@@ -119,12 +121,29 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             resume=args.resume,
             curves=args.curves is not None,
-            card={"data": args.data.resolve().name, **split.card},
+            card={
+                "data": args.data.resolve().name,
+                "broken_images_left_out": len(data.broken),
+                **split.card,
+            },
         )
     if args.curves == "png":
         curves.draw(trained.history, args.output.with_suffix(".png"))
     print(args.output)
     return 0
+
+
+def _measured(plain: Any, images: Any) -> Any:
+    """The Preprocessing with mean and standard deviation of the images, however many."""
+    from refimpl.data.image_folder import in_batches, slices
+
+    def counted() -> Iterator[Any]:
+        for pixels in in_batches(images, slices(len(images), 100)):
+            yield pixels
+            bar.update(len(pixels))
+
+    with progress_bar("measure", len(images)) as bar:
+        return plain.measured_over(counted())
 
 
 def _recipe(args: argparse.Namespace) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.conventions import ConfigError, ModelFileError
+from refimpl.data.image_folder import FolderImages, Images
 from refimpl.training import checkpoints
 from refimpl.training.history import EpochResult, write_csv
 from refimpl.training.optimizers import AdamW
@@ -81,10 +82,12 @@ class Journal:
             write_csv(self.curves, self.history)
 
 
-def fingerprint(*arrays: np.ndarray) -> str:
-    """SHA-256 of arrays: types, shapes and values."""
+def fingerprint(*arrays: Images) -> str:
+    """SHA-256 of arrays: types, shapes and values; of images in a folder, their names and sizes."""
     digest = hashlib.sha256()
     for array in arrays:
+        if isinstance(array, FolderImages):
+            array = array.listing()
         digest.update(f"{array.dtype} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -7,7 +7,6 @@ checkpoint holds everything else.
 
 import functools
 import math
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,8 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from refimpl import ops
-from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFiniteError
+from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFiniteError, cpus
+from refimpl.data.image_folder import Images, in_batches, slices
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer, files
 from refimpl.models.params import check, flatten, real_matrices, unflatten
@@ -47,9 +47,9 @@ class Run(NamedTuple):
     """What stays as it is from the first epoch to the last."""
 
     recipe: Recipe
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
-    validation: tuple[np.ndarray, np.ndarray] | None
+    validation: tuple[Images, np.ndarray] | None
     objective: Objective
     pool: ThreadPoolExecutor
     progress: bool
@@ -59,13 +59,13 @@ class Run(NamedTuple):
 def train(
     model: VisionTransformer,
     recipe: Recipe,
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     *,
     preprocessing: Mapping[str, Any],
     class_names: Sequence[str],
     out: Path,
-    validation: tuple[np.ndarray, np.ndarray] | None = None,
+    validation: tuple[Images, np.ndarray] | None = None,
     progress: bool = False,
     params: Mapping[str, Any] | None = None,
     teacher: tuple[VisionTransformer, Mapping[str, Any]] | None = None,
@@ -77,7 +77,8 @@ def train(
 ) -> Trained:
     """Train `model` and write it, with its card, to `out` (a .safetensors file).
 
-    images uint8 (n, H, W) or (n, H, W, 3) as loaded, labels (n,) integers; `validation` likewise.
+    images uint8 (n, H, W) or (n, H, W, 3) as loaded, an array or FolderImages, labels (n,)
+        integers; `validation` likewise.
     preprocessing: the JSON of a `Preprocessing`; it is applied to every batch after augmentation.
     params: where to start, left untouched; without them `model.init` by the recipe's seed.
     teacher: (model, params) that sees what the student sees; without it, the one that the recipe
@@ -119,7 +120,7 @@ def train(
     journal.begin(flat, resume)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # a thread a part: those of BLAS on top of them cost half the speed or more
-    with threadpool_limits(1), ThreadPoolExecutor(threads or _cpus()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(threads or cpus()) as pool:
         run = Run(recipe, images, labels, validation, objective, pool, progress, began)
         for stage in plan:
             _train_stage(run, stage, flat, journal)
@@ -133,13 +134,6 @@ def train(
     )
     journal.close()
     return Trained(unflatten(flat), journal.history)
-
-
-def _cpus() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal: Journal) -> None:
@@ -172,9 +166,9 @@ def _epoch(
     loss_sum, correct, seen, rate = 0.0, 0, 0, 0.0
     recipe = run.recipe
     with _bar(run, f"{stage.name} epoch {epoch}/{stage.epochs}") as bar:
-        for first in range(0, len(order), recipe.batch_size):
-            chosen = order[first : first + recipe.batch_size]
-            batch = augment(run.images[chosen], rng, shift=recipe.shift, flip=recipe.flip)
+        batches = [order[some] for some in slices(len(order), recipe.batch_size)]
+        for chosen, images in zip(batches, in_batches(run.images, batches), strict=True):
+            batch = augment(images, rng, shift=recipe.shift, flip=recipe.flip)
             result = _gradients(run, stage, nested, batch, run.labels[chosen], optimizer, epoch)
             rate = _rate(run, stage, optimizer.steps)
             optimizer.step(result.gradients, rate)
@@ -256,7 +250,7 @@ def _bar(run: Run, title: str) -> tqdm:
 def _check(
     model: VisionTransformer,
     recipe: Recipe,
-    images: np.ndarray,
+    images: Images,
     labels: np.ndarray,
     class_names: Sequence[str],
     prepare: Prepare,
