@@ -713,7 +713,7 @@ OUTPUTS = {
         "train --data {small} --limit 4 --model didb_micro --epochs 1 -o {bad}.safetensors",
         (RefimplError, OSError),
         lambda path: refimpl.save(path.with_suffix(".safetensors"), ANIMALS, ANIMALS_PARAMS),
-        ("a folder; expected the name of a file to write",),
+        ("exists; expected the name of a new file",),
         "{bad}.safetensors",
         same=False,
     ),

@@ -366,6 +366,17 @@ def test_a_teacher_and_curves(model, tmp_path) -> None:
     assert Image.open(output.with_suffix(".png")).size == (800, 800)
 
 
+def test_train_refuses_to_overwrite_a_model(tmp_path, monkeypatch) -> None:
+    output = tmp_path / "mine.safetensors"
+    command = ["train", "--data", SMALL, "--limit", 8, "--model", "didb_micro", "-o", output, *TINY]
+    assert run(*command).status == 0
+    before = output.read_bytes()
+    monkeypatch.setattr(datasets, "load", lambda *a, **o: pytest.fail("it read the data"))
+    words = (f"{output}: exists", "expected the name of a new file")
+    assert_one_line(run(*command), *words)
+    assert output.read_bytes() == before
+
+
 def test_resume_goes_on_to_the_same_bytes(tmp_path, monkeypatch) -> None:
     command = ["train", "--data", SMALL, "--limit", 8, "--model", "didb_micro", *TINY]
     command += ["--epochs", 3, "-o"]

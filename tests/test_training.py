@@ -344,7 +344,7 @@ def test_both_backends_learn_the_same(tmp_path) -> None:
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"flip": True}, {"shift": 0}, {"clip_norm": 0.1}])
 def test_another_recipe_other_bits(tmp_path, change) -> None:
-    assert not same_bits(train(tmp_path).params, train(tmp_path, recipe(**change)).params)
+    assert not same_bits(train(tmp_path).params, train(tmp_path, recipe(**change), "other").params)
 
 
 def test_every_epoch_sees_every_image_once_in_an_order_of_its_own(tmp_path, monkeypatch) -> None:
@@ -452,7 +452,7 @@ def test_divergence_is_one_clear_line(tmp_path, path: str, value: object, found:
 def test_a_line_an_epoch_on_stderr_and_nothing_without_progress(tmp_path, capsys) -> None:
     train(tmp_path)
     assert capsys.readouterr() == ("", "")
-    trained = train(tmp_path, progress=True)
+    trained = train(tmp_path, name="again", progress=True)
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.splitlines() == [str(result) for result in trained.history]

@@ -111,6 +111,19 @@ def test_the_epochs_of_an_interrupted_run_are_not_overwritten(tmp_path, monkeypa
     train(tmp_path, name="cut")
 
 
+@pytest.mark.parametrize("kept", ["run.safetensors", "run.json"])
+def test_a_finished_run_is_not_overwritten(tmp_path, monkeypatch, kept: str) -> None:
+    train(tmp_path)
+    for name in {"run.safetensors", "run.json"} - {kept}:
+        (tmp_path / name).unlink()
+    before = (tmp_path / kept).read_bytes()
+    monkeypatch.setattr(loop, "_epoch", lambda *arguments: pytest.fail("it trained"))
+    with pytest.raises(ModelFileError, match=rf"{kept}: exists; expected the name of a new file$"):
+        train(tmp_path)
+    assert os.listdir(tmp_path) == [kept]
+    assert (tmp_path / kept).read_bytes() == before
+
+
 def test_a_checkpoint_without_an_epoch_is_nothing_to_keep(tmp_path, monkeypatch) -> None:
     _cut(tmp_path, monkeypatch, 3)
     train(tmp_path, recipe(seed=8), "cut")

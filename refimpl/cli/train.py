@@ -46,7 +46,7 @@ def add(verbs: Verbs) -> None:
         run,
         "train an architecture by its own backward pass",
         "refimpl train --data mnist --model didb_micro -o digits.safetensors",
-        "refimpl train --data cifar10.tar.xz --model didb_cifar --flip -o mine.safetensors",
+        "refimpl train --data cifar10.tar.xz --model didb_cifar --flip -o cifar.safetensors",
         "refimpl train --data mnist --model didb_micro --set depth=2 --recipe recipe.toml "
         "--curves csv -o small.safetensors",
     )
@@ -55,7 +55,7 @@ def add(verbs: Verbs) -> None:
         "--model", required=True, metavar="NAME",
         help="an architecture; `refimpl models` lists them",
     )  # fmt: skip
-    add_output(added, "the .safetensors file to write; its card, a .json file, goes beside it")
+    add_output(added, "the new .safetensors file to write; its card, a .json file, goes beside it")
     added.add_argument(
         "--set", type=_field, action="append", default=[], metavar="FIELD=VALUE",
         help="another value for a field of the architecture, such as depth=2; may be repeated",
@@ -91,8 +91,11 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl import training
     from refimpl.data.preprocessing import Preprocessing
+    from refimpl.training import journal
 
     recipe = _recipe(args)
+    if not args.resume:
+        journal.require_free(args.output)  # before data are read, which may take a minute
     if args.curves == "png":
         from refimpl.report import curves
 

@@ -26,6 +26,7 @@ class Journal:
     """
 
     def __init__(self, out: Path, identity: Mapping[str, Any], curves: bool):
+        self.out = out
         self.checkpoint = out.with_suffix(".checkpoint")
         self.curves = out.with_suffix(".csv") if curves else None
         self.identity = json.loads(json.dumps(identity))  # a tuple comes back as a list
@@ -37,17 +38,12 @@ class Journal:
     def begin(self, params: dict[str, np.ndarray], resume: bool) -> None:
         """With `resume`, set `params` (flat) and the history to those of the checkpoint.
 
-        Without, refuse to overwrite the checkpoint of a run that was interrupted.
+        Without, `require_free`.
         """
         if resume:
             self._resume(params)
-        elif self.checkpoint.exists():
-            epochs = len(checkpoints.load(self.checkpoint).progress["history"])
-            if epochs > 0:
-                raise ModelFileError(
-                    f"{self.checkpoint}: holds {epochs} epochs of an interrupted run; "
-                    "resume it, or delete the file to start afresh"
-                )
+        else:
+            require_free(self.out)
 
     def restore(self, optimizer: AdamW) -> None:
         """Set the optimizer to its state at the end of the last epoch before the interruption."""
@@ -80,6 +76,21 @@ class Journal:
     def _write_curves(self) -> None:
         if self.curves is not None:
             write_csv(self.curves, self.history)
+
+
+def require_free(out: Path) -> None:
+    """ModelFileError where a run that begins would overwrite another: finished or interrupted."""
+    checkpoint = out.with_suffix(".checkpoint")
+    if checkpoint.exists():
+        epochs = len(checkpoints.load(checkpoint).progress["history"])
+        if epochs > 0:
+            raise ModelFileError(
+                f"{checkpoint}: holds {epochs} epochs of an interrupted run; "
+                "resume it, or delete the file to start afresh"
+            )
+    for path in (out, out.with_suffix(".json")):
+        if os.path.lexists(path):
+            raise ModelFileError(f"{path}: exists; expected the name of a new file")
 
 
 def fingerprint(*arrays: Images) -> str:

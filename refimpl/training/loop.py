@@ -96,7 +96,8 @@ def train(
     that is interrupted loses the epoch it was in. One that is killed while it writes leaves a file
     `.<name>.<8 characters>` beside it, which the next run with the same `out` removes.
     Raises ConfigError, DataError or ModelFileError before the first step where the arguments do
-    not fit together, OSError where `out` cannot be written, NonFiniteError when training diverges.
+    not fit together, or `out` or its card exists; OSError where `out` cannot be written,
+    NonFiniteError when training diverges.
     """
     out = Path(out)
     prepare = Preprocessing.from_json(preprocessing).apply_array
@@ -259,8 +260,6 @@ def _check(
     """All that can be known before the first step, so that nothing fails after the last one."""
     if out.suffix != files.SUFFIX:
         raise ModelFileError(f"{out}: suffix {out.suffix!r}; expected {files.SUFFIX!r}")
-    if out.is_dir():
-        raise ModelFileError(f"{out}: a folder; expected the name of a file to write")
     classes = model.config.num_classes
     if len(class_names) != classes:
         raise ConfigError(
