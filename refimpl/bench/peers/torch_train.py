@@ -1,16 +1,16 @@
 """PyTorch in float32, eager: a training step of the named networks in stage "full", for speed.
 
-The same mathematics, written once more from the spec. What makes it fast, each tried on its own:
+The same mathematics, written once more from the spec. What was optimised:
 
 - Products with weights are 1 x 1 convolutions over the tokens, forward and backward: oneDNN's,
   which took half the time of `F.linear`, the product of the BLAS that torch was built with.
-- A batch is taken in parts of MICRO_BATCH images whose gradients add up.
+- A batch is taken in parts of MICRO_BATCH images whose gradients add up: half the memory.
 - A sign, with the move before it, keeps the real value alone, which its neighbours share, and
   computes the signs again for the gradient. So does the boolean, which keeps the probabilities.
 - The band weights go into the queries, and both bands into one product of twice the length.
 - Haar bands and neighbours are sums of slices, rows first, and the high band is the rest: x - low.
 - RPReLU adds the shifts of channels and tokens up first, and its gradient has no full-size mask.
-- Comparisons write floats: `torch.where` and bool tensors took ten times as long.
+- Comparisons write floats: `torch.where` took more than ten times as long.
 - `F.layer_norm`, `F.prelu`, `F.scaled_dot_product_attention` (`deit`), `F.gelu`, fused AdamW.
 - Images are prepared once, not at every step as ours are.
 """
@@ -35,7 +35,7 @@ REQUIRES = torch_eager.REQUIRES
 
 
 SMALLEST = 1e-5  # of alpha
-MICRO_BATCH = 25  # images; what they need stays in the caches
+MICRO_BATCH = 25  # images
 
 
 def load() -> Any:
