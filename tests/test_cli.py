@@ -605,6 +605,8 @@ def workshop(tmp_path_factory) -> Path:
     ]
     tree = {name: picture() for name in names}
     WRITERS["tar.xz"](folder / "cifar10.tar.xz", tree)
+    WRITERS["folder"](folder / "imagenet", tree)
+    (folder / "synsets.txt").write_text("".join(f"{c} {c}\n" for c in "abcdefghij"))
     model = refimpl.create_model("didb_cifar", dim=8, depth=1)
     params = model.init(np.random.default_rng(51))
     refimpl.save(folder / "mine.safetensors", model, params, class_names=list("abcdefghij"))
