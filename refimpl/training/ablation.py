@@ -88,8 +88,17 @@ class Run(NamedTuple):
             "draw_seed": self.draw_seed,
             "recipe": self.recipe.to_json(),
         }
-        everything = json.dumps(found | {"config": self.row.config.to_json()}, sort_keys=True)
+        # without what has its default: a field that is added later does not change old runs
+        chosen = {"config": _not_default(self.row.config), "recipe": _not_default(self.recipe)}
+        everything = json.dumps(found | chosen, sort_keys=True)
         return found | {"sha256": hashlib.sha256(everything.encode()).hexdigest()}
+
+
+def _not_default(settings: Config | Recipe) -> dict[str, Any]:
+    """The fields of a dataclass that differ from their defaults."""
+    fields = dataclasses.fields(settings)
+    values = ((field, getattr(settings, field.name)) for field in fields)
+    return {field.name: value for field, value in values if value != field.default}
 
 
 class Result(NamedTuple):
