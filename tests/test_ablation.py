@@ -27,9 +27,10 @@ from refimpl.data import datasets
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files, summary
 from refimpl.models.config import named
+from refimpl.report import tradeoff
 from refimpl.training import ablation, ablation_table, history
 from refimpl.training.holdout import draw_evenly
-from tests import networks, strategies
+from tests import networks, oracles, strategies
 from tests.command_line import assert_one_line, run
 from tests.test_data import encoded
 from tests.test_data_sets import write_folder
@@ -457,6 +458,37 @@ def test_a_table_of_nothing_writes_nothing(tmp_path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_the_picture(tmp_path) -> None:
+    """A point in each panel in each row's colour; a row without runs has none."""
+    oracles.require("matplotlib")
+    drawn = results(tmp_path, {"react": [20, 40], "none": [], "didb": [150, 130]}, 200)
+    tradeoff.draw(drawn.lines(), tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (1100, 500))
+        pixels = np.asarray(picture.convert("RGB"))
+    for half in (pixels[:, :480], pixels[:, 500:980]):
+        colors = [tuple(color) for color in np.unique(half.reshape(-1, 3), axis=0)]
+        assert (31, 119, 180) in colors and (255, 127, 14) in colors  # the first two
+        assert (44, 160, 44) not in colors  # the third
+
+
+def test_plot_draws_the_rows_that_are_chosen(finished, tmp_path) -> None:
+    oracles.require("matplotlib")
+    spec, folder = finished / "ablation.json", finished / "out"
+    for name, options in {"all": (), "two": ("--row", "real", "--row", "react")}.items():
+        path = tmp_path / f"{name}.png"
+        assert ablate(spec, None, folder, "--only-table", "--plot", path, *options).status == 0
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["all.png", "two.png"]
+    assert (tmp_path / "all.png").read_bytes() != (tmp_path / "two.png").read_bytes()
+
+
+def test_a_picture_of_nothing_is_refused(tmp_path) -> None:
+    oracles.require("matplotlib")
+    path = tmp_path / "a.png"
+    found = ablate(write_spec(tmp_path), None, tmp_path / "out", "--only-table", "--plot", path)
+    assert_one_line(found, f"{path}: no row has runs")
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -538,14 +570,31 @@ def test_a_broken_csv_is_one_line(tmp_path, text, words) -> None:
     assert_one_line(ablate(write_spec(tmp_path), None, tmp_path, "--only-table"), str(path), words)
 
 
-@pytest.mark.parametrize("column", ["seed", "top1", "recipe", "fields"])
-def test_a_broken_cell_names_its_line(finished, tmp_path, column) -> None:
-    rows = rows_of(finished / "out" / "runs.csv")
-    rows[1][column] = "x"
-    with (tmp_path / "runs.csv").open("w", newline="") as file:
+def rewrite(path: Path, rows: list[dict[str, str]]) -> None:
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def test_a_field_that_recipes_got_later_had_its_default(finished, tmp_path) -> None:
+    rows = rows_of(finished / "out" / "runs.csv")
+    for row in rows:
+        recipe = json.loads(row["recipe"])
+        del recipe["clip_norm"], recipe["warmup_fraction"]
+        row["recipe"] = json.dumps(recipe)
+    rewrite(tmp_path / "runs.csv", rows)
+    assert ablate(write_spec(tmp_path), None, tmp_path, "--only-table").status == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("seed", "x"), ("top1", "x"), ("recipe", "x"), ("recipe", "3"), ("fields", "[]")],
+)
+def test_a_broken_cell_names_its_line(finished, tmp_path, column, value) -> None:
+    rows = rows_of(finished / "out" / "runs.csv")
+    rows[1][column] = value
+    rewrite(tmp_path / "runs.csv", rows)
     found = ablate(write_spec(tmp_path), None, tmp_path, "--only-table")
     assert_one_line(found, "runs.csv: line 3: ")
 

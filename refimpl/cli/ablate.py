@@ -25,7 +25,7 @@ def add(verbs: Verbs) -> None:
         "refimpl ablate --recipe ablation.toml --data cifar10.tar.xz -o ablation",
         "refimpl ablate --recipe ablation.toml --data cifar10.tar.xz -o ablation --validation "
         "--row didb --seed 0",
-        "refimpl ablate --recipe ablation.toml -o ablation --only-table",
+        "refimpl ablate --recipe ablation.toml -o ablation --only-table --plot ablation.png",
     )
     added.add_argument(
         "--recipe", required=True, type=Path, metavar="FILE",
@@ -47,13 +47,17 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     added.add_argument(
         "--row", action="append", default=[], metavar="NAME",
-        help="run this row only; may be repeated",
+        help="run and draw this row only; may be repeated",
     )  # fmt: skip
     added.add_argument(
         "--seed", type=not_negative, action="append", default=[], metavar="N",
         help="run this seed only; may be repeated",
     )  # fmt: skip
     added.add_argument("--only-table", action="store_true", help="run nothing, print the table")
+    added.add_argument(
+        "--plot", type=Path, metavar="FILE",
+        help="draw accuracy over packed size and over speed as PNG (needs matplotlib)",
+    ).complete = FILES  # fmt: skip
     add_training_backend(added)
     add_json(added)
 
@@ -61,6 +65,10 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl.training import ablation, ablation_table
 
+    if args.plot:
+        from refimpl.report import curves, tradeoff
+
+        curves.require_matplotlib()
     asked = ablation.read(args.recipe)
     split = ablation.HELD_OUT if args.validation else ablation.TEST
     results = ablation_table.Results(args.output, asked, split)
@@ -73,6 +81,9 @@ def run(args: argparse.Namespace) -> int:
             raise KeyboardInterrupt("the same command goes on") from None
     if results.results:
         results.write_table()
+    if args.plot:
+        names = {run.row.name for run in chosen}
+        tradeoff.draw([line for line in results.lines() if line.row in names], args.plot)
     if args.json:
         print_json(ablation_table.to_json(results))
         return 0

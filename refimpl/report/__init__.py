@@ -1,4 +1,5 @@
 """Pictures and pages.
 
-Learning curves need matplotlib, which `pip install "refimpl[plots]"` brings.
+Learning curves and the picture of an ablation need matplotlib, which
+`pip install "refimpl[plots]"` brings.
 """

@@ -17,7 +17,7 @@ def require_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise ConfigError(
-            'learning curves as PNG need matplotlib, found none: pip install "refimpl[plots]", '
+            'pictures as PNG need matplotlib, found none: pip install "refimpl[plots]", '
             "or do without the picture"
         ) from error
 
@@ -28,8 +28,7 @@ def draw(history: Sequence[EpochResult], path: str | os.PathLike) -> None:
     A dotted line stands between two stages. ConfigError without matplotlib, OSError from the disk.
     """
     require_matplotlib()
-    # the canvas itself instead of pyplot: no window, no global state
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    # a figure of its own instead of pyplot: no window, no global state
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 8), dpi=DOTS_PER_INCH, layout="constrained")
@@ -52,6 +51,13 @@ def draw(history: Sequence[EpochResult], path: str | os.PathLike) -> None:
         axes.grid(alpha=0.3)
         _mark_stages(axes, history)
     loss.set_title(_title(history))
+    write_png(figure, path)
+
+
+def write_png(figure: Any, path: str | os.PathLike) -> None:
+    """Write a matplotlib Figure, whole or not at all; OSError from the disk."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     write_atomically(path, buffer.getvalue())

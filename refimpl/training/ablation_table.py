@@ -19,6 +19,7 @@ from refimpl.conventions import ConfigError, DataError, write_atomically
 from refimpl.models.summary import summarise
 from refimpl.training.ablation import TEST, Ablation, Images, Result, Row, Run
 from refimpl.training.journal import fingerprint, require_same
+from refimpl.training.recipes import Recipe
 
 NAMES = {True: ("runs.csv", "table.md"), False: ("validation.csv", "validation.md")}
 HEADER = (
@@ -149,6 +150,8 @@ class Results:
                 )
             settings = run.settings()
             saved = {name: getattr(result, name) for name in settings}
+            # a field that recipes have got since then had its default
+            saved["recipe"] = {**Recipe().to_json(), **result.recipe}
             require_same(_where(self.path, result), saved, settings)
 
 
@@ -174,13 +177,19 @@ def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]
 def _parse(path: Path, number: int, line: Sequence[str]) -> Result:
     kinds = Result.__annotations__.values()
     try:
-        values = [
-            kind(text) if kind in (str, int, float) else json.loads(text)
-            for kind, text in zip(kinds, line, strict=True)
-        ]
+        values = [_value(kind, text) for kind, text in zip(kinds, line, strict=True)]
     except ValueError as error:
         raise DataError(f"{path}: line {number}: {error}") from None
     return Result(*values)
+
+
+def _value(kind: Any, text: str) -> Any:
+    if kind in (str, int, float):
+        return kind(text)
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"found {text:.40}, expected a JSON object")
+    return value
 
 
 def _where(path: Path, result: Result) -> str:

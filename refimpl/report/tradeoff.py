@@ -1,0 +1,50 @@
+"""What a network costs against what it reaches: accuracy over packed bytes and over speed."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from refimpl.conventions import DataError
+from refimpl.report.curves import DOTS_PER_INCH, require_matplotlib, write_png
+from refimpl.training.ablation_table import Line
+
+MARKERS = "os^vDPX*<>"
+
+
+def draw(lines: Sequence[Line], path: str | os.PathLike) -> None:
+    """Write rows of an ablation to a PNG file, 1100 x 500 pixels; a row without runs is left out.
+
+    A point is the mean top-1 of a row's runs, its bar the standard error where there is one. Both
+    horizontal axes are logarithmic. ConfigError without matplotlib, DataError where no row has
+    runs, OSError from the disk.
+    """
+    require_matplotlib()
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    shown = [line for line in lines if line.top1 is not None]
+    if not shown:
+        raise DataError(f"{path}: no row has runs, nothing to draw")
+    figure = Figure(figsize=(11, 5), dpi=DOTS_PER_INCH, layout="constrained")
+    size, speed = figure.subplots(1, 2, sharey=True)
+    for number, line in enumerate(shown):
+        marker = MARKERS[number % len(MARKERS)]
+        _point(size, line.packed_bytes / 1000, line, marker)
+        _point(speed, line.images_per_second, line, marker)
+    size.set_xlabel("packed size in kB")
+    speed.set_xlabel("images a second, one at a time on one thread")
+    size.set_ylabel("top-1 in %")
+    for axes in (size, speed):
+        axes.set_xscale("log")
+        axes.margins(x=0.1)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.grid(which="both", alpha=0.3)
+    figure.legend(*size.get_legend_handles_labels(), loc="outside right upper")
+    write_png(figure, path)
+
+
+def _point(axes: Any, x: float, line: Line, marker: str) -> None:
+    error = None if line.error is None else 100 * line.error
+    axes.errorbar(x, 100 * line.top1, error, fmt=marker, capsize=3, label=line.row)
