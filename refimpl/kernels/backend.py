@@ -32,9 +32,12 @@ from refimpl.ops import (
     layer_scale,
     linear,
     matmul,
+    merge_patches,
     patch_embed,
+    position_bias,
     soft_cross_entropy,
     weight_binarizer,
+    windows,
 )
 
 __all__ = [
@@ -53,12 +56,15 @@ __all__ = [
     "layer_scale",
     "linear",
     "matmul",
+    "merge_patches",
     "neighbours",
     "patch_embed",
+    "position_bias",
     "projection",
     "rprelu",
     "sign",
     "soft_cross_entropy",
     "softmax",
     "weight_binarizer",
+    "windows",
 ]

@@ -1,7 +1,8 @@
-"""The network: patch embedding, blocks, norm, head [SPEC 6.3].
+"""The network: patch embedding, blocks, norm, head [SPEC 6.3, 6.7].
 
 tokens = [class token, PatchEmbed(images)] + position embedding
-x      = block(x) for every block
+       = LayerNorm(PatchEmbed(images))                with windows
+x      = block(x) for every block, between two stages merge(x)
 logits = head(LayerNorm(x)[:, 0])                     pool="cls"
        = head(mean over the tokens of LayerNorm(x))   pool="mean", which has no class token
 """
@@ -16,20 +17,35 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import ShapeError, float_dtype, require_shape
-from refimpl.models import block, real_block
+from refimpl.models import block, patch_merging, real_block
 from refimpl.models import params as parameters
 from refimpl.models.config import Config, named
 from refimpl.models.params import Params
 from refimpl.models.run import Run, Tap, pick
+from refimpl.models.stage import Stage
 
 
 class Cache(NamedTuple):
     params: Params
     backend: Any
     patch_embed: ops.patch_embed.Cache
-    blocks: list[block.Cache | real_block.Cache]
+    embed_norm: ops.layer_norm.Cache | None  # with windows
+    layers: list[block.Cache | real_block.Cache | patch_merging.Cache]
     norm: ops.layer_norm.Cache
     head: ops.linear.Cache
+
+
+class Layer(NamedTuple):
+    """A block or a patch merging."""
+
+    module: Any  # with forward and backward
+    stage: Stage
+    name: str  # of its parameters and taps
+    source: str  # the tap that it reads
+
+    def params(self, tree: Params) -> Params:
+        group, key = self.name.split(".")
+        return tree[group][key]
 
 
 def create_model(name: str, **overrides: Any) -> VisionTransformer:
@@ -72,29 +88,38 @@ class VisionTransformer:
         self, params: Params, images: np.ndarray, run: Run, keep: bool
     ) -> tuple[np.ndarray, Cache]:
         """With `keep` false each block's cache is dropped before the next block runs."""
-        config, backend, tap = run
+        config, backend, tap, _ = run
         self._check(params, images)
         patches, patch_embed_cache = backend.patch_embed.forward(images, **params["patch_embed"])
-        x = _tokens(params, patches)  # (B, N, C)
+        x, embed_norm_cache = _tokens(params, patches, run)  # (B, N, C)
         if tap is not None:
             tap("patch_embed.out", patches, pick(_embed(params), 0), ["input"])
-            tap("tokens", x, lambda patches: _tokens(params, patches), ["patch_embed.out"])
-        module = _block_module(config)
-        block_caches = []
-        for i in range(config.depth):
-            x, cache = module.forward(
-                params["blocks"][str(i)], x, run, name=f"blocks.{i}", source=_source(i)
+            tap("tokens", x, pick(_tokens_of(params, config), 0), ["patch_embed.out"])
+        layer_caches = []
+        for layer in _layers(config):
+            x, cache = layer.module.forward(
+                layer.params(params),
+                x,
+                run._replace(stage=layer.stage),
+                name=layer.name,
+                source=layer.source,
             )
             if keep:
-                block_caches.append(cache)
+                layer_caches.append(cache)
             del cache
         norm, norm_cache = backend.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)
         logits, head_cache = backend.linear.forward(_pool(norm, config), **params["head"])
         if tap is not None:
-            tap("norm.out", norm, pick(_normalise(params, config), 0), [_source(config.depth)])
+            tap("norm.out", norm, pick(_normalise(params, config), 0), [_last(config)])
             tap("logits", logits, pick(_classify(params, config), 0), ["norm.out"])
         return logits, Cache(
-            params, backend, patch_embed_cache, block_caches, norm_cache, head_cache
+            params,
+            backend,
+            patch_embed_cache,
+            embed_norm_cache,
+            layer_caches,
+            norm_cache,
+            head_cache,
         )
 
     def backward(
@@ -116,27 +141,25 @@ class VisionTransformer:
         grads["head"] = {"weight": head[0], "bias": head[1]}
         if tap is not None:
             _tap_head(params, dlogits, dnorm, dx, grads, run)
-        block_grads = {}
-        module = _block_module(config)
-        for i in reversed(range(config.depth)):
-            dx, block_grads[str(i)] = module.backward(
+        for layer, layer_cache in zip(
+            reversed(_layers(config)), reversed(cache.layers), strict=True
+        ):
+            group, key = layer.name.split(".")
+            dx, grads.setdefault(group, {})[key] = layer.module.backward(
                 dx,
-                params["blocks"][str(i)],
-                cache.blocks[i],
-                run,
-                name=f"blocks.{i}",
-                source=_source(i),
+                layer.params(params),
+                layer_cache,
+                run._replace(stage=layer.stage),
+                name=layer.name,
+                source=layer.source,
             )
-        grads["blocks"] = block_grads
-        # forward was tokens = [class token, patches] + position embedding
-        first = int(config.pool == "cls")
-        grads["pos_embed"] = dx.sum(axis=0, keepdims=True)
-        if first:
-            grads["cls_token"] = grads["pos_embed"][:, :1].copy()
-        dimages, *embed = backend.patch_embed.backward(dx[:, first:], cache.patch_embed)
+        dpatches, tokens_grads = _tokens_backward(dx, cache, config)
+        grads |= tokens_grads
+        dimages, *embed = backend.patch_embed.backward(dpatches, cache.patch_embed)
         grads["patch_embed"] = {"weight": embed[0], "bias": embed[1]}
         if tap is not None:
-            _tap_embedding(params, dx[:, first:], dimages, grads, run)
+            _tap_tokens(params, dpatches, grads, run)
+            _tap_embedding(params, dimages, grads, run)
         return dimages, _in_order(grads, params)
 
     def _check(self, params: Params, images: np.ndarray) -> None:
@@ -148,21 +171,49 @@ class VisionTransformer:
         float_dtype("model", images=images, parameters=params["patch_embed"]["weight"])
 
 
-def _block_module(config: Config):
-    return block if config.block == "binary" else real_block
+def _layers(config: Config) -> list[Layer]:
+    """Everything between the tokens and the last norm, in order of computation."""
+    module = block if config.block == "binary" else real_block
+    merges = config.merges
+    found, source = [], "tokens"
+    for i in range(config.num_blocks):
+        if i in merges:
+            name = f"merges.{merges[i]}"
+            found.append(Layer(patch_merging, config.stage_of(i - 1), name, source))
+            source = f"{name}.proj.out"
+        found.append(Layer(module, config.stage_of(i), f"blocks.{i}", source))
+        source = f"blocks.{i}.out"
+    return found
 
 
-def _source(i: int) -> str:
-    """The tap that block i reads."""
-    return "tokens" if i == 0 else f"blocks.{i - 1}.out"
+def _last(config: Config) -> str:
+    """The tap that the last norm reads."""
+    return f"blocks.{config.num_blocks - 1}.out"
 
 
-def _tokens(params: Params, patches: np.ndarray) -> np.ndarray:
-    """patches (B, gh*gw, C) -> (B, N, C), the class token first if there is one."""
+def _tokens(params: Params, patches: np.ndarray, run: Run):
+    """patches (B, gh*gw, C) -> ((B, N, C), the norm's cache); the class token first, if any."""
+    if run.config.window:
+        return run.backend.layer_norm.forward(
+            patches, **params["embed_norm"], eps=run.config.norm_eps
+        )
     if "cls_token" in params:
         cls_token = np.broadcast_to(params["cls_token"], (len(patches), 1, patches.shape[-1]))
         patches = np.concatenate([cls_token, patches], axis=1)
-    return patches + params["pos_embed"]
+    return patches + params["pos_embed"], None
+
+
+def _tokens_backward(dx: np.ndarray, cache: Cache, config: Config) -> tuple[np.ndarray, Params]:
+    """(B, N, C) -> (gradient of the patches (B, gh*gw, C), gradients of the parameters)."""
+    if cache.embed_norm is not None:
+        dpatches, dweight, dbias = cache.backend.layer_norm.backward(dx, cache.embed_norm)
+        return dpatches, {"embed_norm": {"weight": dweight, "bias": dbias}}
+    # forward was tokens = [class token, patches] + position embedding
+    grads = {"pos_embed": dx.sum(axis=0, keepdims=True)}
+    first = int(config.pool == "cls")
+    if first:
+        grads["cls_token"] = grads["pos_embed"][:, :1].copy()
+    return dx[:, first:], grads
 
 
 def _pool(x: np.ndarray, config: Config) -> np.ndarray:
@@ -172,17 +223,21 @@ def _pool(x: np.ndarray, config: Config) -> np.ndarray:
 
 def _pool_backward(dpooled: np.ndarray, config: Config) -> np.ndarray:
     """(B, C) -> (B, N, C)."""
-    batch, channels = dpooled.shape
-    dx = np.zeros((batch, config.tokens, channels), dpooled.dtype)
+    (batch, channels), tokens = dpooled.shape, config.last_stage.tokens
+    dx = np.zeros((batch, tokens, channels), dpooled.dtype)
     if config.pool == "cls":
         dx[:, 0] = dpooled
     else:
-        dx[:] = dpooled[:, None] / config.tokens
+        dx[:] = dpooled[:, None] / tokens
     return dx
 
 
 def _embed(params: Params) -> Callable:
     return lambda image: ops.patch_embed.forward(image, **params["patch_embed"])
+
+
+def _tokens_of(params: Params, config: Config) -> Callable:
+    return lambda patches: _tokens(params, patches, Run(config, ops, None))
 
 
 def _normalise(params: Params, config: Config) -> Callable:
@@ -200,7 +255,7 @@ def _in_order(grads: Params, params: Params) -> Params:
 
 
 def _tap_head(params: Params, dlogits, dnorm, dx, grads: Params, run: Run) -> None:
-    config, _, tap = run
+    config, _, tap, _ = run
 
     def head(dlogits, norm):
         return ops.linear.backward(dlogits, _classify(params, config)(norm)[1])
@@ -208,7 +263,7 @@ def _tap_head(params: Params, dlogits, dnorm, dx, grads: Params, run: Run) -> No
     def normalisation(dnorm, x):
         return ops.layer_norm.backward(dnorm, _normalise(params, config)(x)[1])
 
-    last = _source(config.depth)
+    last = _last(config)
     tap("grads/logits", dlogits, None, [])
     read = ["grads/logits", "norm.out"]
     for i, leaf in enumerate(("weight", "bias")):
@@ -220,14 +275,14 @@ def _tap_head(params: Params, dlogits, dnorm, dx, grads: Params, run: Run) -> No
     tap(f"grads/{last}", dx, pick(normalisation, 0), read)
 
 
-def _tap_embedding(params: Params, dpatches, dimages, grads: Params, run: Run) -> None:
+def _tap_tokens(params: Params, dpatches, grads: Params, run: Run) -> None:
     tap, first = run.tap, int(run.config.pool == "cls")
+    if run.config.window:
+        _tap_embed_norm(params, dpatches, grads, run)
+        return
 
     def position_gradient(dx):
         return dx.sum(axis=0, keepdims=True)
-
-    def embedding(dpatches, image):
-        return ops.patch_embed.backward(dpatches, _embed(params)(image)[1])
 
     read = ["grads/tokens"]
     tap("grads/param.pos_embed", grads["pos_embed"], position_gradient, read)
@@ -235,6 +290,24 @@ def _tap_embedding(params: Params, dpatches, dimages, grads: Params, run: Run) -
         cls_gradient = grads["cls_token"]
         tap("grads/param.cls_token", cls_gradient, lambda dx: position_gradient(dx)[:, :1], read)
     tap("grads/patch_embed.out", dpatches, lambda dx: dx[:, first:], read)
+
+
+def _tap_embed_norm(params: Params, dpatches, grads: Params, run: Run) -> None:
+    def gradients(dtokens, patches):
+        return ops.layer_norm.backward(dtokens, _tokens_of(params, run.config)(patches)[1])
+
+    read = ["grads/tokens", "patch_embed.out"]
+    for i, leaf in enumerate(("weight", "bias")):
+        value, op = grads["embed_norm"][leaf], pick(gradients, i + 1)
+        run.tap(f"grads/param.embed_norm.{leaf}", value, op, read)
+    run.tap("grads/patch_embed.out", dpatches, pick(gradients, 0), read)
+
+
+def _tap_embedding(params: Params, dimages, grads: Params, run: Run) -> None:
+    tap = run.tap
+
+    def embedding(dpatches, image):
+        return ops.patch_embed.backward(dpatches, _embed(params)(image)[1])
 
     read = ["grads/patch_embed.out", "input"]
     for i, leaf in enumerate(("weight", "bias")):

@@ -22,13 +22,16 @@ from refimpl.ops import (
     layer_scale,
     linear,
     matmul,
+    merge_patches,
     neighbours,
     patch_embed,
+    position_bias,
     rprelu,
     sign,
     soft_cross_entropy,
     softmax,
     weight_binarizer,
+    windows,
 )
 
 __all__ = [
@@ -47,11 +50,14 @@ __all__ = [
     "layer_scale",
     "linear",
     "matmul",
+    "merge_patches",
     "neighbours",
     "patch_embed",
+    "position_bias",
     "rprelu",
     "sign",
     "soft_cross_entropy",
     "softmax",
     "weight_binarizer",
+    "windows",
 ]
