@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
     described = f"{result.count:,} images" + (f" of the {data.split} split" if data.split else "")
     if data.broken:
-        described += f", {len(data.broken):,} broken ones left out"
+        described += f", {len(data.broken):,} broken left out"
     if args.record:
         record(args.model, result, f"{args.data.resolve().name}, {described}")
     if args.json:
