@@ -8,7 +8,6 @@ every other parameter                  is the same array
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +24,7 @@ GRADIENT = "grads/param."
 class Cache(NamedTuple):
     config: Config  # with the new image_size
     backend: Any
-    interpolations: dict[str, ops.interpolate.Cache]  # by path; empty where the size is the same
+    interpolation: ops.interpolate.Cache | None  # of all maps; None where the size is the same
 
 
 def forward(
@@ -37,32 +36,30 @@ def forward(
     divide it.
     """
     if image_size == config.image_size:
-        return params, Cache(config, backend, {})
+        return params, Cache(config, backend, None)
     resized = config.replace(image_size=image_size)
-    flat, interpolations = flatten(params), {}
-    for path, value in flat.items():
-        if path.endswith(PER_TOKEN):
-            first, maps = _split(value, config.grid)
-            maps, interpolations[path] = backend.interpolate.forward(maps, resized.grid)
-            flat[path] = _join(first, maps, value.ndim)
-    return unflatten(flat), Cache(resized, backend, interpolations)
+    flat = flatten(params)
+    maps, cache = backend.interpolate.forward(_maps(flat, config), resized.grid)
+    return unflatten(_with_maps(flat, maps, config)), Cache(resized, backend, cache)
 
 
 def backward(grads: Params, cache: Cache) -> Params:
     """Gradients of the resized parameters -> those of the parameters as they were given."""
-    if not cache.interpolations:
+    if cache.interpolation is None:
         return grads
-    return unflatten({path: _adjoint(path, d, cache) for path, d in flatten(grads).items()})
+    return unflatten(_adjoint(flatten(grads), cache))
 
 
 def listener(tap: Tap | None, cache: Cache) -> Tap | None:
     """`tap`, to which a parameter's gradient is that of the parameter as it was given."""
-    if tap is None or not cache.interpolations:
+    if tap is None or cache.interpolation is None:
         return tap
 
     def listen(name, value, op, inputs):
-        if name.startswith(GRADIENT):
-            adjoint = functools.partial(_adjoint, name.removeprefix(GRADIENT), cache=cache)
+        def adjoint(gradient):
+            return _adjoint({name: gradient}, cache)[name]
+
+        if name.startswith(GRADIENT) and name.endswith(PER_TOKEN):
             tap(name, adjoint(value), lambda *read: adjoint(op(*read)), inputs)
         else:
             tap(name, value, op, inputs)
@@ -70,12 +67,31 @@ def listener(tap: Tap | None, cache: Cache) -> Tap | None:
     return listen
 
 
-def _adjoint(path: str, dvalue: np.ndarray, cache: Cache) -> np.ndarray:
-    if path not in cache.interpolations:
-        return dvalue
-    first, dmaps = _split(dvalue, cache.config.grid)
-    (dmaps,) = cache.backend.interpolate.backward(dmaps, cache.interpolations[path])
-    return _join(first, dmaps, dvalue.ndim)
+def _adjoint(grads: dict[str, np.ndarray], cache: Cache) -> dict[str, np.ndarray]:
+    """Gradients by path, all of them or some."""
+    dmaps = _maps(grads, cache.config)
+    (dmaps,) = cache.backend.interpolate.backward(dmaps, cache.interpolation)
+    return _with_maps(grads, dmaps, cache.config)
+
+
+def _maps(flat: dict[str, np.ndarray], config: Config) -> np.ndarray:
+    """Whatever has an entry a token, on the patch grid, one behind the other: (K, gh, gw)."""
+    per_token = (value for path, value in flat.items() if path.endswith(PER_TOKEN))
+    maps = np.concatenate([_split(value, config.grid)[1] for value in per_token])
+    return np.ascontiguousarray(maps)  # BLAS adds in another order where the layout is another
+
+
+def _with_maps(
+    flat: dict[str, np.ndarray], maps: np.ndarray, config: Config
+) -> dict[str, np.ndarray]:
+    """`flat` of `config` with other maps (K, h, w) in the places of its own."""
+    found = dict(flat)
+    for path, value in flat.items():
+        if path.endswith(PER_TOKEN):
+            first, own = _split(value, config.grid)
+            found[path] = _join(first, maps[: len(own)], value.ndim)
+            maps = maps[len(own) :]
+    return found
 
 
 def _split(value: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

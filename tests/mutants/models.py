@@ -170,8 +170,8 @@ def grid_transposed(original):
 def gradients_of_what_was_interpolated(original):
     """Parameters get the gradients of those that ran, thinned out to their own number."""
 
-    def _adjoint(path, dvalue, cache):
-        given = original(path, dvalue, cache)
-        return np.resize(dvalue, given.shape) if path in cache.interpolations else given
+    def _adjoint(grads, cache):
+        given = original(grads, cache)
+        return {path: np.resize(grads[path], gradient.shape) for path, gradient in given.items()}
 
     return _adjoint
