@@ -115,6 +115,15 @@ def make(config: Config, seed: int, dtype: Any = np.float64, batch: int | None =
     return Network(VisionTransformer(config), params, images, dlogits)
 
 
+def with_images_of(network: Network, grid: tuple[int, int], seed: int = 0) -> Network:
+    """The same network with images of another size: `grid` rows and columns of patches."""
+    size = [side * network.model.config.patch_size for side in grid]
+    images = np.random.default_rng(seed).standard_normal((*network.images.shape[:2], *size))
+    images = images.astype(network.images.dtype)
+    freeze(images)
+    return network._replace(images=images)
+
+
 def parameters(config: Config, rng: np.random.Generator, dtype: Any = np.float64) -> dict[str, Any]:
     """A random value of every parameter."""
     return unflatten(

@@ -169,12 +169,18 @@ class Config:
 
     def stage_of(self, block: int) -> Stage:
         """The stage of a block, counted through the whole network, with the block's shift."""
-        for depth, stage in zip(self.depths, self.stages, strict=True):
-            if block < depth:
-                shifted = block % 2 == 1 and min(stage.grid) > stage.window > 0
-                return stage._replace(shift=stage.window // 2 * shifted)
-            block -= depth
-        raise IndexError(f"block {block} beyond the last of {self.num_blocks}")
+        s, block = self.place_of(block)
+        stage = list(self.stages)[s]
+        shifted = block % 2 == 1 and min(stage.grid) > stage.window > 0
+        return stage._replace(shift=stage.window // 2 * shifted)
+
+    def place_of(self, block: int) -> tuple[int, int]:
+        """Which stage a block is in, and which block of it."""
+        s = 0
+        while block >= self.depths[s]:
+            block -= self.depths[s]
+            s += 1
+        return s, block
 
     @property
     def merges(self) -> dict[int, int]:
