@@ -1,5 +1,7 @@
 """`react`, `didb` and `deit` as torch modules whose state_dict has the names of SPEC 6.4.
 
+Those with windows are in `swin.py`; `build` and `run` take any.
+
 `config` is a plain dict with the fields of SPEC 6.5 and 9 and `block`, "binary" or "real" (deit).
 """
 
@@ -134,10 +136,14 @@ class Attention(nn.Module):
             moved = real[name] + getattr(self, f"{name}_move")
             signs = moved if binarize == "none" else ops.sign(moved, self.config["ste"])
             bits[name] = _split_heads(signs, heads)
-        prob = ops.softmax(self._scores(bits))
+        prob = ops.softmax(self._seen(self._scores(bits), grid))
         context = ops.boolean_attention(prob, bits["v"].mT, self.alpha, binarize)
         o = self.norm(_merge_heads(context)) + sum(real[name] for name in self.names[:-1])
         return self.proj(self.rprelu(o + self._values(real["v"], grid), grid), grid)
+
+    def _seen(self, scores: Tensor, grid: ops.Grid) -> Tensor:
+        """What of the scores enters the softmax: without windows all, as they are."""
+        return scores
 
     def _sources(self, x: Tensor, grid: ops.Grid) -> dict[str, Tensor]:
         """What each projection reads."""
@@ -202,8 +208,11 @@ class RealAttention(nn.Module):
 
     def forward(self, x: Tensor, grid: ops.Grid) -> Tensor:
         q, k, v = (_split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=2))
-        scores = ops.matmul(q, k) / math.sqrt(q.shape[-1])
+        scores = self._seen(ops.matmul(q, k) / math.sqrt(q.shape[-1]), grid)
         return self.proj(_merge_heads(ops.softmax(scores) @ v))
+
+    def _seen(self, scores: Tensor, grid: ops.Grid) -> Tensor:
+        return scores
 
 
 class RealMlp(nn.Module):
@@ -291,9 +300,11 @@ def fill(module: nn.Module, flat: Mapping[str, np.ndarray]) -> None:
     module.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
 
 
-def build(config: Config, flat: Mapping[str, np.ndarray]) -> VisionTransformer:
+def build(config: Config, flat: Mapping[str, np.ndarray]) -> nn.Module:
     """The network of `config` with the parameters `flat` (dotted name -> array)."""
-    module = VisionTransformer(config)
+    from tests.torch_models import swin  # which is made of what is here
+
+    module = swin.Swin(config) if config["window"] else VisionTransformer(config)
     fill(module, flat)
     return module
 

@@ -1,0 +1,119 @@
+"""[SPEC 6.7] `swin`, `react_swin` and `didb_swin`: the blocks of `vit.py` on stages, in windows.
+
+Nothing is rolled or cut here: every token is compared with every other token of the grid, and a
+softmax over all of them leaves out what is not in the same window, or not on the same side.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tests.torch_models import ops, vit
+
+
+def window_side(config: vit.Config, grid: ops.Grid) -> int:
+    """M"""
+    return min(config["window"], *grid)
+
+
+def seen_pairs(grid: ops.Grid, window: int, shift: int) -> tuple[Tensor, Tensor]:
+    """For query i and key j, (N, N): whether i sees j, and the row of the table of R."""
+    rows, columns = (axis.flatten() for axis in torch.meshgrid(
+        torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij"))  # fmt: skip
+    seen, offsets = torch.tensor(True), []
+    for place, size in ((rows, grid[0]), (columns, grid[1])):
+        rolled = (place - shift) % size
+        for label in (rolled // window, place < shift):  # the window, the side
+            seen = seen & (label[:, None] == label)
+        offsets.append(rolled[:, None] - rolled + window - 1)
+    return seen, offsets[0] * (2 * window - 1) + offsets[1]
+
+
+class _Windows:
+    """What of the scores a query sees, with the position bias."""
+
+    def in_windows(self, window: int, heads: int, shifted: bool) -> nn.Module:
+        self.window, self.shifted = window, shifted
+        self.position_bias = vit._parameter((2 * window - 1) ** 2, heads)
+        return self
+
+    def _seen(self, scores: Tensor, grid: ops.Grid) -> Tensor:
+        shift = self.window // 2 if self.shifted and min(grid) > self.window else 0
+        seen, row = seen_pairs(grid, self.window, shift)
+        # rows of pairs that are not in one window mean nothing
+        bias = self.position_bias[torch.where(seen, row, 0)].permute(2, 0, 1)
+        return (scores + bias).masked_fill(~seen, -torch.inf)
+
+
+class Attention(_Windows, vit.Attention):
+    pass
+
+
+class RealAttention(_Windows, vit.RealAttention):
+    pass
+
+
+class Merge(nn.Module):
+    """(B, N, C) -> (B, N / 4, 2C)"""
+
+    def __init__(self, config: vit.Config, dim: int) -> None:
+        super().__init__()
+        self.norm = vit._norm(config, 4 * dim)
+        if config["block"] == "binary":
+            self.proj = vit.Projection(config, 4 * dim, 2 * dim)
+        else:
+            self.proj = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor, grid: ops.Grid) -> Tensor:
+        x = self.norm(ops.merge_patches(x, grid))
+        if isinstance(self.proj, nn.Linear):
+            return self.proj(x)
+        return self.proj(x, (grid[0] // 2, grid[1] // 2))
+
+
+def stage_config(config: vit.Config, s: int) -> dict:
+    """A network whose grid, channels and heads are those of stage s."""
+    grid = tuple(side // 2**s for side in vit._grid(config))
+    sizes = {"dim": config["dim"] * 2**s, "heads": config["heads"] * 2**s}
+    return {**config, **sizes, "image_size": grid, "patch_size": 1}
+
+
+def block(config: vit.Config, place: int) -> vit.Block:
+    """The block of that number in the stage of `config`."""
+    found = vit.Block(config)
+    attention = Attention if config["block"] == "binary" else RealAttention
+    window = window_side(config, vit._grid(config))
+    found.attn = attention(config).in_windows(window, config["heads"], place % 2 == 1)
+    return found
+
+
+class Swin(nn.Module):
+    """Images (B, channels, H, W) -> logits (B, K)."""
+
+    def __init__(self, config: vit.Config) -> None:
+        super().__init__()
+        self.config = config
+        stages = [stage_config(config, s) for s in range(len(config["depth"]))]
+        self.patch_embed = vit.PatchEmbed(config)
+        self.embed_norm = vit._norm(config, config["dim"])
+        self.blocks = nn.ModuleList(
+            block(stage, place)
+            for stage, depth in zip(stages, config["depth"])
+            for place in range(depth)
+        )
+        self.merges = nn.ModuleList(Merge(new, old["dim"]) for old, new in zip(stages, stages[1:]))
+        self.norm = vit._norm(config, stages[-1]["dim"])
+        self.head = nn.Linear(stages[-1]["dim"], config["num_classes"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.embed_norm(self.patch_embed(images))
+        grid = tuple(side // self.config["patch_size"] for side in images.shape[2:])
+        blocks = iter(self.blocks)
+        for s, depth in enumerate(self.config["depth"]):
+            if s:
+                x = self.merges[s - 1](x, grid)
+                grid = (grid[0] // 2, grid[1] // 2)
+            for _ in range(depth):
+                x = next(blocks)(x, grid)
+        return self.head(self.norm(x).mean(dim=1))
