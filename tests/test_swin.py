@@ -15,15 +15,9 @@ from refimpl.models import create_model, flatten
 from refimpl.models.params import real_matrices, shapes
 from tests import networks, oracles, strategies
 from tests.test_models import assert_close, assert_mirrored, assert_slope
-from tests.test_taps import REPLAY, Listener
+from tests.test_taps import assert_replayed, listen
 
 DIDB = networks.DIDB
-
-
-def listen(network: networks.Network) -> Listener:
-    listener = Listener(network.images)
-    network.run(tap=listener)
-    return listener
 
 
 @pytest.mark.parametrize("sizes", networks.SWINS, ids=str)
@@ -84,13 +78,7 @@ def test_backend_gives_the_same(config, seed):
 def test_ops_of_taps_give_their_values(config, seed):
     listener = listen(networks.make(config, seed, batch=2))
     for name, tapped in listener.ops().items():
-        value = tapped.op(*(listener[read] for read in tapped.inputs))
-        assert value.shape == tapped.value.shape, name
-        if value.dtype.kind == "f":
-            scale = max(float(np.abs(tapped.value).max()), 1e-300)
-            assert np.abs(value - tapped.value).max() <= REPLAY * scale, name
-        else:
-            np.testing.assert_array_equal(value, tapped.value, err_msg=name)
+        assert_replayed(name, tapped, listener)
 
 
 def test_the_taps_of_windows_and_of_the_grid():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import numbers
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -201,6 +201,10 @@ class Config:
     def replace(self, **fields: Any) -> Config:
         """A copy with other values in some fields."""
         return Config.from_json({**self.to_json(), **fields})
+
+    def with_depths(self, depths: Sequence[int]) -> Config:
+        """A copy with other numbers of blocks, one a stage."""
+        return self.replace(depth=list(depths) if self.window else depths[0])
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `Config.from_json` takes them back."""

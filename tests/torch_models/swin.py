@@ -6,6 +6,8 @@ softmax over all of them leaves out what is not in the same window, or not on th
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -102,7 +104,9 @@ class Swin(nn.Module):
             for stage, depth in zip(stages, config["depth"])
             for place in range(depth)
         )
-        self.merges = nn.ModuleList(Merge(new, old["dim"]) for old, new in zip(stages, stages[1:]))
+        self.merges = nn.ModuleList(
+            Merge(new, old["dim"]) for old, new in itertools.pairwise(stages)
+        )
         self.norm = vit._norm(config, stages[-1]["dim"])
         self.head = nn.Linear(stages[-1]["dim"], config["num_classes"])
 
