@@ -88,6 +88,11 @@ def swins(draw: st.DrawFn, **fixed: Any) -> Config:
     return swin(**{**draw(st.sampled_from(SWINS)), **fields})
 
 
+def all_configs() -> st.SearchStrategy[Config]:
+    """Networks with windows and without."""
+    return st.one_of(configs(), configs(), swins())
+
+
 def covering() -> dict[str, Config]:
     """Each value of each field once in the network of DIDB-ViT and once in the baseline."""
     found = {}

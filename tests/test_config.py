@@ -114,7 +114,7 @@ def test_what_follows_from_the_fields():
 # JSON
 
 
-@given(networks.configs())
+@given(networks.all_configs())
 def test_json_round_trip(config):
     text = json.dumps(config.to_json())
     again = Config.from_json(json.loads(text))
