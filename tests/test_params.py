@@ -157,7 +157,8 @@ def start(path: str, tokens: int) -> object:
     for end, value in (
         ("scale1.alpha", 0.1), ("scale2.alpha", 0.1), ("attn.alpha", 1 / tokens),
         ("attn.band_weight", 0.5), ("attn.shortcut", 1.0), ("attn.neighbour", 0.0),
-        ("position_bias", NORMAL), ("rprelu.slope", 0.25), ("move", 0.0), ("beta", 0.0), ("bias", 0.0),
+        ("position_bias", NORMAL),
+        ("rprelu.slope", 0.25), ("move", 0.0), ("beta", 0.0), ("bias", 0.0),
         ("shift_in", 0.0), ("shift_out", 0.0),
         ("norm.weight", 1.0), ("norm1.weight", 1.0), ("norm2.weight", 1.0),
         ("weight", NORMAL), ("cls_token", NORMAL), ("pos_embed", NORMAL),

@@ -38,13 +38,13 @@ def forward(x: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, 
     return y, Cache(y)
 
 
-def _check_mask(mask: np.ndarray) -> None:
-    if mask.dtype != bool or not mask.any(axis=-1).all():
-        raise ShapeError("softmax: the mask leaves nothing of a row; expected at least one True")
-
-
 def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray]:
     """dy (..., N) -> (dx like dy,), 0 where y is masked."""
     dx = dy - (dy * cache.y).sum(axis=-1, keepdims=True)
     dx *= cache.y
     return (dx,)
+
+
+def _check_mask(mask: np.ndarray) -> None:
+    if not mask.any(axis=-1).all():
+        raise ShapeError("softmax: the mask leaves nothing of a row; expected at least one True")
