@@ -45,7 +45,7 @@ def test_mask_from_the_distance_on_the_grid(place):
     """Two tokens of a window see each other if the roll has not brought them together."""
     (gh, gw), window = place["grid"], place["window"]
     numbers = np.arange(gh * gw, dtype=float).reshape(1, -1, 1)
-    tokens = windows.forward(numbers, **place)[0][..., 0].astype(int)  # (W, M*M)
+    tokens = windows.forward(numbers, **place)[0][..., 0].astype(int)  # (nW, M*M)
     rows, columns = tokens // gw, tokens % gw
     near = np.ones((*tokens.shape, tokens.shape[1]), bool)
     inside = np.indices((window, window)).reshape(2, -1)

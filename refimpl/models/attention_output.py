@@ -30,7 +30,7 @@ class Cache(NamedTuple):
 def forward(
     params: Params, context: np.ndarray, m: Mapping[str, np.ndarray], run: Run, *, name: str
 ) -> tuple[np.ndarray, Cache]:
-    """context (B W, heads, M M, d), m: t -> (B, N, C) -> o (B, N, C)."""
+    """context (B nW, heads, M M, d), m: t -> (B, N, C) -> o (B, N, C)."""
     config, backend, tap, stage = run
     norm, norm_cache = backend.layer_norm.forward(
         heads.join(context, stage), **params["norm"], eps=config.norm_eps
@@ -53,7 +53,7 @@ def forward(
 def backward(
     dout: np.ndarray, params: Params, cache: Cache, run: Run, *, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Params]:
-    """dout (B, N, C) -> (dcontext (B W, heads, M M, d), gradient of the shortcut of every query
+    """dout (B, N, C) -> (dcontext (B nW, heads, M M, d), gradient of the shortcut of every query
     and key, gradient of m_v through the value term, gradients of the parameters)."""
     config, backend, tap, stage = run
     dsum, *drprelu = backend.rprelu.backward(dout, cache.rprelu)

@@ -3,8 +3,8 @@
     b_t = sign(m_t + move_t)          channel c belongs to head c // d
 
 Queries and keys are (B, heads, N, d), values (B, heads, d, N): the last axis is the one that a
-product reduces. With windows they are cut, each window in the place of an image: B W for B, M M
-for N; without them W is 1 and M M is N.
+product reduces. With windows they are cut, each window in the place of an image: B nW for B, M M
+for N; without them nW is 1 and M M is N.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ def _tap_backward(dz, dmove, from_heads, binary: bool, run: Run, name: str) -> N
 
 
 def cut(x: np.ndarray, stage: Stage) -> np.ndarray:
-    """(B, N, C) -> (B W, heads, M M, d)."""
+    """(B, N, C) -> (B nW, heads, M M, d)."""
     if stage.window:
         x, _ = ops.windows.forward(x, stage.grid, stage.window, stage.shift)
     return split(x, stage.heads)
 
 
 def join(x: np.ndarray, stage: Stage) -> np.ndarray:
-    """(B W, heads, M M, d) -> (B, N, C), the inverse of `cut` and its backward."""
+    """(B nW, heads, M M, d) -> (B, N, C), the inverse of `cut` and its backward."""
     x = merge(x)
     if stage.window:
         (x,) = ops.windows.backward(x, ops.windows.Cache(stage.grid, stage.window, stage.shift))
@@ -83,23 +83,23 @@ def join(x: np.ndarray, stage: Stage) -> np.ndarray:
 
 
 def cut_values(x: np.ndarray, stage: Stage) -> np.ndarray:
-    """(B, N, C) -> (B W, heads, d, M M)."""
+    """(B, N, C) -> (B nW, heads, d, M M)."""
     return cut(x, stage).swapaxes(-1, -2)
 
 
 def join_values(x: np.ndarray, stage: Stage) -> np.ndarray:
-    """(B W, heads, d, M M) -> (B, N, C)."""
+    """(B nW, heads, d, M M) -> (B, N, C)."""
     return join(x.swapaxes(-1, -2), stage)
 
 
 def mask(stage: Stage, windows: int) -> np.ndarray | None:
-    """bool (B W, 1, M M, M M), True for the keys that a query sees; None where it sees all.
+    """bool (B nW, 1, M M, M M), True for the keys that a query sees; None where it sees all.
 
-    `windows` is B W.
+    `windows` is B nW.
     """
     if not stage.shift:
         return None
-    seen = ops.windows.mask(stage.grid, stage.window, stage.shift)  # (W, M M, M M)
+    seen = ops.windows.mask(stage.grid, stage.window, stage.shift)  # (nW, M M, M M)
     return np.tile(seen[:, None], (windows // stage.windows, 1, 1, 1))
 
 

@@ -50,7 +50,7 @@ def forward(
     if stage.window:
         scores, position_bias_cache = backend.position_bias.forward(scores, attn["position_bias"])
     prob, softmax_cache = backend.softmax.forward(scores, heads.mask(stage, len(scores)))
-    context, context_cache = backend.matmul.forward(prob, v)  # (B W, heads, M M, d)
+    context, context_cache = backend.matmul.forward(prob, v)  # (B nW, heads, M M, d)
     attended, proj_cache = backend.linear.forward(heads.join(context, stage), **attn["proj"])
     mid = x + attended
     n2, norm2_cache = backend.layer_norm.forward(mid, **params["norm2"], eps=eps)
@@ -115,7 +115,7 @@ def backward(
 
 
 def _split_qkv(qkv: np.ndarray, stage: Stage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(B, N, 3C), rows q, k, v -> q, k (B W, heads, M M, d), v (B W, heads, d, M M)."""
+    """(B, N, 3C), rows q, k, v -> q, k (B nW, heads, M M, d), v (B nW, heads, d, M M)."""
     q, k, v = np.split(qkv, 3, axis=-1)
     return heads.cut(q, stage), heads.cut(k, stage), heads.cut_values(v, stage)
 

@@ -28,7 +28,7 @@ class Cache(NamedTuple):
 def forward(
     params: Params, b: dict[str, np.ndarray], run: Run, *, name: str
 ) -> tuple[np.ndarray, Cache]:
-    """b: t -> (B W, heads, M M, d) for queries and keys -> scores (B W, heads, M M, M M)."""
+    """b: t -> (B nW, heads, M M, d) for queries and keys -> scores (B nW, heads, M M, M M)."""
     config, backend, tap, _ = run
     results = [backend.matmul.forward(b[f"q{band}"], b[f"k{band}"]) for band in config.bands]
     products, product_caches = map(list, zip(*results, strict=True))  # whole numbers
@@ -49,7 +49,7 @@ def forward(
 def backward(
     dscores: np.ndarray, params: Params, cache: Cache, run: Run, *, name: str
 ) -> tuple[dict[str, np.ndarray], Params]:
-    """dscores (B W, heads, M M, M M) -> (t -> db (B W, heads, M M, d), gradients of parameters)."""
+    """dscores (B nW, heads, M M, M M) -> (t -> db (B nW, heads, M M, d), the parameters')."""
     config, backend, tap, _ = run
     grads: Params = {}
     if cache.position_bias is not None:

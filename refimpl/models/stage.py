@@ -30,5 +30,5 @@ class Stage(NamedTuple):
 
     @property
     def windows(self) -> int:
-        """W, windows an image."""
+        """nW, windows an image."""
         return self.tokens // self.keys

@@ -35,7 +35,7 @@ class Cache(NamedTuple):
 def forward(
     x: np.ndarray, grid: tuple[int, int], window: int, shift: int = 0
 ) -> tuple[np.ndarray, Cache]:
-    """x (B, gh*gw, C) -> windows (B*W, M*M, C), W the number of windows of an image."""
+    """x (B, gh*gw, C) -> windows (B*nW, M*M, C), nW the number of windows of an image."""
     float_dtype("windows", x=x)
     require_shape("windows", "x", x, (None, grid[0] * grid[1], None))
     cache = Cache(grid, window, shift)
@@ -43,13 +43,13 @@ def forward(
 
 
 def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray]:
-    """dy (B*W, M*M, C) -> (dx (B, gh*gw, C),)."""
+    """dy (B*nW, M*M, C) -> (dx (B, gh*gw, C),)."""
     order = _order(cache)
     return (dy.reshape(-1, len(order), dy.shape[-1])[:, np.argsort(order)],)
 
 
 def mask(grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
-    """bool (W, M*M, M*M): whether a query may see a key, both from the same side of the roll."""
+    """bool (nW, M*M, M*M): whether a query may see a key, both from the same side of the roll."""
     sides = []
     for axis, n in enumerate(grid):
         wrapped = np.arange(n) < shift  # these come from the other side
@@ -65,7 +65,7 @@ def _order(cache: Cache) -> np.ndarray:
 
 
 def _cut(grid: np.ndarray, window: int, shift: int) -> np.ndarray:
-    """(gh, gw) -> (W, M*M), rolled and cut."""
+    """(gh, gw) -> (nW, M*M), rolled and cut."""
     gh, gw = grid.shape
     if gh % window or gw % window or not 0 <= shift < window:
         raise ShapeError(

@@ -265,14 +265,14 @@ def softmax(x: Tensor, mask: Tensor | None = None) -> Tensor:
 
 
 def windows(x: Tensor, grid: Grid, window: int, shift: int = 0) -> Tensor:
-    """[SPEC 6.7] (B, N, C) -> (B W, M M, C): rolled, then cut."""
+    """[SPEC 6.7] (B, N, C) -> (B nW, M M, C): rolled, then cut."""
     image = x.mT.unflatten(2, grid).roll((-shift, -shift), dims=(2, 3))  # (B, C, gh, gw)
     cut = F.unfold(image, window, stride=window)  # (B, C M M, W)
     return cut.unflatten(1, (-1, window * window)).permute(0, 3, 2, 1).flatten(0, 1)
 
 
 def position_bias(x: Tensor, table: Tensor) -> Tensor:
-    """[SPEC 6.7] Scores (B W, heads, M M, M M) plus R for the offset of query and key."""
+    """[SPEC 6.7] Scores (B nW, heads, M M, M M) plus R for the offset of query and key."""
     window = math.isqrt(x.shape[-1])
     places = [(r, c) for r in range(window) for c in range(window)]
     rows = [
