@@ -19,33 +19,46 @@ def window_side(config: vit.Config, grid: ops.Grid) -> int:
     return min(config["window"], *grid)
 
 
+def places(grid: ops.Grid, window: int, shift: int) -> list[tuple[Tensor, Tensor]]:
+    """For rows and for columns, (N,) each: the place of a token after the roll, and its side."""
+    axes = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    axes = [axis.flatten() for axis in axes]
+    return [((axis - shift) % size, axis < shift) for axis, size in zip(axes, grid)]
+
+
+def order(grid: ops.Grid, window: int, shift: int) -> Tensor:
+    """Tokens (N,) window by window, each row by row."""
+    (rows, _), (columns, _) = places(grid, window, shift)
+    numbers = (rows // window) * (grid[1] // window) + columns // window
+    return ((numbers * window + rows % window) * window + columns % window).argsort()
+
+
 def seen_pairs(grid: ops.Grid, window: int, shift: int) -> tuple[Tensor, Tensor]:
-    """For query i and key j, (N, N): whether i sees j, and the row of the table of R."""
-    rows, columns = (axis.flatten() for axis in torch.meshgrid(
-        torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij"))  # fmt: skip
-    seen, offsets = torch.tensor(True), []
-    for place, size in ((rows, grid[0]), (columns, grid[1])):
-        rolled = (place - shift) % size
-        for label in (rolled // window, place < shift):  # the window, the side
-            seen = seen & (label[:, None] == label)
+    """For query i and key j, (N, N): whether i sees j; in a window, the row of the table of R."""
+    together, seen, offsets = torch.tensor(True), torch.tensor(True), []
+    for rolled, side in places(grid, window, shift):
+        number = rolled // window
+        together = together & (number[:, None] == number)
+        seen = seen & (side[:, None] == side)
         offsets.append(rolled[:, None] - rolled + window - 1)
-    return seen, offsets[0] * (2 * window - 1) + offsets[1]
+    row = offsets[0] * (2 * window - 1) + offsets[1]
+    return seen & together, torch.where(together, row, 0)
 
 
 class _Windows:
-    """What of the scores a query sees, with the position bias."""
+    """Scores with their position bias, and which of them a query sees."""
 
     def in_windows(self, window: int, heads: int, shifted: bool) -> nn.Module:
         self.window, self.shifted = window, shifted
         self.position_bias = vit._parameter((2 * window - 1) ** 2, heads)
         return self
 
-    def _seen(self, scores: Tensor, grid: ops.Grid) -> Tensor:
-        shift = self.window // 2 if self.shifted and min(grid) > self.window else 0
-        seen, row = seen_pairs(grid, self.window, shift)
-        # rows of pairs that are not in one window mean nothing
-        bias = self.position_bias[torch.where(seen, row, 0)].permute(2, 0, 1)
-        return (scores + bias).masked_fill(~seen, -torch.inf)
+    def shift(self, grid: ops.Grid) -> int:
+        return self.window // 2 if self.shifted and min(grid) > self.window else 0
+
+    def _seen(self, scores: Tensor, grid: ops.Grid) -> tuple[Tensor, Tensor]:
+        seen, row = seen_pairs(grid, self.window, self.shift(grid))
+        return scores + self.position_bias[row].permute(2, 0, 1), seen
 
 
 class Attention(_Windows, vit.Attention):

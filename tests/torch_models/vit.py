@@ -136,14 +136,14 @@ class Attention(nn.Module):
             moved = real[name] + getattr(self, f"{name}_move")
             signs = moved if binarize == "none" else ops.sign(moved, self.config["ste"])
             bits[name] = _split_heads(signs, heads)
-        prob = ops.softmax(self._seen(self._scores(bits), grid))
+        prob = ops.softmax(*self._seen(self._scores(bits), grid))
         context = ops.boolean_attention(prob, bits["v"].mT, self.alpha, binarize)
         o = self.norm(_merge_heads(context)) + sum(real[name] for name in self.names[:-1])
         return self.proj(self.rprelu(o + self._values(real["v"], grid), grid), grid)
 
-    def _seen(self, scores: Tensor, grid: ops.Grid) -> Tensor:
-        """What of the scores enters the softmax: without windows all, as they are."""
-        return scores
+    def _seen(self, scores: Tensor, grid: ops.Grid) -> tuple[Tensor, Tensor | None]:
+        """Scores, and which of them enter the softmax: without windows all, as they are."""
+        return scores, None
 
     def _sources(self, x: Tensor, grid: ops.Grid) -> dict[str, Tensor]:
         """What each projection reads."""
@@ -209,10 +209,10 @@ class RealAttention(nn.Module):
     def forward(self, x: Tensor, grid: ops.Grid) -> Tensor:
         q, k, v = (_split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=2))
         scores = self._seen(ops.matmul(q, k) / math.sqrt(q.shape[-1]), grid)
-        return self.proj(_merge_heads(ops.softmax(scores) @ v))
+        return self.proj(_merge_heads(ops.softmax(*scores) @ v))
 
-    def _seen(self, scores: Tensor, grid: ops.Grid) -> Tensor:
-        return scores
+    def _seen(self, scores: Tensor, grid: ops.Grid) -> tuple[Tensor, Tensor | None]:
+        return scores, None
 
 
 class RealMlp(nn.Module):
