@@ -67,7 +67,7 @@ SWINS: tuple[dict[str, Any], ...] = (
     {"image_size": (12, 24), "window": 3},
     {"image_size": (8, 8), "window": 4, "depth": (1, 2)},
     {"image_size": (8, 12), "window": 2, "depth": (2,)},
-    {"image_size": (8, 16), "window": 1, "depth": (1, 2, 1), "dim": 4},
+    {"image_size": (8, 16), "window": 1, "depth": (1, 2, 1), "dim": 8},
 )
 
 

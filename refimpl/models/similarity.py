@@ -138,7 +138,7 @@ def _tap_backward(params: Params, db, grads: Params, run: Run, name: str) -> Non
 
 def tap_position_bias(dtable: np.ndarray, run: Run, *, name: str) -> None:
     """The gradient of the position bias's table."""
-    cache = ops.position_bias.Cache(ops.position_bias.offsets(run.stage.window))
+    cache = ops.position_bias.Cache(run.stage.window)
 
     def table_gradient(dscores):
         return ops.position_bias.backward(dscores, cache)[1]

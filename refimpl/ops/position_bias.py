@@ -20,7 +20,7 @@ from refimpl.conventions import ShapeError, float_dtype, require_shape
 
 
 class Cache(NamedTuple):
-    index: np.ndarray  # (M*M, M*M) row of the table for each query and key
+    window: int  # M
 
 
 def forward(x: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, Cache]:
@@ -31,13 +31,13 @@ def forward(x: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, Cache]:
     if window**2 != x.shape[-1]:
         raise ShapeError(f"position_bias: x has {x.shape[-1]} keys; expected a square, M * M")
     require_shape("position_bias", "table", table, ((2 * window - 1) ** 2, x.shape[1]))
-    index = offsets(window)
-    return x + table[index].transpose(2, 0, 1), Cache(index)
+    return x + table[offsets(window)].transpose(2, 0, 1), Cache(window)
 
 
 def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray]:
     """dy (B', heads, M*M, M*M) -> (dx like dy, dtable): the table's rows are summed over pairs."""
-    pairs = cache.index.reshape(-1, 1) == np.arange(cache.index.max() + 1)  # one row a pair
+    rows = np.arange((2 * cache.window - 1) ** 2)
+    pairs = offsets(cache.window).reshape(-1, 1) == rows  # one-hot, (M*M * M*M, rows)
     total = dy.sum(axis=0)  # (heads, M*M, M*M)
     return dy, (total.reshape(total.shape[0], -1) @ pairs).T
 
