@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -24,11 +24,13 @@ from refimpl.conventions import (
     require_finite,
     write_atomically,
 )
-from refimpl.data.image_folder import Images, in_batches, map_ahead, slices
 from refimpl.data.images import open_image
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, VisionTransformer, files, flatten, packing, resize, unflatten
 from refimpl.ops import softmax
+
+if TYPE_CHECKING:  # an answer does not wait for what data sets need
+    from refimpl.data.image_folder import Images
 
 BACKENDS = ("auto", "numpy", "engine")
 BATCH_SIZE = 100
@@ -222,7 +224,7 @@ class Classifier:
 
     def evaluate(
         self,
-        images: Images,
+        images: "Images",
         labels: np.ndarray,
         batch_size: int = BATCH_SIZE,
         progress: Callable[[int], object] = lambda count: None,
@@ -238,6 +240,8 @@ class Classifier:
         from concurrent.futures import ThreadPoolExecutor
 
         from threadpoolctl import threadpool_limits
+
+        from refimpl.data.image_folder import in_batches, map_ahead, slices
 
         prepare = self.preprocessing.normalise if ready else self.preprocessing.apply_array
         if len(images) != len(labels) or len(images) == 0:

@@ -223,7 +223,7 @@ def bands(x: Tensor, grid: Grid, mode: str = "edge", cls: str = "both") -> tuple
     class_token, image = _split(x, grid)
     high_token = {"both": class_token, "low": torch.zeros_like(class_token)}[cls]
     if mode == "none":
-        return x, _join(high_token, image)
+        return _join(class_token, image), _join(high_token, image)
     approximation, (rows, columns, diagonal) = swt2(image, mode)
     return _join(class_token, approximation), _join(high_token, rows + columns + diagonal)
 

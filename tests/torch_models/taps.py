@@ -67,7 +67,7 @@ class Recorder:
         self.path.append(name)
         last = name.rsplit(".", 1)[-1]
         owner = name.removesuffix(f".{last}")
-        if name == "blocks":
+        if name == "blocks.0":
             self.keep("tokens", args[0])
         elif last == "norm2":
             self.keep(f"{owner}.mid", args[0])
