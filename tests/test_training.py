@@ -374,12 +374,14 @@ def test_the_start_is_not_changed(tmp_path) -> None:
     assert not same_bits(start, trained.params)
 
 
+@pytest.mark.parametrize("backend", [ops, kernels_backend])
 @pytest.mark.parametrize("weight", [0.0, 0.7])
-def test_gradients_of_shards_are_those_of_the_batch(weight: float) -> None:
+def test_gradients_of_shards_are_those_of_the_batch(weight: float, backend) -> None:
     network, (images, labels) = model(), bars(7)
     params = network.init(np.random.default_rng(2), dtype=np.float64)
     objective = batches.Objective(
         lambda pixels: PREPROCESSING.apply_array(pixels).astype(np.float64),
+        backend,
         smoothing=0.1,
         teacher=lambda pixels: np.full((len(pixels), 3), (0.2, 0.3, 0.5)),
         weight=weight,
