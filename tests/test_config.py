@@ -16,7 +16,7 @@ from refimpl.models.config import NAMES, named
 from tests import networks
 
 BASELINE = {
-    "block": "binary", "pool": "cls", "binarize": "full", "ste": "polynomial",
+    "block": "binary", "pool": "cls", "decoder": "none", "binarize": "full", "ste": "polynomial",
     "layer_scale": False, "alpha_scope": "layer", "similarity": "plain", "attention": "plain",
     "rprelu": "channel", "neighbours": "existing", "haar_mode": "edge", "haar_cls": "both",
     "band_weights": "learned",
@@ -62,8 +62,20 @@ def test_named_model(family, size):
 
 
 def test_names():
-    assert set(NAMES) == {f"{family}_{size}" for family in FAMILIES for size in SIZES}
-    assert len(NAMES) == 15
+    classifiers = {f"{family}_{size}" for family in FAMILIES for size in SIZES}
+    segmenters = {f"segmenter_{name}" for name in classifiers if "cifar" not in name}
+    assert set(NAMES) == classifiers | segmenters
+    assert len(NAMES) == 27
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", SIZES.keys() - {"cifar"})
+def test_named_segmenter(family, size):
+    """Its backbone, for other images: those of scenes, or of ADE20K."""
+    fields = create_model(f"segmenter_{family}_{size}").config.to_json()
+    side, classes = (56, 11) if size == "micro" else (512, 150)
+    changed = {"image_size": [side, side], "num_classes": classes, "decoder": "linear"}
+    assert fields == {**SIZES[size], **FAMILIES[family], **changed}
 
 
 @pytest.mark.parametrize("name", ["didb", "didb_huge", "DIDB_micro", "vit_tiny", "", "didb_micro_"])

@@ -293,6 +293,4 @@ def pixel_cross_entropy(
     logits: Tensor, target: Tensor, smoothing: float = 0.0, ignored: int = 255
 ) -> Tensor:
     """[SPEC 10] logits (B, K, H, W), target (B, H, W) int; torch gives NaN without any label."""
-    return F.cross_entropy(
-        logits, target.long(), label_smoothing=smoothing, ignore_index=ignored
-    )
+    return F.cross_entropy(logits, target.long(), label_smoothing=smoothing, ignore_index=ignored)

@@ -239,7 +239,7 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """[SPEC 6.3] Images (B, channels, H, W) -> logits (B, num_classes)."""
+    """[SPEC 6.3, 10] Images (B, channels, H, W) -> logits (B, num_classes), or of each pixel."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -250,12 +250,22 @@ class VisionTransformer(nn.Module):
         self.blocks = nn.Sequential(*(Block(config) for _ in range(config["depth"])))
         self.norm = _norm(config, dim)
         self.head = nn.Linear(dim, config["num_classes"])
+        self.decoder = config.get("decoder", "none")
+        self.image_size, self.grid = _image_size(config), _grid(config)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """[SPEC 10] (B, N, C) -> (B, num_classes, H, W)."""
+        token = self.head(x[:, -math.prod(self.grid) :])
+        image = token.mT.unflatten(2, self.grid)
+        return F.interpolate(image, self.image_size, mode="bilinear", align_corners=False)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
         x = self.norm(self.blocks(x + self.pos_embed))
+        if self.decoder == "linear":
+            return self.decode(x)
         return self.head(x.mean(dim=1) if self.cls_token is None else x[:, 0])
 
 

@@ -1,0 +1,107 @@
+"""Scenes of MNIST's digits, to learn segmentation on without a download.
+
+A scene is 56 x 56 pixels, grey. From back to front: `CLUTTER` pieces of digits, which belong to the
+background, then two to four digits, each `SIZES` pixels in size, anywhere inside the frame. A later
+digit covers an earlier one. A pixel is labelled with a digit, 0 to 9, where that digit's own
+brightness is at least 128, and with 10, background, everywhere else.
+
+Scenes of the training split are made of training digits, those of the test split of test digits. A
+seed fixes them, each by itself: the first hundred are the same whatever the number.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from refimpl.conventions import DataError
+from refimpl.data import mnist
+from refimpl.data.segmentation import SPLITS
+
+SIDE = 56
+BACKGROUND = 10  # its label
+CLASS_NAMES = (*mnist.CLASS_NAMES, "background")
+DIGITS = (2, 4)  # fewest and most a scene
+SIZES = (28, 42)
+CLUTTER = (4, 8)
+PIECES = (6, 9)  # size of a piece, cut out of a digit of 28 x 28
+INK = 128  # of 255, from here on a pixel belongs to the digit
+
+Progress = Callable[[int], object]
+
+
+class Scene(NamedTuple):
+    """An image and its labels."""
+
+    image: np.ndarray  # uint8 (56, 56)
+    labels: np.ndarray  # uint8 (56, 56)
+
+
+def draw(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Scene:
+    """A scene of digits from images uint8 (n, 28, 28) with labels (n,)."""
+    scene = Scene(np.zeros((SIDE, SIDE), np.uint8), np.full((SIDE, SIDE), BACKGROUND, np.uint8))
+    for _ in range(rng.integers(*CLUTTER, endpoint=True)):
+        side = rng.integers(*PIECES, endpoint=True)
+        # from the middle, where there is ink
+        top, left = rng.integers(6, 23 - side, size=2)
+        digit = images[rng.integers(len(images))]
+        _place(scene, digit[top : top + side, left : left + side], BACKGROUND, rng)
+    for _ in range(rng.integers(*DIGITS, endpoint=True)):
+        chosen, side = rng.integers(len(images)), int(rng.integers(*SIZES, endpoint=True))
+        digit = Image.fromarray(images[chosen]).resize((side, side), Image.Resampling.BILINEAR)
+        _place(scene, np.asarray(digit), int(labels[chosen]), rng)
+    return scene
+
+
+def write(
+    mnist_folder: str | Path,
+    out: str | Path,
+    counts: dict[str, int],
+    seed: int = 0,
+    progress: Progress = lambda count: None,
+) -> None:
+    """Scenes of each split, "train" and "test", as a data set in the layout of `segmentation`.
+
+    counts: how many of each split. progress: called with the number of scenes that were just
+    written. The folder is there as a whole or not at all: DataError where `out` exists or MNIST is
+    missing, OSError from the disk.
+    """
+    out = Path(out)
+    if os.path.lexists(out):
+        raise DataError(f"{out}: exists, expected the name of a new folder")
+    digits = {split: mnist.load(mnist_folder, split) for split in counts}
+    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        lines = [f"{i} {name}\n" for i, name in enumerate(CLASS_NAMES)]
+        (temporary / "classes.txt").write_text("".join(lines), encoding="utf-8")
+        for split, count in counts.items():
+            for i in range(count):
+                # a generator of its own: a scene does not depend on those before it
+                rng = np.random.default_rng([seed, list(SPLITS).index(split), i])
+                _write(temporary, f"{split}/{i:05}.png", draw(*digits[split], rng))
+                progress(1)
+        temporary.chmod(0o755)  # mkdtemp's 0700 is meant for secrets
+        temporary.replace(out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _place(scene: Scene, ink: np.ndarray, label: int, rng: np.random.Generator) -> None:
+    """Lay a picture on the scene, at a random place: its light parts cover what is there."""
+    top, left = (rng.integers(SIDE - side, endpoint=True) for side in ink.shape)
+    here = np.s_[top : top + ink.shape[0], left : left + ink.shape[1]]
+    np.maximum(scene.image[here], ink, out=scene.image[here])
+    scene.labels[here][ink >= INK] = label
+
+
+def _write(folder: Path, name: str, scene: Scene) -> None:
+    for kind, pixels in (("images", scene.image), ("annotations", scene.labels)):
+        path = folder / kind / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
