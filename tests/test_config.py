@@ -168,11 +168,12 @@ def test_the_choices_are_those_of_the_spec():
     fields = {f.name: f.metadata.get("choices") for f in dataclasses.fields(Config)}
     choices = {name: set(values) for name, values in fields.items() if values}
     expected = {"block": {"binary", "real"}, "pool": set(networks.POOLS)}
+    expected["decoder"] = set(networks.DECODERS)
     expected |= {name: set(v) for name, v in networks.SWITCHES.items() if name != "layer_scale"}
     assert choices == expected
 
 
-@pytest.mark.parametrize("field", ["block", "pool", *networks.SWITCHES])
+@pytest.mark.parametrize("field", ["block", "pool", "decoder", *networks.SWITCHES])
 @pytest.mark.parametrize("value", ["FULL", "", None, 1, 0.5, ["full"]])
 def test_a_choice_that_does_not_exist(field, value):
     refused(field, "expected", **{field: value})

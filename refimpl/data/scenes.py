@@ -1,9 +1,10 @@
 """Scenes of MNIST's digits, to learn segmentation on without a download.
 
-A scene is 56 x 56 pixels, grey. From back to front: `CLUTTER` pieces of digits, which belong to the
-background, then two to four digits, each `SIZES` pixels in size, anywhere inside the frame. A later
-digit covers an earlier one. A pixel is labelled with a digit, 0 to 9, where that digit's own
-brightness is at least 128, and with 10, background, everywhere else.
+A scene is 56 x 56 pixels, grey. From back to front: four to eight pieces of digits, clutter that
+belongs to the background, then two to four digits of 26 to 36 pixels with their dark margin, which
+may leave the frame. A pixel is labelled with a digit, 0 to 9, where that digit's own brightness is
+at least 64, and with 10, background, everywhere else. A later digit covers earlier ones, up to a
+quarter of its own labelled pixels and of theirs; one that finds no such place is left out.
 
 Scenes of the training split are made of training digits, those of the test split of test digits. A
 seed fixes them, each by itself: the first hundred are the same whatever the number.
@@ -27,11 +28,15 @@ SIDE = 56
 BACKGROUND = 10  # its label
 CLASS_NAMES = (*mnist.CLASS_NAMES, "background")
 DIGITS = (2, 4)  # fewest and most a scene
-SIZES = (28, 42)
+SIZES = (26, 36)
+MARGIN = 4  # of a digit that may be beyond the frame
+COVERED = 0.25  # most of a digit's pixels that may be those of another, too
+TRIES = 20
 CLUTTER = (4, 8)
 PIECES = (6, 9)  # size of a piece, cut out of a digit of 28 x 28
-INK = 128  # of 255, from here on a pixel belongs to the digit
+INK = 64  # of 255, from here on a pixel belongs to the digit
 
+Place = tuple[slice, slice]
 Progress = Callable[[int], object]
 
 
@@ -44,18 +49,24 @@ class Scene(NamedTuple):
 
 def draw(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Scene:
     """A scene of digits from images uint8 (n, 28, 28) with labels (n,)."""
-    scene = Scene(np.zeros((SIDE, SIDE), np.uint8), np.full((SIDE, SIDE), BACKGROUND, np.uint8))
+    whole = (SIDE + 2 * MARGIN, SIDE + 2 * MARGIN)
+    scene = Scene(np.zeros(whole, np.uint8), np.full(whole, BACKGROUND, np.uint8))
     for _ in range(rng.integers(*CLUTTER, endpoint=True)):
         side = rng.integers(*PIECES, endpoint=True)
         # from the middle, where there is ink
         top, left = rng.integers(6, 23 - side, size=2)
         digit = images[rng.integers(len(images))]
-        _place(scene, digit[top : top + side, left : left + side], BACKGROUND, rng)
+        piece = digit[top : top + side, left : left + side]
+        _lay(scene, piece, BACKGROUND, _place(piece, rng))
+    masks: list[np.ndarray] = []  # of the digits
     for _ in range(rng.integers(*DIGITS, endpoint=True)):
         chosen, side = rng.integers(len(images)), int(rng.integers(*SIZES, endpoint=True))
         digit = Image.fromarray(images[chosen]).resize((side, side), Image.Resampling.BILINEAR)
-        _place(scene, np.asarray(digit), int(labels[chosen]), rng)
-    return scene
+        place = _free_place(np.asarray(digit) >= INK, masks, rng)
+        if place is not None:
+            _lay(scene, np.asarray(digit), int(labels[chosen]), place)
+    inside = np.s_[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    return Scene(scene.image[inside].copy(), scene.labels[inside].copy())
 
 
 def write(
@@ -92,12 +103,34 @@ def write(
         raise
 
 
-def _place(scene: Scene, ink: np.ndarray, label: int, rng: np.random.Generator) -> None:
-    """Lay a picture on the scene, at a random place: its light parts cover what is there."""
-    top, left = (rng.integers(SIDE - side, endpoint=True) for side in ink.shape)
-    here = np.s_[top : top + ink.shape[0], left : left + ink.shape[1]]
-    np.maximum(scene.image[here], ink, out=scene.image[here])
-    scene.labels[here][ink >= INK] = label
+def _place(ink: np.ndarray, rng: np.random.Generator) -> Place:
+    """Anywhere on the canvas."""
+    top, left = (int(rng.integers(SIDE + 2 * MARGIN - side, endpoint=True)) for side in ink.shape)
+    return np.s_[top : top + ink.shape[0], left : left + ink.shape[1]]
+
+
+def _free_place(
+    mask: np.ndarray, masks: list[np.ndarray], rng: np.random.Generator
+) -> Place | None:
+    """Where a digit covers no other by too much; its mask is then added to `masks`."""
+    for _ in range(TRIES):
+        place = _place(mask, rng)
+        shared = [np.count_nonzero(other[place] & mask) for other in masks]
+        if all(
+            count <= COVERED * min(np.count_nonzero(mask), np.count_nonzero(other))
+            for count, other in zip(shared, masks, strict=True)
+        ):
+            whole = np.zeros((SIDE + 2 * MARGIN, SIDE + 2 * MARGIN), bool)
+            whole[place] = mask
+            masks.append(whole)
+            return place
+    return None
+
+
+def _lay(scene: Scene, ink: np.ndarray, label: int, place: Place) -> None:
+    """Lay a picture on the scene; its light parts have the label."""
+    np.maximum(scene.image[place], ink, out=scene.image[place])
+    scene.labels[place][ink >= INK] = label
 
 
 def _write(folder: Path, name: str, scene: Scene) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 from refimpl.conventions import IGNORED, DataError
 from refimpl.data import class_names as names_file
 from refimpl.data.archives import read_file
-from refimpl.data.datasets import MAX_BYTES
+from refimpl.data.datasets import MAX_BYTES, Dataset
 from refimpl.data.images import decode, decode_indices, in_folder
 from refimpl.data.preprocessing import Preprocessing
 
@@ -89,15 +89,6 @@ class SegmentationFolder(NamedTuple):
         return image, self.classes.labels(indices, str(pair.annotation))
 
 
-class LabelledPixels(NamedTuple):
-    """A split in memory, all images of one size."""
-
-    images: np.ndarray  # uint8 (n, H, W) or (n, H, W, 3)
-    labels: np.ndarray  # uint8 (n, H, W), IGNORED where there is none
-    class_names: tuple[str, ...]
-    split: str | None
-
-
 def found_in(path: str | Path) -> bool:
     """Whether a path is a folder with images and annotations."""
     return all((Path(path) / name).is_dir() for name in ("images", "annotations"))
@@ -131,8 +122,10 @@ def load(
     folder: SegmentationFolder,
     preprocessing: Preprocessing,
     progress: Callable[[int], object] = lambda count: None,
-) -> LabelledPixels:
-    """All pairs, resized: images as `preprocessing` says, labels to the nearest.
+) -> Dataset:
+    """All pairs in memory, resized: images as `preprocessing` says, labels to the nearest.
+
+    The labels of the Dataset are uint8 (n, H, W), IGNORED where a pixel has none.
 
     progress: called with the number of pairs that were just decoded. DataError names what is
     broken, or where the pixels would take more than MAX_BYTES.
@@ -151,7 +144,7 @@ def load(
         images[i] = preprocessing.pixels(image)
         labels[i] = resize_labels(annotation, preprocessing.size)
         progress(1)
-    return LabelledPixels(images, labels, folder.classes.names, folder.split)
+    return Dataset(images, labels, folder.classes.names, folder.split)
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
