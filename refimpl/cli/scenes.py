@@ -12,8 +12,7 @@ def add(verbs: Verbs) -> None:
     added = verbs(
         run,
         "make scenes of several MNIST digits, with a label for every pixel",
-        "refimpl scenes --data mnist -o scenes",
-        "refimpl train --data scenes --model segmenter_didb_micro -o segmenter.safetensors",
+        "refimpl scenes --data mnist -o few_scenes --train 40 --test 10 --seed 1",
     )
     added.add_argument(
         "--data", required=True, type=Path, metavar="PATH",

@@ -48,6 +48,7 @@ def add(verbs: Verbs) -> None:
         "train an architecture by its own backward pass",
         "refimpl train --data mnist --model didb_micro -o digits.safetensors",
         "refimpl train --data cifar10.tar.xz --model didb_cifar --flip -o cifar.safetensors",
+        "refimpl train --data scenes --model segmenter_didb_micro -o seen.safetensors",
         "refimpl train --data mnist --model didb_micro --set depth=2 --recipe recipe.toml "
         "--curves csv -o small.safetensors",
     )

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from refimpl.data.palette import colours
 from refimpl.report.curves import DOTS_PER_INCH, require_matplotlib, write_png
@@ -12,6 +12,7 @@ from refimpl.segmenter import Segmentation
 
 ROW = 18  # pixels of a line of the legend
 LEGEND = 220  # its width
+LEAST = 224  # pixels of the longer side of an overlay's picture: smaller ones are enlarged
 NAMED = 40  # most classes whose names stand beside a confusion matrix
 
 
@@ -29,6 +30,7 @@ def overlay(picture: Image.Image, answer: Segmentation) -> Image.Image:
     """
     colour = colours(len(answer.class_names))[answer.labels]
     mixed = Image.blend(picture.convert("RGB"), Image.fromarray(colour), 0.5)
+    mixed = ImageOps.scale(mixed, -(-LEAST // max(mixed.size)), Image.Resampling.NEAREST)
     shares = answer.shares()
     height = max(mixed.height, ROW * len(shares) + ROW)
     page = Image.new("RGB", (mixed.width + LEGEND, height), "white")
@@ -47,7 +49,7 @@ def _draw_legend(
         box = (left + 8, top, left + 8 + ROW - 4, top + ROW - 4)
         draw.rectangle(box, fill=tuple(palette[label].tolist()))
         # the built-in font of some versions of Pillow has the characters of Latin-1 alone
-        text = f"{names[label][:28]}  {share:.1%}".encode("latin-1", "replace").decode("latin-1")
+        text = f"{names[label][:28]}: {share:.1%}".encode("latin-1", "replace").decode("latin-1")
         draw.text((left + 12 + ROW, top), text, fill="black", font=font)
 
 
