@@ -187,14 +187,14 @@ _SIZES: dict[str, dict[str, int]] = {
         "base": (224, 3, 16, 768, 12, 12, 1000),
     }.items()
 }
-_CLASSIFIERS = tuple(f"{family}_{size}" for family in _FAMILIES for size in _SIZES)
+CLASSIFIERS = tuple(f"{family}_{size}" for family in _FAMILIES for size in _SIZES)
 _SEGMENTER = "segmenter_"
 _SEGMENTED: dict[str, dict[str, Any]] = {  # size -> what other images bring with them [SPEC 10]
     "micro": {"image_size": 56, "num_classes": 11},
     **{size: {"image_size": 512, "num_classes": 150} for size in ("tiny", "small", "base")},
 }
 NAMES = (
-    *_CLASSIFIERS,
+    *CLASSIFIERS,
     *(f"{_SEGMENTER}{family}_{size}" for family in _FAMILIES for size in _SEGMENTED),
 )
 
