@@ -27,7 +27,7 @@ from refimpl.conventions import (
 from refimpl.data.image_folder import Images, in_batches, map_ahead, slices
 from refimpl.data.images import open_image
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import Config, VisionTransformer, files, flatten, packing, unflatten
+from refimpl.models import Config, VisionTransformer, files, flatten, packing, resize, unflatten
 from refimpl.ops import softmax
 
 BACKENDS = ("auto", "numpy", "engine")
@@ -64,13 +64,19 @@ class Evaluation:
     images_per_second: float  # preprocessing and network
 
 
-def classifier(name_or_path: str | PathLike, backend: str = "auto") -> "Classifier":
+def classifier(
+    name_or_path: str | PathLike,
+    backend: str = "auto",
+    image_size: int | tuple[int, int] | None = None,
+) -> "Classifier":
     """A trained model, ready to be asked: the stem of a shipped file, or a path to a file.
 
     backend: "numpy" is the reference, "engine" the packed network in compiled kernels; "auto" takes
     the engine for every network that it can run, and for a packed file it is the only one.
-    ModelFileError for an unknown, broken or untrained model, ConfigError for an unknown backend or
-    one that cannot run the model.
+    image_size: (H, W), or the side of a square, in pixels to which images are resized instead of
+    the model's own size; its parameters are interpolated to match [SPEC 6.3].
+    ModelFileError for an unknown, broken or untrained model, ConfigError for an unknown backend,
+    one that cannot run the model, or a size that the model's patch does not divide.
     """
     file = read(name_or_path, backend)
     if file.model.config.task != "classification":
@@ -78,7 +84,7 @@ def classifier(name_or_path: str | PathLike, backend: str = "auto") -> "Classifi
     caution = None
     if file.preprocessing is None:
         caution = "the model's file does not say how images are prepared; took pixels from 0 to 1"
-    return Classifier(file.model, *ready(file, backend), caution)
+    return Classifier(*ready(file, backend, image_size), caution)
 
 
 def read(name_or_path: str | PathLike, backend: str) -> files.ModelFile | files.PackedFile:
@@ -89,9 +95,11 @@ def read(name_or_path: str | PathLike, backend: str) -> files.ModelFile | files.
 
 
 def ready(
-    file: files.ModelFile | files.PackedFile, backend: str
-) -> tuple[Any, Preprocessing, list[str], Any]:
-    """A file's parameters (None where packed), preprocessing, class names, engine (None: NumPy).
+    file: files.ModelFile | files.PackedFile,
+    backend: str,
+    image_size: int | tuple[int, int] | None,
+) -> tuple[VisionTransformer, Any, Preprocessing, list[str], Any]:
+    """Model, parameters (None where packed), preprocessing, class names, engine (None: NumPy).
 
     Errors as in `classifier`.
     """
@@ -99,11 +107,32 @@ def ready(
         preprocessing = _preprocessing(file.preprocessing, file.model.config)
     except ConfigError as error:
         raise ModelFileError(f"{file.path}: {error}") from None
+    if image_size is not None:
+        file = _resized(file, image_size)
+        preprocessing = dataclasses.replace(preprocessing, size=file.model.config.image_size)
     params = None if isinstance(file, files.PackedFile) else file.params
     if backend == "numpy" and params is None:
         raise ModelFileError(f"{file.path}: packed; backend 'numpy' expects a latent file")
     class_names = file.class_names or [str(i) for i in range(file.model.config.num_classes)]
-    return params, preprocessing, class_names, _engine(file, backend)
+    return file.model, params, preprocessing, class_names, _engine(file, backend)
+
+
+def _resized(
+    file: files.ModelFile | files.PackedFile, image_size: int | tuple[int, int]
+) -> files.ModelFile | files.PackedFile:
+    """A model's file with its network for images of another size."""
+    try:
+        model = file.model.replace(image_size=image_size)
+    except ConfigError as error:
+        raise ConfigError(f"{file.path}: {error}") from None
+    size = model.config.image_size
+    if isinstance(file, files.ModelFile):
+        params, _ = resize.forward(file.params, file.model.config, size)
+        return file._replace(model=model, params=params)
+    # interpolation is no operation of float16
+    wide = {k: a.astype(np.float32) if a.dtype == np.float16 else a for k, a in file.arrays.items()}
+    arrays, _ = resize.forward(unflatten(wide), file.model.config, size)
+    return file._replace(model=model, arrays=flatten(arrays))
 
 
 def _engine(file: files.ModelFile | files.PackedFile, backend: str) -> Any:

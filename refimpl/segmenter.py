@@ -57,17 +57,24 @@ class SegmentationEvaluation:
     confusion: list[list[int]]  # rows: labels, columns: predictions
 
 
-def segmenter(name_or_path: str | PathLike, backend: str = "auto") -> "Segmenter":
-    """A trained segmenter: the stem of a shipped file, or a path. As `refimpl.classifier`."""
+def segmenter(
+    name_or_path: str | PathLike,
+    backend: str = "auto",
+    image_size: int | tuple[int, int] | None = None,
+) -> "Segmenter":
+    """A trained segmenter: the stem of a shipped file, or a path. As `refimpl.classifier`.
+
+    image_size: (H, W), or the side of a square, of a window instead of the model's own size.
+    """
     file = read(name_or_path, backend)
     if file.model.config.task != "segmentation":
         raise ModelFileError(f"{file.path}: a classifier of whole images, expected a segmenter")
-    params, preprocessing, class_names, engine = ready(file, backend)
+    model, params, preprocessing, class_names, engine = ready(file, backend, image_size)
     if preprocessing.crop != 1:
         raise ModelFileError(
             f"{file.path}: preprocessing: crop is {preprocessing.crop}, expected 1 in a segmenter"
         )
-    return Segmenter(file.model, params, preprocessing, class_names, engine)
+    return Segmenter(model, params, preprocessing, class_names, engine)
 
 
 class Segmenter:

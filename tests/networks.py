@@ -118,6 +118,17 @@ def make(config: Config, seed: int, dtype: Any = np.float64, batch: int | None =
     return Network(VisionTransformer(config), params, images, dlogits)
 
 
+def with_images_of(network: Network, grid: tuple[int, int], seed: int = 0) -> Network:
+    """The same network with images of another size: `grid` rows and columns of patches."""
+    config, (batch, channels, _, _) = network.model.config, network.images.shape
+    config = config.replace(image_size=[side * config.patch_size for side in grid])
+    rng, dtype = np.random.default_rng(seed), network.images.dtype
+    images = rng.standard_normal((batch, channels, *config.image_size)).astype(dtype)
+    dlogits = rng.standard_normal((batch, *config.logits_shape)).astype(dtype)
+    freeze((images, dlogits))
+    return network._replace(images=images, dlogits=dlogits)
+
+
 def parameters(config: Config, rng: np.random.Generator, dtype: Any = np.float64) -> dict[str, Any]:
     """A random value of every parameter."""
     return unflatten(

@@ -227,8 +227,11 @@ def test_unknown_options(tmp_path, option, value):
 
 
 def test_images_that_do_not_fit(tmp_path):
+    """Another size, too: what a bundle says of its network must be what ran."""
+    wider = networks.with_images_of(NETWORK, (3, 4)).images
     for images, error in (
         (NETWORK.images[:, :1], ShapeError), (NETWORK.images * np.nan, NonFiniteError),
+        (wider, ShapeError),
     ):  # fmt: skip
         with pytest.raises(error, match="images"):
             make(tmp_path / "b", NETWORK.model, NETWORK.params, images)

@@ -11,6 +11,7 @@ import io
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -164,10 +165,10 @@ def test_evaluate_for_people_counts_what_is_left_out(tmp_path) -> None:
     for workers in ((), ("--workers", 0), ("--workers", 1)):
         status, out, err = run(*command, "--skip-broken", "--record", *workers)
         assert status == 0
-        assert out.startswith(f"{model} on 6 images of the val split, 1 broken ones left out\n")
+        assert out.startswith(f"{model} on 6 images of the val split, 1 broken left out\n")
         assert err.count("warning") == 1
         card = json.loads(model.with_suffix(".json").read_text())
-        assert card["evaluation"]["data"].endswith("1 broken ones left out")
+        assert card["evaluation"]["data"].endswith("1 broken left out")
 
 
 # --- images on demand -----------------------------------------------------------------------------
@@ -232,6 +233,19 @@ def test_processes_end_with_the_images(tmp_path) -> None:
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
+def test_processes_leave_ctrl_c_to_the_one_that_started_them(tmp_path) -> None:
+    """Also while they start, when Python would print a traceback."""
+    images = FolderImages(tmp_path, ["x.png"], PLAIN, 1)
+    before = set(multiprocessing.active_children())
+    future = images._workers.submit(os.getpid)
+    (child,) = set(multiprocessing.active_children()) - before
+    os.kill(child.pid, signal.SIGINT)
+    assert future.result(timeout=100) == child.pid
+    os.kill(child.pid, signal.SIGINT)
+    assert images._workers.submit(os.getpid).result(timeout=100) == child.pid
 
 
 def test_a_process_that_dies_is_one_error(tmp_path) -> None:

@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from refimpl import ops
-from refimpl.conventions import DtypeError, NonFiniteError, ShapeError
+from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError
 from refimpl.models import create_model, flatten, unflatten
 from refimpl.models.params import shapes
 from tests import networks, oracles, strategies, tolerances
@@ -130,6 +131,82 @@ def test_deit_against_transformers(config, seed):
         config.to_json(), flatten(network.params), network.images, network.dlogits
     )
     assert_close("deit against transformers", network.run(), expected)
+
+
+# Images of another size
+
+OTHER_GRIDS = ((1, 1), (1, 2), (2, 2), (2, 3), (3, 2), (4, 3), (5, 7), (1, 6), (8, 1))
+
+
+@pytest.mark.parametrize("name", COVERING)
+def test_images_of_another_size_against_torch(name):
+    assert_mirrored(networks.with_images_of(networks.make(COVERING[name], seed=1), (5, 4)))
+
+
+@given(networks.configs(), st.sampled_from(OTHER_GRIDS), strategies.seeds())
+def test_random_networks_on_images_of_another_size_against_torch(config, grid, seed):
+    assert_mirrored(networks.with_images_of(networks.make(config, seed), grid, seed))
+
+
+@settings(max_examples=15)
+@given(
+    networks.configs(block="real", pool="cls", decoder="none"),
+    st.sampled_from(OTHER_GRIDS),
+    strategies.seeds(),
+)
+def test_deit_on_images_of_another_size_against_transformers(config, grid, seed):
+    theirs = oracles.require("transformers", "tests.torch_models.transformers_vit")
+    config = config.replace(image_size=3 * config.patch_size)  # theirs takes it for a square
+    network = networks.with_images_of(networks.make(config, seed), grid, seed)
+    expected = theirs.run(
+        config.to_json(), flatten(network.params), network.images, network.dlogits
+    )
+    assert_close("deit against transformers", network.run(), expected)
+
+
+@given(networks.configs(), st.sampled_from(OTHER_GRIDS), strategies.seeds(), strategies.floats())
+def test_a_resized_network_is_the_network_on_images_of_that_size(config, grid, seed, dtype):
+    network = networks.with_images_of(networks.make(config, seed, dtype), grid, seed)
+    size = network.images.shape[2:]
+    model, params = network.model.resized(network.params, size)
+    assert model == network.model.replace(image_size=size)
+    resized = network._replace(model=model, params=params)
+    logits, dimages, grads = network.run()
+    expected = resized.run()
+    np.testing.assert_array_equal(logits, expected[0])
+    np.testing.assert_array_equal(dimages, expected[1])
+    np.testing.assert_array_equal(network.model.predict(network.params, network.images), logits)
+    given, kept = flatten(network.params), flatten(params)
+    first = int(config.pool == "cls")
+    for path, gradient in expected[2].items():
+        if path == "pos_embed" or ".token_shift_" in path:
+            assert grid == config.grid or kept[path] is not given[path]
+            axis = 1 if path == "pos_embed" else 0
+            for a, b in ((given[path], kept[path]), (gradient, grads[path])):
+                of_class = [x.take(range(first), axis) for x in (a, b)]
+                np.testing.assert_array_equal(*of_class, err_msg=path)
+        else:
+            assert kept[path] is given[path]
+            np.testing.assert_array_equal(grads[path], gradient, err_msg=path)
+
+
+def test_a_side_says_that_the_image_is_a_square(network):
+    model, params = network.model.resized(network.params, 8)
+    assert model.config.image_size == (8, 8)
+    assert params["pos_embed"].shape == (1, 17, 10)
+    assert params["blocks"]["0"]["attn"]["rprelu"]["token_shift_in"].shape == (17,)
+
+
+def test_networks_of_two_sizes_take_turns():
+    """Two forwards, then two backwards: a cache knows the size it was made with."""
+    small = networks.make(networks.small(**networks.DIDB), seed=5)
+    large = networks.with_images_of(small, (4, 5))
+    expected = small.run(), large.run()
+    runs = [n.model.forward(n.params, n.images) for n in (small, large)]
+    networks.freeze(runs)
+    for i in (1, 0, 1):
+        logits, cache = runs[i]
+        assert_equal((logits, *backward(small, cache)), expected[i])
 
 
 @pytest.mark.parametrize("name", ["didb_tiny", "react_tiny"])
@@ -298,10 +375,11 @@ def test_two_forwards_then_two_backwards_in_either_order(config, seed, dtype):
 
 
 @settings(max_examples=10)
-@given(networks.configs(), strategies.seeds())
-def test_gradients_own_their_memory(config, seed):
+@given(networks.configs(), st.sampled_from((None, *OTHER_GRIDS)), strategies.seeds())
+def test_gradients_own_their_memory(config, grid, seed):
     """So an optimizer may scale one in place without changing another, or the cache."""
     network = networks.make(config, seed)
+    network = network if grid is None else networks.with_images_of(network, grid)
     _, cache = network.model.forward(network.params, network.images)
     dimages, grads = backward(network, cache)
     gradients = {"images": dimages, **grads}
@@ -312,9 +390,11 @@ def test_gradients_own_their_memory(config, seed):
         assert [p for p, g in gradients.items() if np.may_share_memory(gradient, g)] == [path]
 
 
-@given(networks.configs(), strategies.seeds(), strategies.floats())
-def test_gradients_are_shaped_like_parameters_and_nothing_is_cast(config, seed, dtype):
+@given(networks.configs(), st.sampled_from((None, *OTHER_GRIDS)), strategies.seeds(),
+       strategies.floats())  # fmt: skip
+def test_gradients_are_shaped_like_parameters_and_nothing_is_cast(config, grid, seed, dtype):
     network = networks.make(config, seed, dtype)
+    network = network if grid is None else networks.with_images_of(network, grid)
     logits, cache = network.model.forward(network.params, network.images)
     dimages, grads = backward(network, cache)
     assert dimages.shape == network.images.shape
@@ -442,6 +522,17 @@ def test_every_op_is_called_through_the_backend_in_both_directions(name, monkeyp
     assert recorder.calls["forward"] == SHELL + SHELL + block + block + block + block
 
 
+@pytest.mark.parametrize("pool", networks.POOLS)
+def test_interpolations_are_called_through_the_backend_in_both_directions(pool, monkeypatch):
+    network = networks.make(networks.small(**networks.DIDB, pool=pool), seed=4)
+    network = networks.with_images_of(network, (3, 2))
+    expected = network.run()
+    recorder = Recorder(monkeypatch)
+    assert_equal(network.run(backend=recorder), expected)
+    assert recorder.calls["forward"]["interpolate"] == 1  # of all maps
+    assert recorder.calls["forward"] == recorder.calls["backward"]
+
+
 # float32
 
 
@@ -562,11 +653,21 @@ def network() -> networks.Network:
     return networks.make(networks.small(**networks.DIDB), seed=6)
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 6, 4), (2, 1, 4, 6), (3, 4, 6), (2, 3, 4, 6, 1)])
+@pytest.mark.parametrize("shape", [(2, 1, 4, 6), (3, 4, 6), (2, 3, 4, 6, 1)])
 def test_images_of_another_shape(network, shape):
+    expected = r"images has shape .*; expected \(any, 3, any, any\)"
     for run in (network.model.forward, network.model.predict):
-        with pytest.raises(ShapeError, match=r"images has shape .*; expected \(any, 3, 4, 6\)"):
+        with pytest.raises(ShapeError, match=expected):
             run(network.params, np.zeros(shape))
+
+
+@pytest.mark.parametrize("size", [(4, 5), (1, 6), (0, 6), (4, 0)])
+def test_images_of_a_size_that_the_patch_does_not_divide(network, size):
+    for run in (network.model.forward, network.model.predict):
+        with pytest.raises(ShapeError, match="images has shape .*multiples of patch_size 2"):
+            run(network.params, np.zeros((2, 3, *size)))
+    with pytest.raises(ConfigError, match="image_size.*"):
+        network.model.resized(network.params, size)
 
 
 def test_an_empty_batch(network):

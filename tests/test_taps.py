@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from refimpl.models import Config, flatten
 from refimpl.models.params import shapes
@@ -230,6 +231,28 @@ def test_an_op_holds_parameters_and_no_activations(config, seed):
     heard = listen(other)
     for name, tapped in listen(network).ops().items():
         assert_replayed(name, tapped, heard)
+
+
+@given(networks.configs(), st.sampled_from(((1, 2), (4, 3))), strategies.seeds())
+def test_images_of_another_size(config, grid, seed):
+    """Values are those of the resized network, gradients those of the parameters as given."""
+    network = networks.with_images_of(networks.make(config, seed), grid)
+    heard = listen(network)
+    model, _ = network.model.resized(network.params, network.images.shape[2:])
+    B = len(network.images)
+    table = {
+        "input": (REAL, network.images.shape),
+        **forward_table(model.config, B),
+        **backward_table(model.config, B),
+        **{f"grads/param.{path}": (REAL, shape) for path, shape in shapes(config).items()},
+    }
+    assert {tap: t.value.shape for tap, t in heard.taps.items()} == {
+        tap: shape for tap, (_, shape) in table.items()
+    }
+    for name, tapped in heard.ops().items():
+        assert_replayed(name, tapped, heard)
+    for path, gradient in network.run()[2].items():
+        np.testing.assert_array_equal(heard[f"grads/param.{path}"], gradient, err_msg=path)
 
 
 def test_what_was_given_has_no_op():

@@ -9,6 +9,7 @@ from typing import Any
 from refimpl.cli.options import (
     FILES,
     add_backend,
+    add_image_size,
     add_json,
     add_model,
     positive,
@@ -33,6 +34,7 @@ def add(verbs: Verbs) -> None:
     ).complete = FILES  # fmt: skip
     add_model(added)
     add_backend(added)
+    add_image_size(added)
     added.add_argument(
         "--top", type=positive, default=1, metavar="K", help="show the K best classes (default 1)"
     )
@@ -46,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from refimpl.classifier import classifier
 
     start_engine(args.backend)
-    ask = classifier(args.model, backend=args.backend)
+    ask = classifier(args.model, backend=args.backend, image_size=args.image_size)
     if args.invert:
         ask = ask.inverted()
     names, status = _image_names(args.images)

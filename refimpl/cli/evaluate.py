@@ -10,6 +10,7 @@ from refimpl.cli.options import (
     FILES,
     add_backend,
     add_data,
+    add_image_size,
     add_json,
     add_model,
     find_maps,
@@ -35,6 +36,7 @@ def add(verbs: Verbs) -> None:
     add_data(added)
     add_model(added)
     add_backend(added)
+    add_image_size(added)
     added.add_argument("--split", choices=("test", "train"), default="test", help="(default test)")
     added.add_argument(
         "--batch-size", type=positive, default=100, metavar="N", help="(default 100)"
@@ -66,7 +68,7 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
     from refimpl.data import datasets
     from refimpl.segmenter import segmenter
 
-    model = segmenter(args.model, backend=args.backend)
+    model = segmenter(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
         read_card(args.model)
     _check_confusion(args.confusion)
@@ -123,7 +125,7 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
     from refimpl.classifier import classifier, read_card, record
     from refimpl.data import datasets
 
-    model = classifier(args.model, backend=args.backend)
+    model = classifier(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
         read_card(args.model)  # a missing card is told before the work, not after it
     data = load_data(args, args.split, model.preprocessing)
@@ -131,8 +133,10 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
     with progress_bar("evaluate", len(data.images)) as bar:
         result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
     described = f"{result.count:,} images" + (f" of the {data.split} split" if data.split else "")
+    if args.image_size:
+        described += " at {} x {} pixels".format(*args.image_size)
     if data.broken:
-        described += f", {len(data.broken):,} broken ones left out"
+        described += f", {len(data.broken):,} broken left out"
     if args.record:
         record(args.model, result, f"{args.data.resolve().name}, {described}")
     if args.json:

@@ -31,6 +31,14 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_image_size(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--image-size", type=_size, metavar="H[xW]",
+        help="pixels to resize images to, or of a segmenter's window, instead of the model's own "
+        "size; it is interpolated to match (multiples of its patch)",
+    )  # fmt: skip
+
+
 def start_engine(backend: str) -> None:
     """Numba's start, before the first kernel, without what no kernel here needs.
 
@@ -107,6 +115,14 @@ def add_output(parser: argparse.ArgumentParser, text: str) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON; fractions are 0 to 1")
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, times, width = text.partition("x")
+    try:
+        return positive(height), positive(width if times else height)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 56 or 56x84") from None
 
 
 def positive(text: str) -> int:

@@ -6,7 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from refimpl.cli.options import FILES, add_backend, add_json, add_output, start_engine
+from refimpl.cli.options import (
+    FILES,
+    add_backend,
+    add_image_size,
+    add_json,
+    add_output,
+    start_engine,
+)
 from refimpl.cli.output import print_json, print_table
 from refimpl.cli.verbs import Verbs
 
@@ -31,6 +38,7 @@ def add(verbs: Verbs) -> None:
         help="a trained segmenter: a shipped name or a .safetensors file",
     ).complete = FILES  # fmt: skip
     add_backend(added)
+    add_image_size(added)
     add_json(added)
 
 
@@ -41,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from refimpl.segmenter import segmenter
 
     start_engine(args.backend)
-    ask = segmenter(args.model, backend=args.backend)
+    ask = segmenter(args.model, backend=args.backend, image_size=args.image_size)
     picture = _picture(args.image)
     answer = ask(picture)
     write_atomically(args.output, _png(segmentation.mask(answer)))

@@ -5,12 +5,13 @@ next batch while the caller computes with this one. What they are asked for is w
 that order, whatever the timing: training on them ends in the same bits as on an array.
 """
 
+import contextlib
 import functools
 import math
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -131,11 +132,12 @@ def slices(count: int, size: int) -> list[slice]:
 
 
 def map_ahead(
-    pool: Executor, function: Callable[[Given], Made], given: Iterable[Given], ahead: int
+    pool: Any, function: Callable[[Given], Made], given: Iterable[Given], ahead: int
 ) -> Iterator[Made]:
     """`pool.map` for what must not be in memory all at once: results in order.
 
-    The next of `given` is asked for when no more than `ahead` results are under way or waiting.
+    pool: an Executor, or whatever has its `submit`. The next of `given` is asked for when no more
+    than `ahead` results are under way or waiting.
     """
     waiting: deque[Any] = deque()
     try:
@@ -164,7 +166,13 @@ class _Workers:
 
         # a fork of a process with threads in it may hang
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.count, mp_context=context, initializer=_ignore_interrupts)
+        return ProcessPoolExecutor(self.count, mp_context=context)
+
+    def submit(self, function: Callable[..., Made], *args: Any) -> Future:
+        """What an Executor does. Here a process may be started: it never hears of Ctrl-C."""
+        pool = self.pool  # what it starts would let go of the interrupts
+        with _interrupts_held():
+            return pool.submit(function, *args)
 
     def map(
         self, function: Callable[[Given], Made], given: Iterable[Given], ahead: int
@@ -176,7 +184,7 @@ class _Workers:
         from concurrent.futures.process import BrokenProcessPool
 
         try:
-            yield from map_ahead(self.pool, function, given, ahead + 2 * self.count)
+            yield from map_ahead(self, function, given, ahead + 2 * self.count)
         except BrokenProcessPool:
             raise DataError(
                 "a process that decodes images has died: its memory ran out, or the program that "
@@ -184,9 +192,20 @@ class _Workers:
             ) from None
 
 
-def _ignore_interrupts() -> None:
-    """Ctrl-C reaches the whole group; the process that started the others ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """A process that is started inside inherits that they are held, from its first instruction.
+
+    Ctrl-C reaches the whole group, and the process that started the others is to end them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _parts(names: np.ndarray) -> Iterator[list[str]]:

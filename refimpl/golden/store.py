@@ -39,6 +39,7 @@ from refimpl.conventions import (
     RefimplError,
     require_choice,
     require_finite,
+    require_shape,
 )
 from refimpl.golden import bounds, npy, record
 from refimpl.golden.record import GRADS, INPUT, Step
@@ -184,6 +185,8 @@ def make(
     path = Path(path)
     require_free(path)
     parameters.check(model.config, params)
+    size = (model.config.channels, *model.config.image_size)  # what the manifest will say
+    require_shape("golden make", "images", images, (None, *size))
     used, images = record.cast(params, dtype), images.astype(dtype)
     require_finite("golden make", "images", images)
     dlogits = None

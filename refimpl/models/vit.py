@@ -3,6 +3,8 @@
 tokens = [class token, PatchEmbed(images)] + position embedding
 x      = block(x) for every block
 logits = head(LayerNorm(x))         of an image, or of every pixel where there is a decoder
+
+Images of another size than the configuration's run on parameters that are interpolated first.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import ShapeError, float_dtype, require_shape
-from refimpl.models import block, classification_head, linear_decoder, real_block
+from refimpl.models import block, classification_head, linear_decoder, real_block, resize
 from refimpl.models import params as parameters
 from refimpl.models.config import Config, named
 from refimpl.models.params import Params
@@ -23,7 +25,8 @@ from refimpl.models.run import Run, Tap, pick
 
 
 class Cache(NamedTuple):
-    params: Params
+    params: Params  # those that ran: for images of another size, interpolated
+    resize: resize.Cache
     backend: Any
     patch_embed: ops.patch_embed.Cache
     blocks: list[block.Cache | real_block.Cache]
@@ -58,9 +61,11 @@ class VisionTransformer:
     ) -> tuple[np.ndarray, Cache]:
         """images (B, channels, H, W) -> (logits (B, classes), cache for backward).
 
-        With a decoder every pixel has logits, (B, classes, H, W), here and below. Images and
-        parameters share one dtype. Errors: ShapeError, DtypeError, and NonFiniteError with the
-        dotted name of the layer.
+        H and W are any multiples of the patch: for another size than the configuration's the
+        network of `resized` runs, made anew each time; a listener hears its values, and the
+        gradients of the parameters as they were given. With a decoder every pixel has logits,
+        (B, classes, H, W), here and below. Images and parameters share one dtype. Errors:
+        ShapeError, DtypeError, and NonFiniteError with the dotted name of the layer.
         """
         return self._forward(params, images, Run(self.config, backend, tap), keep=True)
 
@@ -68,12 +73,26 @@ class VisionTransformer:
         """images (B, channels, H, W) -> logits (B, classes), keeping no cache."""
         return self._forward(params, images, Run(self.config, backend, None), keep=False)[0]
 
+    def resized(
+        self, params: Params, image_size: int | tuple[int, int]
+    ) -> tuple[VisionTransformer, Params]:
+        """The network for images of another size, (H, W) or the side of a square [SPEC 6.3].
+
+        Parameters with an entry a token are interpolated, the others are the same arrays.
+        ConfigError where the patch does not divide the size; ShapeError, DtypeError as in forward.
+        """
+        parameters.check(self.config, params)
+        model = self.replace(image_size=image_size)
+        return model, resize.forward(params, self.config, model.config.image_size)[0]
+
     def _forward(
         self, params: Params, images: np.ndarray, run: Run, keep: bool
     ) -> tuple[np.ndarray, Cache]:
         """With `keep` false each block's cache is dropped before the next block runs."""
-        config, backend, tap = run
         self._check(params, images)
+        params, resized = resize.forward(params, run.config, images.shape[2:], run.backend)
+        run = run._replace(config=resized.config)
+        config, backend, tap = run
         patches, patch_embed_cache = backend.patch_embed.forward(images, **params["patch_embed"])
         x = _tokens(params, patches)  # (B, N, C)
         if tap is not None:
@@ -93,17 +112,19 @@ class VisionTransformer:
             tap("norm.out", norm, pick(_normalise(params, config), 0), [_source(config.depth)])
         logits, head_cache = _head_module(config).forward(params["head"], norm, run)
         return logits, Cache(
-            params, backend, patch_embed_cache, block_caches, norm_cache, head_cache
+            params, resized, backend, patch_embed_cache, block_caches, norm_cache, head_cache
         )
 
     def backward(
         self, dlogits: np.ndarray, cache: Cache, *, tap: Tap | None = None
     ) -> tuple[np.ndarray, Params]:
-        """dlogits (B, classes) -> (dimages (B, channels, H, W), gradients shaped like params).
+        """dlogits (B, classes) -> (dimages (B, channels, H, W), gradients shaped like forward's
+        params, also where these were interpolated).
 
         Reads the cache and leaves it as it was: any number of backwards, in any order.
         """
-        config, params, backend = self.config, cache.params, cache.backend
+        config, params, backend = cache.resize.config, cache.params, cache.backend
+        tap = resize.listener(tap, cache.resize)
         run = Run(config, backend, tap)
         float_dtype("backward", dlogits=dlogits, parameters=params["head"]["weight"])
         grads: Params = {}
@@ -135,15 +156,20 @@ class VisionTransformer:
         grads["patch_embed"] = {"weight": embed[0], "bias": embed[1]}
         if tap is not None:
             _tap_embedding(params, dx[:, first:], dimages, grads, run)
-        return dimages, _in_order(grads, params)
+        return dimages, resize.backward(_in_order(grads, params), cache.resize)
 
     def _check(self, params: Params, images: np.ndarray) -> None:
         parameters.check(self.config, params)
-        config = self.config
-        require_shape("model", "images", images, (None, config.channels, *config.image_size))
+        patch = self.config.patch_size
+        require_shape("model", "images", images, (None, self.config.channels, None, None))
+        float_dtype("model", images=images, parameters=params["patch_embed"]["weight"])
         if len(images) == 0:
             raise ShapeError(f"model: images has shape {images.shape}; expected at least one image")
-        float_dtype("model", images=images, parameters=params["patch_embed"]["weight"])
+        if any(side == 0 or side % patch for side in images.shape[2:]):
+            raise ShapeError(
+                f"model: images has shape {images.shape}; "
+                f"expected rows and columns that are multiples of patch_size {patch}"
+            )
 
 
 def _block_module(config: Config):

@@ -160,3 +160,43 @@ def the_class_token_hears_the_last_patch(original):
         return np.roll(original(dpatches, config), -config.first_patch, axis=1)
 
     return _with_class_token
+
+
+# images of another size
+
+RESIZED = "test_models.test_images_of_another_size_against_torch"
+
+
+@mutant("models.resize._split", RESIZED, name="didb-pool-cls")
+def class_token_last(original):
+    """The entry of the class token is looked for behind those of the patches."""
+
+    def _split(value, grid):
+        first, maps = original(value, grid)
+        entries = np.concatenate([first, maps.reshape(len(maps), -1).T])
+        count = grid[0] * grid[1]
+        return entries[count:], entries[:count].T.reshape(-1, *grid)
+
+    return _split
+
+
+@mutant("models.resize._split", RESIZED, name="deit-pool-mean")
+def grid_transposed(original):
+    """Patches column by column."""
+
+    def _split(value, grid):
+        first, maps = original(value, grid)
+        return first, maps.reshape(-1, *grid[::-1]).swapaxes(1, 2)
+
+    return _split
+
+
+@mutant("models.resize._adjoint", RESIZED, name="didb-pool-cls")
+def gradients_of_what_was_interpolated(original):
+    """Parameters get the gradients of those that ran, thinned out to their own number."""
+
+    def _adjoint(grads, cache):
+        given = original(grads, cache)
+        return {path: np.resize(grads[path], gradient.shape) for path, gradient in given.items()}
+
+    return _adjoint

@@ -72,7 +72,11 @@ def run(
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Logits, gradient of the images, and under our names those of the parameters."""
     module = build(config, flat)
-    logits, dimages = vit.forward_backward(lambda x: module(x).logits, images, dlogits)
+    # it interpolates from square grids only
+    other_size = images.shape[2:] != vit._image_size(config)
+    logits, dimages = vit.forward_backward(
+        lambda x: module(x, interpolate_pos_encoding=other_size).logits, images, dlogits
+    )
     theirs = vit.gradients(module)
     grads = {name: np.concatenate([theirs[part] for part in _their_names(name)]) for name in flat}
     return logits, dimages, grads

@@ -39,6 +39,16 @@ def _tokens(config: Config) -> int:
     return math.prod(_grid(config)) + (config["pool"] == "cls")
 
 
+def _on_grid(entries: Tensor, config: Config, grid: ops.Grid) -> Tensor:
+    """[SPEC 6.3] (N, K), an entry a token of the network of `config` -> the same for `grid`."""
+    own = _grid(config)
+    class_token, patches = entries[: -math.prod(own)], entries[-math.prod(own) :]
+    if grid == own:
+        return entries
+    image = ops.interpolate(patches.T.unflatten(1, own), grid)
+    return torch.cat((class_token, image.flatten(1).T))
+
+
 def _norm(config: Config, dim: int) -> nn.LayerNorm:
     return nn.LayerNorm(dim, eps=config["norm_eps"])
 
@@ -62,9 +72,12 @@ class RPReLU(nn.Module):
         self.token_shift_in = _parameter(_tokens(config)) if per_token else None
         self.token_shift_out = _parameter(_tokens(config)) if per_token else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.rprelu(x, self.shift_in, self.slope, self.shift_out,
-                          self.token_shift_in, self.token_shift_out)  # fmt: skip
+        self.config = config
+
+    def forward(self, x: Tensor, grid: ops.Grid) -> Tensor:
+        shifts = (self.token_shift_in, self.token_shift_out)
+        shifts = (s if s is None else _on_grid(s[:, None], self.config, grid)[:, 0] for s in shifts)
+        return ops.rprelu(x, self.shift_in, self.slope, self.shift_out, *shifts)
 
 
 class Projection(nn.Module):
@@ -85,9 +98,9 @@ class Projection(nn.Module):
             return x.repeat(1, 1, outputs // inputs)
         return F.avg_pool1d(x, inputs // outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, grid: ops.Grid) -> Tensor:
         linear = ops.binary_linear(x + self.move, self.weight, **self.stage)
-        return self.rprelu(self.norm(linear) + self.fit(x))
+        return self.rprelu(self.norm(linear) + self.fit(x), grid)
 
 
 class Attention(nn.Module):
@@ -112,26 +125,26 @@ class Attention(nn.Module):
         self.rprelu = RPReLU(config, dim)
         self.proj = Projection(config, dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, grid: ops.Grid) -> Tensor:
         binarize, heads = self.config["binarize"], self.config["heads"]
         real = {}  # m_t (B, N, C)
         bits = {}  # b_t (B, heads, N, d)
-        for name, source in self._sources(x).items():
-            real[name] = getattr(self, name)(source)
+        for name, source in self._sources(x, grid).items():
+            real[name] = getattr(self, name)(source, grid)
             moved = real[name] + getattr(self, f"{name}_move")
             signs = moved if binarize == "none" else ops.sign(moved, self.config["ste"])
             bits[name] = _split_heads(signs, heads)
         prob = ops.softmax(self._scores(bits))
         context = ops.boolean_attention(prob, bits["v"].mT, self.alpha, binarize)
         o = self.norm(_merge_heads(context)) + sum(real[name] for name in self.names[:-1])
-        return self.proj(self.rprelu(o + self._values(real["v"])))
+        return self.proj(self.rprelu(o + self._values(real["v"], grid), grid), grid)
 
-    def _sources(self, x: Tensor) -> dict[str, Tensor]:
+    def _sources(self, x: Tensor, grid: ops.Grid) -> dict[str, Tensor]:
         """What each projection reads."""
         if not self.haar:
             return dict.fromkeys(self.names, x)
         config = self.config
-        low, high = ops.bands(x, _grid(config), config["haar_mode"], config["haar_cls"])
+        low, high = ops.bands(x, grid, config["haar_mode"], config["haar_cls"])
         return {"q_low": low, "k_low": low, "q_high": high, "k_high": high, "v": x}
 
     def _scores(self, bits: dict[str, Tensor]) -> Tensor:
@@ -146,11 +159,11 @@ class Attention(nn.Module):
             low, high, self.band_weight.detach() if fixed else self.band_weight, head_dim
         )
 
-    def _values(self, value: Tensor) -> Tensor:
+    def _values(self, value: Tensor, grid: ops.Grid) -> Tensor:
         """The shortcut of m_v, with the differences of a token to its neighbours or without."""
         if not self.differential:
             return value
-        mean = ops.neighbours(value, _grid(self.config), self.config["neighbours"])
+        mean = ops.neighbours(value, grid, self.config["neighbours"])
         return ops.differential(value, mean, self.shortcut, self.neighbour)
 
 
@@ -163,8 +176,8 @@ class Mlp(nn.Module):
         self.up = Projection(config, dim, hidden)
         self.down = Projection(config, hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.up(x))
+    def forward(self, x: Tensor, grid: ops.Grid) -> Tensor:
+        return self.down(self.up(x, grid), grid)
 
 
 class LayerScale(nn.Module):
@@ -187,7 +200,7 @@ class RealAttention(nn.Module):
         self.qkv = nn.Linear(config["dim"], 3 * config["dim"])
         self.proj = nn.Linear(config["dim"], config["dim"])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, grid: ops.Grid) -> Tensor:
         q, k, v = (_split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=2))
         scores = ops.matmul(q, k) / math.sqrt(q.shape[-1])
         return self.proj(_merge_heads(ops.softmax(scores) @ v))
@@ -202,7 +215,7 @@ class RealMlp(nn.Module):
         self.fc1 = nn.Linear(dim, hidden)
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, grid: ops.Grid) -> Tensor:
         return self.fc2(ops.gelu(self.fc1(x)))
 
 
@@ -220,9 +233,9 @@ class Block(nn.Module):
         self.scale1 = LayerScale(dim) if scaled else nn.Identity()
         self.scale2 = LayerScale(dim) if scaled else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.scale1(self.attn(self.norm1(x)))
-        return x + self.scale2(self.mlp(self.norm2(x)))
+    def forward(self, x: Tensor, grid: ops.Grid) -> Tensor:
+        x = x + self.scale1(self.attn(self.norm1(x), grid))
+        return x + self.scale2(self.mlp(self.norm2(x), grid))
 
 
 class PatchEmbed(nn.Module):
@@ -239,7 +252,10 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """[SPEC 6.3, 10] Images (B, channels, H, W) -> logits (B, num_classes), or of each pixel."""
+    """[SPEC 6.3] Images (B, channels, H, W) of any size that the patch divides -> logits (B, K).
+
+    With a decoder (B, K, H, W) [SPEC 10].
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -247,25 +263,28 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(config)
         self.cls_token = _parameter(1, 1, dim) if config["pool"] == "cls" else None
         self.pos_embed = _parameter(1, _tokens(config), dim)
-        self.blocks = nn.Sequential(*(Block(config) for _ in range(config["depth"])))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config["depth"]))
+        self.config = config
         self.norm = _norm(config, dim)
         self.head = nn.Linear(dim, config["num_classes"])
-        self.decoder = config.get("decoder", "none")
-        self.image_size, self.grid = _image_size(config), _grid(config)
 
-    def decode(self, x: Tensor) -> Tensor:
+    def decode(self, x: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
         """[SPEC 10] (B, N, C) -> (B, num_classes, H, W)."""
-        token = self.head(x[:, -math.prod(self.grid) :])
-        image = token.mT.unflatten(2, self.grid)
-        return F.interpolate(image, self.image_size, mode="bilinear", align_corners=False)
+        token = self.head(x[:, -math.prod(grid) :])
+        image = token.mT.unflatten(2, grid)
+        return F.interpolate(image, size, mode="bilinear", align_corners=False)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images)
         if self.cls_token is not None:
             x = torch.cat((self.cls_token.expand(len(x), -1, -1), x), dim=1)
-        x = self.norm(self.blocks(x + self.pos_embed))
-        if self.decoder == "linear":
-            return self.decode(x)
+        grid = tuple(side // self.config["patch_size"] for side in images.shape[2:])
+        x = x + _on_grid(self.pos_embed[0], self.config, grid)
+        for block in self.blocks:
+            x = block(x, grid)
+        x = self.norm(x)
+        if self.config.get("decoder") == "linear":
+            return self.decode(x, grid, images.shape[2:])
         return self.head(x.mean(dim=1) if self.cls_token is None else x[:, 0])
 
 

@@ -1,0 +1,183 @@
+"""Models on images of another size than they were made for, from the engine to the command line.
+
+That the network is right is tested in tests/test_models.py, and interpolation in
+tests/test_interpolate.py. Here: every way in comes to the same network.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import refimpl
+from refimpl import engine, golden
+from refimpl.conventions import ConfigError, ShapeError
+from refimpl.data import bundled
+from refimpl.golden import store
+from refimpl.kernels import backend
+from refimpl.models import files, flatten, resize
+from refimpl.models.packing import pack_rows
+from tests import networks, strategies
+from tests.command_line import SEVEN, SMALL, assert_one_line, run, save_model
+
+NAME = "didb_micro_mnist"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+# Parameters
+
+
+@given(networks.configs(), strategies.seeds(), strategies.floats())
+def test_resizing_is_linear_and_its_backward_is_the_adjoint(config, seed, dtype):
+    """<resize(p), g> = <p, adjoint(g)> over all parameters that are interpolated."""
+    rng = np.random.default_rng(seed)
+    size = (3 * config.patch_size, 4 * config.patch_size)
+    params = networks.parameters(config, rng, dtype)
+    networks.freeze(params)
+    resized, cache = resize.forward(params, config, size)
+    grads = networks.parameters(config.replace(image_size=size), rng, dtype)
+    networks.freeze(grads)
+    adjoint = resize.backward(grads, cache)
+    terms = []
+    for inner, left, right in ((1, resized, grads), (-1, params, adjoint)):
+        flat = flatten(right)
+        terms += [inner * (v.astype(float) * flat[p]).sum() for p, v in flatten(left).items()]
+    assert abs(sum(terms)) <= 1e3 * np.finfo(dtype).eps * sum(map(abs, terms))
+    for array in networks.arrays((resized, adjoint)):
+        assert array.dtype == dtype and array.flags.c_contiguous
+
+
+def test_there_and_back_again():
+    """A constant map stays one; the class token's entry is not part of it."""
+    config = networks.small(**networks.DIDB)
+    params = networks.parameters(config, np.random.default_rng(0))
+    params["pos_embed"][:, 1:] = np.arange(10)
+    found = params
+    for size in ((10, 14), (2, 2), (4, 6)):
+        found, _ = resize.forward(found, config, size)
+        config = config.replace(image_size=size)
+        np.testing.assert_array_equal(found["pos_embed"][:, 0], params["pos_embed"][:, 0])
+        np.testing.assert_allclose(found["pos_embed"][0, 1:, 9], 9, rtol=1e-14)
+    assert config == networks.small(**networks.DIDB)
+
+
+# Backends, engine, goldens
+
+
+@given(networks.configs(block="binary"), strategies.seeds(), st.sampled_from(((1, 2), (4, 3))))
+def test_the_kernels_follow(config, seed, grid):
+    network = networks.with_images_of(networks.make(config, seed), grid)
+    logits, dimages, grads = network.run()
+    ours = network.run(backend=backend)
+    np.testing.assert_allclose(ours[0], logits, rtol=1e-9, atol=1e-9)
+    for a, b in [(ours[1], dimages), *((ours[2][p], grads[p]) for p in grads)]:
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-7 * max(1, np.abs(b).max()))
+
+
+@pytest.mark.parametrize("pool", networks.POOLS)
+@pytest.mark.parametrize("grid", [(1, 2), (5, 7)])
+def test_the_engine_in_replay(tmp_path, pool, grid):
+    drawn = networks.make(networks.small(**networks.DIDB, pool=pool), 3, np.float32)
+    drawn = networks.with_images_of(drawn, grid)
+    model, params = drawn.model.resized(drawn.params, drawn.images.shape[2:])
+    compiled = engine.compile(model, params)
+    packed = {n: pack_rows(v) if v.dtype == bool else v
+              for n, v in compiled.taps(drawn.images).items()}  # fmt: skip
+    store.make(tmp_path / "bundle", model, params, drawn.images, taps="io")
+    compared = golden.compare(golden.read(tmp_path / "bundle"), packed, mode="replay")
+    assert compared.passed, compared.first
+    with pytest.raises(ShapeError, match="engine: images has shape"):
+        engine.compile(drawn.model, drawn.params)(drawn.images)
+
+
+def test_a_bundle_of_another_size_checks_itself(tmp_path):
+    drawn = networks.with_images_of(networks.make(networks.small(**networks.DIDB), 3), (3, 4))
+    model, params = drawn.model.resized(drawn.params, drawn.images.shape[2:])
+    golden.make(tmp_path / "bundle", model, params, drawn.images, grads=True)
+    assert golden.selfcheck(tmp_path / "bundle").passed
+
+
+# The classifier
+
+
+@pytest.mark.parametrize("size", [56, (28, 56), (12, 20)])
+def test_a_classifier_resizes_the_image_and_the_model(size):
+    plain = refimpl.classifier(NAME, backend="numpy")
+    model, params = plain.model.resized(plain.params, size)
+    ask = refimpl.classifier(NAME, backend="numpy", image_size=size)
+    assert ask.preprocessing.size == ask.model.config.image_size == model.config.image_size
+    height, width = model.config.image_size
+    pixels = np.asarray(Image.open(SEVEN).resize((width, height), Image.Resampling.BILINEAR))
+    x = plain.preprocessing.normalise(pixels[None])
+    np.testing.assert_array_equal(ask.logits(x), model.predict(params, x))
+    np.testing.assert_array_equal(ask(SEVEN)[0].probabilities, ask.probabilities(x)[0])
+
+
+def test_its_own_size_changes_nothing():
+    for backend_name in ("numpy", "engine"):
+        answers = [refimpl.classifier(NAME, backend_name, size)(SEVEN)[0] for size in (None, 28)]
+        np.testing.assert_array_equal(answers[0].probabilities, answers[1].probabilities)
+
+
+@pytest.mark.parametrize("floats", ["float32", "float16"])
+def test_a_packed_file_is_resized_like_a_latent_one(tmp_path, floats):
+    file = files.read(NAME)
+    path = tmp_path / "packed.safetensors"
+    files.save_packed(
+        path, file.model, file.params, floats=floats, preprocessing=file.preprocessing
+    )
+    x = np.random.default_rng(0).standard_normal((2, 1, 28, 40)).astype(np.float32)
+    found, expected = (
+        refimpl.classifier(p, "engine", (28, 40)).logits(x) for p in (path, file.path)
+    )
+    if floats == "float32":
+        np.testing.assert_array_equal(found, expected)
+    else:  # scales and maps are rounded, so bits may flip: the engine runs it, that is all
+        assert found.shape == expected.shape
+
+
+def test_a_size_that_the_patch_does_not_divide():
+    with pytest.raises(ConfigError, match=f"{NAME}.*image_size has a side of 30; .*patch_size 4"):
+        refimpl.classifier(NAME, image_size=(28, 30))
+
+
+# The command
+
+
+def test_classify_at_another_size(model):
+    found = run("classify", SEVEN, "--model", model, "--image-size", "56x32", "--json")
+    assert (found.status, found.err) == (0, "")
+    (answer,) = json.loads(found.out)
+    (expected,) = refimpl.classifier(model, image_size=(56, 32))(bundled.mnist() / SEVEN.name)
+    assert answer["label"] == expected.label
+    assert answer["probability"] == pytest.approx(expected.probability, rel=1e-6)
+
+
+def test_evaluate_at_another_size_says_so(model):
+    asked = ("evaluate", "--data", SMALL, "--model", model, "--limit", 6, "--image-size", 32)
+    status, out, err = run(*asked, "--record")
+    assert (status, err) == (0, "")
+    assert "6 images of the test split at 32 x 32 pixels" in out
+    card = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))
+    assert card["evaluation"]["data"].endswith("at 32 x 32 pixels")
+
+
+@pytest.mark.parametrize("verb", [("classify", SEVEN), ("evaluate", "--data", SMALL)])
+def test_sizes_that_are_refused(model, verb):
+    for text in ("30", "28x30"):
+        refused = run(*verb, "--model", model, "--image-size", text)
+        assert_one_line(refused, str(model), "side of 30", "multiple of patch_size 4")
+    for text in ("0", "28x", "x28", "28x28x28", "many", "-4", "28X28"):
+        status, out, err = run(*verb, "--model", model, f"--image-size={text}")
+        assert (status, out) == (2, "")
+        assert f"{text!r} is not a size such as 56 or 56x84" in err
