@@ -6,25 +6,27 @@ Images have any size. Where they are larger than the model's, windows of its siz
 and their logits are averaged; smaller ones are enlarged first [SPEC 10].
 """
 
+from __future__ import annotations
+
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from threadpoolctl import threadpool_limits
 
 from refimpl import metrics
 from refimpl.classifier import Picture, compute, opened, read, ready
 from refimpl.conventions import ModelFileError, cpus
 from refimpl.data.image_folder import map_ahead
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.data.segmentation import Pair, SegmentationFolder
 from refimpl.models import VisionTransformer
 from refimpl.ops import interpolate
+
+if TYPE_CHECKING:  # it imports archives, which an answer for an image does not need
+    from refimpl.data.segmentation import Pair, SegmentationFolder
 
 WINDOWS = 8  # computed at a time
 
@@ -61,7 +63,7 @@ def segmenter(
     name_or_path: str | PathLike,
     backend: str = "auto",
     image_size: int | tuple[int, int] | None = None,
-) -> "Segmenter":
+) -> Segmenter:
     """A trained segmenter: the stem of a shipped file, or a path. As `refimpl.classifier`.
 
     image_size: (H, W), or the side of a square, of a window instead of the model's own size.
@@ -120,6 +122,10 @@ class Segmenter:
         `progress` is called with the number of images that are done. DataError names what is
         broken, or that there is no label at all.
         """
+        from concurrent.futures import ThreadPoolExecutor
+
+        from threadpoolctl import threadpool_limits
+
         classes = len(self.class_names)
 
         def count(pair: Pair) -> np.ndarray:
