@@ -282,6 +282,18 @@ def test_what_segment_refuses(workshop, tmp_path):
     assert not out.exists()
 
 
+def test_golden_vectors_of_a_segmenter(workshop, tmp_path):
+    image = workshop / "scenes" / "images" / "test" / "00000.png"
+    make = ("golden", "make", "--image", image, "--model", workshop / "model.safetensors")
+    status, out, err = run(*make, "--grads", "-o", tmp_path / "gold")
+    assert (status, err) == (0, "")
+    index = (tmp_path / "gold" / "index.csv").read_text()
+    for tap in ("logits,real,float64,1 11 56 56,", "head.out,real,float64,1 196 11,"):
+        assert f",{tap}" in index
+        assert f",grads/{tap}" in index
+    assert run("golden", "compare", tmp_path / "gold", tmp_path / "gold" / "taps").status == 0
+
+
 # --- ADE20K ---------------------------------------------------------------------------------------
 
 

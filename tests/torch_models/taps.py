@@ -67,7 +67,7 @@ class Recorder:
         self.path.append(name)
         last = name.rsplit(".", 1)[-1]
         owner = name.removesuffix(f".{last}")
-        if name == "blocks":
+        if name == "blocks.0":
             self.keep("tokens", args[0])
         elif last == "norm2":
             self.keep(f"{owner}.mid", args[0])
@@ -182,6 +182,7 @@ class Recorder:
 
     def bands(self, original, x, grid, mode="edge", cls="both"):
         low, high = original(x, grid, mode, cls)
+        low = low.clone()  # where it is x itself, it has a gradient of its own all the same
         self.keep(f"{self.here}.low", low)
         self.keep(f"{self.here}.high", high)
         return low, high
