@@ -308,14 +308,27 @@ def _attention(reference: Reference, name: str) -> Params:
 def _enlarged(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
     """A pixel is the weighted mean of four tokens, one axis after the other."""
     config = reference.config
-    return _mean(lambda a: linear_decoder.enlarge(a, config), given[0], roundings=6)
+    found = _mean(lambda a: linear_decoder.enlarge(a, config), given[0], roundings=6)
+    return _placed(found, found.size.max(axis=(-2, -1), keepdims=True), config)
 
 
 def _enlarged_gradient(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
     """Of a token: a sum over all pixels of its columns, then over all of its rows."""
     config = reference.config
     roundings = sum(config.image_size) + 2
-    return _mean(lambda a: linear_decoder.enlarge_backward(a, config), given[0], roundings)
+    found = _mean(lambda a: linear_decoder.enlarge_backward(a, config), given[0], roundings)
+    return _placed(found, found.size.max(axis=1, keepdims=True), config)
+
+
+def _placed(found: Bounded, largest: np.ndarray, config: Config) -> Bounded:
+    """A port may compute where a pixel lies among the tokens in its own type, as PyTorch does.
+
+    The weights of both neighbours are then off by the rounding of a number as large as the grid,
+    also where they should be 0.
+    """
+    error = 8 * sum(config.grid) * found.arithmetic.unit * largest
+    found.inherited = found.inherited + error**found.arithmetic.power
+    return found
 
 
 def _last_norm_gradient(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
