@@ -20,7 +20,7 @@ import refimpl
 from refimpl import cli
 from refimpl.cli import train
 from refimpl.cli.verbs import Verbs
-from refimpl.data import bundled, datasets, mnist
+from refimpl.data import bundled, datasets, mnist, scenes
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files
 from refimpl.training import Recipe, history
@@ -33,6 +33,7 @@ from tests.command_line import (
     process,
     run,
     save_model,
+    save_segmenter,
     write_mnist,
 )
 from tests.test_data import encoded
@@ -626,6 +627,9 @@ def workshop(tmp_path_factory) -> Path:
     model = refimpl.create_model("didb_cifar", dim=8, depth=1)
     params = model.init(np.random.default_rng(51))
     refimpl.save(folder / "mine.safetensors", model, params, class_names=list("abcdefghij"))
+    scenes.write(SMALL, folder / "scenes", {"train": 6, "test": 3})
+    save_segmenter(folder / "segmenter.safetensors")
+    (folder / "street.jpg").write_bytes(picture())
     return folder
 
 

@@ -62,7 +62,7 @@ def run(
     do not find the same loss.
     """
     for name in names:
-        require_choice("bench", "model", name, config.NAMES)
+        require_choice("bench", "model", name, config.CLASSIFIERS)
     rows = []
     for name in names:
         tasks = [

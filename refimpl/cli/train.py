@@ -35,6 +35,7 @@ RECIPE_OPTIONS = {
     "distillation": (float, "weight of the teacher's answers, 1 for nothing else"),
     "shift": (int, "pixels by which a training image may move each way"),
     "flip": (bool, "mirror every other training image, left for right"),
+    "crop": (float, "part of each side of an image that a step sees, cut out at random; 1 for all"),
     "clip_norm": (float, "largest norm of the gradients of a step"),
     "seed": (int, "the same seed gives the same bits on the same machine"),
     "shards": (int, "parts of a batch: they run side by side, and the smaller, the less memory"),
@@ -47,6 +48,7 @@ def add(verbs: Verbs) -> None:
         "train an architecture by its own backward pass",
         "refimpl train --data mnist --model didb_micro -o digits.safetensors",
         "refimpl train --data cifar10.tar.xz --model didb_cifar --flip -o cifar.safetensors",
+        "refimpl train --data scenes --model segmenter_didb_micro -o seen.safetensors",
         "refimpl train --data mnist --model didb_micro --set depth=2 --recipe recipe.toml "
         "--curves csv -o small.safetensors",
     )
@@ -102,7 +104,9 @@ def run(args: argparse.Namespace) -> int:
         curves.require_matplotlib()
     model = refimpl.create_model(args.model, **dict(args.set))
     plain = Preprocessing.plain(model.config.image_size, model.config.channels)
-    data = load_data(args, "train", plain)
+    # a part of them then has the size that the model reads
+    larger = tuple(round(side / recipe.crop) for side in plain.size)
+    data = load_data(args, "train", dataclasses.replace(plain, size=larger))
     if len(data.class_names) != model.config.num_classes:
         raise DataError(
             f"{args.data}: found {len(data.class_names)} classes, {args.model} has "

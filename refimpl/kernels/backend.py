@@ -33,6 +33,7 @@ from refimpl.ops import (
     linear,
     matmul,
     patch_embed,
+    pixel_cross_entropy,
     soft_cross_entropy,
     weight_binarizer,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "matmul",
     "neighbours",
     "patch_embed",
+    "pixel_cross_entropy",
     "projection",
     "rprelu",
     "sign",

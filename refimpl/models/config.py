@@ -37,6 +37,7 @@ class Config:
     norm_eps: float = 1e-5
     block: str = field(default="binary", metadata={"choices": ("binary", "real")})
     pool: str = field(default="cls", metadata={"choices": ("cls", "mean")})
+    decoder: str = field(default="none", metadata={"choices": ("none", "linear")})
     binarize: str = _choice("full", *STAGES)
     ste: str = _choice("polynomial", *STES)
     layer_scale: bool = field(default=False, metadata={"binary": True})
@@ -95,7 +96,23 @@ class Config:
     @property
     def tokens(self) -> int:
         """N: the patches, and the class token where pool="cls"."""
-        return self.grid[0] * self.grid[1] + (self.pool == "cls")
+        return self.grid[0] * self.grid[1] + self.first_patch
+
+    @property
+    def first_patch(self) -> int:
+        """Index of the first patch token: 1 behind a class token, else 0."""
+        return int(self.pool == "cls")
+
+    @property
+    def task(self) -> str:
+        """ "classification", or "segmentation" where there is a decoder."""
+        return "classification" if self.decoder == "none" else "segmentation"
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        """Of one image: (classes,), or with a decoder (classes, H, W)."""
+        size = self.image_size if self.task == "segmentation" else ()
+        return (self.num_classes, *size)
 
     @property
     def head_dim(self) -> int:
@@ -170,12 +187,24 @@ _SIZES: dict[str, dict[str, int]] = {
         "base": (224, 3, 16, 768, 12, 12, 1000),
     }.items()
 }
-NAMES = tuple(f"{family}_{size}" for family in _FAMILIES for size in _SIZES)
+CLASSIFIERS = tuple(f"{family}_{size}" for family in _FAMILIES for size in _SIZES)
+_SEGMENTER = "segmenter_"
+_SEGMENTED: dict[str, dict[str, Any]] = {  # size -> what other images bring with them [SPEC 10]
+    "micro": {"image_size": 56, "num_classes": 11},
+    **{size: {"image_size": 512, "num_classes": 150} for size in ("tiny", "small", "base")},
+}
+NAMES = (
+    *CLASSIFIERS,
+    *(f"{_SEGMENTER}{family}_{size}" for family in _FAMILIES for size in _SEGMENTED),
+)
 
 
 def named(name: str, **overrides: Any) -> Config:
-    """The configuration of an architecture of [SPEC 6.5], some of its fields overridden."""
+    """The configuration of an architecture of [SPEC 6.5, 10], some of its fields overridden."""
     if name not in NAMES:
         raise ConfigError(f"unknown architecture {name!r}; expected one of {', '.join(NAMES)}")
-    family, size = name.split("_")
-    return Config.from_json({**_SIZES[size], **_FAMILIES[family], **overrides})
+    family, size = name.removeprefix(_SEGMENTER).split("_")
+    fields = {**_SIZES[size], **_FAMILIES[family]}
+    if name.startswith(_SEGMENTER):
+        fields |= {**_SEGMENTED[size], "decoder": "linear"}
+    return Config.from_json({**fields, **overrides})

@@ -36,6 +36,7 @@ class Recipe:
     distillation: float = 0.0  # weight of the teacher's loss, 0 for none, 1 for nothing else
     shift: int = 2  # pixels; every training image moves by up to this much each way
     flip: bool = False  # mirror every other training image, left for right; not for digits
+    crop: float = 1.0  # part of each side that a step sees, cut out at random; 1 for all
     clip_norm: float | None = None  # largest global gradient norm, None for no clipping
     seed: int = 0
     shards: int = 4  # parts of a batch, so small that what a part computes stays in the caches
@@ -50,6 +51,7 @@ class Recipe:
         _require_real("learning_rate", self.learning_rate, 0, above=True)
         _require_real("weight_decay", self.weight_decay, 0)
         _require_real("warmup_fraction", self.warmup_fraction, 0, 1)
+        _require_real("crop", self.crop, 0, 1, above=True, included=True)
         _require_real("smoothing", self.smoothing, 0, 1)
         _require_real("distillation", self.distillation, 0, 1, included=True)
         if self.clip_norm is not None:

@@ -287,3 +287,10 @@ def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Ten
 def soft_cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
     """[SPEC 7] -sum p_teacher log p_student, logits and p_teacher (B, K), mean over the batch."""
     return F.cross_entropy(logits, probabilities)
+
+
+def pixel_cross_entropy(
+    logits: Tensor, target: Tensor, smoothing: float = 0.0, ignored: int = 255
+) -> Tensor:
+    """[SPEC 10] logits (B, K, H, W), target (B, H, W) int; torch gives NaN without any label."""
+    return F.cross_entropy(logits, target.long(), label_smoothing=smoothing, ignore_index=ignored)

@@ -252,7 +252,10 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """[SPEC 6.3] Images (B, channels, H, W) of any size that the patch divides -> logits (B, K)."""
+    """[SPEC 6.3] Images (B, channels, H, W) of any size that the patch divides -> logits (B, K).
+
+    With a decoder (B, K, H, W) [SPEC 10].
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -265,6 +268,12 @@ class VisionTransformer(nn.Module):
         self.norm = _norm(config, dim)
         self.head = nn.Linear(dim, config["num_classes"])
 
+    def decode(self, x: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """[SPEC 10] (B, N, C) -> (B, num_classes, H, W)."""
+        token = self.head(x[:, -math.prod(grid) :])
+        image = token.mT.unflatten(2, grid)
+        return F.interpolate(image, size, mode="bilinear", align_corners=False)
+
     def forward(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images)
         if self.cls_token is not None:
@@ -274,6 +283,8 @@ class VisionTransformer(nn.Module):
         for block in self.blocks:
             x = block(x, grid)
         x = self.norm(x)
+        if self.config.get("decoder") == "linear":
+            return self.decode(x, grid, images.shape[2:])
         return self.head(x.mean(dim=1) if self.cls_token is None else x[:, 0])
 
 
