@@ -15,6 +15,7 @@ from refimpl import models, ops
 from refimpl.classifier import classifier
 from refimpl.models import create_model, flatten, unflatten
 from refimpl.models.files import load, save
+from refimpl.segmenter import segmenter
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "models",
     "ops",
     "save",
+    "segmenter",
     "unflatten",
 ]
 

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -24,11 +24,13 @@ from refimpl.conventions import (
     require_finite,
     write_atomically,
 )
-from refimpl.data.image_folder import Images, in_batches, map_ahead, slices
 from refimpl.data.images import open_image
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, VisionTransformer, files, flatten, packing, resize, unflatten
 from refimpl.ops import softmax
+
+if TYPE_CHECKING:  # an answer does not wait for what data sets need
+    from refimpl.data.image_folder import Images
 
 BACKENDS = ("auto", "numpy", "engine")
 BATCH_SIZE = 100
@@ -78,9 +80,31 @@ def classifier(
     ModelFileError for an unknown, broken or untrained model, ConfigError for an unknown backend,
     one that cannot run the model, or a size that the model's patch does not divide.
     """
+    file = read(name_or_path, backend)
+    if file.model.config.task != "classification":
+        raise ModelFileError(f"{file.path}: a segmenter, expected a classifier of whole images")
+    caution = None
+    if file.preprocessing is None:
+        caution = "the model's file does not say how images are prepared; took pixels from 0 to 1"
+    return Classifier(*ready(file, backend, image_size), caution)
+
+
+def read(name_or_path: str | PathLike, backend: str) -> files.ModelFile | files.PackedFile:
+    """A model's file of any kind, once the name of the backend is known to be one."""
     if backend not in BACKENDS:
         raise ConfigError(f"backend is {backend!r}, expected {' or '.join(BACKENDS)}")
-    file = files.read_any(name_or_path)
+    return files.read_any(name_or_path)
+
+
+def ready(
+    file: files.ModelFile | files.PackedFile,
+    backend: str,
+    image_size: int | tuple[int, int] | None,
+) -> tuple[VisionTransformer, Any, Preprocessing, list[str], Any]:
+    """Model, parameters (None where packed), preprocessing, class names, engine (None: NumPy).
+
+    Errors as in `classifier`.
+    """
     try:
         preprocessing = _preprocessing(file.preprocessing, file.model.config)
     except ConfigError as error:
@@ -92,12 +116,7 @@ def classifier(
     if backend == "numpy" and params is None:
         raise ModelFileError(f"{file.path}: packed; backend 'numpy' expects a latent file")
     class_names = file.class_names or [str(i) for i in range(file.model.config.num_classes)]
-    caution = None
-    if file.preprocessing is None:
-        caution = "the model's file does not say how images are prepared; took pixels from 0 to 1"
-    return Classifier(
-        file.model, params, preprocessing, class_names, _engine(file, backend), caution
-    )
+    return file.model, params, preprocessing, class_names, _engine(file, backend)
 
 
 def _resized(
@@ -144,8 +163,11 @@ def read_card(name_or_path: str | PathLike) -> dict[str, Any]:
     return card
 
 
-def record(name_or_path: str | PathLike, evaluation: Evaluation, data: str) -> None:
-    """Write an evaluation into the card beside a model's file; `data` says on what it was made."""
+def record(name_or_path: str | PathLike, evaluation: Any, data: str) -> None:
+    """Write an evaluation into the card beside a model's file; `data` says on what it was made.
+
+    evaluation: an Evaluation, or another dataclass of JSON values.
+    """
     card = read_card(name_or_path)
     card["evaluation"] = {"data": data, **dataclasses.asdict(evaluation)}
     text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
@@ -184,7 +206,7 @@ class Classifier:
         predictions = []
         for first in range(0, len(pictures), BATCH_SIZE):
             some = pictures[first : first + BATCH_SIZE]
-            pixels = np.stack([self.preprocessing.pixels(_opened(picture)) for picture in some])
+            pixels = np.stack([self.preprocessing.pixels(opened(picture)) for picture in some])
             probabilities = self.probabilities(self.preprocessing.normalise(pixels))
             predictions += map(self._prediction, probabilities, pixels)
         return predictions
@@ -207,14 +229,7 @@ class Classifier:
 
         NonFiniteError where weights of absurd size leave no finite number.
         """
-        x = x.astype(self.dtype, copy=False)
-        with np.errstate(all="ignore"):  # what comes of it is looked at below
-            if self.engine is not None:
-                logits = self.engine(x)
-            else:
-                logits = self.model.predict(self.params, x)
-        require_finite("classifier", "logits", logits)
-        return logits
+        return compute("classifier", self.model, self.params, self.engine, x)
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """Preprocessed images, float (B, channels, H, W) -> (B, classes), each row sums to 1."""
@@ -222,7 +237,7 @@ class Classifier:
 
     def evaluate(
         self,
-        images: Images,
+        images: "Images",
         labels: np.ndarray,
         batch_size: int = BATCH_SIZE,
         progress: Callable[[int], object] = lambda count: None,
@@ -238,6 +253,8 @@ class Classifier:
         from concurrent.futures import ThreadPoolExecutor
 
         from threadpoolctl import threadpool_limits
+
+        from refimpl.data.image_folder import in_batches, map_ahead, slices
 
         prepare = self.preprocessing.normalise if ready else self.preprocessing.apply_array
         if len(images) != len(labels) or len(images) == 0:
@@ -278,6 +295,26 @@ class Classifier:
         return Prediction(label, probability, self.class_names, probabilities, warning)
 
 
+def compute(
+    name: str,
+    model: VisionTransformer,
+    params: Mapping[str, Any] | None,
+    engine: Callable[[np.ndarray], np.ndarray] | None,
+    x: np.ndarray,
+) -> np.ndarray:
+    """Logits of preprocessed images (B, channels, H, W) by the engine, or else by NumPy.
+
+    NonFiniteError, with `name`, where weights of absurd size leave no finite number.
+    """
+    with np.errstate(all="ignore"):  # what comes of it is looked at below
+        if engine is not None:
+            logits = engine(x.astype(np.float32, copy=False))
+        else:
+            logits = model.predict(params, x.astype(params["head"]["weight"].dtype, copy=False))
+    require_finite(name, "logits", logits)
+    return logits
+
+
 def _ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(B, classes), (B,) -> place of the true class (B,), 0 the most probable.
 
@@ -309,7 +346,8 @@ def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:
     return list(images)
 
 
-def _opened(picture: Picture) -> Image.Image:
+def opened(picture: Picture) -> Image.Image:
+    """A PIL image of whatever stands for one; DataError where nothing does."""
     if isinstance(picture, (str, PathLike)):
         return open_image(picture)
     if isinstance(picture, np.ndarray):

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+IGNORED = 255  # in a label map: a pixel without a label [SPEC 10]
 
 
 class RefimplError(Exception):

@@ -14,7 +14,8 @@ import numpy as np
 
 import refimpl
 from refimpl import cli
-from refimpl.data import bundled, mnist
+from refimpl.data import bundled, mnist, scenes
+from refimpl.data.preprocessing import Preprocessing
 from tests.make_samples import write_idx
 
 SMALL = bundled.mnist() / "small"
@@ -65,6 +66,23 @@ def save_model(path: Path, **fields) -> Path:
         params,
         class_names=list(mnist.CLASS_NAMES),
         preprocessing=mnist.PREPROCESSING.to_json(),
+        card={"data": "none"},
+    )
+    return path
+
+
+def save_segmenter(path: Path, **fields) -> Path:
+    """A segmenter of scenes that tells pixels apart; its answers are wrong as a rule."""
+    model = refimpl.create_model("segmenter_didb_micro", **{"dim": 8, "depth": 1, **fields})
+    params = model.init(np.random.default_rng(52))
+    params["head"]["weight"] *= 100
+    preprocessing = Preprocessing.plain(model.config.image_size, model.config.channels)
+    refimpl.save(
+        path,
+        model,
+        params,
+        class_names=list(scenes.CLASS_NAMES),
+        preprocessing=preprocessing.to_json(),
         card={"data": "none"},
     )
     return path

@@ -21,6 +21,7 @@ from refimpl.models.params import block_of, shapes
 
 # Every field with a closed list of values [SPEC 6.5, 9]; the first is the baseline's.
 POOLS = ("cls", "mean")
+DECODERS = ("none", "linear")
 SWITCHES: dict[str, tuple] = {
     "binarize": ("full", "activations", "none"),
     "ste": ("polynomial", "clip"),
@@ -44,7 +45,7 @@ class Network(NamedTuple):
     model: VisionTransformer
     params: dict[str, Any]
     images: np.ndarray  # (B, channels, H, W)
-    dlogits: np.ndarray  # (B, classes)
+    dlogits: np.ndarray  # (B, classes), with a decoder (B, classes, H, W)
 
     def run(
         self, tap: Any = None, backend: Any = ops
@@ -61,13 +62,15 @@ def small(**fields: Any) -> Config:
     return Config(**{**sizes, "heads": 2, "mlp_ratio": 3, "num_classes": 4, **fields})
 
 
-# Windows 1, 2 and 3; shifted and not, in both stages; a thin grid, one smaller than the window
+# Windows 1, 2 and 3; shifted and not, in both stages; a thin grid, one smaller than the window; one
+# with a decoder
 SWINS: tuple[dict[str, Any], ...] = (
     {"image_size": (8, 16), "window": 2},
     {"image_size": (12, 24), "window": 3},
     {"image_size": (8, 8), "window": 4, "depth": (1, 2)},
     {"image_size": (8, 12), "window": 2, "depth": (2,)},
     {"image_size": (8, 16), "window": 1, "depth": (1, 2, 1), "dim": 8},
+    {"image_size": (8, 16), "window": 2, "depth": (1, 2), "decoder": "linear"},
 )
 
 
@@ -97,11 +100,12 @@ def covering() -> dict[str, Config]:
     """Each value of each field once in the network of DIDB-ViT and once in the baseline."""
     found = {}
     for family, switches in (("didb", DIDB), ("react", {})):
-        for field, values in {"pool": POOLS, **SWITCHES}.items():
+        for field, values in {"pool": POOLS, "decoder": DECODERS, **SWITCHES}.items():
             for value in values:
                 found[f"{family}-{field}-{value}"] = small(**{**switches, field: value})
     for pool in POOLS:
         found[f"deit-pool-{pool}"] = small(block="real", norm_eps=1e-6, pool=pool)
+    found["deit-decoder-linear"] = small(block="real", norm_eps=1e-6, decoder="linear")
     return found
 
 
@@ -110,6 +114,7 @@ def configs(draw: st.DrawFn, **fixed: Any) -> Config:
     """Sizes that differ from one another, no multiples of 8 or 64; `fixed` are fields to keep."""
     block = fixed.get("block") or draw(st.sampled_from(("binary", "binary", "binary", "real")))
     fields = {"block": block, "pool": draw(st.sampled_from(POOLS))}
+    fields["decoder"] = draw(st.sampled_from(DECODERS))
     if block == "binary":
         fields |= {name: draw(st.sampled_from(values)) for name, values in SWITCHES.items()}
     heads, head_dim, classes = draw(
@@ -142,18 +147,20 @@ def make(config: Config, seed: int, dtype: Any = np.float64, batch: int | None =
     params = parameters(config, rng, dtype)
     batch = batch or min({2, 3, 4, 5, 6, 7} - _sizes(config))
     images = rng.standard_normal((batch, config.channels, *config.image_size)).astype(dtype)
-    dlogits = rng.standard_normal((batch, config.num_classes)).astype(dtype)
+    dlogits = rng.standard_normal((batch, *config.logits_shape)).astype(dtype)
     freeze((params, images, dlogits))
     return Network(VisionTransformer(config), params, images, dlogits)
 
 
 def with_images_of(network: Network, grid: tuple[int, int], seed: int = 0) -> Network:
     """The same network with images of another size: `grid` rows and columns of patches."""
-    size = [side * network.model.config.patch_size for side in grid]
-    images = np.random.default_rng(seed).standard_normal((*network.images.shape[:2], *size))
-    images = images.astype(network.images.dtype)
-    freeze(images)
-    return network._replace(images=images)
+    config, (batch, channels, _, _) = network.model.config, network.images.shape
+    config = config.replace(image_size=[side * config.patch_size for side in grid])
+    rng, dtype = np.random.default_rng(seed), network.images.dtype
+    images = rng.standard_normal((batch, channels, *config.image_size)).astype(dtype)
+    dlogits = rng.standard_normal((batch, *config.logits_shape)).astype(dtype)
+    freeze((images, dlogits))
+    return network._replace(images=images, dlogits=dlogits)
 
 
 def parameters(config: Config, rng: np.random.Generator, dtype: Any = np.float64) -> dict[str, Any]:

@@ -515,6 +515,7 @@ def test_a_picture_of_nothing_is_refused(tmp_path) -> None:
         ({"rows": changed_row(fields={"depth": 0})}, "row 'react': config: depth is 0"),
         ({"rows": changed_row(seeds=[-1])}, "row 'react': recipe: seeds is -1"),
         ({"rows": changed_row(fields={})}, "row 'react': image_size is (32, 32), expected (8, 8)"),
+        ({"rows": changed_row(fields={"decoder": "linear"})}, "row 'react': is a segmenter"),
         ({"rows": changed_row(name="real")}, "row 'real': is there twice"),
         ({"rows": changed_row(color=1)}, "row: unknown field 'color', expected name"),
         ({"baseline": "raect"}, "baseline is 'raect', expected a row: real, react"),

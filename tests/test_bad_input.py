@@ -412,7 +412,7 @@ UNREADABLE = "not a readable safetensors file"
 PREPROCESSING = '{"size": [8, 8], "mode": "grey", "mean": [0], "std": [1]}'
 WEIGHTS = {
     "missing": weights(
-        lambda path: None, "no such file or model; shipped models: didb_micro_mnist"
+        lambda path: None, "no such file or model; shipped models: deit_cifar10, didb_cifar10, "
     ),
     "folder": weights(Path.mkdir, "no such file"),
     "empty": weights(b"", UNREADABLE),

@@ -20,6 +20,7 @@ pytestmark = c_port.needs_cc
 # What the port computes: every value of every field, each network once. What matters for the
 # backward pass alone is left out, and what needs a switch of DIDB-ViT in a network without it.
 IDLE = ("-ste-", "-band_weights-", "react-haar_", "react-neighbours-")
+CONTROL = "didb-haar_mode-none"
 FULL = {
     name: config
     for config, name in {c: n for n, c in reversed(networks.covering().items())}.items()
@@ -82,13 +83,23 @@ def test_no_hard_flip_elsewhere(program, tmp_path, name, block, mode):
 # --- every reading --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", FULL)
+@pytest.mark.parametrize("name", [name for name in FULL if name != CONTROL])
 def test_each_value_of_each_field(program, tmp_path, name):
     network = networks.make(FULL[name], seed=23)
     bundle = tmp_path / "bundle"
     golden.make(bundle, network.model, network.params, network.images)
     comparison = compared(program, bundle, 1, tmp_path / "out", "replay")
     assert all(v.verdict in ("EXACT", "NEAR") for v in judged(comparison, 1))
+
+
+def test_the_control_of_an_ablation_is_refused(program, tmp_path):
+    """It is a network without Haar bands, which is not what is ported."""
+    network = networks.make(FULL[CONTROL], seed=23)
+    bundle = tmp_path / "bundle"
+    golden.make(bundle, network.model, network.params, network.images)
+    result = c_port.run(program, bundle, 1, tmp_path / "out")
+    assert result.returncode != 0
+    assert '"haar_mode" is neither "edge" nor "periodic"' in result.stderr
 
 
 # --- bad files and arguments ----------------------------------------------------------------------

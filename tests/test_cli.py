@@ -20,7 +20,7 @@ import refimpl
 from refimpl import cli
 from refimpl.cli import train
 from refimpl.cli.verbs import Verbs
-from refimpl.data import bundled, datasets, mnist
+from refimpl.data import bundled, datasets, mnist, scenes
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files
 from refimpl.training import Recipe, history
@@ -33,6 +33,7 @@ from tests.command_line import (
     process,
     run,
     save_model,
+    save_segmenter,
     write_mnist,
 )
 from tests.test_data import encoded
@@ -470,26 +471,37 @@ def goldens_of(model: str, **changes: dict) -> dict:
     for name, change in changes.items():
         (full,) = [n for n in images if n.startswith(name[-1])]
         images[full] |= change
-    return {"model": model, "dtype": "float64", "images": images}
+    return {"model": model, "dtype": "float64", "what": "digits", "images": images}
 
 
-def test_demo_agrees(model, monkeypatch) -> None:
-    monkeypatch.setattr(bundled, "goldens", lambda: goldens_of(model))
+@pytest.fixture
+def digits_only(monkeypatch):
+    """Both sets of the demo are the digits, with these goldens."""
+
+    def use(goldens: dict) -> None:
+        monkeypatch.setattr(bundled, "photos", bundled.mnist)
+        monkeypatch.setattr(bundled, "goldens", lambda folder: goldens)
+
+    return use
+
+
+def test_demo_agrees(model, digits_only) -> None:
+    digits_only(goldens_of(model))
     status, out, err = run("demo")
     assert (status, err) == (0, "")
-    assert out.endswith("10 of 10 agree with the stored goldens\n")
+    assert out.count("10 of 10 agree with the stored goldens\n") == 2
     rows = [line for line in out.splitlines() if line.endswith("agrees")]
-    assert len(rows) == 10
+    assert len(rows) == 20
     assert all(re.search(r"\.png +\d +0\.\d{4} +\d+\.\d ms  agrees", row) for row in rows)
 
 
 @pytest.mark.parametrize("change", [{"label": "none"}, {"probability": 1.5}])
-def test_demo_differs(model, monkeypatch, change) -> None:
-    monkeypatch.setattr(bundled, "goldens", lambda: goldens_of(model, digit3=change))
+def test_demo_differs(model, digits_only, change) -> None:
+    digits_only(goldens_of(model, digit3=change))
     status, out, _ = run("demo")
     assert status == 1
     assert "DIFFERS" in out
-    assert out.endswith("9 of 10 agree with the stored goldens\n")
+    assert out.count("9 of 10 agree with the stored goldens\n") == 2
 
 
 def test_demo_without_goldens(monkeypatch, tmp_path) -> None:
@@ -497,17 +509,21 @@ def test_demo_without_goldens(monkeypatch, tmp_path) -> None:
     assert_one_line(run("demo"), "goldens.json")
 
 
-def test_demo_of_the_shipped_model() -> None:
+def test_demo_of_the_shipped_models() -> None:
     status, out, err = run("demo")
     assert (status, err) == (0, "")
-    assert out.endswith("10 of 10 agree with the stored goldens\n")
+    assert out.count("10 of 10 agree with the stored goldens\n") == 1
+    photographs = len(bundled.photographs())
+    assert out.count(f"{photographs} of {photographs} agree with the stored goldens\n") == 1
 
 
-def test_goldens_belong_to_the_shipped_weights() -> None:
-    stored = bundled.goldens()
-    assert set(stored["images"]) == {path.name for path in bundled.digits()}
-    assert all(golden["label"] == name[0] for name, golden in stored["images"].items())
-    computed = make_demo_goldens.goldens(stored["model"])
+@pytest.mark.parametrize("images", ["digits", "photographs"])
+def test_goldens_belong_to_the_shipped_weights(images) -> None:
+    folder = {"digits": bundled.mnist, "photographs": bundled.photos}[images]()
+    stored = bundled.goldens(folder)
+    computed = getattr(make_demo_goldens, images)()
+    assert stored.keys() == computed.keys()
+    assert stored["images"].keys() == {path.name for path in getattr(bundled, images)()}
     assert computed["weights_sha256"] == stored["weights_sha256"]
     for name, golden in stored["images"].items():
         assert computed["images"][name]["label"] == golden["label"]
@@ -520,7 +536,8 @@ def test_goldens_belong_to_the_shipped_weights() -> None:
 @pytest.mark.parametrize("verb", ["classify", "evaluate", "demo"])
 def test_the_backend_that_is_named_computes(model, monkeypatch, verb) -> None:
     goldens = goldens_of(model)
-    monkeypatch.setattr(bundled, "goldens", lambda: goldens)
+    monkeypatch.setattr(bundled, "photos", bundled.mnist)
+    monkeypatch.setattr(bundled, "goldens", lambda folder: goldens)
     rest = {
         "classify": (SEVEN, "--model", model),
         "evaluate": ("--data", SMALL, "--model", model, "--limit", 4),
@@ -610,6 +627,9 @@ def workshop(tmp_path_factory) -> Path:
     model = refimpl.create_model("didb_cifar", dim=8, depth=1)
     params = model.init(np.random.default_rng(51))
     refimpl.save(folder / "mine.safetensors", model, params, class_names=list("abcdefghij"))
+    scenes.write(SMALL, folder / "scenes", {"train": 6, "test": 3})
+    save_segmenter(folder / "segmenter.safetensors")
+    (folder / "street.jpg").write_bytes(picture())
     return folder
 
 

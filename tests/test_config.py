@@ -16,7 +16,8 @@ from refimpl.models.config import NAMES, named
 from tests import networks
 
 BASELINE = {
-    "window": 0, "block": "binary", "pool": "cls", "binarize": "full", "ste": "polynomial",
+    "window": 0, "block": "binary", "pool": "cls", "decoder": "none", "binarize": "full",
+    "ste": "polynomial",
     "layer_scale": False, "alpha_scope": "layer", "similarity": "plain", "attention": "plain",
     "rprelu": "channel", "neighbours": "existing", "haar_mode": "edge", "haar_cls": "both",
     "band_weights": "learned",
@@ -79,9 +80,21 @@ def test_named_swin(family, size):
 
 
 def test_names():
-    expected = {f"{family}_{size}" for family in FAMILIES for size in SIZES}
-    assert set(NAMES) == expected | {f"{family}_{size}" for family in SWINS for size in SWIN_SIZES}
-    assert len(NAMES) == 21
+    first = {f"{family}_{size}" for family in FAMILIES for size in SIZES}
+    swins = {f"{family}_{size}" for family in SWINS for size in SWIN_SIZES}
+    segmenters = {f"segmenter_{name}" for name in first if "cifar" not in name}
+    assert set(NAMES) == first | swins | segmenters
+    assert len(NAMES) == 33
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", SIZES.keys() - {"cifar"})
+def test_named_segmenter(family, size):
+    """Its backbone, for other images: those of scenes, or of ADE20K."""
+    fields = create_model(f"segmenter_{family}_{size}").config.to_json()
+    side, classes = (56, 11) if size == "micro" else (512, 150)
+    changed = {"image_size": [side, side], "num_classes": classes, "decoder": "linear"}
+    assert fields == {**SIZES[size], **FAMILIES[family], **changed}
 
 
 @pytest.mark.parametrize("name", ["didb", "didb_huge", "DIDB_micro", "vit_tiny", "", "didb_micro_"])
@@ -174,11 +187,12 @@ def test_the_choices_are_those_of_the_spec():
     fields = {f.name: f.metadata.get("choices") for f in dataclasses.fields(Config)}
     choices = {name: set(values) for name, values in fields.items() if values}
     expected = {"block": {"binary", "real"}, "pool": set(networks.POOLS)}
+    expected["decoder"] = set(networks.DECODERS)
     expected |= {name: set(v) for name, v in networks.SWITCHES.items() if name != "layer_scale"}
     assert choices == expected
 
 
-@pytest.mark.parametrize("field", ["block", "pool", *networks.SWITCHES])
+@pytest.mark.parametrize("field", ["block", "pool", "decoder", *networks.SWITCHES])
 @pytest.mark.parametrize("value", ["FULL", "", None, 1, 0.5, ["full"]])
 def test_a_choice_that_does_not_exist(field, value):
     refused(field, "expected", **{field: value})

@@ -188,6 +188,8 @@ def test_shapes_and_order_are_those_of_a_run(config):
     for row in summary.summarise(config).rows:
         block, layer = re.fullmatch(r"(blocks\.\d+\.)?(.+)", row.name).groups("")
         names = [f"{block}{TAPS.get(layer, layer)}{end}" for end in (".out", "", ".bit")]
+        if layer == "head" and config.decoder == "linear":
+            names = ["head.out"]
         name = next(name for name in names if name in heard)
         assert row.shape == ((2, *heard[name]) if layer == "attn.bands" else heard[name]), row.name
         places.append(order.index(name))
@@ -254,8 +256,9 @@ def test_size_and_share_of_the_header(tmp_path: Path, name: str, floats: str):
 def test_every_architecture_has_one(name):
     found = summary.of(name)
     assert found.config == configs.named(name)
-    real = name.startswith(("deit", "swin"))
-    assert found.compression == 1 if real else found.compression > 5
+    least = 4.5 if name == "segmenter_didb_micro" else 5  # it has many token shifts, floats
+    real = found.config.block == "real"
+    assert found.compression == 1 if real else found.compression > least
 
 
 def test_files_of_either_kind(tmp_path: Path):

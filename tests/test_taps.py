@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -134,8 +135,10 @@ def forward_table(config: Config, B: int) -> dict:
         "patch_embed.out": (REAL, (B, config.grid[0] * config.grid[1], C)),
         "tokens": (REAL, (B, N, C)),
         "norm.out": (REAL, (B, N, C)),
-        "logits": (REAL, (B, config.num_classes)),
+        "logits": (REAL, (B, *config.logits_shape)),
     }
+    if config.decoder == "linear":
+        found["head.out"] = (REAL, (B, math.prod(config.grid), config.num_classes))
     block = binary_block if config.block == "binary" else real_block
     for i in range(config.depth):
         found |= block(f"blocks.{i}", B, config)

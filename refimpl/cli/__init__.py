@@ -26,6 +26,8 @@ from refimpl.cli import (
     models,
     pack,
     report,
+    scenes,
+    segment,
     summary,
     train,
 )
@@ -34,7 +36,10 @@ from refimpl.cli.verbs import Verbs
 from refimpl.conventions import RefimplError
 
 # In the order of --help.
-VERBS = (demo, classify, evaluate, train, ablate, summary, pack, models, report, golden, bench)
+VERBS = (
+    *(demo, classify, segment, evaluate, train, scenes, ablate, summary, pack, models, report),
+    *(golden, bench),
+)
 
 
 def command() -> int:

@@ -1,7 +1,8 @@
-"""`refimpl demo`: the bundled digits against their stored goldens."""
+"""`refimpl demo`: the bundled images against their stored goldens."""
 
 import argparse
 import time
+from pathlib import Path
 
 from refimpl.cli.options import add_backend, start_engine
 from refimpl.cli.verbs import Verbs
@@ -12,39 +13,50 @@ GOLDEN_TOLERANCE = 1e-3  # of a probability
 def add(verbs: Verbs) -> None:
     added = verbs(
         run,
-        "classify the bundled sample digits and check the answers against stored goldens",
+        "classify the bundled digits and photographs and check the answers against stored goldens",
         "refimpl demo",
     )
     add_backend(added)
 
 
 def run(args: argparse.Namespace) -> int:
+    from refimpl.data import bundled
+
+    start_engine(args.backend)
+    # all, so that the second set is shown where the first one differs
+    agrees = [_show(folder, args.backend) for folder in (bundled.mnist(), bundled.photos())]
+    return 0 if all(agrees) else 1
+
+
+def _show(folder: Path, backend: str) -> bool:
+    """Classify the images of a folder; whether all answers are those that are stored."""
     from refimpl.classifier import classifier
     from refimpl.data import bundled
 
-    goldens = bundled.goldens()
-    start_engine(args.backend)
-    ask = classifier(goldens["model"], backend=args.backend)
+    goldens = bundled.goldens(folder)
+    ask = classifier(goldens["model"], backend=backend)
     if ask.engine is None:
         # In float32 BLAS may round a value next to 0 to the other side on another machine, and a
         # flipped bit moves a probability further than any rounding. The engine's sums are the same
         # everywhere.
         ask = ask.astype(goldens["dtype"])
     how = f"{ask.dtype}, {'NumPy' if ask.engine is None else 'packed engine'}"
-    print(f"{goldens['model']} on {len(goldens['images'])} test images of MNIST, {how}\n")
-    print("image       label  probability      time  golden")
+    images = sorted(goldens["images"].items())
+    wide = max(len(name) for name, _ in images)
+    print(f"{goldens['model']} on {len(images)} {goldens['what']}, {how}\n")
+    print(f"{'image':{wide}}  {'label':>10}  probability      time  golden")
     agreed = 0
-    for name, golden in sorted(goldens["images"].items()):
+    for name, golden in images:
         start = time.perf_counter()
-        (answer,) = ask(bundled.mnist() / name)
+        (answer,) = ask(folder / name)
         milliseconds = 1000 * (time.perf_counter() - start)
         near = abs(answer.probability - golden["probability"]) <= GOLDEN_TOLERANCE
         agrees = near and answer.label == golden["label"]
         agreed += agrees
         verdict = "agrees" if agrees else f"DIFFERS: {golden['label']} {golden['probability']:.4f}"
         print(
-            f"{name:10}  {answer.label:>5}  {answer.probability:11.4f}  {milliseconds:5.1f} ms"
+            f"{name:{wide}}  {answer.label:>10}  {answer.probability:11.4f}  {milliseconds:5.1f} ms"
             f"  {verdict}"
         )
-    print(f"\n{agreed} of {len(goldens['images'])} agree with the stored goldens")
-    return 0 if agreed == len(goldens["images"]) else 1
+    print(f"\n{agreed} of {len(images)} agree with the stored goldens\n")
+    return agreed == len(images)

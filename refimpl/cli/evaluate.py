@@ -1,19 +1,26 @@
-"""`refimpl evaluate`: a model's accuracy on labelled images."""
+"""`refimpl evaluate`: a model's accuracy on labelled images, or on labelled pixels."""
 
 import argparse
+import dataclasses
+from pathlib import Path
+
+import numpy as np
 
 from refimpl.cli.options import (
+    FILES,
     add_backend,
     add_data,
     add_image_size,
     add_json,
     add_model,
+    find_maps,
     load_data,
     positive,
     start_engine,
 )
 from refimpl.cli.output import print_json, print_table, progress_bar
 from refimpl.cli.verbs import Verbs
+from refimpl.conventions import ConfigError, write_atomically
 
 
 def add(verbs: Verbs) -> None:
@@ -24,6 +31,7 @@ def add(verbs: Verbs) -> None:
         "refimpl evaluate --data cifar10.tar.xz --model mine.safetensors --json",
         "refimpl evaluate --data imagenet --class-names synsets.txt --workers 2 --skip-broken "
         "--model mine.safetensors",
+        "refimpl evaluate --data scenes --model segmenter.safetensors --confusion matrix.png",
     )
     add_data(added)
     add_model(added)
@@ -36,14 +44,87 @@ def add(verbs: Verbs) -> None:
     added.add_argument(
         "--record", action="store_true", help="write the figures into the card beside the model"
     )
+    added.add_argument(
+        "--confusion", type=Path, action="append", default=[], metavar="FILE",
+        help="of a segmenter: write the confusion matrix of its pixels, as .csv or .png (needs "
+        "matplotlib); may be repeated",
+    ).complete = FILES  # fmt: skip
     add_json(added)
 
 
 def run(args: argparse.Namespace) -> int:
+    from refimpl.models import files
+
+    start_engine(args.backend)
+    if files.read_any(args.model).model.config.task == "segmentation":
+        return _evaluate_segmenter(args)
+    if args.confusion:
+        raise ConfigError(f"{args.model}: no segmenter, expected one for --confusion")
+    return _evaluate_classifier(args)
+
+
+def _evaluate_segmenter(args: argparse.Namespace) -> int:
+    from refimpl.classifier import read_card, record
+    from refimpl.data import datasets
+    from refimpl.segmenter import segmenter
+
+    model = segmenter(args.model, backend=args.backend, image_size=args.image_size)
+    if args.record:
+        read_card(args.model)
+    _check_confusion(args.confusion)
+    folder = find_maps(args, args.split)
+    datasets.require_classes(args.data, folder.classes.names, model.class_names)
+    with progress_bar("evaluate", len(folder.pairs)) as bar:
+        result = model.evaluate(folder, bar.update)
+    described = f"{result.count:,} images"
+    described += f" of the {folder.split} split" if folder.split else ""
+    for path in args.confusion:
+        _write_confusion(path, np.array(result.confusion), model.class_names)
+    if args.record:
+        record(args.model, result, f"{args.data.resolve().name}, {described}")
+    if args.json:
+        print_json({"model": args.model, "split": folder.split, **dataclasses.asdict(result)})
+        return 0
+    print(f"{args.model} on {described}\n")
+    present = sum(value is not None for value in result.per_class_iou.values())
+    print(
+        f"mean IoU        {result.mean_iou:8.2%}  over the {present} classes that the labels have"
+    )
+    print(f"pixel accuracy  {result.pixel_accuracy:8.2%}\n")
+    rows = [
+        (name, "-" if value is None else f"{value:.2%}", f"{result.per_class_pixels[name]:,}")
+        for name, value in result.per_class_iou.items()
+    ]
+    print_table(("class", "IoU", "labelled pixels"), rows)
+    print(f"\n{result.images_per_second:.1f} images a second")
+    return 0
+
+
+def _check_confusion(paths: list[Path]) -> None:
+    """What can be known before the work."""
+    from refimpl.report import curves
+
+    for path in paths:
+        if path.suffix not in (".csv", ".png"):
+            raise ConfigError(f"{path}: suffix {path.suffix!r}, expected '.csv' or '.png'")
+        if path.suffix == ".png":
+            curves.require_matplotlib()
+
+
+def _write_confusion(path: Path, counts: np.ndarray, names: tuple[str, ...]) -> None:
+    from refimpl import metrics
+    from refimpl.report import segmentation
+
+    if path.suffix == ".png":
+        segmentation.draw_confusion(counts, names, path)
+    else:
+        write_atomically(path, metrics.to_csv(counts, names).encode())
+
+
+def _evaluate_classifier(args: argparse.Namespace) -> int:
     from refimpl.classifier import classifier, read_card, record
     from refimpl.data import datasets
 
-    start_engine(args.backend)
     model = classifier(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
         read_card(args.model)  # a missing card is told before the work, not after it

@@ -187,7 +187,7 @@ def _case(args: argparse.Namespace) -> Any:
     """Model, parameters and images that the options name."""
     import numpy as np
 
-    from refimpl.classifier import classifier
+    from refimpl.classifier import ready
     from refimpl.data.images import open_image
     from refimpl.golden import search
     from refimpl.models import config, create_model, files
@@ -200,8 +200,9 @@ def _case(args: argparse.Namespace) -> Any:
     file = files.read(args.model)
     if args.random is not None:
         return file.model, file.params, search.draw(file.model.config, args.random)[1]
-    prepare = classifier(args.model, backend="numpy").preprocessing.apply
-    return file.model, file.params, np.stack([prepare(open_image(name)) for name in args.image])
+    preprocessing = ready(file, "numpy", None)[2]
+    images = [preprocessing.apply(open_image(name)) for name in args.image]
+    return file.model, file.params, np.stack(images)
 
 
 @_reads_bundles

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from typing import Any
 
 from refimpl.cli.options import add_json
 from refimpl.cli.output import print_json, print_table
@@ -24,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
         name: {
             "parameters": count(Config.from_json(card["config"])),
             "top1": card.get("evaluation", {}).get("top1"),
+            "mean_iou": card.get("evaluation", {}).get("mean_iou"),
             "measured_on": card.get("evaluation", {}).get("data"),
         }
         for name, card in cards.items()
@@ -36,13 +38,20 @@ def run(args: argparse.Namespace) -> int:
         (
             name,
             f"{entry['parameters']:,}",
-            "-" if entry["top1"] is None else f"{entry['top1']:.2%}",
+            _score(entry),
             entry["measured_on"] or "-",
         )
         for name, entry in trained.items()
     ]
-    print_table(("trained", "parameters", "top-1", "measured on"), rows)
+    print_table(("trained", "parameters", "score", "measured on"), rows)
     print()
     rows = [(name, f"{entry['parameters']:,}") for name, entry in architectures.items()]
     print_table(("architecture (untrained)", "parameters"), rows)
     return 0
+
+
+def _score(entry: dict[str, Any]) -> str:
+    for field, name in (("top1", "top-1"), ("mean_iou", "mIoU")):
+        if entry[field] is not None:
+            return f"{entry[field]:.2%} {name}"
+    return "-"

@@ -7,6 +7,7 @@ from typing import Any
 
 from refimpl.classifier import BACKENDS
 from refimpl.cli.output import progress_bar, warn
+from refimpl.conventions import DataError
 
 DEFAULT_MODEL = "didb_micro_mnist"
 TRAINING_BACKENDS = ("kernels", "numpy")
@@ -33,8 +34,8 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
 def add_image_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-size", type=_size, metavar="H[xW]",
-        help="pixels to resize images to, instead of the model's own size; it is interpolated to "
-        "match (multiples of its patch)",
+        help="pixels to resize images to, or of a segmenter's window, instead of the model's own "
+        "size; it is interpolated to match (multiples of its patch)",
     )  # fmt: skip
 
 
@@ -83,7 +84,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", required=True, type=Path, metavar="PATH",
         help="folder with MNIST's four idx files; or a folder, .tar (.gz, .bz2, .xz) or .zip with "
-        "a folder of images for each class, below train/ and test/ or val/ where there are splits",
+        "a folder of images for each class, below train/ and test/ or val/ where there are splits; "
+        "for a segmenter a folder with images/ and annotations/",
     ).complete = FILES  # fmt: skip
     parser.add_argument(
         "--limit", type=positive, metavar="N", help="only N images, evenly spread over the data"
@@ -100,7 +102,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--class-names", type=Path, metavar="FILE",
-        help="names for the class folders: lines such as 'n01440764 tench', or a .json object",
+        help="names for the class folders: lines such as 'n01440764 tench', or a .json object; "
+        "of a segmenter's data the list of classes",
     ).complete = FILES  # fmt: skip
 
 
@@ -136,8 +139,11 @@ def not_negative(text: str) -> int:
 
 def load_data(args: argparse.Namespace, split: str, preprocessing: Any) -> Any:
     """The Dataset that the options name; what is broken in it is told."""
-    from refimpl.data import class_names
+    from refimpl.data import class_names, segmentation
 
+    if segmentation.found_in(args.data):
+        with progress_bar("read") as bar:
+            return segmentation.load(find_maps(args, split), preprocessing, bar.update)
     options = {"workers": args.workers, "skip_broken": args.skip_broken, "limit": args.limit}
     data = read_data(args.data, split, preprocessing, **options)
     for text in data.broken:
@@ -145,6 +151,17 @@ def load_data(args: argparse.Namespace, split: str, preprocessing: Any) -> Any:
     if args.class_names is None:
         return data
     return data._replace(class_names=class_names.apply(args.class_names, data.class_names))
+
+
+def find_maps(args: argparse.Namespace, split: str) -> Any:
+    """The SegmentationFolder that the options name."""
+    from refimpl.data import segmentation
+
+    for option, given in (("workers", args.workers), ("skip-broken", args.skip_broken or None)):
+        if given is not None:
+            raise DataError(f"{args.data}: has annotations, expected class folders for --{option}")
+    folder = segmentation.find(args.data, split, args.class_names)
+    return folder if args.limit is None else folder.spread(args.limit)
 
 
 def read_data(path: Path, split: str, preprocessing: Any, **options: Any) -> Any:

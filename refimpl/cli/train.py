@@ -28,6 +28,7 @@ RECIPE_OPTIONS = {
     "activation_epochs": (int, "before them, with binary activations and real weights"),
     "batch_size": (int, "images a step"),
     "learning_rate": (float, "at the top of the schedule"),
+    "alpha_rate": (float, "learning rate of attn.alpha, as a share of that of all others"),
     "weight_decay": (float, "of the matrices of real layers"),
     "warmup_fraction": (float, "of the steps of each stage, up to the top"),
     "smoothing": (float, "of the labels, 0 for none"),
@@ -35,6 +36,7 @@ RECIPE_OPTIONS = {
     "distillation": (float, "weight of the teacher's answers, 1 for nothing else"),
     "shift": (int, "pixels by which a training image may move each way"),
     "flip": (bool, "mirror every other training image, left for right"),
+    "crop": (float, "part of each side of an image that a step sees, cut out at random; 1 for all"),
     "clip_norm": (float, "largest norm of the gradients of a step"),
     "seed": (int, "the same seed gives the same bits on the same machine"),
     "shards": (int, "parts of a batch: they run side by side, and the smaller, the less memory"),
@@ -47,6 +49,7 @@ def add(verbs: Verbs) -> None:
         "train an architecture by its own backward pass",
         "refimpl train --data mnist --model didb_micro -o digits.safetensors",
         "refimpl train --data cifar10.tar.xz --model didb_cifar --flip -o cifar.safetensors",
+        "refimpl train --data scenes --model segmenter_didb_micro -o seen.safetensors",
         "refimpl train --data mnist --model didb_micro --set depth=2 --recipe recipe.toml "
         "--curves csv -o small.safetensors",
     )
@@ -102,7 +105,9 @@ def run(args: argparse.Namespace) -> int:
         curves.require_matplotlib()
     model = refimpl.create_model(args.model, **dict(args.set))
     plain = Preprocessing.plain(model.config.image_size, model.config.channels)
-    data = load_data(args, "train", plain)
+    # a part of them then has the size that the model reads
+    larger = tuple(round(side / recipe.crop) for side in plain.size)
+    data = load_data(args, "train", dataclasses.replace(plain, size=larger))
     if len(data.class_names) != model.config.num_classes:
         raise DataError(
             f"{args.data}: found {len(data.class_names)} classes, {args.model} has "

@@ -6,6 +6,9 @@ idx             one idx file -> array
 mnist           a folder of MNIST's idx files -> (images, labels)
 archives        a folder, tar or zip -> its files, one after the other, nothing unpacked to disk
 datasets        any labelled data set: idx files, or class folders in a folder or archive
+segmentation    images with a label for every pixel, in ADE20K's layout
+scenes          such a data set made of MNIST's digits
+palette         colours of classes, to look at label maps
 class_names     what the classes are called, by the name of their folder
 image_folder    the images of a folder as an array would be, decoded on demand in processes
 bundled         the samples that are shipped inside the package

@@ -33,13 +33,14 @@ def photographs() -> list[Path]:
     return sorted(photos().glob("*_*.jpg"))
 
 
-def goldens() -> dict[str, Any]:
-    """What `refimpl demo` must answer, as `python -m tests.make_demo_goldens` stored it.
+def goldens(folder: Path) -> dict[str, Any]:
+    """What `refimpl demo` must answer for the images of `mnist()` or `photos()`, as
+    `python -m tests.make_demo_goldens` stored it.
 
-    {"model": stem, "weights_sha256": hex, "dtype": "float64",
+    {"model": stem, "weights_sha256": hex, "dtype": "float64", "what": of which images,
      "images": {file name: {"label": class name, "probability": float}}}
     """
-    path = mnist() / "goldens.json"
+    path = folder / "goldens.json"
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:

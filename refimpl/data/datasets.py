@@ -43,7 +43,7 @@ class Dataset(NamedTuple):
     """Images as a model wants them before they are normalised, with their labels."""
 
     images: Images  # uint8 (n, H, W) or (n, H, W, 3), ordered by path; in memory or on demand
-    labels: np.ndarray  # int64 (n,), index into class_names
+    labels: np.ndarray  # int64 (n,), index into class_names; or a map an image: segmentation.py
     class_names: tuple[str, ...]
     split: str | None  # name of its folder; None: the data set has no splits
     broken: tuple[str, ...] = ()  # of each image that was left out: which it is, what is wrong

@@ -16,7 +16,9 @@ Whatever is wrong with a file is a DataError that names it.
 import io
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -51,6 +53,19 @@ def open_image(path: str | Path) -> Image.Image:
 
 def decode(content: bytes, name: str) -> Image.Image:
     """Like open_image, for the bytes of a file; `name` is what an error calls them."""
+    return _decode(content, name, to_plain)
+
+
+def decode_indices(content: bytes, name: str) -> np.ndarray:
+    """The numbers of an 8-bit grey or palette image as they are stored, uint8 (H, W).
+
+    A palette's colours are passed over: its indices are the numbers. DataError as in `decode`, and
+    for an image of any other kind.
+    """
+    return _decode(content, name, _indices)
+
+
+def _decode(content: bytes, name: str, read: Callable[[Image.Image, str], Any]) -> Any:
     if not content:
         raise DataError(f"{name}: the file is empty, expected an image")
     if len(content) > MAX_BYTES:
@@ -63,7 +78,7 @@ def decode(content: bytes, name: str) -> Image.Image:
             if image.format == "EPS":
                 raise DataError(f"{name}: EPS is a program for Ghostscript, expected pixels")
             image.load()
-            return to_plain(image, name)
+            return read(image, name)
     except DataError:
         raise
     except UnidentifiedImageError:
@@ -103,6 +118,15 @@ def to_plain(image: Image.Image, name: str = "image") -> Image.Image:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), picture).convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _indices(image: Image.Image, name: str) -> np.ndarray:
+    if image.mode not in ("L", "P"):
+        raise DataError(
+            f"{name}: the image's mode is {image.mode}, expected one number a pixel: "
+            "8-bit grey (L) or palette (P)"
+        )
+    return np.array(image)
 
 
 def _too_large(name: str) -> DataError:

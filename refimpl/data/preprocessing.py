@@ -126,6 +126,10 @@ class Preprocessing:
         resampling = Image.Resampling[self.resampling.upper()]
         return np.asarray(image.resize(self.size[::-1], resampling, box=box))
 
+    def unsized(self, image: Image.Image) -> np.ndarray:
+        """Grey or RGB at the image's own size: any PIL image -> uint8 (H, W) or (H, W, 3)."""
+        return np.asarray(to_plain(image).convert(MODES[self.mode]))
+
     def pixels_array(self, images: np.ndarray) -> np.ndarray:
         """`pixels` of images as arrays, uint8 (n, H, W) or (n, H, W, 3)."""
         colour = images.ndim == 4 and images.shape[-1] == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeEr
 from refimpl.engine import run
 from refimpl.engine.plan import Plan, Work, build, work
 from refimpl.engine.taps import Listener
-from refimpl.models import VisionTransformer, files, packing
+from refimpl.models import VisionTransformer, files, linear_decoder, packing
 from refimpl.models.config import Config
 from refimpl.models.params import Params
 
@@ -41,9 +42,9 @@ def of_file(file: files.ModelFile | files.PackedFile) -> Engine:
 class Engine:
     """A compiled network: images float32 (B, channels, H, W) -> logits float32 (B, classes).
 
-    The answer for an image does not depend on the others of its batch, nor on the number of threads
-    (NUMBA_NUM_THREADS, at most one an image). May be called from several threads at once: each has
-    buffers of its own.
+    With a decoder (B, classes, H, W). The answer for an image does not depend on the others of its
+    batch, nor on the number of threads (NUMBA_NUM_THREADS, at most one an image). May be called
+    from several threads at once: each has buffers of its own.
     """
 
     def __init__(self, config: Config, arrays: Mapping[str, np.ndarray]):
@@ -57,16 +58,19 @@ class Engine:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """ShapeError, DtypeError, and NonFiniteError with the name of the layer."""
         self._check(images)
-        logits = np.empty((len(images), self.config.num_classes), np.float32)
+        computed = np.empty((len(images), self._outputs()), np.float32)
+        self._compute(images, computed)
+        return self._decoded(computed)["logits"]
+
+    def _compute(self, images: np.ndarray, computed: np.ndarray) -> None:
         threads = min(numba.config.NUMBA_NUM_THREADS, len(images))
         if threads == 1:
-            self._run(images, logits)
-            return logits
+            self._run(images, computed)
+            return
         # several parts a thread, since one may be held up
         step = -(-len(images) // (4 * threads))
         parts = [slice(first, first + step) for first in range(0, len(images), step)]
-        list(self._pool().map(lambda part: self._run(images[part], logits[part]), parts))
-        return logits
+        list(self._pool().map(lambda part: self._run(images[part], computed[part]), parts))
 
     def taps(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Every value on the way under the name of the model's tap [SPEC 8.1], logits at the end.
@@ -78,18 +82,31 @@ class Engine:
         seen = []
         for image in images:
             listener = Listener(self.config, self._plan, self._arrays)
-            logits = np.empty(self.config.num_classes, np.float32)
+            computed = np.empty(self._outputs(), np.float32)
             image = np.ascontiguousarray(image)
-            self._raise(run.forward(listener, self._plan, self._work(), image, logits))
-            seen.append({**listener.taps(), "logits": logits})
+            self._raise(run.forward(listener, self._plan, self._work(), image, computed))
+            decoded = {name: value[0] for name, value in self._decoded(computed[None]).items()}
+            seen.append({**listener.taps(), **decoded})
         shared = {name for name in seen[0] if ".weight." in name}  # has no batch axis
         return {
             name: value if name in shared else np.stack([taps[name] for taps in seen])
             for name, value in seen[0].items()
         }
 
-    def _run(self, images: np.ndarray, logits: np.ndarray) -> None:
-        for image, row in zip(images, logits, strict=True):
+    def _outputs(self) -> int:
+        """Numbers that the kernels compute for an image."""
+        grid = self.config.grid if self._plan.decode else (1, 1)
+        return math.prod(grid) * self.config.num_classes
+
+    def _decoded(self, computed: np.ndarray) -> dict[str, np.ndarray]:
+        """What the kernels computed, (B, outputs), by the names of the taps; logits at the end."""
+        if not self._plan.decode:
+            return {"logits": computed}
+        token = computed.reshape(len(computed), -1, self.config.num_classes)
+        return {"head.out": token, "logits": linear_decoder.enlarge(token, self.config)}
+
+    def _run(self, images: np.ndarray, computed: np.ndarray) -> None:
+        for image, row in zip(images, computed, strict=True):
             image = np.ascontiguousarray(image)
             self._raise(run.compiled_forward(self._plan, self._work(), image, row))
 

@@ -75,6 +75,7 @@ class Plan(NamedTuple):
     heads: int
     head_dim: int
     classes: int
+    decode: bool  # logits of every token of the grid
     haar: bool
     split: bool  # False: both bands are the tokens themselves
     periodic: bool
@@ -118,7 +119,7 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
     for i in range(config.depth):
         _fill_block(table[i * rows : (i + 1) * rows], f"blocks.{i}", config, store)
     tiles = -(-config.tokens // LANES)
-    first, lanes = int(config.pool == "cls"), tiles * LANES
+    first, lanes = config.first_patch, tiles * LANES
     margin = stencils.margin(config.grid[1])
     position = np.zeros((config.dim, lanes), np.float32)
     position[:, : config.tokens] = arrays["pos_embed"][0].T
@@ -155,6 +156,7 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
         heads=config.heads,
         head_dim=config.head_dim,
         classes=config.num_classes,
+        decode=config.decoder == "linear",
         haar=config.similarity == "haar",
         split=config.haar_mode != "none",
         periodic=config.haar_mode == "periodic",

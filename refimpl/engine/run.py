@@ -39,7 +39,7 @@ def _keep_nothing(listener, what, row, head, tile, values, at):
 
 @register_jitable
 def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) -> int:
-    """image (channels, H, W) -> logits (classes,), float32.
+    """image (channels, H, W) -> logits (classes,), float32; with a decoder (gh*gw * classes,).
 
     Returns FINE, or the row of the table in which NaN or infinity entered a sign first.
     """
@@ -58,7 +58,10 @@ def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) ->
         for tile in range(plan.tiles):
             broken = _finish_block(listener, plan, work, block, tile)
             status = broken if status == FINE else status
-    _classify(listener, plan, work, logits)
+    if plan.decode:
+        _decode(listener, plan, work, logits)
+    else:
+        _classify(listener, plan, work, logits)
     return status
 
 
@@ -328,3 +331,18 @@ def _classify(listener, plan, work, logits):
     dense.classify(
         plan.head, plan.channels, work.low, plan.floats, plan.head_bias, work.linear, logits
     )
+
+
+@register_jitable
+def _decode(listener, plan, work, logits):
+    """LayerNorm and the linear decoder's head for every token of the grid."""
+    for tile in range(plan.tiles):
+        tiles.normalise(
+            work.x, tile * plan.channels * LANES, plan.channels,
+            plan.floats, plan.norm_weight, plan.norm_bias, plan.eps, work.out, 0, LANES,
+        )  # fmt: skip
+        keep(listener, "norm.out", 0, 0, tile, work.out, 0)
+        dense.decode(
+            plan.head, plan.channels, work.out, plan.floats, plan.head_bias, work.linear, logits,
+            plan.classes, tile * LANES - plan.first, plan.grid[0] * plan.grid[1],
+        )  # fmt: skip

@@ -19,7 +19,15 @@ from refimpl import ops
 from refimpl.golden import record
 from refimpl.golden.bounded import SECOND_ORDER, Arithmetic, Bounded
 from refimpl.golden.record import GRADS, INPUT, Step, kind_of, z_of
-from refimpl.models import Config, VisionTransformer, flatten, heads, packing, projection
+from refimpl.models import (
+    Config,
+    VisionTransformer,
+    flatten,
+    heads,
+    linear_decoder,
+    packing,
+    projection,
+)
 from refimpl.models.params import Params, block_of
 from refimpl.models.run import signs
 from refimpl.models.stage import Stage
@@ -306,9 +314,39 @@ def _attention(reference: Reference, name: str) -> Params:
     return reference.params["blocks"][block]["attn"]
 
 
-def _pooled_gradient(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
+def _enlarged(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
+    """A pixel is the weighted mean of four tokens, one axis after the other."""
+    config = reference.config
+    found = _mean(lambda a: linear_decoder.enlarge(a, config), given[0], roundings=6)
+    return _placed(found, found.size.max(axis=(-2, -1), keepdims=True), config)
+
+
+def _enlarged_gradient(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
+    """Of a token: a sum over all pixels of its columns, then over all of its rows."""
+    config = reference.config
+    roundings = sum(config.image_size) + 2
+    found = _mean(lambda a: linear_decoder.enlarge_backward(a, config), given[0], roundings)
+    return _placed(found, found.size.max(axis=1, keepdims=True), config)
+
+
+def _placed(found: Bounded, largest: np.ndarray, config: Config) -> Bounded:
+    """A port may compute where a pixel lies among the tokens in its own type, as PyTorch does.
+
+    The weights of both neighbours are then off by the rounding of a number as large as the grid,
+    also where they should be 0.
+    """
+    error = 8 * sum(config.grid) * found.arithmetic.unit * largest
+    found.inherited = found.inherited + error**found.arithmetic.power
+    return found
+
+
+def _last_norm_gradient(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
     dlogits, _ = given
     config, tokens = reference.config, reference.config.last_stage.tokens
+    if config.decoder == "linear":
+        dpatches = dlogits @ reference.params["head"]["weight"]
+        rest = np.zeros((dpatches.shape[0], config.first_patch, dpatches.shape[2]))
+        return np.concatenate([rest, dpatches], axis=1)
     dpooled = dlogits @ reference.params["head"]["weight"]
     if config.pool == "mean":
         dpooled = dpooled / float(tokens)
@@ -336,7 +374,9 @@ WRITTEN_OUT = (
     (_ends(".attn.neighbour_mean"), _neighbour_mean),
     (_ends(".attn.prob.z"), _ratio),
     (_is_binary_weight_gradient, _weight_gradient),
-    (lambda name, config: name == f"{GRADS}norm.out", _pooled_gradient),
+    (lambda name, config: name == "logits" and config.decoder == "linear", _enlarged),
+    (lambda name, config: name == f"{GRADS}head.out", _enlarged_gradient),
+    (lambda name, config: name == f"{GRADS}norm.out", _last_norm_gradient),
     (
         lambda name, config: (
             config.similarity == "haar" and _ends(".norm1.out", gradient=True)(name, config)

@@ -26,7 +26,8 @@ AXES = (  # of taps: name, axes [SPEC 1]
     (r"\.(head_(z|bit)|context|context\.int)$", ("images", "heads", "tokens", "channels")),
     (r"\.(scores.*|prob|prob\.(z|bit))$", ("images", "heads", "queries", "keys")),
     (r"patch_embed\.out$", ("images", "patches", "channels")),
-    (r"(^|/)logits$", ("images", "classes")),
+    (r"(^|/)head\.out$", ("images", "patches", "classes")),
+    (r"(^|/)logits$", ("images", "classes", "rows", "columns")),
     (r"", ("images", "tokens", "channels")),
 )
 HEAD_TAPS = ("head_z", "head_bit", ".context", ".context.int")

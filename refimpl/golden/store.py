@@ -191,7 +191,7 @@ def make(
     require_finite("golden make", "images", images)
     dlogits = None
     if grads:
-        shape = (len(images), model.config.num_classes)
+        shape = (len(images), *model.config.logits_shape)
         dlogits = np.random.default_rng(seed).standard_normal(shape).astype(dtype)
     exact = bounds.reference(model, used, images, dlogits)
     is_exact = images.dtype == np.float64
@@ -286,7 +286,7 @@ def _is_chosen(name: str, step: Step, taps: str) -> bool:
         return True
     if taps == "io":
         return False
-    shell = tap in ("patch_embed.out", "tokens", "norm.out")
+    shell = tap in ("patch_embed.out", "tokens", "norm.out", "head.out")
     ends = re.fullmatch(r"blocks\.\d+\.(mid|out)|merges\.\d+\.proj\.out", tap)
     bits = record.kind_of(step.value) == "bit" and ".weight." not in tap
     return bool(shell or ends or bits)
@@ -402,7 +402,7 @@ def read(path: str | os.PathLike) -> Bundle:
         path / INPUT_FILE, images, dtype.name, (*batch, config.channels, *config.image_size)
     )
     output = _parse_npy(data[OUTPUT_FILE], path / OUTPUT_FILE)
-    _check_array(path / OUTPUT_FILE, output, dtype.name, (*batch, config.num_classes))
+    _check_array(path / OUTPUT_FILE, output, dtype.name, (*batch, *config.logits_shape))
     entries = _entries(path / INDEX, data[INDEX], dtype.name)
     for entry in entries.values():
         _check_tap(path, entry)

@@ -132,3 +132,18 @@ def classify(weight, inputs, x, floats, bias, sums, logits):
         dot(weight, first * inputs, x, 0, inputs, sums, 0)  # classes by lane, tokens by row
         for c in range(first, min(first + LANES, classes)):
             logits[c] = sums[c - first] + floats[bias + c]
+
+
+@jit
+def decode(weight, inputs, x, floats, bias, sums, logits, classes, token, tokens):
+    """logits (tokens, classes), flat, of those in the tile x, which begins at `token`.
+
+    tokens: of the grid. Other lanes are left out, such as that of the class token, -1.
+    """
+    for first in range(0, classes, LANES):
+        dot(weight, first * inputs, x, 0, inputs, sums, 0)  # classes by lane, tokens by row
+        for row in range(max(0, -token), min(LANES, tokens - token)):
+            for c in range(first, min(first + LANES, classes)):
+                logits[(token + row) * classes + c] = (
+                    sums[row * LANES + c - first] + floats[bias + c]
+                )

@@ -42,6 +42,7 @@ class Config:
     window: int = 0  # side of a window; 0: attention over all tokens
     block: str = field(default="binary", metadata={"choices": ("binary", "real")})
     pool: str = field(default="cls", metadata={"choices": ("cls", "mean")})
+    decoder: str = field(default="none", metadata={"choices": ("none", "linear")})
     binarize: str = _choice("full", *STAGES)
     ste: str = _choice("polynomial", *STES)
     layer_scale: bool = field(default=False, metadata={"binary": True})
@@ -135,7 +136,23 @@ class Config:
     @property
     def tokens(self) -> int:
         """N: the patches, and the class token where pool="cls"; of stage 0."""
-        return self.grid[0] * self.grid[1] + (self.pool == "cls")
+        return self.grid[0] * self.grid[1] + self.first_patch
+
+    @property
+    def first_patch(self) -> int:
+        """Index of the first patch token: 1 behind a class token, else 0."""
+        return int(self.pool == "cls")
+
+    @property
+    def task(self) -> str:
+        """ "classification", or "segmentation" where there is a decoder."""
+        return "classification" if self.decoder == "none" else "segmentation"
+
+    @property
+    def logits_shape(self) -> tuple[int, ...]:
+        """Of one image: (classes,), or with a decoder (classes, H, W)."""
+        size = self.image_size if self.task == "segmentation" else ()
+        return (self.num_classes, *size)
 
     @property
     def head_dim(self) -> int:
@@ -155,7 +172,7 @@ class Config:
     @property
     def stages(self) -> Iterator[Stage]:
         """Every stage, as its first block, which has no shift, sees it."""
-        (gh, gw), first = self.grid, int(self.pool == "cls")
+        (gh, gw), first = self.grid, self.first_patch
         for s in range(len(self.depths)):
             window = min(self.window, gh, gw)
             yield Stage((gh, gw), first, 2**s * self.dim, 2**s * self.heads, window, shift=0)
@@ -278,11 +295,26 @@ _NAMED: dict[str, dict[str, Any]] = {
     for family, fields in _FAMILIES.items()
     for size, row in (_SWIN_SIZES if family.endswith("swin") else _SIZES).items()
 }
+CLASSIFIERS = tuple(_NAMED)
+_SEGMENTER = "segmenter_"
+_SEGMENTED: dict[str, dict[str, Any]] = {  # size -> what other images bring with them [SPEC 10]
+    "micro": {"image_size": 56, "num_classes": 11},
+    **{size: {"image_size": 512, "num_classes": 150} for size in ("tiny", "small", "base")},
+}
+_NAMED |= {
+    f"{_SEGMENTER}{family}_{size}": {
+        **_NAMED[f"{family}_{size}"],
+        **fields,
+        "decoder": "linear",
+    }
+    for family in ("didb", "react", "deit")
+    for size, fields in _SEGMENTED.items()
+}
 NAMES = tuple(_NAMED)
 
 
 def named(name: str, **overrides: Any) -> Config:
-    """The configuration of an architecture of [SPEC 6.5], some of its fields overridden."""
+    """The configuration of an architecture of [SPEC 6.5, 10], some of its fields overridden."""
     if name not in NAMES:
         raise ConfigError(f"unknown architecture {name!r}; expected one of {', '.join(NAMES)}")
     return Config.from_json({**_NAMED[name], **overrides})

@@ -19,9 +19,14 @@ class Stage(NamedTuple):
     shift: int  # rows and columns by which the grid is rolled before it is cut
 
     @property
+    def patches(self) -> int:
+        """N without a class token."""
+        return self.grid[0] * self.grid[1]
+
+    @property
     def tokens(self) -> int:
         """N."""
-        return self.first + self.grid[0] * self.grid[1]
+        return self.first + self.patches
 
     @property
     def keys(self) -> int:

@@ -8,8 +8,9 @@ One row a layer, in order of computation, for one image. Conventions:
   each row, a float for every other parameter; without the file's header.
 - MACs are multiply-accumulates of matrix products. One is 1-bit where both factors have one bit
   (signs or a boolean), else 32-bit. Elementwise work (norms, softmax, RPReLU, shortcuts, Haar
-  bands, neighbours, scaling by s_o) is not counted. That is how papers on binary networks count
-  (Bi-Real Net, ReActNet): FLOPs are 32-bit MACs, BOPs 1-bit MACs, OPs = FLOPs + BOPs / 64.
+  bands, neighbours, scaling by s_o, enlarging of logits) is not counted. That is how papers on
+  binary networks count (Bi-Real Net, ReActNet): FLOPs are 32-bit MACs, BOPs 1-bit MACs,
+  OPs = FLOPs + BOPs / 64.
 """
 
 from __future__ import annotations
@@ -148,7 +149,11 @@ def summarise(config: Config, floats: str = "float32") -> Summary:
             ]
             i += 1
     rows.append(counter.row(_Layer("norm", (stage.tokens, stage.dim))))
-    rows.append(counter.row(_Layer("head", (config.num_classes,))))
+    if config.decoder == "linear":
+        rows.append(counter.row(_Layer("head", (stage.patches, config.num_classes))))
+        rows.append(counter.row(_Layer("logits", config.logits_shape)))  # enlarged, no product
+    else:
+        rows.append(counter.row(_Layer("head", config.logits_shape)))
     return Summary(config, floats, rows)
 
 

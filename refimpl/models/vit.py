@@ -1,10 +1,9 @@
-"""The network: patch embedding, blocks, norm, head [SPEC 6.3, 6.7].
+"""The network: patch embedding, blocks, norm, head or decoder [SPEC 6.3, 6.7, 10].
 
 tokens = [class token, PatchEmbed(images)] + position embedding
-       = LayerNorm(PatchEmbed(images))                with windows
+       = LayerNorm(PatchEmbed(images))     with windows
 x      = block(x) for every block, between two stages merge(x)
-logits = head(LayerNorm(x)[:, 0])                     pool="cls"
-       = head(mean over the tokens of LayerNorm(x))   pool="mean", which has no class token
+logits = head(LayerNorm(x))                of an image, or of every pixel where there is a decoder
 
 Images of another size than the configuration's run on parameters that are interpolated first.
 """
@@ -19,7 +18,14 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import ShapeError, float_dtype, require_shape
-from refimpl.models import block, patch_merging, real_block, resize
+from refimpl.models import (
+    block,
+    classification_head,
+    linear_decoder,
+    patch_merging,
+    real_block,
+    resize,
+)
 from refimpl.models import params as parameters
 from refimpl.models.config import Config, named
 from refimpl.models.params import Params
@@ -35,7 +41,7 @@ class Cache(NamedTuple):
     embed_norm: ops.layer_norm.Cache | None  # with windows
     layers: list[block.Cache | real_block.Cache | patch_merging.Cache]
     norm: ops.layer_norm.Cache
-    head: ops.linear.Cache
+    head: classification_head.Cache | linear_decoder.Cache
 
 
 class Layer(NamedTuple):
@@ -52,7 +58,7 @@ class Layer(NamedTuple):
 
 
 def create_model(name: str, **overrides: Any) -> VisionTransformer:
-    """An untrained architecture of [SPEC 6.5] ("didb_micro", "react_tiny", "deit_small", …).
+    """An untrained architecture of [SPEC 6.5, 10] ("didb_micro", "segmenter_react_tiny", …).
 
     Overrides are fields of Config. An unknown name or a bad field raises ConfigError.
     """
@@ -80,8 +86,9 @@ class VisionTransformer:
 
         H and W are any multiples of the patch: for another size than the configuration's the
         network of `resized` runs, made anew each time; a listener hears its values, and the
-        gradients of the parameters as they were given. Images and parameters share one dtype.
-        Errors: ShapeError, DtypeError, and NonFiniteError with the dotted name of the layer.
+        gradients of the parameters as they were given. With a decoder every pixel has logits,
+        (B, classes, H, W), here and below. Images and parameters share one dtype. Errors:
+        ShapeError, DtypeError, and NonFiniteError with the dotted name of the layer.
         """
         return self._forward(params, images, Run(self.config, backend, tap), keep=True)
 
@@ -127,10 +134,9 @@ class VisionTransformer:
                 layer_caches.append(cache)
             del cache
         norm, norm_cache = backend.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)
-        logits, head_cache = backend.linear.forward(_pool(norm, config), **params["head"])
         if tap is not None:
             tap("norm.out", norm, pick(_normalise(params, config), 0), [_last(config)])
-            tap("logits", logits, pick(_classify(params, config), 0), ["norm.out"])
+        logits, head_cache = _head_module(config).forward(params["head"], norm, run)
         return logits, Cache(
             params,
             resized,
@@ -154,15 +160,14 @@ class VisionTransformer:
         tap = resize.listener(tap, cache.resize)
         run = Run(config, backend, tap)
         float_dtype("backward", dlogits=dlogits, parameters=params["head"]["weight"])
-        require_shape("backward", "dlogits", dlogits, (len(cache.head.x), config.num_classes))
         grads: Params = {}
-        dpooled, *head = backend.linear.backward(dlogits, cache.head)
-        dnorm = _pool_backward(dpooled, config)
+        dnorm, grads["head"] = _head_module(config).backward(
+            dlogits, params["head"], cache.head, run
+        )
         dx, *norm = backend.layer_norm.backward(dnorm, cache.norm)
         grads["norm"] = {"weight": norm[0], "bias": norm[1]}
-        grads["head"] = {"weight": head[0], "bias": head[1]}
         if tap is not None:
-            _tap_head(params, dlogits, dnorm, dx, grads, run)
+            _tap_norm(params, dx, grads, run)
         for layer, layer_cache in zip(
             reversed(_layers(config)), reversed(cache.layers), strict=True
         ):
@@ -218,6 +223,10 @@ def _last(config: Config) -> str:
     return f"blocks.{config.num_blocks - 1}.out"
 
 
+def _head_module(config: Config):
+    return classification_head if config.decoder == "none" else linear_decoder
+
+
 def _tokens(params: Params, patches: np.ndarray, run: Run):
     """patches (B, gh*gw, C) -> ((B, N, C), the norm's cache); the class token first, if any."""
     if run.config.window:
@@ -237,26 +246,10 @@ def _tokens_backward(dx: np.ndarray, cache: Cache, config: Config) -> tuple[np.n
         return dpatches, {"embed_norm": {"weight": dweight, "bias": dbias}}
     # forward was tokens = [class token, patches] + position embedding
     grads = {"pos_embed": dx.sum(axis=0, keepdims=True)}
-    first = int(config.pool == "cls")
+    first = config.first_patch
     if first:
         grads["cls_token"] = grads["pos_embed"][:, :1].copy()
     return dx[:, first:], grads
-
-
-def _pool(x: np.ndarray, config: Config) -> np.ndarray:
-    """(B, N, C) -> (B, C)."""
-    return x[:, 0] if config.pool == "cls" else x.mean(axis=1)
-
-
-def _pool_backward(dpooled: np.ndarray, config: Config) -> np.ndarray:
-    """(B, C) -> (B, N, C)."""
-    (batch, channels), tokens = dpooled.shape, config.last_stage.tokens
-    dx = np.zeros((batch, tokens, channels), dpooled.dtype)
-    if config.pool == "cls":
-        dx[:, 0] = dpooled
-    else:
-        dx[:] = dpooled[:, None] / tokens
-    return dx
 
 
 def _embed(params: Params) -> Callable:
@@ -271,31 +264,19 @@ def _normalise(params: Params, config: Config) -> Callable:
     return lambda x: ops.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)
 
 
-def _classify(params: Params, config: Config) -> Callable:
-    return lambda norm: ops.linear.forward(_pool(norm, config), **params["head"])
-
-
 def _in_order(grads: Params, params: Params) -> Params:
     """The gradients in the order of the parameters."""
     flat = parameters.flatten(grads)
     return parameters.unflatten({path: flat[path] for path in parameters.flatten(params)})
 
 
-def _tap_head(params: Params, dlogits, dnorm, dx, grads: Params, run: Run) -> None:
-    config, _, tap, _ = run
-
-    def head(dlogits, norm):
-        return ops.linear.backward(dlogits, _classify(params, config)(norm)[1])
+def _tap_norm(params: Params, dx, grads: Params, run: Run) -> None:
+    config, tap = run.config, run.tap
 
     def normalisation(dnorm, x):
         return ops.layer_norm.backward(dnorm, _normalise(params, config)(x)[1])
 
     last = _last(config)
-    tap("grads/logits", dlogits, None, [])
-    read = ["grads/logits", "norm.out"]
-    for i, leaf in enumerate(("weight", "bias")):
-        tap(f"grads/param.head.{leaf}", grads["head"][leaf], pick(head, i + 1), read)
-    tap("grads/norm.out", dnorm, lambda *r: _pool_backward(head(*r)[0], config), read)
     read = ["grads/norm.out", last]
     for i, leaf in enumerate(("weight", "bias")):
         tap(f"grads/param.norm.{leaf}", grads["norm"][leaf], pick(normalisation, i + 1), read)
@@ -303,7 +284,7 @@ def _tap_head(params: Params, dlogits, dnorm, dx, grads: Params, run: Run) -> No
 
 
 def _tap_tokens(params: Params, dpatches, grads: Params, run: Run) -> None:
-    tap, first = run.tap, int(run.config.pool == "cls")
+    tap, first = run.tap, run.config.first_patch
     if run.config.window:
         _tap_embed_norm(params, dpatches, grads, run)
         return

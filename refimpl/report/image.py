@@ -63,6 +63,8 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
     pixels = ask.preprocessing.pixels(picture)
     x = ask.preprocessing.normalise(pixels[None]).astype(ask.dtype)
     taps = trace.look(ask, x)
+    if ask.model.config.haar_mode == "none":  # the tokens themselves are no bands to show
+        taps = {name: v for name, v in taps.items() if not name.endswith((".low", ".high"))}
     data = trace.embedded(taps)
     timed = timing.measure(ask.model, ask.params, x, ops)
     config = ask.model.config
@@ -166,7 +168,7 @@ def _block(i: int, config: Config, data: Mapping[str, Any], margins: list[trace.
 
 
 def _bands(prefix: str, config: Config, data: Mapping[str, Any]) -> str:
-    if f"{prefix}.attn.low" not in data or config.haar_mode == "none":
+    if f"{prefix}.attn.low" not in data:
         return ""
     names = (f"{prefix}.norm1.out", f"{prefix}.attn.low", f"{prefix}.attn.high")
     titles = (

@@ -42,6 +42,7 @@ OPERATIONS = {
     "mlp.down": PROJECTION,
     "scale2": ("layer_scale",),
     "head": ("linear",),
+    "logits": ("interpolate",),
 }
 REAL_OPERATIONS = OPERATIONS | {
     "attn.qkv": ("linear",),

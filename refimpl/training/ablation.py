@@ -158,6 +158,8 @@ class Ablation:
             raise ConfigError(f"baseline is {self.baseline!r}, expected a row: {', '.join(names)}")
         first = self.rows[0]
         for row in self.rows:
+            if row.config.task != "classification":
+                raise ConfigError(f"row {row.name!r}: is a segmenter, expected classifiers")
             for field in ("image_size", "channels", "num_classes"):
                 found, expected = getattr(row.config, field), getattr(first.config, field)
                 if found != expected:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl import ops
-from refimpl.conventions import cpus
+from refimpl.conventions import IGNORED, cpus
 from refimpl.data.image_folder import Images, in_batches, map_ahead, slices
+from refimpl.data.segmentation import resize_labels
 from refimpl.models import VisionTransformer
 from refimpl.models.params import flatten
 from refimpl.training import losses
@@ -35,6 +36,7 @@ class BatchResult(NamedTuple):
 
     loss: float  # its share of the batch's mean loss
     correct: int  # right answers
+    answers: int  # images, or labelled pixels
     gradients: dict[str, np.ndarray]  # flat
 
 
@@ -50,21 +52,24 @@ def batch_gradients(
 ) -> BatchResult:
     """Mean loss of a batch and its gradients, computed in `shards` parts side by side.
 
-    images uint8 (B, H, W[, 3]), labels (B,). Each part's loss is weighted by its size, so the sum
-    is the batch's; the parts are added in order, in the dtype of the parameters.
+    images uint8 (B, H, W[, 3]), labels (B,), or (B, H, W) for a segmenter. Each part's loss is
+    weighted by the labels it has, so the sum is the batch's; the parts are added in order, in the
+    dtype of the parameters.
     """
+    labels = _fitting(labels, model)
+    answers = _answers(labels)
     parts = [
-        pool.submit(_shard, model, params, images[i], labels[i], objective, len(images))
+        pool.submit(_shard, model, params, images[i], labels[i], objective, answers)
         for i in np.array_split(np.arange(len(images)), min(shards, len(images)))
     ]
-    loss, correct, total = parts[0].result()
+    loss, correct, _, total = parts[0].result()
     for part in parts[1:]:
-        more_loss, more_correct, more = part.result()
+        more_loss, more_correct, _, more = part.result()
         loss += more_loss
         correct += more_correct
         for name, value in total.items():
             value += more[name]
-    return BatchResult(loss, correct, total)
+    return BatchResult(loss, correct, answers, total)
 
 
 def accuracy(
@@ -76,16 +81,21 @@ def accuracy(
     size: int,
     pool: ThreadPoolExecutor,
 ) -> float:
-    """Share of right answers, 0 to 1, over images uint8 (n, H, W[, 3]), `size` at a time."""
+    """Share of right answers, 0 to 1, over images uint8 (n, H, W[, 3]), `size` at a time.
 
-    def correct(batch: tuple[np.ndarray, np.ndarray]) -> int:
+    Of a segmenter they are those of labelled pixels, at its own size. 0 where there is no label.
+    """
+
+    def count(batch: tuple[np.ndarray, np.ndarray]) -> tuple[int, int]:
         prepared = objective.prepare(batch[0])
         logits = model.predict(params, prepared, backend=objective.backend)
-        return int(np.count_nonzero(logits.argmax(axis=-1) == batch[1]))
+        expected = _fitting(batch[1], model)
+        return _correct(logits, expected), _answers(expected)
 
     parts = slices(len(images), size)
     batches = zip(in_batches(images, parts), (labels[part] for part in parts), strict=True)
-    return sum(map_ahead(pool, correct, batches, ahead=2 * cpus())) / len(images)
+    correct, answers = np.sum(list(map_ahead(pool, count, batches, ahead=2 * cpus())), axis=0)
+    return float(correct / max(answers, 1))
 
 
 @np.errstate(all="ignore")  # a run that diverges is told once, by name; see loop.py
@@ -95,18 +105,35 @@ def _shard(
     images: np.ndarray,
     labels: np.ndarray,
     objective: Objective,
-    batch_size: int,
+    answers: int,
 ) -> BatchResult:
-    """Forward and backward of one part of a batch of `batch_size`."""
+    """Forward and backward of one part of a batch that has so many labels."""
     prepare, backend, smoothing, teacher, weight = objective
     logits, cache = model.forward(params, prepare(images), backend=backend)  # (part, classes)
     probabilities = None if teacher is None else teacher(images).astype(logits.dtype, copy=False)
     loss, loss_cache = losses.forward(logits, labels, smoothing, probabilities, weight)
-    share = len(labels) / batch_size  # of the batch's mean
+    share = _answers(labels) / max(answers, 1)  # of the batch's mean
     (dlogits,) = losses.backward(np.asarray(share, dtype=logits.dtype), loss_cache)
     _, gradients = model.backward(dlogits, cache)
-    correct = int(np.count_nonzero(logits.argmax(axis=-1) == labels))
-    return BatchResult(float(loss) * share, correct, _own(flatten(gradients)))
+    result = float(loss) * share, _correct(logits, labels), _answers(labels)
+    return BatchResult(*result, _own(flatten(gradients)))
+
+
+def _fitting(labels: np.ndarray, model: VisionTransformer) -> np.ndarray:
+    """Label maps at the size of the model's logits; labels of images (B,) as they are."""
+    if labels.ndim == 1 or labels.shape[1:] == model.config.image_size:
+        return labels
+    return np.stack([resize_labels(one, model.config.image_size) for one in labels])
+
+
+def _answers(labels: np.ndarray) -> int:
+    """Images, or labelled pixels."""
+    return len(labels) if labels.ndim == 1 else int(np.count_nonzero(labels != IGNORED))
+
+
+def _correct(logits: np.ndarray, labels: np.ndarray) -> int:
+    """Classes are the second axis; no class is called IGNORED."""
+    return int(np.count_nonzero(logits.argmax(axis=1) == labels))
 
 
 def _own(gradients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -16,7 +16,7 @@ class EpochResult(NamedTuple):
     epoch: int  # of its stage, from 1
     epochs: int  # of its stage
     loss: float  # mean over the epoch, with smoothing, teacher and augmentation
-    train_accuracy: float  # 0 to 1, on the augmented images as they came
+    train_accuracy: float  # 0 to 1, on the augmented images, or their pixels, as they came
     validation_accuracy: float | None  # 0 to 1, after the epoch, with the model of its stage
     learning_rate: float  # of its last step
     images_per_second: float  # training only

@@ -19,13 +19,20 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from refimpl import ops
-from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFiniteError, cpus
+from refimpl.conventions import (
+    IGNORED,
+    ConfigError,
+    DataError,
+    ModelFileError,
+    NonFiniteError,
+    cpus,
+)
 from refimpl.data.image_folder import Images, in_batches, slices
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer, files
-from refimpl.models.params import check, flatten, real_matrices, unflatten
-from refimpl.training import stages, teachers
-from refimpl.training.augmentation import augment
+from refimpl.models.params import check, flatten, unflatten
+from refimpl.training import optimizers, stages, teachers
+from refimpl.training.augmentation import augment, augment_with_labels
 from refimpl.training.batches import BatchResult, Objective, Prepare, accuracy, batch_gradients
 from refimpl.training.history import EpochResult
 from refimpl.training.journal import Journal, fingerprint
@@ -78,7 +85,8 @@ def train(
     """Train `model` and write it, with its card, to `out` (a .safetensors file).
 
     images uint8 (n, H, W) or (n, H, W, 3) as loaded, an array or FolderImages, labels (n,)
-        integers; `validation` likewise.
+        integers, or for a segmenter uint8 (n, H, W), 255 where there is none; `validation`
+        likewise.
     preprocessing: the JSON of a `Preprocessing`; it is applied to every batch after augmentation.
     params: where to start, left untouched; without them `model.init` by the recipe's seed.
     teacher: (model, params) that sees what the student sees; without it, the one that the recipe
@@ -141,8 +149,7 @@ def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal:
     """The epochs of a stage that are not in the journal yet; changes `params` (flat) in place."""
     if len(journal.history) >= stage.last:
         return
-    decayed = real_matrices(stage.model.config)
-    optimizer = AdamW(params, run.recipe.weight_decay, decayed)
+    optimizer = optimizers.for_network(stage.model.config, params, run.recipe)
     if len(journal.history) > stage.first:
         journal.restore(optimizer)
     journal.save(params, optimizer)  # where it cannot be written, say so now and not in an hour
@@ -164,19 +171,20 @@ def _epoch(
     rng = np.random.default_rng([run.recipe.seed, number])
     order = rng.permutation(len(run.images))
     epoch = number - stage.first
-    loss_sum, correct, seen, rate = 0.0, 0, 0, 0.0
+    loss_sum, correct, answers, seen, rate = 0.0, 0, 0, 0, 0.0
     recipe = run.recipe
     with _bar(run, f"{stage.name} epoch {epoch}/{stage.epochs}") as bar:
         batches = [order[some] for some in slices(len(order), recipe.batch_size)]
         for chosen, images in zip(batches, in_batches(run.images, batches), strict=True):
-            batch = augment(images, rng, shift=recipe.shift, flip=recipe.flip)
-            result = _gradients(run, stage, nested, batch, run.labels[chosen], optimizer, epoch)
+            batch, labels = _augmented(images, run.labels[chosen], rng, recipe)
+            result = _gradients(run, stage, nested, batch, labels, optimizer, epoch)
             rate = _rate(run, stage, optimizer.steps)
             optimizer.step(result.gradients, rate)
-            loss_sum += result.loss * len(chosen)
+            loss_sum += result.loss * result.answers
             correct += result.correct
+            answers += result.answers
             seen += len(chosen)
-            bar.set_postfix(loss=f"{loss_sum / seen:.4f}", refresh=False)
+            bar.set_postfix(loss=f"{loss_sum / max(answers, 1):.4f}", refresh=False)
             bar.update(len(chosen))
     speed = seen / (time.perf_counter() - start)
     score = None
@@ -193,13 +201,23 @@ def _epoch(
         stage=stage.name,
         epoch=epoch,
         epochs=stage.epochs,
-        loss=loss_sum / seen,
-        train_accuracy=correct / seen,
+        loss=loss_sum / max(answers, 1),
+        train_accuracy=correct / max(answers, 1),
         validation_accuracy=score,
         learning_rate=rate,
         images_per_second=speed,
         elapsed=time.perf_counter() - run.began,
     )
+
+
+def _augmented(
+    images: np.ndarray, labels: np.ndarray, rng: np.random.Generator, recipe: Recipe
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images of a batch, and their labels: maps are moved with them."""
+    options = {"shift": recipe.shift, "flip": recipe.flip, "crop": recipe.crop}
+    if labels.ndim == 1:
+        return augment(images, rng, **options), labels
+    return augment_with_labels(images, labels, rng, **options)
 
 
 def _gradients(
@@ -271,15 +289,16 @@ def _check(
             f"training data: {len(images)} images and {len(labels)} labels, "
             "expected as many labels as images and at least one"
         )
-    if labels.min() < 0 or labels.max() >= classes:
-        raise DataError(
-            f"training data: labels run from {labels.min()} to {labels.max()}, "
-            f"expected 0 to {classes - 1}"
-        )
+    _check_labels(model, labels, images.shape[1:3])
     if recipe.shift >= min(images.shape[1:3]):
         raise ConfigError(
             f"recipe: shift is {recipe.shift} pixels, expected fewer than the images have: "
             f"{images.shape[1]} x {images.shape[2]}"
+        )
+    if model.config.task == "segmentation" and recipe.distillation > 0:
+        raise ConfigError(
+            f"recipe: distillation is {recipe.distillation}, expected 0.0: "
+            "there is no distillation for a segmenter"
         )
     found = prepare(images[:1]).shape[1:]
     expected = (model.config.channels, *model.config.image_size)
@@ -287,6 +306,21 @@ def _check(
         raise DataError(
             f"training data: images are {found} (channels, H, W) after preprocessing, "
             f"the model reads {expected}"
+        )
+
+
+def _check_labels(model: VisionTransformer, labels: np.ndarray, size: tuple[int, ...]) -> None:
+    maps = model.config.task == "segmentation"
+    if labels.shape[1:] != (tuple(size) if maps else ()):
+        wanted = f"a map of {size[0]} x {size[1]} an image" if maps else "one an image"
+        raise DataError(f"training data: labels are {labels.shape}, expected {wanted}")
+    given = labels[labels != IGNORED] if maps else labels
+    if len(given) == 0:
+        raise DataError("training data: no pixel has a label, expected at least one")
+    if given.min() < 0 or given.max() >= model.config.num_classes:
+        raise DataError(
+            f"training data: labels run from {given.min()} to {given.max()}, "
+            f"expected 0 to {model.config.num_classes - 1}"
         )
 
 

@@ -29,6 +29,7 @@ class Recipe:
     activation_epochs: int = 0  # before them, with binary activations and real weights
     batch_size: int = 100
     learning_rate: float = 2e-3  # at the top of the schedule
+    alpha_rate: float = 0.02  # of attn.alpha, as a share of learning_rate; see optimizers
     weight_decay: float = 0.01  # on the matrices of real layers only
     warmup_fraction: float = 0.02  # of the steps of each stage
     smoothing: float = 0.05  # label smoothing, 0 for none
@@ -36,6 +37,7 @@ class Recipe:
     distillation: float = 0.0  # weight of the teacher's loss, 0 for none, 1 for nothing else
     shift: int = 2  # pixels; every training image moves by up to this much each way
     flip: bool = False  # mirror every other training image, left for right; not for digits
+    crop: float = 1.0  # part of each side that a step sees, cut out at random; 1 for all
     clip_norm: float | None = None  # largest global gradient norm, None for no clipping
     seed: int = 0
     shards: int = 4  # parts of a batch, so small that what a part computes stays in the caches
@@ -48,8 +50,10 @@ class Recipe:
         if not isinstance(self.flip, bool):
             raise ConfigError(f"recipe: flip is {self.flip!r}, expected true or false")
         _require_real("learning_rate", self.learning_rate, 0, above=True)
+        _require_real("alpha_rate", self.alpha_rate, 0)
         _require_real("weight_decay", self.weight_decay, 0)
         _require_real("warmup_fraction", self.warmup_fraction, 0, 1)
+        _require_real("crop", self.crop, 0, 1, above=True, included=True)
         _require_real("smoothing", self.smoothing, 0, 1)
         _require_real("distillation", self.distillation, 0, 1, included=True)
         if self.clip_norm is not None:

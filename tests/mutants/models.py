@@ -138,6 +138,31 @@ def queries_and_keys_swapped(original):
     return _split_qkv
 
 
+# the decoder
+
+
+@mutant("models.linear_decoder.on_grid", NETWORKS, name="didb-decoder-linear")
+def tokens_laid_out_column_by_column(original):
+    """The grid is filled down its columns instead of along its rows."""
+
+    def on_grid(token, config):
+        gh, gw = config.grid
+        columns = token.swapaxes(1, 2).reshape(len(token), -1, gw, gh)
+        return columns.swapaxes(2, 3)
+
+    return on_grid
+
+
+@mutant("models.linear_decoder._with_class_token", NETWORKS, name="didb-decoder-linear")
+def the_class_token_hears_the_last_patch(original):
+    """Gradients of patches begin at the class token."""
+
+    def _with_class_token(dpatches, config):
+        return np.roll(original(dpatches, config), -config.first_patch, axis=1)
+
+    return _with_class_token
+
+
 # images of another size
 
 RESIZED = "test_models.test_images_of_another_size_against_torch"

@@ -559,3 +559,31 @@ def masked_after_the_sum(original):
         return (y, cache) if mask is None else (y * mask, cache)
 
     return forward
+
+
+# pixels
+
+
+@mutant("ops.pixel_cross_entropy.forward", "test_pixel_cross_entropy.test_against_torch")
+def ignored_pixels_count_in_the_mean(original):
+    """The sum of the labelled pixels is divided by all of them."""
+
+    def forward(logits, target, smoothing=0.0, ignored=255):
+        loss, cache = original(logits, target, smoothing, ignored)
+        return loss * logits.dtype.type(cache.labelled.mean()), cache
+
+    return forward
+
+
+@mutant("ops.pixel_cross_entropy.backward", "test_pixel_cross_entropy.test_against_torch")
+def gradient_of_an_unlabelled_pixel(original):
+    """Every pixel hears the first one's gradient where it has none of its own."""
+
+    def backward(dloss, cache):
+        (dlogits,) = original(dloss, cache)
+        dlogits = dlogits.copy()
+        missing = ~cache.labelled
+        dlogits.transpose(0, 2, 3, 1)[missing] = dlogits[0, :, 0, 0]
+        return (dlogits,)
+
+    return backward

@@ -223,7 +223,7 @@ def bands(x: Tensor, grid: Grid, mode: str = "edge", cls: str = "both") -> tuple
     class_token, image = _split(x, grid)
     high_token = {"both": class_token, "low": torch.zeros_like(class_token)}[cls]
     if mode == "none":
-        return x.clone(), _join(high_token, image)  # a band has a gradient of its own
+        return x, _join(high_token, image)
     approximation, (rows, columns, diagonal) = swt2(image, mode)
     return _join(class_token, approximation), _join(high_token, rows + columns + diagonal)
 
@@ -312,3 +312,10 @@ def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Ten
 def soft_cross_entropy(logits: Tensor, probabilities: Tensor) -> Tensor:
     """[SPEC 7] -sum p_teacher log p_student, logits and p_teacher (B, K), mean over the batch."""
     return F.cross_entropy(logits, probabilities)
+
+
+def pixel_cross_entropy(
+    logits: Tensor, target: Tensor, smoothing: float = 0.0, ignored: int = 255
+) -> Tensor:
+    """[SPEC 10] logits (B, K, H, W), target (B, H, W) int; torch gives NaN without any label."""
+    return F.cross_entropy(logits, target.long(), label_smoothing=smoothing, ignore_index=ignored)

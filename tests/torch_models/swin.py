@@ -104,7 +104,7 @@ def block(config: vit.Config, place: int) -> vit.Block:
 
 
 class Swin(nn.Module):
-    """Images (B, channels, H, W) -> logits (B, K)."""
+    """Images (B, channels, H, W) -> logits (B, K), with a decoder (B, K, H, W)."""
 
     def __init__(self, config: vit.Config) -> None:
         super().__init__()
@@ -133,4 +133,7 @@ class Swin(nn.Module):
                 grid = (grid[0] // 2, grid[1] // 2)
             for _ in range(depth):
                 x = next(blocks)(x, grid)
-        return self.head(self.norm(x).mean(dim=1))
+        x = self.norm(x)
+        if self.config.get("decoder") == "linear":
+            return vit.decode(self.head, x, grid, images.shape[2:])
+        return self.head(x.mean(dim=1))

@@ -120,8 +120,8 @@ class Recorder:
         owner = name.removesuffix(f".{last}")
         if last in ("norm1", "norm2") or name in ("norm", "patch_embed"):
             self.keep(f"{name}.out", out)
-        elif name == "head":
-            self.keep("logits", out)
+        elif name == "head" and self.config.get("decoder", "none") != "none":
+            self.keep("head.out", out)
         elif last == "norm":
             projection = self._is_projection(owner)
             self.keep(name if projection else f"{name}.out", out)
@@ -219,6 +219,7 @@ class Recorder:
 
     def bands(self, original, x, grid, mode="edge", cls="both"):
         low, high = original(x, grid, mode, cls)
+        low = low.clone()  # where it is x itself, it has a gradient of its own all the same
         self.keep(f"{self.here}.low", low)
         self.keep(f"{self.here}.high", high)
         return low, high
@@ -299,6 +300,7 @@ def run(
     tensor = torch.tensor(images, requires_grad=True)
     with _exchanged(ops, wrapped), _exchanged(F, REVERSED if backwards else {}):
         logits = module(tensor)
+    recorder.keep("logits", logits)
     found = dict(recorder.values)
     if dlogits is not None:
         logits.backward(torch.tensor(dlogits))

@@ -261,7 +261,10 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """[SPEC 6.3] Images (B, channels, H, W) of any size that the patch divides -> logits (B, K)."""
+    """[SPEC 6.3] Images (B, channels, H, W) of any size that the patch divides -> logits (B, K).
+
+    With a decoder (B, K, H, W) [SPEC 10].
+    """
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -283,7 +286,15 @@ class VisionTransformer(nn.Module):
         for block in self.blocks:
             x = block(x, grid)
         x = self.norm(x)
+        if self.config.get("decoder") == "linear":
+            return decode(self.head, x, grid, images.shape[2:])
         return self.head(x.mean(dim=1) if self.cls_token is None else x[:, 0])
+
+
+def decode(head: nn.Linear, x: Tensor, grid: ops.Grid, size: tuple[int, int]) -> Tensor:
+    """[SPEC 10] Tokens (B, N, C), those of the grid the last -> (B, num_classes, H, W)."""
+    token = head(x[:, -math.prod(grid) :])
+    return F.interpolate(token.mT.unflatten(2, grid), size, mode="bilinear", align_corners=False)
 
 
 def fill(module: nn.Module, flat: Mapping[str, np.ndarray]) -> None:

@@ -11,7 +11,7 @@ R falls slowly from 1/2, so a polynomial in u = a / (a + 3.5) is enough:
 >>> bool(np.abs(found - RATIO[1:]).max() < 1e-7)
 True
 
-It is the one twin that is not equal to its original to the bit. Over every float32 between 1e-9 and
+It is the one operation whose twin is not equal to the bit. Over every float32 between 1e-9 and
 16 of either sign the worst error against SciPy in float64 is 1.0e-7 for Phi (0.9 ulp of 1), 1.2e-7
 for dy/dx and 1.2e-7 max(1, |x|) for y. The original's Phi, 1 + erf, has no digits left below -5.5,
 this one has five down to -12.

@@ -5,9 +5,9 @@ It is the one twin that is no operation of `refimpl.ops`: models ask for it wher
     P = RPReLU(LayerNorm(sign(x + move) W_b^T) + fit(x))
 
 Forward and backward walk once over the rows, so what is between x and P never leaves the
-first-level cache. The cache of a run holds x, its packed signs and two numbers a row; backward
-counts the bits again, which takes a twentieth of the time of its real products.
-Values are those of the operations one by one, bit for bit; gradients are summed row by row.
+first-level cache. In stage "full" the cache of a run holds x, its packed signs and two numbers a
+row, and backward counts the bits again; values are those of the operations one by one, bit for bit.
+Stage "activations" keeps the real product of signs and weights. Gradients are summed row by row.
 """
 
 from __future__ import annotations

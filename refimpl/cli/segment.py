@@ -1,0 +1,84 @@
+"""`refimpl segment`: the class of every pixel of an image."""
+
+import argparse
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+from refimpl.cli.options import (
+    FILES,
+    add_backend,
+    add_image_size,
+    add_json,
+    add_output,
+    start_engine,
+)
+from refimpl.cli.output import print_json, print_table
+from refimpl.cli.verbs import Verbs
+
+
+def add(verbs: Verbs) -> None:
+    added = verbs(
+        run,
+        "name what every pixel of an image belongs to",
+        "refimpl segment street.jpg -o mask.png --model segmenter.safetensors",
+        "refimpl segment street.jpg -o mask.png --overlay seen.png --model segmenter.safetensors",
+    )
+    added.add_argument(
+        "image", metavar="IMAGE", help="a file of any usual format, or - for standard input"
+    ).complete = FILES
+    add_output(added, "the PNG to write: the number of its class in every pixel, with a palette")
+    added.add_argument(
+        "--overlay", type=Path, metavar="FILE",
+        help="another PNG to write: the image under the colours of its classes, and their names",
+    ).complete = FILES  # fmt: skip
+    added.add_argument(
+        "--model", required=True, metavar="NAME",
+        help="a trained segmenter: a shipped name or a .safetensors file",
+    ).complete = FILES  # fmt: skip
+    add_backend(added)
+    add_image_size(added)
+    add_json(added)
+
+
+def run(args: argparse.Namespace) -> int:
+    from refimpl.conventions import write_atomically
+    from refimpl.data import palette
+    from refimpl.report import segmentation
+    from refimpl.segmenter import segmenter
+
+    start_engine(args.backend)
+    ask = segmenter(args.model, backend=args.backend, image_size=args.image_size)
+    picture = _picture(args.image)
+    answer = ask(picture)
+    write_atomically(args.output, _png(segmentation.mask(answer)))
+    if args.overlay is not None:
+        write_atomically(args.overlay, _png(segmentation.overlay(picture, answer)))
+    shares = answer.shares()
+    colour = ["#" + bytes(rgb).hex() for rgb in palette.colours(len(ask.class_names)).tolist()]
+    if args.json:
+        classes = [
+            {"number": i, "name": ask.class_names[i], "colour": colour[i], "share": share}
+            for i, share in shares.items()
+        ]
+        height, width = answer.labels.shape
+        print_json({"file": args.image, "height": height, "width": width, "classes": classes})
+        return 0
+    rows = [(ask.class_names[i], str(i), colour[i], f"{share:.2%}") for i, share in shares.items()]
+    print_table(("class", "number", "colour", "pixels"), rows)
+    return 0
+
+
+def _picture(name: str) -> Any:
+    from refimpl.data import images
+
+    if name == "-":
+        return images.decode(sys.stdin.buffer.read(images.MAX_BYTES + 1), "standard input")
+    return images.open_image(name)
+
+
+def _png(image: Any) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()

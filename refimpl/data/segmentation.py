@@ -1,0 +1,226 @@
+"""Images with a label for every pixel, in the layout of ADE20K:
+
+    images/[training/]NAME.jpg            in any image format
+    annotations/[training/]NAME.png       8 bits a pixel, grey or palette: the index of its class
+    objectInfo150.txt or classes.txt      what the indices mean
+
+The folder of a split is `training` or `train`; `validation`, `val` or `test` is what to evaluate
+on.
+A class list is ADE20K's own table (columns divided by tabs, among them `Idx` and `Name`), or a line
+`INDEX NAME` for each class. Labels are numbered in the order of the indices: ADE20K's wall, index
+1, is label 0. An index that the list leaves out has no label where it is 0 (ADE20K's unlabelled)
+or 255 (the usual void); any other is an error. Without folders for splits the data set is read as
+a whole, whichever split is asked for.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from refimpl.conventions import IGNORED, DataError
+from refimpl.data import class_names as names_file
+from refimpl.data.archives import read_file
+from refimpl.data.datasets import MAX_BYTES, Dataset
+from refimpl.data.images import decode, decode_indices, in_folder
+from refimpl.data.preprocessing import Preprocessing
+
+LISTS = ("objectInfo150.txt", "classes.txt")
+SPLITS = {
+    "train": ("training", "train"),
+    "test": ("validation", "val", "test"),
+}
+UNLABELLED = (0, IGNORED)  # indices without a label where the class list has no class for them
+
+
+class Classes(NamedTuple):
+    """What the numbers of an annotation mean."""
+
+    indices: tuple[int, ...]  # ascending; the place of one is its label
+    names: tuple[str, ...]
+
+    def labels(self, annotation: np.ndarray, name: str) -> np.ndarray:
+        """uint8 indices (H, W) -> uint8 labels; DataError, with `name`, for an unknown index."""
+        table = np.full(256, -1)
+        table[list(UNLABELLED)] = IGNORED
+        table[list(self.indices)] = np.arange(len(self.indices))
+        labels = table[annotation]
+        if (labels < 0).any():
+            wrong = annotation[labels < 0][0]
+            raise DataError(
+                f"{name}: index {wrong} is in no line of the class list, expected one of its "
+                f"{len(self.indices)} from {self.indices[0]} to {self.indices[-1]}"
+            )
+        return labels.astype(np.uint8)
+
+
+class Pair(NamedTuple):
+    """An image and its annotation."""
+
+    image: Path
+    annotation: Path
+
+
+class SegmentationFolder(NamedTuple):
+    """A split of a data set on disk; nothing is decoded yet."""
+
+    pairs: tuple[Pair, ...]  # ordered by name
+    classes: Classes
+    split: str | None  # name of its folder; None: the data set has no splits
+
+    def spread(self, count: int) -> "SegmentationFolder":
+        """`count` pairs evenly spread over the split, all where it has no more."""
+        total = len(self.pairs)
+        chosen = range(min(count, total))
+        return self._replace(pairs=tuple(self.pairs[i * total // len(chosen)] for i in chosen))
+
+    def read(self, pair: Pair) -> tuple[Image.Image, np.ndarray]:
+        """The picture, mode L or RGB, and its labels, uint8 (H, W) of the same size."""
+        image = decode(read_file(pair.image), str(pair.image))
+        indices = decode_indices(read_file(pair.annotation), str(pair.annotation))
+        if indices.shape != image.size[::-1]:
+            height, width = indices.shape
+            raise DataError(
+                f"{pair.annotation}: {width} x {height} pixels, expected {image.size[0]} x "
+                f"{image.size[1]}, the size of {pair.image.name}"
+            )
+        return image, self.classes.labels(indices, str(pair.annotation))
+
+
+def found_in(path: str | Path) -> bool:
+    """Whether a path is a folder with images and annotations."""
+    return all((Path(path) / name).is_dir() for name in ("images", "annotations"))
+
+
+def find(path: str | Path, split: str, class_list: Path | None = None) -> SegmentationFolder:
+    """Split "train" or "test" of the data set at `path`, by its names alone.
+
+    class_list: the file with the classes; without it the one in the folder. DataError names what
+    is missing or not arranged as above.
+    """
+    if split not in SPLITS:
+        raise DataError(f"split is {split!r}, expected {' or '.join(SPLITS)}")
+    path = Path(path)
+    if not found_in(path):
+        raise DataError(f"{path}: no such folders, expected images/ and annotations/ in it")
+    folder = _split_folder(path, split)
+    images = _by_stem(path / "images" / (folder or ""))
+    annotations = _by_stem(path / "annotations" / (folder or ""))
+    for name in images:
+        if name not in annotations:
+            raise DataError(f"{images[name]}: has no annotation, expected {name}.png")
+    for name in annotations:
+        if name not in images:
+            raise DataError(f"{annotations[name]}: has no image of that name")
+    pairs = tuple(Pair(images[name], annotations[name]) for name in sorted(images))
+    return SegmentationFolder(pairs, read_classes(class_list or _class_list(path)), folder)
+
+
+def load(
+    folder: SegmentationFolder,
+    preprocessing: Preprocessing,
+    progress: Callable[[int], object] = lambda count: None,
+) -> Dataset:
+    """All pairs in memory, resized: images as `preprocessing` says, labels to the nearest.
+
+    The labels of the Dataset are uint8 (n, H, W), IGNORED where a pixel has none.
+
+    progress: called with the number of pairs that were just decoded. DataError names what is
+    broken, or where the pixels would take more than MAX_BYTES.
+    """
+    height, width = preprocessing.size
+    most = MAX_BYTES // (height * width * (preprocessing.channels + 1))
+    if len(folder.pairs) > most:
+        raise DataError(
+            f"{folder.pairs[0].image.parent}: {len(folder.pairs)} images, more than {most}, the "
+            f"most that {MAX_BYTES >> 30} GB hold at {height} x {width} pixels"
+        )
+    images = np.empty((len(folder.pairs), *preprocessing.shape), np.uint8)
+    labels = np.empty((len(folder.pairs), height, width), np.uint8)
+    for i, pair in enumerate(folder.pairs):
+        image, annotation = folder.read(pair)
+        images[i] = preprocessing.pixels(image)
+        labels[i] = resize_labels(annotation, preprocessing.size)
+        progress(1)
+    return Dataset(images, labels, folder.classes.names, folder.split)
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W) -> (h, w): the label of the pixel that the middle of each new one lies in."""
+    if labels.shape == size:
+        return labels
+    return np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
+
+
+def read_classes(path: Path) -> Classes:
+    """A class list as above; DataError says what is wrong with it."""
+    named = _table(path) or names_file.read(path)
+    indices: dict[int, str] = {}
+    for text, name in named.items():
+        if not (text.isascii() and text.isdecimal() and int(text) <= IGNORED):
+            raise DataError(f"{path}: found the index {text!r}, expected a number from 0 to 255")
+        indices[int(text)] = name
+    if len(indices) > IGNORED:
+        raise DataError(f"{path}: {len(indices)} classes, expected at most {IGNORED}")
+    if len(indices) != len(named):
+        raise DataError(f"{path}: found an index twice, expected one line a class")
+    return Classes(tuple(sorted(indices)), tuple(indices[i] for i in sorted(indices)))
+
+
+def _table(path: Path) -> dict[str, str]:
+    """Index -> name, of a table with a header; empty where the first line is none."""
+    header, *rows = [line.split("\t") for line in _text(path).splitlines() if line.strip()] or [[]]
+    if "Idx" not in header or "Name" not in header:
+        return {}
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(header):
+            raise DataError(
+                f"{path}: row {number} has {len(row)} columns, expected {len(header)}, as the "
+                "first has"
+            )
+        index = row[header.index("Idx")].strip()
+        if index in found:
+            raise DataError(f"{path}: row {number}: index {index} a second time")
+        found[index] = row[header.index("Name")].strip()
+    return found
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_file(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8, expected text") from None
+
+
+def _class_list(path: Path) -> Path:
+    for name in LISTS:
+        if (path / name).is_file():
+            return path / name
+    raise DataError(f"{path}: no class list, expected a file {' or '.join(LISTS)} in it")
+
+
+def _split_folder(path: Path, split: str) -> str | None:
+    """The name of the split's folder, the same below images and annotations."""
+    every = [name for names in SPLITS.values() for name in names]
+    there = [name for name in every if (path / "images" / name).is_dir()]
+    if not there:
+        return None
+    found = [name for name in there if name in SPLITS[split]]
+    if len(found) != 1:
+        what = " and ".join(found or there)
+        raise DataError(f"{path / 'images'}: found {what}, expected one of {SPLITS[split]}")
+    if not (path / "annotations" / found[0]).is_dir():
+        raise DataError(f"{path / 'annotations'}: no folder {found[0]}, expected one as in images")
+    return found[0]
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in in_folder(folder):
+        if path.stem in found:
+            raise DataError(f"{path}: {found[path.stem].name} has the same name without suffix")
+        found[path.stem] = path
+    return found

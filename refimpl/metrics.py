@@ -1,0 +1,72 @@
+"""How well label maps are predicted [SPEC 10]: a confusion matrix, and ratios of its sums.
+
+    M[t, p]        pixels labelled t and predicted p, over all images
+    IoU_c          M[c, c] / (sum_p M[c, p] + sum_t M[t, c] - M[c, c])
+    mIoU           mean of IoU_c over the classes that the ground truth has
+    pixel accuracy sum_c M[c, c] / sum M
+
+>>> counts = confusion_matrix(np.array([[0, 0, 1, 255]]), np.array([[0, 1, 1, 2]]), classes=3)
+>>> counts.tolist()                    # the last pixel is ignored
+[[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+>>> mean_iou(counts), pixel_accuracy(counts)      # two classes of IoU 1/2; the third is absent
+(0.5, 0.6666666666666666)
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+
+import numpy as np
+
+from refimpl.conventions import IGNORED, DataError, ShapeError
+
+
+def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """labels, predicted: integers of one shape, 0 to classes - 1 -> int64 (classes, classes).
+
+    Rows are the ground truth, columns the prediction. Pixels labelled 255 are left out. Matrices of
+    several images may be added. ShapeError for two shapes, DataError for a number out of range.
+    """
+    if labels.shape != predicted.shape:
+        raise ShapeError(f"metrics: labels are {labels.shape}, predictions {predicted.shape}")
+    counted = labels != IGNORED
+    true, found = labels[counted].astype(np.int64), predicted[counted].astype(np.int64)
+    for name, values in (("label", true), ("prediction", found)):
+        wrong = values[(values < 0) | (values >= classes)]
+        if len(wrong):
+            raise DataError(f"metrics: {name} {wrong[0]}, expected 0 to {classes - 1}")
+    counts = np.bincount(true * classes + found, minlength=classes * classes)
+    return counts.reshape(classes, classes)
+
+
+def iou(counts: np.ndarray) -> np.ndarray:
+    """Confusion matrix (classes, classes) -> (classes,), NaN for classes absent from the labels."""
+    right, labelled, predicted = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
+    union = labelled + predicted - right
+    return np.where(labelled > 0, right / np.maximum(union, 1), np.nan)
+
+
+def mean_iou(counts: np.ndarray) -> float:
+    """Over the classes that the labels have; DataError where no pixel is labelled."""
+    _require_labels(counts)
+    return float(np.nanmean(iou(counts)))
+
+
+def pixel_accuracy(counts: np.ndarray) -> float:
+    """Share of the labelled pixels; DataError where there is none."""
+    _require_labels(counts)
+    return float(np.trace(counts) / counts.sum())
+
+
+def to_csv(counts: np.ndarray, class_names: Sequence[str]) -> str:
+    """The matrix as text: a row a class of the labels, a column a class of the predictions."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["label \\ predicted", *class_names])
+    writer.writerows([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
+    return text.getvalue()
+
+
+def _require_labels(counts: np.ndarray) -> None:
+    if not counts.any():
+        raise DataError("metrics: no labelled pixel, expected at least one")

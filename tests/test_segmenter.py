@@ -1,0 +1,365 @@
+"""The segmenter: windows, images of any size, metrics of a folder, the verbs, three photographs.
+
+The photographs and their annotations are those of ADE20K that REFIMPL_ADE20K names, a folder with
+images/, annotations/ and objectInfo150.txt.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import refimpl
+from refimpl import metrics
+from refimpl.conventions import DataError, ModelFileError
+from refimpl.data import palette, scenes, segmentation
+from refimpl.data.preprocessing import Preprocessing
+from refimpl.models import files
+from refimpl.segmenter import Segmenter, covering_size, windows
+from tests import oracles, tolerances
+from tests.command_line import SMALL, assert_one_line, run, save_model, save_segmenter
+
+SIDES = st.integers(1, 40)
+
+
+def small(seed: int = 0, dtype=np.float64, **fields) -> Segmenter:
+    """Reads RGB images of 8 x 12."""
+    sizes = {"image_size": (8, 12), "channels": 3, "dim": 8, "depth": 1, "num_classes": 5}
+    model = refimpl.create_model("segmenter_didb_micro", **sizes | fields)
+    params = model.init(np.random.default_rng(seed), dtype)
+    params["head"]["weight"] *= 100
+    names = [f"class {i}" for i in range(model.config.num_classes)]
+    return Segmenter(model, params, Preprocessing.plain((8, 12), 3), names)
+
+
+def picture(height: int, width: int, seed: int = 1) -> np.ndarray:
+    shape = (height, width, 3)
+    return np.random.default_rng(seed).integers(256, size=shape).astype(np.uint8)
+
+
+def direct(ask: Segmenter, pixels: np.ndarray) -> np.ndarray:
+    """Logits (classes, H, W) of an image of the model's size."""
+    x = ask.preprocessing.normalise(pixels[None]).astype(np.float64)
+    return ask.model.predict(ask.params, x)[0]
+
+
+# --- windows --------------------------------------------------------------------------------------
+
+
+@given(SIDES, SIDES, SIDES, SIDES)
+def test_windows_cover_the_image_and_overlap_by_a_third(height, width, h, w):
+    size = covering_size((height, width), (h, w))
+    assert size[0] >= h and size[1] >= w
+    if height >= h and width >= w:
+        assert size == (height, width)
+    else:  # no larger than it must be, and of the same shape but for rounding
+        assert size[0] == h or size[1] == w
+        scale = max(h / height, w / width)
+        assert size[0] - 1 < scale * height <= size[0] + 1e-9
+        assert size[1] - 1 < scale * width <= size[1] + 1e-9
+    covered = np.zeros(size, int)
+    places = list(windows(size, (h, w)))
+    for place in places:
+        assert covered[place].shape == (h, w)
+        covered[place] += 1
+    assert covered.min() >= 1
+    tops = sorted({rows.start for rows, _ in places})
+    assert (tops[0], tops[-1]) == (0, size[0] - h)
+    assert all(b - a <= -(-2 * h // 3) for a, b in itertools.pairwise(tops))
+
+
+def test_an_image_of_the_models_size_is_one_window():
+    ask, pixels = small(), picture(8, 12)
+    np.testing.assert_array_equal(ask.logits(pixels), direct(ask, pixels))
+    np.testing.assert_array_equal(ask(pixels).labels, direct(ask, pixels).argmax(axis=0))
+
+
+def test_logits_of_a_larger_image_are_the_mean_over_its_windows():
+    ask, pixels = small(), picture(8, 24)
+    parts = {left: direct(ask, pixels[:, left : left + 12]) for left in (0, 6, 12)}
+    found = ask.logits(pixels)
+    for columns, lefts in {(0, 6): [0], (6, 12): [0, 6], (12, 18): [6, 12], (18, 24): [12]}.items():
+        part = slice(*columns)
+        expected = np.mean([parts[x][:, :, columns[0] - x : columns[1] - x] for x in lefts], axis=0)
+        np.testing.assert_allclose(found[:, :, part], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_smaller_image_is_enlarged_and_answered_at_its_own_size():
+    ask, pixels = small(), picture(5, 6)
+    large = Image.fromarray(pixels).resize((12, 10), Image.Resampling.BILINEAR)
+    torch = oracles.require("torch")
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(ask.logits(np.asarray(large)))[None], (5, 6), mode="bilinear"
+    )
+    found = ask.logits(pixels)
+    assert tolerances.disagreement(found, expected[0].numpy()) <= tolerances.FLOAT64
+    assert ask(pixels).labels.shape == (5, 6)
+
+
+def test_many_windows_are_computed_in_parts():
+    ask, pixels = small(), picture(30, 50)
+    total, covered = np.zeros((5, 30, 50)), np.zeros((30, 50))
+    for place in windows((30, 50), (8, 12)):
+        total[:, place[0], place[1]] += direct(ask, pixels[place])
+        covered[place] += 1
+    np.testing.assert_allclose(ask.logits(pixels), total / covered, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_the_engine_answers_like_numpy(tmp_path, pool):
+    path = save_segmenter(tmp_path / "model.safetensors", dim=16, pool=pool)
+    pixels = picture(60, 70)
+    slow, quick = (refimpl.segmenter(path, backend=b).logits(pixels) for b in ("numpy", "engine"))
+    packed = tmp_path / "packed.safetensors"
+    file = files.read(path)
+    files.save_packed(packed, file.model, file.params, preprocessing=file.preprocessing)
+    np.testing.assert_array_equal(refimpl.segmenter(packed).logits(pixels), quick)
+    # a bit that flips between the two changes pixels around it
+    assert np.mean(slow.argmax(axis=0) == quick.argmax(axis=0)) > 0.95
+    assert refimpl.segmenter(path).engine is not None
+
+
+def test_real_blocks_run_in_numpy(tmp_path):
+    model = refimpl.create_model("segmenter_deit_micro", dim=8, depth=1)
+    path = tmp_path / "deit.safetensors"
+    refimpl.save(path, model, model.init(np.random.default_rng(0)))
+    ask = refimpl.segmenter(path)
+    assert ask.engine is None
+    assert ask(picture(56, 56)).labels.shape == (56, 56)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def test_the_task_is_in_the_file(tmp_path):
+    segmenter = save_segmenter(tmp_path / "segmenter.safetensors")
+    classifier = save_model(tmp_path / "classifier.safetensors")
+    assert files.read(segmenter).model.config.task == "segmentation"
+    assert files.read(classifier).model.config.task == "classification"
+    with pytest.raises(ModelFileError, match="a segmenter, expected a classifier"):
+        refimpl.classifier(segmenter)
+    with pytest.raises(ModelFileError, match="a classifier of whole images, expected a segmenter"):
+        refimpl.segmenter(classifier)
+    file = files.read(segmenter)
+    cropped = {**file.preprocessing, "crop": 0.5}
+    refimpl.save(tmp_path / "c.safetensors", file.model, file.params, preprocessing=cropped)
+    with pytest.raises(ModelFileError, match=r"crop is 0\.5, expected 1"):
+        refimpl.segmenter(tmp_path / "c.safetensors")
+
+
+# --- evaluation -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("workshop")
+    scenes.write(SMALL, folder / "scenes", {"train": 12, "test": 5})
+    save_segmenter(folder / "model.safetensors")
+    return folder
+
+
+def test_evaluation_is_the_metrics_of_all_pixels(workshop):
+    ask = refimpl.segmenter(workshop / "model.safetensors", backend="numpy")
+    folder = segmentation.find(workshop / "scenes", "test")
+    done = []
+    result = ask.evaluate(folder, done.append)
+    pairs = [folder.read(pair) for pair in folder.pairs]
+    labels = np.stack([labels for _, labels in pairs])
+    predicted = np.stack([ask(image).labels for image, _ in pairs])
+    counts = metrics.confusion_matrix(labels, predicted, 11)
+    assert result.confusion == counts.tolist()
+    assert (result.count, sum(done), result.labelled_pixels) == (5, 5, 5 * 56 * 56)
+    assert result.mean_iou == metrics.mean_iou(counts)
+    assert result.pixel_accuracy == np.mean(labels == predicted)
+    absent = [n for i, n in enumerate(scenes.CLASS_NAMES) if i not in labels]
+    assert absent and all(result.per_class_iou[name] is None for name in absent)
+    assert result.per_class_pixels["background"] == np.count_nonzero(labels == 10)
+
+
+def test_evaluate_a_segmentation_folder(workshop, tmp_path):
+    model = save_segmenter(tmp_path / "model.safetensors")
+    table, drawn = tmp_path / "matrix.csv", tmp_path / "matrix.png"
+    oracles.require("matplotlib")
+    command = ("evaluate", "--data", workshop / "scenes", "--model", model, "--record")
+    status, out, err = run(*command, "--confusion", table, "--confusion", drawn, "--json")
+    assert (status, err) == (0, "")
+    answer = json.loads(out)
+    rows = list(csv.reader(table.read_text().splitlines()))[1:]
+    assert [[int(n) for n in row[1:]] for row in rows] == answer["confusion"]
+    assert Image.open(drawn).size == (800, 800)
+    card = json.loads(model.with_suffix(".json").read_text())
+    assert card["evaluation"]["mean_iou"] == answer["mean_iou"]
+    assert card["evaluation"]["data"] == "scenes, 5 images of the test split"
+    status, out, _ = run("evaluate", "--data", workshop / "scenes", "--model", model, "--limit", 2)
+    assert status == 0
+    for words in ("on 2 images of the test split", "mean IoU", "pixel accuracy", "background"):
+        assert words in out
+
+
+def test_what_evaluate_refuses(workshop, tmp_path):
+    model, data = workshop / "model.safetensors", workshop / "scenes"
+    classifier = save_model(tmp_path / "classifier.safetensors")
+    evaluate = ("evaluate", "--data", data, "--model", model)
+    assert_one_line(run(*evaluate, "--workers", 2), "has annotations", "--workers")
+    assert_one_line(run(*evaluate, "--skip-broken"), "has annotations", "--skip-broken")
+    assert_one_line(run(*evaluate, "--confusion", "m.txt"), "'.txt'", "'.csv' or '.png'")
+    other = ("evaluate", "--data", SMALL, "--model")
+    assert_one_line(run(*other, model), "expected images/ and annotations/")
+    assert_one_line(run(*other, classifier, "--confusion", "m.csv"), "no segmenter")
+    (tmp_path / "list.txt").write_text("".join(f"{i} c{i}\n" for i in range(11)))
+    result = run(*evaluate, "--class-names", tmp_path / "list.txt")
+    assert_one_line(result, "11 classes (c0", "expected those of the model")
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def test_train_then_segment(workshop, tmp_path):
+    path, mask, seen = (tmp_path / name for name in ("m.safetensors", "mask.png", "seen.png"))
+    status, out, err = run(
+        "train", "--data", workshop / "scenes", "--model", "segmenter_react_micro",
+        "--set", "dim=8", "--set", "depth=1", "--epochs", 2, "--batch-size", 4,
+        "--crop", 0.8, "--flip", "--validation", 2, "-o", path,
+    )  # fmt: skip
+    assert status == 0, err
+    history = json.loads(path.with_suffix(".json").read_text())["history"]
+    assert history[1]["loss"] < history[0]["loss"]
+    assert all(0 < epoch["validation_accuracy"] <= 1 for epoch in history)
+    image = workshop / "scenes" / "images" / "test" / "00000.png"
+    command = ("segment", image, "-o", mask, "--overlay", seen, "--model", path)
+    status, out, err = run(*command)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0].split() == ["class", "number", "colour", "pixels"]
+    answer = refimpl.segmenter(path)(image)
+    written = Image.open(mask)
+    assert written.mode == "P"
+    np.testing.assert_array_equal(np.asarray(written), answer.labels)
+    np.testing.assert_array_equal(
+        np.asarray(written.convert("RGB")), palette.colours(11)[answer.labels]
+    )
+    assert Image.open(seen).size[0] == 224 + 220
+    status, out, _ = run(*command, "--json")
+    classes = json.loads(out)["classes"]
+    assert sum(entry["share"] for entry in classes) == pytest.approx(1)
+    assert {entry["number"]: entry["share"] for entry in classes} == answer.shares()
+
+
+def test_what_training_refuses(workshop, tmp_path):
+    train = ("train", "-o", tmp_path / "m.safetensors", "--set", "dim=8", "--set", "depth=1")
+    data = ("--data", workshop / "scenes")
+    tiny = ("--model", "segmenter_didb_micro")
+    assert_one_line(run(*train, *data, "--model", "didb_micro"), "found 11 classes", "num_classes")
+    result = run(*train, *data, "--model", "didb_micro", "--set", "num_classes=11")
+    assert_one_line(result, "labels are (12, 28, 28), expected one an image")
+    result = run(*train, "--data", SMALL, *tiny, "--set", "num_classes=10")
+    assert_one_line(result, "expected a map of 56 x 56 an image")
+    result = run(*train, *data, *tiny, "--distillation", 0.5)
+    assert_one_line(result, "distillation is 0.5")
+    assert_one_line(run(*train, *data, *tiny, "--crop", 0), "crop is 0.0")
+
+
+# --- segment --------------------------------------------------------------------------------------
+
+
+def test_what_segment_refuses(workshop, tmp_path):
+    model, out = workshop / "model.safetensors", tmp_path / "mask.png"
+    assert_one_line(run("segment", tmp_path / "no.png", "-o", out, "--model", model), "no.png")
+    classifier = save_model(tmp_path / "classifier.safetensors")
+    image = workshop / "scenes" / "images" / "test" / "00000.png"
+    result = run("segment", image, "-o", out, "--model", classifier)
+    assert_one_line(result, "expected a segmenter")
+    result = run("segment", image, "-o", tmp_path / "none" / "mask.png", "--model", model)
+    assert_one_line(result, "mask.png")
+    assert not out.exists()
+
+
+def test_golden_vectors_of_a_segmenter(workshop, tmp_path):
+    image = workshop / "scenes" / "images" / "test" / "00000.png"
+    make = ("golden", "make", "--image", image, "--model", workshop / "model.safetensors")
+    status, out, err = run(*make, "--grads", "-o", tmp_path / "gold")
+    assert (status, err) == (0, "")
+    index = (tmp_path / "gold" / "index.csv").read_text()
+    for tap in ("logits,real,float64,1 11 56 56,", "head.out,real,float64,1 196 11,"):
+        assert f",{tap}" in index
+        assert f",grads/{tap}" in index
+    assert run("golden", "compare", tmp_path / "gold", tmp_path / "gold" / "taps").status == 0
+
+
+# --- ADE20K ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ade20k() -> Path:
+    name = os.environ.get("REFIMPL_ADE20K")
+    if not name:
+        pytest.skip("REFIMPL_ADE20K names no folder with images of ADE20K")
+    return Path(name)
+
+
+def test_three_photographs_of_ade20k(ade20k):
+    folder = segmentation.find(ade20k, "test")
+    assert len(folder.classes.names) == 150
+    assert folder.classes.names[:3] == ("wall", "building, edifice", "sky")
+    pairs = [folder.read(pair) for pair in folder.pairs]
+    assert [image.size for image, _ in pairs] == [(683, 512), (500, 364), (400, 300)]
+    assert [labels.shape for _, labels in pairs] == [(512, 683), (364, 500), (300, 400)]
+    first = np.unique(pairs[0][1]).tolist()
+    assert first == [0, 1, 2, 4, 6, 9, 17, 255]  # wall is index 1 in the file, label 0 here
+
+
+# pixels called building, with any label, and the number of classes that occur
+ADE20K_COUNTED = (181641, 628772, 15)
+
+
+def test_metric_of_an_answer_that_is_known(ade20k):
+    """All is called building. Its IoU is then its share of the labelled pixels, all others have 0.
+
+    Counted with `Image.histogram` alone.
+    """
+    folder = segmentation.find(ade20k, "test")
+    counts = sum(
+        metrics.confusion_matrix(labels, np.ones_like(labels), 150)
+        for _, labels in map(folder.read, folder.pairs)
+    )
+    histogram = sum(np.array(Image.open(pair.annotation).histogram()) for pair in folder.pairs)
+    labelled = histogram[1:].sum()
+    present = np.count_nonzero(histogram[1:])
+    assert metrics.pixel_accuracy(counts) == histogram[2] / labelled
+    assert metrics.mean_iou(counts) == pytest.approx(histogram[2] / labelled / present)
+    assert (histogram[2], labelled, present) == ADE20K_COUNTED
+
+
+def test_an_untrained_model_of_150_classes_end_to_end(ade20k, tmp_path):
+    model = refimpl.create_model(
+        "segmenter_didb_tiny", image_size=160, dim=12, heads=2, depth=1, mlp_ratio=1
+    )
+    path = tmp_path / "untrained.safetensors"
+    names = segmentation.find(ade20k, "test").classes.names
+    refimpl.save(path, model, model.init(np.random.default_rng(0)), class_names=list(names))
+    status, out, err = run("evaluate", "--data", ade20k, "--model", path, "--json")
+    assert (status, err) == (0, "")
+    answer = json.loads(out)
+    assert (answer["count"], answer["labelled_pixels"]) == (3, ADE20K_COUNTED[1])
+    assert sum(value is not None for value in answer["per_class_iou"].values()) == ADE20K_COUNTED[2]
+    image = ade20k / "images" / "ADE_val_00000001.jpg"
+    mask, seen = tmp_path / "mask.png", tmp_path / "seen.png"
+    status, _, err = run("segment", image, "-o", mask, "--overlay", seen, "--model", path)
+    assert (status, err) == (0, "")
+    assert Image.open(mask).size == (683, 512)
+    assert Image.open(seen).size[0] == 683 + 220
+
+
+def test_a_folder_that_is_no_data_set(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations").mkdir()
+    with pytest.raises(DataError, match="no images in it"):
+        segmentation.find(tmp_path, "test")
