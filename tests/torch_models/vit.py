@@ -315,7 +315,7 @@ def build(config: Config, flat: Mapping[str, np.ndarray]) -> nn.Module:
     """The network of `config` with the parameters `flat` (dotted name -> array)."""
     from tests.torch_models import swin  # which is made of what is here
 
-    module = swin.Swin(config) if config["window"] else VisionTransformer(config)
+    module = swin.Swin(config) if config.get("window") else VisionTransformer(config)
     fill(module, flat)
     return module
 
