@@ -29,6 +29,7 @@ from refimpl.models import files, summary
 from refimpl.models.config import named
 from refimpl.report import tradeoff
 from refimpl.training import ablation, ablation_table, history
+from refimpl.training.batches import Score
 from refimpl.training.holdout import draw_evenly
 from tests import networks, oracles, strategies
 from tests.command_line import assert_one_line, run
@@ -265,8 +266,8 @@ def test_a_split_is_read_only_where_it_is_asked_for(
     monkeypatch.setattr(datasets, "load", spy)
     evaluated = []
     monkeypatch.setattr(
-        ablation, "accuracy",
-        lambda model, params, images, *rest: evaluated.append(images) or 0.5,
+        ablation, "score",
+        lambda model, params, images, *rest: evaluated.append(images) or Score(0.5, None),
     )  # fmt: skip
     spec = write_spec(tmp_path, rows=SPEC["rows"][:1], baseline="real")
     status, out, _ = ablate(spec, data, tmp_path / "out", *options)
@@ -515,7 +516,7 @@ def test_a_picture_of_nothing_is_refused(tmp_path) -> None:
         ({"rows": changed_row(fields={"depth": 0})}, "row 'react': config: depth is 0"),
         ({"rows": changed_row(seeds=[-1])}, "row 'react': recipe: seeds is -1"),
         ({"rows": changed_row(fields={})}, "row 'react': image_size is (32, 32), expected (8, 8)"),
-        ({"rows": changed_row(fields={"decoder": "linear"})}, "row 'react': is a segmenter"),
+        ({"rows": changed_row(fields={"decoder": "linear"})}, "row 'react': task is segmentation"),
         ({"rows": changed_row(name="real")}, "row 'real': is there twice"),
         ({"rows": changed_row(color=1)}, "row: unknown field 'color', expected name"),
         ({"baseline": "raect"}, "baseline is 'raect', expected a row: real, react"),

@@ -233,7 +233,9 @@ def test_train_then_segment(workshop, tmp_path):
     assert status == 0, err
     history = json.loads(path.with_suffix(".json").read_text())["history"]
     assert history[1]["loss"] < history[0]["loss"]
-    assert all(0 < epoch["validation_accuracy"] <= 1 for epoch in history)
+    for epoch, line in zip(history, err.splitlines()[-2:], strict=True):
+        assert 0 < epoch["validation_mean_iou"] < epoch["validation_accuracy"] <= 1
+        assert f", mIoU {epoch['validation_mean_iou']:.2%}  " in line
     image = workshop / "scenes" / "images" / "test" / "00000.png"
     command = ("segment", image, "-o", mask, "--overlay", seen, "--model", path)
     status, out, err = run(*command)
