@@ -16,9 +16,10 @@ import refimpl
 from refimpl import ops
 from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFiniteError
 from refimpl.kernels import backend as kernels_backend
+from refimpl.models.params import flatten
 from refimpl.training import batches, checkpoints, loop
 from refimpl.training.augmentation import augment, random_flip, random_shift, shift
-from refimpl.training.optimizers import AdamW, clip_by_global_norm
+from refimpl.training.optimizers import AdamW, clip_by_global_norm, for_network
 from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
 from tests import oracles, strategies, tolerances
@@ -54,9 +55,10 @@ def test_adamw_equals_torch(seed: int, dtype: np.dtype) -> None:
     gradients[2]["matrix"] *= 1e-6
     gradients[3]["bias"][1] = 0
     rates = rng.uniform(1e-4, 1e-1, size=7).tolist()
-    expected = torch_optimizer.adamw(params, gradients, rates, 0.3, {"matrix"})
+    shares = {"matrix": 0.5, "scalar": 0.02}
+    expected = torch_optimizer.adamw(params, gradients, rates, 0.3, {"matrix"}, shares)
 
-    optimizer = AdamW(params, decay=0.3, decayed={"matrix"})
+    optimizer = AdamW(params, decay=0.3, decayed={"matrix"}, shares=shares)
     for gradient, rate in zip(gradients, rates):
         optimizer.step(gradient, rate)
     for name, value in params.items():
@@ -73,6 +75,18 @@ def test_adamw_decays_only_the_named_matrices() -> None:
     optimizer.step({name: np.zeros(3) for name in params}, rate=0.1)
     assert params["decayed"].tolist() == [1.9, 1.9, 1.9]
     assert params["left"].tolist() == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("name", ("didb_micro", "deit_micro"))
+def test_only_alpha_has_a_rate_of_its_own(name: str) -> None:
+    network = refimpl.create_model(name, depth=2, layer_scale=name == "didb_micro")
+    params = {path: value.copy() for path, value in flatten(network.init(np.random.default_rng(0))).items()}
+    before = {path: value.copy() for path, value in params.items()}
+    optimizer = for_network(network.config, params, Recipe(alpha_rate=0.25, weight_decay=0.0))
+    optimizer.step({path: np.ones_like(value) for path, value in params.items()}, rate=1e-3)
+    for path, value in params.items():  # the first step has the length of the rate
+        rate = 2.5e-4 if path in ("blocks.0.attn.alpha", "blocks.1.attn.alpha") else 1e-3
+        assert np.allclose(before[path] - value, rate, rtol=0, atol=1e-6), path
 
 
 def test_adamw_goes_on_from_its_state() -> None:

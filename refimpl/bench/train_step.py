@@ -79,7 +79,6 @@ def _ours(backend: Any, work: Network, batch: Lesson, threads: int) -> Iterator[
     from threadpoolctl import threadpool_limits
 
     from refimpl.models import unflatten
-    from refimpl.models.params import real_matrices
     from refimpl.training import batches, optimizers, recipes
 
     recipe = recipes.Recipe()
@@ -87,7 +86,7 @@ def _ours(backend: Any, work: Network, batch: Lesson, threads: int) -> Iterator[
     # arrays of our own: the optimizer changes them in place
     flat = {path: value.copy() for path, value in work.parameters.items()}
     params = unflatten(flat)
-    optimizer = optimizers.AdamW(flat, recipe.weight_decay, real_matrices(work.config))
+    optimizer = optimizers.for_network(work.config, flat, recipe)
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
 
         def step() -> float:

@@ -28,6 +28,7 @@ RECIPE_OPTIONS = {
     "activation_epochs": (int, "before them, with binary activations and real weights"),
     "batch_size": (int, "images a step"),
     "learning_rate": (float, "at the top of the schedule"),
+    "alpha_rate": (float, "learning rate of attn.alpha, as a share of that of all others"),
     "weight_decay": (float, "of the matrices of real layers"),
     "warmup_fraction": (float, "of the steps of each stage, up to the top"),
     "smoothing": (float, "of the labels, 0 for none"),

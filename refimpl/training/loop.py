@@ -30,8 +30,8 @@ from refimpl.conventions import (
 from refimpl.data.image_folder import Images, in_batches, slices
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer, files
-from refimpl.models.params import check, flatten, real_matrices, unflatten
-from refimpl.training import stages, teachers
+from refimpl.models.params import check, flatten, unflatten
+from refimpl.training import optimizers, stages, teachers
 from refimpl.training.augmentation import augment, augment_with_labels
 from refimpl.training.batches import BatchResult, Objective, Prepare, batch_gradients, score
 from refimpl.training.history import EpochResult
@@ -149,8 +149,7 @@ def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal:
     """The epochs of a stage that are not in the journal yet; changes `params` (flat) in place."""
     if len(journal.history) >= stage.last:
         return
-    decayed = real_matrices(stage.model.config)
-    optimizer = AdamW(params, run.recipe.weight_decay, decayed)
+    optimizer = optimizers.for_network(stage.model.config, params, run.recipe)
     if len(journal.history) > stage.first:
         journal.restore(optimizer)
     journal.save(params, optimizer)  # where it cannot be written, say so now and not in an hour

@@ -7,6 +7,11 @@ AdamW (Loshchilov and Hutter, arXiv 1711.05101), step t = 1, 2, ...:
     parameter -= rate * decay * parameter                    only parameters in `decayed`
     parameter -= rate * (first / (1 - beta1^t)) / (sqrt(second / (1 - beta2^t)) + eps)
 
+A step is as long as the rate, however small the parameter. `attn.alpha` starts at 1/N: steps of
+the rate of all others carry it below zero within its first ten, where it has no gradient, every
+bit of the attention is 1 and queries and keys learn nothing any more. It has a rate of its own,
+`Recipe.alpha_rate` times that of the others.
+
 Everything is computed in the dtype of the parameter; parameters and moments change in place.
 
 >>> weight = {"w": np.array([1.0, -1.0])}
@@ -18,8 +23,13 @@ Everything is computed in the dtype of the parameter; parameters and moments cha
 
 import math
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 
 import numpy as np
+
+from refimpl.models.config import Config
+from refimpl.models.params import real_matrices
+from refimpl.training.recipes import Recipe
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 
@@ -27,13 +37,19 @@ BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 class AdamW:
     """AdamW over a flat dict of parameters, which it changes in place.
 
-    Weight decay is decoupled from the gradient and applies to the names in `decayed` only.
+    Weight decay is decoupled from the gradient and applies to the names in `decayed` only. The
+    rate of a name in `shares` is that share of the others'.
     """
 
     def __init__(
-        self, params: dict[str, np.ndarray], decay: float = 0.0, decayed: Collection[str] = ()
+        self,
+        params: dict[str, np.ndarray],
+        decay: float = 0.0,
+        decayed: Collection[str] = (),
+        shares: Mapping[str, float] = MappingProxyType({}),
     ):
         self.params = params
+        self.shares = {name: shares.get(name, 1.0) for name in params}
         self.decay = {name: decay if name in decayed else 0.0 for name in params}
         self.steps = 0
         self.first = {name: np.zeros_like(value) for name, value in params.items()}
@@ -58,12 +74,13 @@ class AdamW:
             scratch *= 1 - BETA2
             second += scratch
 
-            value *= 1 - rate * self.decay[name]
+            share = self.shares[name]
+            value *= 1 - rate * share * self.decay[name]
             np.sqrt(second, out=scratch)
             scratch *= scale
             scratch += EPS
             np.divide(first, scratch, out=scratch)
-            scratch *= length
+            scratch *= length * share
             value -= scratch
 
     def state(self) -> dict[str, np.ndarray]:
@@ -78,6 +95,12 @@ class AdamW:
         for name in self.params:
             self.first[name][...] = state[f"first.{name}"]
             self.second[name][...] = state[f"second.{name}"]
+
+
+def for_network(config: Config, params: dict[str, np.ndarray], recipe: Recipe) -> AdamW:
+    """The optimizer of a stage; `params`, flat, are those of a network of `config`."""
+    shares = {name: recipe.alpha_rate for name in params if name.endswith(".attn.alpha")}
+    return AdamW(params, recipe.weight_decay, real_matrices(config), shares)
 
 
 def clip_by_global_norm(

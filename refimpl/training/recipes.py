@@ -29,6 +29,7 @@ class Recipe:
     activation_epochs: int = 0  # before them, with binary activations and real weights
     batch_size: int = 100
     learning_rate: float = 2e-3  # at the top of the schedule
+    alpha_rate: float = 0.02  # of attn.alpha, as a share of learning_rate; see optimizers
     weight_decay: float = 0.01  # on the matrices of real layers only
     warmup_fraction: float = 0.02  # of the steps of each stage
     smoothing: float = 0.05  # label smoothing, 0 for none
@@ -49,6 +50,7 @@ class Recipe:
         if not isinstance(self.flip, bool):
             raise ConfigError(f"recipe: flip is {self.flip!r}, expected true or false")
         _require_real("learning_rate", self.learning_rate, 0, above=True)
+        _require_real("alpha_rate", self.alpha_rate, 0)
         _require_real("weight_decay", self.weight_decay, 0)
         _require_real("warmup_fraction", self.warmup_fraction, 0, 1)
         _require_real("crop", self.crop, 0, 1, above=True, included=True)

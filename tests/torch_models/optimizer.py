@@ -14,17 +14,25 @@ def adamw(
     rates: Sequence[float],
     decay: float,
     decayed: set[str],
+    shares: Mapping[str, float],
 ) -> dict[str, np.ndarray]:
-    """The parameters after one step for each entry of `gradients` and `rates`."""
+    """The parameters after one step for each entry of `gradients` and `rates`.
+
+    The rate of a name in `shares` is that share of the step's.
+    """
     tensors = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in params.items()}
     groups = [
-        {"params": [tensors[name] for name in tensors if name in decayed], "weight_decay": decay},
-        {"params": [tensors[name] for name in tensors if name not in decayed], "weight_decay": 0.0},
+        {
+            "params": [tensor],
+            "weight_decay": decay if name in decayed else 0.0,
+            "share": shares.get(name, 1.0),
+        }
+        for name, tensor in tensors.items()
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8)
     for gradient, rate in zip(gradients, rates):
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["share"]
         for name, tensor in tensors.items():
             tensor.grad = torch.tensor(gradient[name])
         optimizer.step()

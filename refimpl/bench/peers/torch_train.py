@@ -55,12 +55,15 @@ def start(torch: Any, work: Network, batch: Lesson, threads: int) -> Iterator[Ca
     recipe = Recipe()
     mirror = Mirror(work.config, work.parameters)
     decayed = real_matrices(work.config)
-    groups = [
-        {"params": [p for path, p in mirror.parameters.items() if (path in decayed) == chosen],
-         "weight_decay": recipe.weight_decay if chosen else 0.0}
-        for chosen in (True, False)
-    ]  # fmt: skip
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
+    groups: dict[tuple[float, float], list[Any]] = {}  # (decay, rate) -> parameters
+    for path, parameter in mirror.parameters.items():
+        decay = recipe.weight_decay if path in decayed else 0.0
+        share = recipe.alpha_rate if path.endswith(".attn.alpha") else 1.0
+        groups.setdefault((decay, recipe.learning_rate * share), []).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": some, "weight_decay": d, "lr": rate} for (d, rate), some in groups.items()],
+        fused=True,
+    )
     images, labels = torch.tensor(batch.prepare(batch.images)), torch.tensor(batch.labels)
 
     def step() -> float:
