@@ -140,8 +140,8 @@ def _resized(
 def _engine(file: files.ModelFile | files.PackedFile, backend: str) -> Any:
     """The engine for a file's network; None where NumPy runs it."""
     latent = isinstance(file, files.ModelFile)
-    binary = bool(packing.binary_matrices(file.model.config))
-    if backend == "numpy" or (backend == "auto" and latent and not binary):
+    able = packing.for_engine(file.model.config)
+    if backend == "numpy" or (backend == "auto" and latent and not able):
         return None
     from refimpl import engine  # imports Numba, which takes longer than a small network
 

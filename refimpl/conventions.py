@@ -7,6 +7,7 @@ Letters used in every shape comment:
     C        channels of a token           heads, d attention heads, d = C / heads channels each
     I, O     inputs, outputs of a linear   K        length of a reduction
     p        side of a patch               r        ratio of the MLP
+    M        side of a window              nW       windows of an image
 
 Signs: ``sign(z) = +1 if z >= 0 else -1``, so that 0.0 and -0.0 both give +1: one bit has no
 third value. A *binary* tensor's bit 1 means +1 and its bit 0 means -1; a *boolean* tensor's bit 1

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from refimpl import ops
 from refimpl.models import Config, VisionTransformer, flatten, unflatten
-from refimpl.models.params import shapes
+from refimpl.models.params import block_of, shapes
 
 # Every field with a closed list of values [SPEC 6.5, 9]; the first is the baseline's.
 POOLS = ("cls", "mean")
@@ -60,6 +60,40 @@ def small(**fields: Any) -> Config:
     """A network of odd sizes, all of them different; `fields` override."""
     sizes = {"image_size": (4, 6), "patch_size": 2, "channels": 3, "dim": 10, "depth": 2}
     return Config(**{**sizes, "heads": 2, "mlp_ratio": 3, "num_classes": 4, **fields})
+
+
+# Windows 1, 2 and 3; shifted and not, in both stages; a thin grid, one smaller than the window; one
+# with a decoder
+SWINS: tuple[dict[str, Any], ...] = (
+    {"image_size": (8, 16), "window": 2},
+    {"image_size": (12, 24), "window": 3},
+    {"image_size": (8, 8), "window": 4, "depth": (1, 2)},
+    {"image_size": (8, 12), "window": 2, "depth": (2,)},
+    {"image_size": (8, 16), "window": 1, "depth": (1, 2, 1), "dim": 8},
+    {"image_size": (8, 16), "window": 2, "depth": (1, 2), "decoder": "linear"},
+)
+
+
+def swin(**fields: Any) -> Config:
+    """A small network with windows; `fields` override."""
+    return small(**{"depth": (2, 2), "pool": "mean", **SWINS[0], **fields})
+
+
+@st.composite
+def swins(draw: st.DrawFn, **fixed: Any) -> Config:
+    """Networks with windows; `fixed` are fields to keep."""
+    fields = {"block": draw(st.sampled_from(("binary", "binary", "real"))), **fixed}
+    if fields["block"] == "binary":
+        fields = {
+            **{name: draw(st.sampled_from(values)) for name, values in SWITCHES.items()},
+            **fields,
+        }
+    return swin(**{**draw(st.sampled_from(SWINS)), **fields})
+
+
+def all_configs() -> st.SearchStrategy[Config]:
+    """Networks with windows and without."""
+    return st.one_of(configs(), configs(), swins())
 
 
 def covering() -> dict[str, Config]:
@@ -175,11 +209,11 @@ def _draw(path: str, shape: tuple, config: Config, rng: np.random.Generator) -> 
     leaf = path.rsplit(".", 1)[-1]
     if path.endswith("attn.alpha"):
         # the mean probability is 1 / N: bits and the branch above alpha are both mixed
-        return np.asarray(rng.uniform(0.6, 2.0, shape)) / config.tokens
+        return np.asarray(rng.uniform(0.6, 2.0, shape)) / config.stage_of(block_of(path)).keys
     if leaf == "weight" and len(shape) > 1:
-        real = config.block == "real" or not path.startswith("blocks.")
+        real = config.block == "real" or not path.startswith(("blocks.", "merges."))
         return normal / math.sqrt(math.prod(shape[1:])) if real else 0.7 * normal
-    if leaf in ("cls_token", "pos_embed"):
+    if leaf in ("cls_token", "pos_embed", "position_bias"):
         return normal
     center = {"weight": 1.0, "shortcut": 1.0, "alpha": 1.0, "band_weight": 0.5, "slope": 0.25}
     return center.get(leaf, 0.0) + 0.3 * normal

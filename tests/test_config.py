@@ -16,7 +16,8 @@ from refimpl.models.config import NAMES, named
 from tests import networks
 
 BASELINE = {
-    "block": "binary", "pool": "cls", "decoder": "none", "binarize": "full", "ste": "polynomial",
+    "window": 0, "block": "binary", "pool": "cls", "decoder": "none", "binarize": "full",
+    "ste": "polynomial",
     "layer_scale": False, "alpha_scope": "layer", "similarity": "plain", "attention": "plain",
     "rprelu": "channel", "neighbours": "existing", "haar_mode": "edge", "haar_cls": "both",
     "band_weights": "learned",
@@ -61,11 +62,29 @@ def test_named_model(family, size):
     assert create_model(f"{family}_{size}").config.to_json() == SIZES[size] | FAMILIES[family]
 
 
+SWIN_SIZES = {
+    "micro": {"image_size": [28, 28], "channels": 1, "patch_size": 2, "dim": 32, "depth": [2, 2],
+              "heads": 2, "mlp_ratio": 4, "num_classes": 10, "window": 7, "pool": "mean"},
+    "tiny": {"image_size": [224, 224], "channels": 3, "patch_size": 4, "dim": 96,
+             "depth": [2, 2, 6, 2], "heads": 3, "mlp_ratio": 4, "num_classes": 1000, "window": 7,
+             "pool": "mean"},
+}  # fmt: skip
+SWINS = {"didb_swin": FAMILIES["didb"], "react_swin": FAMILIES["react"],
+         "swin": {**FAMILIES["deit"], "norm_eps": 1e-5}}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", SWINS)
+@pytest.mark.parametrize("size", SWIN_SIZES)
+def test_named_swin(family, size):
+    assert create_model(f"{family}_{size}").config.to_json() == SWINS[family] | SWIN_SIZES[size]
+
+
 def test_names():
-    classifiers = {f"{family}_{size}" for family in FAMILIES for size in SIZES}
-    segmenters = {f"segmenter_{name}" for name in classifiers if "cifar" not in name}
-    assert set(NAMES) == classifiers | segmenters
-    assert len(NAMES) == 27
+    first = {f"{family}_{size}" for family in FAMILIES for size in SIZES}
+    swins = {f"{family}_{size}" for family in SWINS for size in SWIN_SIZES}
+    segmenters = {f"segmenter_{name}" for name in first if "cifar" not in name}
+    assert set(NAMES) == first | swins | segmenters
+    assert len(NAMES) == 33
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -108,7 +127,7 @@ def test_what_follows_from_the_fields():
 # JSON
 
 
-@given(networks.configs())
+@given(networks.all_configs())
 def test_json_round_trip(config):
     text = json.dumps(config.to_json())
     again = Config.from_json(json.loads(text))

@@ -17,7 +17,7 @@ import pytest
 
 import refimpl
 from refimpl.conventions import ModelFileError, RefimplError, ShapeError
-from refimpl.models import files
+from refimpl.models import Config, files
 
 MODEL = refimpl.create_model("didb_micro", image_size=(8, 12), dim=6, depth=1, num_classes=3)
 PARAMS = MODEL.init(np.random.default_rng(30))
@@ -175,7 +175,7 @@ def test_shipped_models_are_found_by_name() -> None:
         assert file.path.name == f"{name}.safetensors"
         card = json.loads(file.path.with_suffix(".json").read_text(encoding="utf-8"))
         assert card["sha256"] == hashlib.sha256(file.path.read_bytes()).hexdigest()
-        assert card["config"] == file.model.config.to_json()
+        assert Config.from_json(card["config"]) == file.model.config
 
 
 # --- what cannot be written -----------------------------------------------------------------------

@@ -55,7 +55,7 @@ def test_every_tap_has_bounds(name):
         assert_bounds(found, step.value, tap)
 
 
-@given(networks.configs(), strategies.seeds())
+@given(networks.all_configs(), strategies.seeds())
 def test_single_precision_is_within_them(config, seed):
     """The reference's ops in float32, each on what float32 gave: what a port does, tap by tap."""
     net = networks.make(config, seed, np.float32)
@@ -70,7 +70,7 @@ def test_single_precision_is_within_them(config, seed):
         assert ratio <= 1, name
 
 
-@given(networks.configs(), strategies.seeds())
+@given(networks.all_configs(), strategies.seeds())
 def test_what_is_written_out_is_what_the_op_gives(config, seed):
     ref = reference(networks.make(config, seed))
     arithmetic = bounded.Arithmetic(SINGLE)

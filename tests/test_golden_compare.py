@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import example, given
+from hypothesis import strategies as st
 
 from refimpl.conventions import ConfigError, GoldenFileError
 from refimpl.golden import bounds, compare, record, selfcheck, store
@@ -387,6 +388,11 @@ def test_one_tap_alone_is_not_replayed(bundle, candidate):
 CASES = 34  # images a network: with the 30 networks of CI's profile more than 1,000 cases
 
 
+MIRRORED = st.one_of(
+    networks.configs().map(lambda c: c.replace(depth=min(c.depth, 2))), networks.swins()
+)
+
+
 def mirrored(config, seed: int, dtype, backwards: bool) -> tuple[networks.Network, dict]:
     mirror = oracles.require("torch", "tests.torch_models.taps")
     net = networks.make(config, seed, np.float32, batch=CASES)
@@ -431,7 +437,7 @@ FLIPS: Counter = Counter()
 @example(networks.small(image_size=(3, 5), patch_size=1, dim=12, heads=6, mlp_ratio=1,
                         num_classes=7, binarize="activations", alpha_scope="head",
                         attention="differential"), 1)  # fmt: skip
-@given(networks.configs().map(lambda c: c.replace(depth=min(c.depth, 2))), strategies.seeds())
+@given(MIRRORED, strategies.seeds())
 def test_the_mirror_passes(dtype, backwards, config, seed):
     """All taps and gradients of [SPEC 8.1], in both modes; a tie or near flip ends mode free."""
     net, candidate = mirrored(config, seed, dtype, backwards)

@@ -55,7 +55,7 @@ def test_every_switch(name, dtype):
 
 
 @settings(max_examples=20)
-@given(networks.configs(), strategies.seeds(), strategies.floats())
+@given(networks.all_configs(), strategies.seeds(), strategies.floats())
 def test_any_network(config, seed, dtype):
     agree(networks.make(config, seed, dtype))
 

@@ -201,12 +201,13 @@ def test_networks_of_two_sizes_take_turns():
     """Two forwards, then two backwards: a cache knows the size it was made with."""
     small = networks.make(networks.small(**networks.DIDB), seed=5)
     large = networks.with_images_of(small, (4, 5))
-    expected = small.run(), large.run()
-    runs = [n.model.forward(n.params, n.images) for n in (small, large)]
+    both = small, large
+    expected = [n.run() for n in both]
+    runs = [n.model.forward(n.params, n.images) for n in both]
     networks.freeze(runs)
     for i in (1, 0, 1):
         logits, cache = runs[i]
-        assert_equal((logits, *backward(small, cache)), expected[i])
+        assert_equal((logits, *backward(both[i], cache)), expected[i])
 
 
 @pytest.mark.parametrize("name", ["didb_tiny", "react_tiny"])
@@ -361,7 +362,7 @@ def test_what_does_not_learn_has_a_gradient_of_zeros(name, path):
 # Purity
 
 
-@given(networks.configs(), strategies.seeds(), strategies.floats())
+@given(networks.all_configs(), strategies.seeds(), strategies.floats())
 def test_two_forwards_then_two_backwards_in_either_order(config, seed, dtype):
     """Everything is read-only: parameters, images, caches. A write into one of them raises."""
     first, second = (networks.make(config, seed + i, dtype) for i in range(2))
@@ -405,7 +406,7 @@ def test_gradients_are_shaped_like_parameters_and_nothing_is_cast(config, grid, 
         assert array.dtype == dtype or array.dtype == bool
 
 
-@given(networks.configs(), strategies.seeds(), strategies.floats())
+@given(networks.all_configs(), strategies.seeds(), strategies.floats())
 def test_predict_is_forward_without_a_cache(config, seed, dtype):
     network = networks.make(config, seed, dtype)
     logits, _ = network.model.forward(network.params, network.images)
@@ -414,7 +415,7 @@ def test_predict_is_forward_without_a_cache(config, seed, dtype):
     np.testing.assert_array_equal(predicted, logits)
 
 
-@given(networks.configs(), strategies.seeds())
+@given(networks.all_configs(), strategies.seeds())
 def test_layout_in_memory_does_not_matter(config, seed):
     network = networks.make(config, seed)
     other = network._replace(
@@ -425,7 +426,7 @@ def test_layout_in_memory_does_not_matter(config, seed):
     assert_close("networks, other layout in memory", other.run(), network.run())
 
 
-@given(networks.configs(), strategies.seeds())
+@given(networks.all_configs(), strategies.seeds())
 def test_images_of_a_batch_do_not_influence_each_other(config, seed):
     """One by one they give the batch, and the gradients of the parameters add up."""
     network = networks.make(config, seed)
@@ -439,7 +440,7 @@ def test_images_of_a_batch_do_not_influence_each_other(config, seed):
     assert_close("networks, batch against single images", together, network.run())
 
 
-@given(networks.configs(), strategies.seeds())
+@given(networks.all_configs(), strategies.seeds())
 def test_the_gradient_of_an_image_hears_only_its_own_logits(config, seed):
     network = networks.make(config, seed)
     _, cache = network.model.forward(network.params, network.images)

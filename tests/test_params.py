@@ -157,6 +157,7 @@ def start(path: str, tokens: int) -> object:
     for end, value in (
         ("scale1.alpha", 0.1), ("scale2.alpha", 0.1), ("attn.alpha", 1 / tokens),
         ("attn.band_weight", 0.5), ("attn.shortcut", 1.0), ("attn.neighbour", 0.0),
+        ("position_bias", NORMAL),
         ("rprelu.slope", 0.25), ("move", 0.0), ("beta", 0.0), ("bias", 0.0),
         ("shift_in", 0.0), ("shift_out", 0.0),
         ("norm.weight", 1.0), ("norm1.weight", 1.0), ("norm2.weight", 1.0),
@@ -168,14 +169,14 @@ def start(path: str, tokens: int) -> object:
 
 
 @pytest.mark.parametrize("dtype", strategies.FLOATS, ids=str)
-@pytest.mark.parametrize("name", ["didb_micro", "react_micro", "deit_micro"])
+@pytest.mark.parametrize("name", ["didb_micro", "react_micro", "deit_micro", "didb_swin_micro"])
 def test_start(name, dtype):
     model = create_model(name)
     if name == "didb_micro":
         model = model.replace(layer_scale=True, alpha_scope="head")
     for path, value in flatten(model.init(np.random.default_rng(0), dtype)).items():
         assert isinstance(value, np.ndarray) and value.dtype == dtype, path
-        expected = start(path, tokens=50)
+        expected = start(path, tokens=49 if model.config.window else 50)
         if expected == NORMAL:
             assert value.any() and np.abs(value).max() <= dtype.type(0.04), path
         else:
@@ -195,7 +196,7 @@ def test_normal_is_cut_at_two_deviations():
     assert (np.abs(values) > 0.038).mean() == pytest.approx(0.0125, abs=2e-3)
 
 
-@given(networks.configs(), strategies.seeds())
+@given(networks.all_configs(), strategies.seeds())
 def test_the_same_generator_gives_the_same_start(config, seed):
     model = networks.make(config, seed=0).model
     first, second, other = (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from refimpl.conventions import NonFiniteError
+from refimpl.conventions import NonFiniteError, ShapeError
 from refimpl.ops import softmax
 from tests import check, strategies
 
@@ -35,3 +35,41 @@ def test_rejects_bad_input(bad):
     with pytest.raises(NonFiniteError, match=r"softmax.*\[0, 1\]"):
         softmax.forward(np.array([[1.0, bad]]))
     check.rejects_other_types(softmax, (np.ones((2, 3)),))
+
+
+def draw_mask(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """For the last two axes; every row keeps something."""
+    mask = rng.random(shape[-2:]) < 0.5
+    mask[np.arange(shape[-2]), rng.integers(shape[-1], size=shape[-2])] = True
+    return mask
+
+
+@given(strategies.seeds(), strategies.sizes(4), strategies.floats())
+def test_masked_against_torch(seed, shape, dtype):
+    rng = np.random.default_rng(seed)
+    x, mask = 3 * strategies.normal(rng, shape, dtype), draw_mask(rng, shape)
+    check.against_mirror(softmax, (x,), rng, shape[-1], mask=mask)
+    y, cache = softmax.forward(x, mask)
+    (dx,) = softmax.backward(np.ones_like(x), cache)
+    hidden = np.broadcast_to(~mask, shape)
+    assert (y[hidden] == 0).all() and (dx[hidden] == 0).all()
+
+
+@given(strategies.seeds(), strategies.sizes(2))
+def test_masked_against_central_differences(seed, shape):
+    rng = np.random.default_rng(seed)
+    options = {"mask": draw_mask(rng, shape)}
+    check.against_central_differences(softmax, (rng.standard_normal(shape),), rng, **options)
+
+
+@pytest.mark.parametrize("dtype", strategies.FLOATS)
+def test_what_is_masked_may_be_of_any_size(dtype):
+    largest = np.finfo(dtype).max
+    x = np.array([[largest, 1, 1], [-largest, -3, -3]], dtype)
+    y, _ = softmax.forward(x, np.array([False, True, True]))
+    np.testing.assert_array_equal(y, [[0, 0.5, 0.5], [0, 0.5, 0.5]])
+
+
+def test_rejects_a_mask_that_leaves_nothing():
+    with pytest.raises(ShapeError, match="the mask leaves nothing of a row"):
+        softmax.forward(np.ones((2, 3)), np.array([[True, True, False], [False, False, False]]))

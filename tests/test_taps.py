@@ -216,14 +216,14 @@ def assert_replayed(name: str, tapped: Tapped, heard: Listener) -> None:
         np.testing.assert_array_equal(replayed, value, err_msg=name)
 
 
-@given(networks.configs(), strategies.seeds())
+@given(networks.all_configs(), strategies.seeds())
 def test_the_op_of_a_tap_on_its_inputs_gives_its_value(config, seed):
     heard = listen(networks.make(config, seed))
     for name, tapped in heard.ops().items():
         assert_replayed(name, tapped, heard)
 
 
-@given(networks.configs(), strategies.seeds())
+@given(networks.all_configs(), strategies.seeds())
 def test_an_op_holds_parameters_and_no_activations(config, seed):
     """The ops of one run, on what another run with the same parameters has tapped."""
     network = networks.make(config, seed)
@@ -351,7 +351,7 @@ def test_a_product_longer_than_a_word():
 # Listening
 
 
-@given(networks.configs(), strategies.seeds(), strategies.floats())
+@given(networks.all_configs(), strategies.seeds(), strategies.floats())
 def test_listening_changes_nothing(config, seed, dtype):
     """Not the results, not in one direction only, and nothing that was tapped is written to."""
     network = networks.make(config, seed, dtype)
@@ -374,7 +374,7 @@ def test_listening_changes_nothing(config, seed, dtype):
         np.testing.assert_array_equal(tapped.same, tapped.value, err_msg=name)
 
 
-@given(networks.configs(), strategies.seeds())
+@given(networks.all_configs(), strategies.seeds())
 def test_tapped_ends_are_the_results(config, seed):
     network = networks.make(config, seed)
     heard = Listener(network.images)

@@ -80,7 +80,10 @@ def test_adamw_decays_only_the_named_matrices() -> None:
 @pytest.mark.parametrize("name", ("didb_micro", "deit_micro"))
 def test_only_alpha_has_a_rate_of_its_own(name: str) -> None:
     network = refimpl.create_model(name, depth=2, layer_scale=name == "didb_micro")
-    params = {path: value.copy() for path, value in flatten(network.init(np.random.default_rng(0))).items()}
+    params = {
+        path: value.copy()
+        for path, value in flatten(network.init(np.random.default_rng(0))).items()
+    }
     before = {path: value.copy() for path, value in params.items()}
     optimizer = for_network(network.config, params, Recipe(alpha_rate=0.25, weight_decay=0.0))
     optimizer.step({path: np.ones_like(value) for path, value in params.items()}, rate=1e-3)

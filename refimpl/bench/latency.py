@@ -24,7 +24,7 @@ def images_per_second(model: VisionTransformer, params: Mapping[str, Any]) -> fl
 
     shape = (1, model.config.channels, *model.config.image_size)
     image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    if packing.binary_matrices(model.config):
+    if packing.for_engine(model.config):
         from refimpl import engine
 
         compiled = engine.compile(model, params)

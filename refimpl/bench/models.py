@@ -16,7 +16,8 @@ PEERS = (
     Peer("ONNX Runtime", onnx_runtime.REQUIRES, onnx_runtime.networks),
     Peer("OpenVINO", openvino_cpu.NETWORK_REQUIRES, openvino_cpu.networks),
 )
-BINARY = tuple(name for name in config.CLASSIFIERS if config.named(name).block == "binary")
+FLAT = tuple(name for name in config.CLASSIFIERS if not config.named(name).window)
+BINARY = tuple(name for name in FLAT if config.named(name).block == "binary")
 MODELS = ("didb_micro", "didb_tiny", "didb_small")
 
 

@@ -21,8 +21,8 @@ from refimpl.models.params import Params
 
 
 def compile(model: VisionTransformer, params: Params) -> Engine:
-    """Latent parameters -> engine. ConfigError unless the network is binary throughout."""
-    _require_binary(model.config)
+    """Latent parameters -> engine. ConfigError where the engine cannot run the network."""
+    _require_able(model.config)
     return Engine(model.config, packing.pack(model.config, params))
 
 
@@ -35,7 +35,7 @@ def of_file(file: files.ModelFile | files.PackedFile) -> Engine:
     """The engine of a file that is already read."""
     if isinstance(file, files.ModelFile):
         return compile(file.model, file.params)
-    _require_binary(file.model.config)
+    _require_able(file.model.config)
     return Engine(file.model.config, file.arrays)
 
 
@@ -139,7 +139,11 @@ class Engine:
         raise NonFiniteError("NaN or infinity entered a sign", f"blocks.{block}.{units[unit]}")
 
 
-def _require_binary(config: Config) -> None:
+def _require_able(config: Config) -> None:
+    if config.window:
+        raise ConfigError(
+            f"engine: found windows of {config.window}; expected attention over all tokens"
+        )
     if not packing.binary_matrices(config):
         kind = "real blocks" if config.block == "real" else f"binarize={config.binarize!r}"
         raise ConfigError(f"engine: found {kind}; expected a binary network, binarize='full'")

@@ -1,8 +1,8 @@
 """What a mistake inside an operation makes of its tap, by running that operation wrongly.
 
 The operation of one tap is traced from a network that has only the tap's block, with a parameter,
-a field of the configuration or an input changed. Each function takes a Case and yields guesses,
-as in `fingerprints`.
+a field of the configuration or an input changed. With windows it has all of them: blocks differ.
+Each function takes a Case and yields guesses, as in `fingerprints`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ PARAMETERS = {
     "norm": ("norm",),
     "out": ("rprelu", "shortcut", "neighbour", "weight", "bias", "scale2"),
     "mid": ("scale1",),
-    "scores": ("band_weight",),
+    "scores": ("band_weight", "position_bias"),
     "context": ("alpha",),
-    "tokens": ("cls_token", "pos_embed"),
+    "tokens": ("cls_token", "pos_embed", "embed_norm"),
     "logits": ("head",),
 }
 FACTORS = ("weight", "slope", "alpha", "shortcut", "band_weight")  # left out, they are 1, not 0
@@ -58,14 +58,16 @@ class Operation:
         self.reads = tuple(reads)
         self.config = config
         block = re.match(r"(?:grads/(?:param\.)?)?blocks\.(\d+)\.", name)
-        self._block = int(block[1]) if block else 0
+        whole = bool(config.window)
+        self._block = int(block[1]) if block and not whole else 0
+        self._depth = config.depth if whole else 1
         # The gradient of a block's result belongs to the block above it, unless it is the last.
-        above = name == f"grads/blocks.{self._block}.out" and self._block + 1 < config.depth
-        self.known = not above
+        above = name == f"grads/blocks.{self._block}.out" and self._block + 1 < config.num_blocks
+        self.known = whole or not above
         self.params = {
             path.replace(f"blocks.{self._block}.", "blocks.0.", 1): value.astype(np.float64)
             for path, value in flatten(params).items()
-            if not path.startswith("blocks.") or path.startswith(f"blocks.{self._block}.")
+            if whole or not path.startswith("blocks.") or path.startswith(f"blocks.{self._block}.")
         }
 
     def __call__(
@@ -102,7 +104,7 @@ class Operation:
         return self._altered({}, {})
 
     def _altered(self, params: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> Any:
-        model = VisionTransformer(self.config.replace(depth=1, **fields))
+        model = VisionTransformer(self.config.replace(depth=self._depth, **fields))
         config, wanted, found = model.config, self.here(self.name), []
 
         def tap(name: str, value: Any, op: Any, inputs: Any) -> None:

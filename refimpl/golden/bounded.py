@@ -123,6 +123,12 @@ class Bounded(NDArrayOperatorsMixin):
     def max(self, axis: int, keepdims: bool = False) -> Bounded:
         return self._moved(lambda a: a.max(axis=axis, keepdims=keepdims))
 
+    def min(self, axis: int, keepdims: bool = False) -> Bounded:
+        parts = (a.max(axis=axis, keepdims=keepdims) for a in (self.size, self.inherited))
+        size, inherited = parts
+        value = self.value.min(axis=axis, keepdims=keepdims)
+        return Bounded(value, size, self.roundings, inherited, self.arithmetic)
+
     def sum(self, axis: Any, keepdims: bool = False) -> Bounded:
         result = self._moved(lambda a: a.sum(axis=axis, keepdims=keepdims))
         result.roundings += max(self.value.size // max(result.value.size, 1) - 1, 0)

@@ -28,8 +28,9 @@ from refimpl.models import (
     packing,
     projection,
 )
-from refimpl.models.params import Params
+from refimpl.models.params import Params, block_of
 from refimpl.models.run import signs
+from refimpl.models.stage import Stage
 
 FREE_MARGIN = 64
 UNITS = {name: float(np.finfo(name).eps) / 2 for name in ("float32", "float64")}
@@ -191,6 +192,8 @@ def _run(
 def _tokens(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
     (patches,) = given
     params = reference.params
+    if "embed_norm" in params:
+        return reference.steps[name].op(patches)
     if "cls_token" in params:
         shape = (patches.shape[0], *params["cls_token"].shape[1:])
         cls_token = np.broadcast_to(params["cls_token"], shape)
@@ -238,7 +241,7 @@ def _mean(function: Callable, x: Bounded, roundings: int) -> Bounded:
 
 def _bands(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
     (x,), config = given, reference.config
-    options = (config.grid, config.haar_mode, config.haar_cls)
+    options = (_stage(config, name).grid, config.haar_mode, config.haar_cls)
     split = config.haar_mode != "none"
     low = _mean(lambda a: ops.bands.forward(a, *options)[0][0], x, roundings=5 if split else 0)
     if name.endswith(".low"):
@@ -259,8 +262,9 @@ def _bands(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bo
 
 def _neighbour_mean(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
     config = reference.config
+    grid = _stage(config, name).grid
     return _mean(
-        lambda a: ops.neighbours.forward(a, config.grid, config.neighbours)[0],
+        lambda a: ops.neighbours.forward(a, grid, config.neighbours)[0],
         given[0],
         roundings=9,
     )
@@ -270,7 +274,7 @@ def _band_gradients(reference: Reference, name: str, given, arithmetic: Arithmet
     """The gradient of attention's input: 4 pixels a band; the three details have one gradient."""
     dlow, dhigh, dz, dnorm = given
     config = reference.config
-    cache = ops.bands.Cache(config.grid, config.haar_mode, config.haar_cls)
+    cache = ops.bands.Cache(_stage(config, name).grid, config.haar_mode, config.haar_cls)
 
     def adjoint(dlow: np.ndarray, dhigh: np.ndarray) -> np.ndarray:
         return ops.bands.backward((dlow, dhigh), cache)[0]
@@ -295,9 +299,14 @@ def _value_gradient(reference: Reference, name: str, given, arithmetic: Arithmet
     """Of m_v: through the learned shortcut, the neighbour mean and the heads."""
     dsum, dz, dmean = given
     config, attention = reference.config, _attention(reference, name)
-    _, cache = ops.neighbours.forward(np.zeros(dsum.shape), config.grid, config.neighbours)
+    stage = _stage(config, name)
+    _, cache = ops.neighbours.forward(np.zeros(dsum.shape), stage.grid, config.neighbours)
     through_mean = _mean(lambda a: ops.neighbours.backward(a, cache)[0], dmean, roundings=9)
-    return attention["shortcut"] * dsum + through_mean + heads.merge_values(dz)
+    return attention["shortcut"] * dsum + through_mean + heads.join_values(dz, stage)
+
+
+def _stage(config: Config, name: str) -> Stage:
+    return config.stage_of(block_of(name.removeprefix(GRADS)))
 
 
 def _attention(reference: Reference, name: str) -> Params:
@@ -333,18 +342,18 @@ def _placed(found: Bounded, largest: np.ndarray, config: Config) -> Bounded:
 
 def _last_norm_gradient(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
     dlogits, _ = given
-    config = reference.config
+    config, tokens = reference.config, reference.config.last_stage.tokens
     if config.decoder == "linear":
         dpatches = dlogits @ reference.params["head"]["weight"]
-        rest = np.zeros((dpatches.shape[0], config.first_patch, config.dim))
+        rest = np.zeros((dpatches.shape[0], config.first_patch, dpatches.shape[2]))
         return np.concatenate([rest, dpatches], axis=1)
     dpooled = dlogits @ reference.params["head"]["weight"]
     if config.pool == "mean":
-        dpooled = dpooled / float(config.tokens)
+        dpooled = dpooled / float(tokens)
     # the same at every token, or at the class token alone
-    count = config.tokens if config.pool == "mean" else 1
+    count = tokens if config.pool == "mean" else 1
     rows = [dpooled[:, None]] * count
-    rest = np.zeros((dpooled.shape[0], config.tokens - count, config.dim))
+    rest = np.zeros((dpooled.shape[0], tokens - count, dpooled.shape[1]))
     return np.concatenate([*rows, rest], axis=1)
 
 

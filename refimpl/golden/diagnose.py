@@ -9,6 +9,7 @@ must meet at least EVIDENCE differing entries, and the first that explains them 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +190,8 @@ def _alike(value: np.ndarray, found: np.ndarray) -> bool:
 def _case(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> Case:
     name, config = verdict.name, bundle.model.config
     step = bundle.reference.steps[name]
+    block = re.search(r"blocks\.(\d+)\.", name)
+    stage = config.stage_of(int(block[1]) if block else 0)
 
     def inputs() -> list[np.ndarray]:
         return [_read(read, bundle, candidate) for read in step.inputs]
@@ -199,8 +202,8 @@ def _case(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> Cas
         verdict.kind,
         _widen(np.asarray(verdict.expected)),
         _widen(np.asarray(verdict.candidate)),
-        heads=config.heads,
-        grid=config.grid,
+        heads=stage.heads,
+        grid=stage.grid,
         inputs=inputs,
         sizes=sizes,
         operation=Operation(name, step.inputs, config, bundle.params),

@@ -16,7 +16,7 @@ from refimpl.conventions import GoldenFileError
 from refimpl.golden import bounds, record
 from refimpl.golden.record import Step
 from refimpl.models import Config, VisionTransformer, unflatten
-from refimpl.models.params import Params, shapes
+from refimpl.models.params import Params, block_of, shapes
 
 
 class Found(NamedTuple):
@@ -55,11 +55,11 @@ def draw(config: Config, seed: int) -> tuple[Params, np.ndarray]:
 def _draw(path: str, shape: tuple, config: Config, rng: np.random.Generator) -> np.ndarray:
     normal, leaf = np.asarray(rng.standard_normal(shape)), path.rsplit(".", 1)[-1]
     if path.endswith("attn.alpha"):  # the mean probability is 1 / N
-        return np.asarray(rng.uniform(0.6, 2.0, shape)) / config.tokens
+        return np.asarray(rng.uniform(0.6, 2.0, shape)) / config.stage_of(block_of(path)).keys
     if leaf == "weight" and len(shape) > 1:
-        real = config.block == "real" or not path.startswith("blocks.")
+        real = config.block == "real" or not path.startswith(("blocks.", "merges."))
         return normal / math.sqrt(math.prod(shape[1:])) if real else 0.7 * normal
-    if leaf in ("cls_token", "pos_embed"):
+    if leaf in ("cls_token", "pos_embed", "position_bias"):
         return normal
     center = {"weight": 1.0, "shortcut": 1.0, "alpha": 1.0, "band_weight": 0.5, "slope": 0.25}
     return center.get(leaf, 0.0) + 0.3 * normal

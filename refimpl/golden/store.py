@@ -287,7 +287,7 @@ def _is_chosen(name: str, step: Step, taps: str) -> bool:
     if taps == "io":
         return False
     shell = tap in ("patch_embed.out", "tokens", "norm.out", "head.out")
-    ends = re.fullmatch(r"blocks\.\d+\.(mid|out)", tap)
+    ends = re.fullmatch(r"blocks\.\d+\.(mid|out)|merges\.\d+\.proj\.out", tap)
     bits = record.kind_of(step.value) == "bit" and ".weight." not in tap
     return bool(shell or ends or bits)
 
@@ -479,8 +479,8 @@ def _model(
         arrays = load(data)
     except (SafetensorError, TypeError, KeyError, ValueError) as error:
         raise GoldenFileError(f"{where}: not a readable safetensors file: {error}") from None
-    if config.depth > len(arrays):  # before a list of all names is made of a hostile number
-        raise GoldenFileError(f"{where}: {len(arrays)} arrays for {config.depth} blocks")
+    if config.num_blocks > len(arrays):  # before a list of all names is made of a hostile number
+        raise GoldenFileError(f"{where}: {len(arrays)} arrays for {config.num_blocks} blocks")
     params = {}
     for name, shape in parameters.shapes(config).items():
         array = _taken(where, arrays, name)

@@ -32,10 +32,13 @@ from refimpl.ops import (
     layer_scale,
     linear,
     matmul,
+    merge_patches,
     patch_embed,
     pixel_cross_entropy,
+    position_bias,
     soft_cross_entropy,
     weight_binarizer,
+    windows,
 )
 
 __all__ = [
@@ -54,13 +57,16 @@ __all__ = [
     "layer_scale",
     "linear",
     "matmul",
+    "merge_patches",
     "neighbours",
     "patch_embed",
     "pixel_cross_entropy",
+    "position_bias",
     "projection",
     "rprelu",
     "sign",
     "soft_cross_entropy",
     "softmax",
     "weight_binarizer",
+    "windows",
 ]

@@ -3,6 +3,7 @@
 m_t     = P_t(x)                 t in q, k, v; similarity="haar": q, k of each band of x, and v
 b_t     = sign(m_t + move_t)                                              heads.py
 scores  = b_q b_k^T / sqrt(d), or a learned sum over the bands            similarity.py
+          with windows: inside each, plus its position bias [SPEC 6.7]
 context = Boolean(softmax(scores); alpha) b_v                             context.py
 o       = RPReLU(LayerNorm(context) + shortcuts + value term)             attention_output.py
 y       = P_proj(o)
@@ -104,11 +105,12 @@ def input_reads(name: str, config: Config) -> list[str]:
     return [r for t in config.attention_inputs for r in projection.reads(f"{name}.{t}")]
 
 
-def input_gradient(config: Config) -> Callable[..., np.ndarray]:
+def input_gradient(run: Run) -> Callable[..., np.ndarray]:
     """The op that computes the gradient of attention's input from `input_reads`."""
+    config = run.config
     if config.similarity == "plain":
         return _sum_of_inputs
-    bands_cache = ops.bands.Cache(config.grid, config.haar_mode, config.haar_cls)
+    bands_cache = ops.bands.Cache(run.stage.grid, config.haar_mode, config.haar_cls)
 
     def from_bands(dlow, dhigh, dz, dnorm):
         (dx,) = ops.bands.backward((dlow, dhigh), bands_cache)
@@ -128,10 +130,10 @@ def _inputs(
     x: np.ndarray, run: Run, name: str, source: str
 ) -> tuple[dict[str, np.ndarray], ops.bands.Cache | None]:
     """What each projection reads: x itself, or for queries and keys one of its bands."""
-    config, backend, tap = run
+    config, backend, tap, stage = run
     if config.similarity == "plain":
         return dict.fromkeys(config.attention_inputs, x), None
-    options = (config.grid, config.haar_mode, config.haar_cls)
+    options = (stage.grid, config.haar_mode, config.haar_cls)
     (low, high), cache = backend.bands.forward(x, *options)
     if tap is not None:
         tap(f"{name}.low", low, lambda x: ops.bands.forward(x, *options)[0][0], [source])

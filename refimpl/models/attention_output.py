@@ -30,17 +30,17 @@ class Cache(NamedTuple):
 def forward(
     params: Params, context: np.ndarray, m: Mapping[str, np.ndarray], run: Run, *, name: str
 ) -> tuple[np.ndarray, Cache]:
-    """context (B, heads, N, d), m: t -> (B, N, C) -> o (B, N, C)."""
-    config, backend, tap = run
+    """context (B nW, heads, M M, d), m: t -> (B, N, C) -> o (B, N, C)."""
+    config, backend, tap, stage = run
     norm, norm_cache = backend.layer_norm.forward(
-        heads.merge(context), **params["norm"], eps=config.norm_eps
+        heads.join(context, stage), **params["norm"], eps=config.norm_eps
     )  # (B, N, C)
     y, mean = norm, None
     for t in config.attention_inputs[:-1]:
         y = y + m[t]
     value_term, neighbours_cache, differential_cache = m["v"], None, None
     if config.attention == "differential":
-        mean, neighbours_cache = backend.neighbours.forward(m["v"], config.grid, config.neighbours)
+        mean, neighbours_cache = backend.neighbours.forward(m["v"], stage.grid, config.neighbours)
         value_term, differential_cache = backend.differential.forward(
             m["v"], mean, params["shortcut"], params["neighbour"]
         )
@@ -53,13 +53,13 @@ def forward(
 def backward(
     dout: np.ndarray, params: Params, cache: Cache, run: Run, *, name: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Params]:
-    """dout (B, N, C) -> (dcontext (B, heads, N, d), gradient of every shortcut of a query or key,
-    gradient of m_v through the value term, gradients of the parameters)."""
-    config, backend, tap = run
+    """dout (B, N, C) -> (dcontext (B nW, heads, M M, d), gradient of the shortcut of every query
+    and key, gradient of m_v through the value term, gradients of the parameters)."""
+    config, backend, tap, stage = run
     dsum, *drprelu = backend.rprelu.backward(dout, cache.rprelu)
     # forward was the argument of RPReLU = LayerNorm(context) + m_q + m_k + … + value term
     dmerged, dweight, dbias = backend.layer_norm.backward(dsum, cache.norm)
-    dcontext = heads.split(dmerged, config.heads)
+    dcontext = heads.cut(dmerged, stage)
     grads: Params = {
         "norm": {"weight": dweight, "bias": dbias},
         "rprelu": dict(zip(params["rprelu"], drprelu, strict=False)),
@@ -77,16 +77,16 @@ def backward(
 
 def tap_shortcut(params: Params, dm: np.ndarray, t: str, run: Run, *, name: str) -> None:
     """The gradient of m_t: through the sum in front of RPReLU, and through its heads."""
-    config, tap = run.config, run.tap
-    merge = heads.merge_values if t == "v" else heads.merge
+    config, _, tap, stage = run
+    join = heads.join_values if t == "v" else heads.join
 
     def plain(dsum, dz):
-        return dsum + merge(dz)
+        return dsum + join(dz, stage)
 
     def differential(dsum, dz, dmean):
-        _, cache = ops.neighbours.forward(np.zeros_like(dsum), config.grid, config.neighbours)
+        _, cache = ops.neighbours.forward(np.zeros_like(dsum), stage.grid, config.neighbours)
         dvalue = params["shortcut"] * dsum + ops.neighbours.backward(dmean, cache)[0]
-        return dvalue + merge(dz)
+        return dvalue + join(dz, stage)
 
     read = [f"grads/{name}.norm.out", f"grads/{name}.{t}.head_z"]
     if t == "v" and config.attention == "differential":
@@ -114,18 +114,19 @@ def _activate(params: Params, config: Config, *values: np.ndarray):
     return ops.rprelu.forward(y + value_term, **params["rprelu"])
 
 
-def _normalise(params: Params, config: Config, context: np.ndarray):
-    return ops.layer_norm.forward(heads.merge(context), **params["norm"], eps=config.norm_eps)
+def _normalise(params: Params, run: Run, context: np.ndarray):
+    merged = heads.join(context, run.stage)
+    return ops.layer_norm.forward(merged, **params["norm"], eps=run.config.norm_eps)
 
 
 def _tap_forward(params: Params, norm, mean, out, run: Run, name: str) -> None:
-    config, _, tap = run
+    config, _, tap, stage = run
 
     def neighbour_mean(value):
-        return ops.neighbours.forward(value, config.grid, config.neighbours)[0]
+        return ops.neighbours.forward(value, stage.grid, config.neighbours)[0]
 
     def normalise(context):
-        return _normalise(params, config, context)[0]
+        return _normalise(params, run, context)[0]
 
     def activate(*values):
         return _activate(params, config, *values)[0]
@@ -139,16 +140,16 @@ def _tap_forward(params: Params, norm, mean, out, run: Run, name: str) -> None:
 def _tap_backward(
     params: Params, dout, dsum, dmean, dcontext, grads: Params, run: Run, name: str
 ) -> None:
-    config, _, tap = run
+    config, _, tap, stage = run
 
     def activation(dout, *values):
         return ops.rprelu.backward(dout, _activate(params, config, *values)[1])
 
     def normalisation(dnorm, context):
-        return ops.layer_norm.backward(dnorm, _normalise(params, config, context)[1])
+        return ops.layer_norm.backward(dnorm, _normalise(params, run, context)[1])
 
     def context_gradient(dnorm, context):
-        return heads.split(normalisation(dnorm, context)[0], config.heads)
+        return heads.cut(normalisation(dnorm, context)[0], stage)
 
     tap(f"grads/{name}.out", dout, projection.input_gradient, projection.reads(f"{name}.proj"))
     read = [f"grads/{name}.out", *_reads(config, name)]

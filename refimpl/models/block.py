@@ -60,7 +60,7 @@ def backward(
     dy: np.ndarray, params: Params, cache: Cache, run: Run, *, name: str, source: str
 ) -> tuple[np.ndarray, Params]:
     """dy (B, N, C) -> (dx (B, N, C), gradients of the parameters)."""
-    config, backend, tap = run
+    config, backend, tap, _ = run
     grads: Params = {}
     # forward was y = mid + scale2(mlp(LayerNorm2(mid)))
     dbranch, scale2 = _scale_backward(dy, cache.scale2, run)
@@ -93,7 +93,7 @@ def backward(
     grads["norm1"] = {"weight": norm1[0], "bias": norm1[1]}
     if tap is not None:
         read = attention.input_reads(f"{name}.attn", config)
-        tap(f"grads/{name}.norm1.out", dn1, attention.input_gradient(config), read)
+        tap(f"grads/{name}.norm1.out", dn1, attention.input_gradient(run), read)
         _tap_norm(params, "norm1", dx, grads, run, name, source, f"grads/{name}.mid")
     if scale1 is not None:
         grads.update(scale1=scale1, scale2=scale2)

@@ -31,7 +31,7 @@ def backward(
     dlogits: np.ndarray, params: Params, cache: Cache, run: Run
 ) -> tuple[np.ndarray, Params]:
     """dlogits (B, classes) -> (dx (B, N, C), gradients of the head's params)."""
-    config, backend, tap = run
+    config, backend, tap, _ = run
     require_shape("backward", "dlogits", dlogits, (len(cache.x), *config.logits_shape))
     dpooled, dweight, dbias = backend.linear.backward(dlogits, cache)
     dx = _pool_backward(dpooled, config)
@@ -47,12 +47,12 @@ def _pool(x: np.ndarray, config: Config) -> np.ndarray:
 
 def _pool_backward(dpooled: np.ndarray, config: Config) -> np.ndarray:
     """(B, C) -> (B, N, C)."""
-    batch, channels = dpooled.shape
-    dx = np.zeros((batch, config.tokens, channels), dpooled.dtype)
+    (batch, channels), tokens = dpooled.shape, config.last_stage.tokens
+    dx = np.zeros((batch, tokens, channels), dpooled.dtype)
     if config.pool == "cls":
         dx[:, 0] = dpooled
     else:
-        dx[:] = dpooled[:, None] / config.tokens
+        dx[:] = dpooled[:, None] / tokens
     return dx
 
 
@@ -61,7 +61,7 @@ def _classify(params: Params, config: Config) -> Callable:
 
 
 def _tap_backward(params: Params, dlogits, dx, grads: Params, run: Run) -> None:
-    config, _, tap = run
+    config, tap = run.config, run.tap
 
     def head(dlogits, x):
         return ops.linear.backward(dlogits, _classify(params, config)(x)[1])

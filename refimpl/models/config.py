@@ -1,16 +1,20 @@
 """Configuration of a network: every field of [SPEC 6.5] and the readings of [SPEC 9].
 
-`react_*` and `didb_*` are two configurations of one binary block; `deit_*` has real blocks.
+`react_*` and `didb_*` are two configurations of one binary block; `deit_*` and `swin_*` have real
+blocks. A configuration with windows is a Swin: `depth` is then a list, one number a stage.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import numbers
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from refimpl.conventions import ConfigError
+from refimpl.models.stage import Stage
 from refimpl.ops.bands import CLS, MODES
 from refimpl.ops.binary_linear import STAGES
 from refimpl.ops.neighbours import BORDERS
@@ -29,12 +33,13 @@ class Config:
     image_size: tuple[int, int]  # (H, W); an int means a square
     patch_size: int
     channels: int  # of the image
-    dim: int  # C
-    depth: int
-    heads: int
+    dim: int  # C, of stage 0
+    depth: int | tuple[int, ...]  # blocks; with windows those of each stage
+    heads: int  # of stage 0
     mlp_ratio: int  # r
     num_classes: int
     norm_eps: float = 1e-5
+    window: int = 0  # side of a window; 0: attention over all tokens
     block: str = field(default="binary", metadata={"choices": ("binary", "real")})
     pool: str = field(default="cls", metadata={"choices": ("cls", "mean")})
     decoder: str = field(default="none", metadata={"choices": ("none", "linear")})
@@ -57,7 +62,7 @@ class Config:
             raise ConfigError(f"config: image_size is {size}; expected (height, width)")
         size = tuple(_positive_integer("image_size", side) for side in size)
         object.__setattr__(self, "image_size", size)
-        for name in ("patch_size", "channels", "dim", "depth", "heads", "mlp_ratio", "num_classes"):
+        for name in ("patch_size", "channels", "dim", "heads", "mlp_ratio", "num_classes"):
             object.__setattr__(self, name, _positive_integer(name, getattr(self, name)))
         for side in size:
             if side % self.patch_size:
@@ -75,6 +80,7 @@ class Config:
                 f"config: layer_scale is {self.layer_scale!r}; expected true or false"
             )
         self._check_choices()
+        self._check_windows()
 
     def _check_choices(self) -> None:
         for f in dataclasses.fields(self):
@@ -88,14 +94,48 @@ class Config:
                     f"expected it left at {f.default!r}"
                 )
 
+    def _check_windows(self) -> None:
+        window, depth = self.window, self.depth
+        if window != 0 or isinstance(window, bool):  # 0 is no window
+            object.__setattr__(self, "window", _positive_integer("window", window))
+        if not self.window:
+            object.__setattr__(self, "depth", _positive_integer("depth", depth))
+            return
+        if not isinstance(depth, (list, tuple)) or not depth:
+            raise ConfigError(
+                f"config: depth is {depth!r}; expected a list with a number a stage, "
+                f"since window is {window}"
+            )
+        object.__setattr__(self, "depth", tuple(_positive_integer("depth", d) for d in depth))
+        if self.pool != "mean":
+            raise ConfigError(
+                f"config: pool is {self.pool!r}; expected 'mean', since window is {window}"
+            )
+        self._check_grids()
+
+    def _check_grids(self) -> None:
+        last = len(self.depths) - 1
+        for s, stage in enumerate(self.stages):
+            (gh, gw), M = stage.grid, stage.window
+            if gh % M or gw % M:
+                raise ConfigError(
+                    f"config: stage {s} has a grid of {gh} x {gw}; "
+                    f"expected multiples of its window {M}"
+                )
+            if s < last and (gh % 2 or gw % 2):
+                raise ConfigError(
+                    f"config: stage {s} has a grid of {gh} x {gw}; "
+                    f"expected even sides, which patch merging halves"
+                )
+
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the patch grid, (gh, gw)."""
+        """Rows and columns of the patch grid, (gh, gw); that of stage 0."""
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
     @property
     def tokens(self) -> int:
-        """N: the patches, and the class token where pool="cls"."""
+        """N: the patches, and the class token where pool="cls"; of stage 0."""
         return self.grid[0] * self.grid[1] + self.first_patch
 
     @property
@@ -116,8 +156,54 @@ class Config:
 
     @property
     def head_dim(self) -> int:
-        """d, channels a head."""
+        """d, channels a head, in every stage."""
         return self.dim // self.heads
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Blocks of each stage; without windows there is one stage."""
+        return self.depth if self.window else (self.depth,)
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of all stages."""
+        return sum(self.depths)
+
+    @property
+    def stages(self) -> Iterator[Stage]:
+        """Every stage, as its first block, which has no shift, sees it."""
+        (gh, gw), first = self.grid, self.first_patch
+        for s in range(len(self.depths)):
+            window = min(self.window, gh, gw)
+            yield Stage((gh, gw), first, 2**s * self.dim, 2**s * self.heads, window, shift=0)
+            gh, gw = gh // 2, gw // 2
+
+    @property
+    def last_stage(self) -> Stage:
+        """The stage whose tokens the head sees."""
+        *_, last = self.stages
+        return last
+
+    def stage_of(self, block: int) -> Stage:
+        """The stage of a block, counted through the whole network, with the block's shift."""
+        s, block = self.place_of(block)
+        stage = list(self.stages)[s]
+        shifted = block % 2 == 1 and min(stage.grid) > stage.window > 0
+        return stage._replace(shift=stage.window // 2 * shifted)
+
+    def place_of(self, block: int) -> tuple[int, int]:
+        """Which stage a block is in, and which block of it."""
+        s = 0
+        while block >= self.depths[s]:
+            block -= self.depths[s]
+            s += 1
+        return s, block
+
+    @property
+    def merges(self) -> dict[int, int]:
+        """Block -> the patch merging in front of it: that of the stage before."""
+        starts = itertools.accumulate(self.depths[:-1])
+        return {block: s for s, block in enumerate(starts)}
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -133,9 +219,14 @@ class Config:
         """A copy with other values in some fields."""
         return Config.from_json({**self.to_json(), **fields})
 
+    def with_depths(self, depths: Sequence[int]) -> Config:
+        """A copy with other numbers of blocks, one a stage."""
+        return self.replace(depth=list(depths) if self.window else depths[0])
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; `Config.from_json` takes them back."""
-        return {**dataclasses.asdict(self), "image_size": list(self.image_size)}
+        depth = list(self.depth) if self.window else self.depth
+        return {**dataclasses.asdict(self), "image_size": list(self.image_size), "depth": depth}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Config:
@@ -165,46 +256,65 @@ def _fraction(name: str, value: object) -> float:
     return float(value)
 
 
-_FAMILIES: dict[str, dict[str, Any]] = {
+_BINARY: dict[str, dict[str, Any]] = {
     "didb": {"similarity": "haar", "attention": "differential", "rprelu": "token"},
     "react": {},
-    "deit": {"block": "real", "norm_eps": 1e-6},
 }
-_SIZES: dict[str, dict[str, int]] = {
-    size: dict(
-        zip(
-            ("image_size", "channels", "patch_size", "dim", "depth", "heads", "num_classes"),
-            row,
-            strict=True,
-        ),
-        mlp_ratio=4,
-    )
-    for size, row in {
+_FAMILIES: dict[str, dict[str, Any]] = {
+    **_BINARY,
+    "deit": {"block": "real", "norm_eps": 1e-6},
+    **{f"{family}_swin": {**fields, "pool": "mean"} for family, fields in _BINARY.items()},
+    "swin": {"block": "real", "pool": "mean"},
+}
+
+
+def _sizes(fields: str, rows: dict[str, tuple]) -> dict[str, dict[str, Any]]:
+    names = fields.split()
+    return {size: dict(zip(names, row, strict=True), mlp_ratio=4) for size, row in rows.items()}
+
+
+_SIZES = _sizes(
+    "image_size channels patch_size dim depth heads num_classes",
+    {
         "micro": (28, 1, 4, 64, 4, 2, 10),
         "cifar": (32, 3, 4, 128, 4, 2, 10),
         "tiny": (224, 3, 16, 192, 12, 3, 1000),
         "small": (224, 3, 16, 384, 12, 6, 1000),
         "base": (224, 3, 16, 768, 12, 12, 1000),
-    }.items()
+    },
+)
+_SWIN_SIZES = _sizes(
+    "image_size channels patch_size dim depth heads window num_classes",
+    {
+        "micro": (28, 1, 2, 32, (2, 2), 2, 7, 10),
+        "tiny": (224, 3, 4, 96, (2, 2, 6, 2), 3, 7, 1000),
+    },
+)
+_NAMED: dict[str, dict[str, Any]] = {
+    f"{family}_{size}": {**row, **fields}
+    for family, fields in _FAMILIES.items()
+    for size, row in (_SWIN_SIZES if family.endswith("swin") else _SIZES).items()
 }
-CLASSIFIERS = tuple(f"{family}_{size}" for family in _FAMILIES for size in _SIZES)
+CLASSIFIERS = tuple(_NAMED)
 _SEGMENTER = "segmenter_"
 _SEGMENTED: dict[str, dict[str, Any]] = {  # size -> what other images bring with them [SPEC 10]
     "micro": {"image_size": 56, "num_classes": 11},
     **{size: {"image_size": 512, "num_classes": 150} for size in ("tiny", "small", "base")},
 }
-NAMES = (
-    *CLASSIFIERS,
-    *(f"{_SEGMENTER}{family}_{size}" for family in _FAMILIES for size in _SEGMENTED),
-)
+_NAMED |= {
+    f"{_SEGMENTER}{family}_{size}": {
+        **_NAMED[f"{family}_{size}"],
+        **fields,
+        "decoder": "linear",
+    }
+    for family in ("didb", "react", "deit")
+    for size, fields in _SEGMENTED.items()
+}
+NAMES = tuple(_NAMED)
 
 
 def named(name: str, **overrides: Any) -> Config:
     """The configuration of an architecture of [SPEC 6.5, 10], some of its fields overridden."""
     if name not in NAMES:
         raise ConfigError(f"unknown architecture {name!r}; expected one of {', '.join(NAMES)}")
-    family, size = name.removeprefix(_SEGMENTER).split("_")
-    fields = {**_SIZES[size], **_FAMILIES[family]}
-    if name.startswith(_SEGMENTER):
-        fields |= {**_SEGMENTED[size], "decoder": "linear"}
-    return Config.from_json({**fields, **overrides})
+    return Config.from_json({**_NAMED[name], **overrides})

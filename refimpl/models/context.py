@@ -1,6 +1,6 @@
-"""From scores to context: softmax, boolean attention, product with the values [SPEC 6.1].
+"""From scores to context: softmax, boolean attention, product with the values [SPEC 6.1, 6.7].
 
-context = Boolean(softmax(scores); alpha) b_v          per head
+context = Boolean(softmax(scores); alpha) b_v          per head, over the keys that a query sees
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def forward(
     alpha: np.ndarray, scores: np.ndarray, value: np.ndarray, run: Run, *, name: str
 ) -> tuple[np.ndarray, Cache]:
     """scores (B, heads, N, N), value (B, heads, d, N) -> context (B, heads, N, d)."""
-    prob, softmax_cache = run.backend.softmax.forward(scores)
+    mask = heads.mask(run.stage, len(scores))
+    prob, softmax_cache = run.backend.softmax.forward(scores, mask)
     context, attention_cache = run.backend.boolean_attention.forward(
         prob, value, alpha, binarize=run.config.binarize
     )
@@ -48,7 +49,7 @@ def _tap_forward(alpha, prob, value, context, run: Run, name: str) -> None:
     value_name = heads.binary_name(f"{name}.v", run.config)
 
     def softmax(scores):
-        return ops.softmax.forward(scores)[0]
+        return ops.softmax.forward(scores, heads.mask(run.stage, scores.shape[0]))[0]
 
     if run.config.binarize == "none":
         tap(f"{name}.prob", prob, softmax, [f"{name}.scores"])

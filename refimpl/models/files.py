@@ -265,9 +265,9 @@ def _check_class_names(path: Path, config: Config, names: Any) -> None:
 
 
 def _check_arrays(path: Path, config: Config, flat: dict[str, np.ndarray]) -> None:
-    if config.depth > len(flat):  # before a list of all names is made of a hostile number
+    if config.num_blocks > len(flat):  # before a list of all names is made of a hostile number
         raise ModelFileError(
-            f"{path}: parameters are missing: {len(flat)} arrays for {config.depth} blocks"
+            f"{path}: parameters are missing: {len(flat)} arrays for {config.num_blocks} blocks"
         )
     expected = parameters.shapes(config)
     if missing := [name for name in expected if name not in flat]:

@@ -24,7 +24,7 @@ class Cache(NamedTuple):
 
 def forward(params: Params, x: np.ndarray, run: Run) -> tuple[np.ndarray, Cache]:
     """params of the head, x (B, N, C), the tap "norm.out" -> logits (B, classes, H, W)."""
-    config, backend, tap = run
+    config, backend, tap, _ = run
     token, head_cache = backend.linear.forward(x[:, config.first_patch :], **params)
     logits, interpolate_cache = backend.interpolate.forward(
         on_grid(token, config), config.image_size, "bilinear"
@@ -41,7 +41,7 @@ def backward(
     dlogits: np.ndarray, params: Params, cache: Cache, run: Run
 ) -> tuple[np.ndarray, Params]:
     """dlogits (B, classes, H, W) -> (dx (B, N, C), gradients of the head's params)."""
-    config, backend, tap = run
+    config, backend, tap, _ = run
     require_shape("backward", "dlogits", dlogits, (len(cache.head.x), *config.logits_shape))
     (dimage,) = backend.interpolate.backward(dlogits, cache.interpolate)
     dtoken = off_grid(dimage)
@@ -54,8 +54,8 @@ def backward(
 
 
 def on_grid(token: np.ndarray, config: Config) -> np.ndarray:
-    """(B, gh*gw, classes) -> (B, classes, gh, gw)."""
-    return token.swapaxes(1, 2).reshape(len(token), -1, *config.grid)
+    """(B, gh*gw, classes) -> (B, classes, gh, gw); with windows of the last stage's grid."""
+    return token.swapaxes(1, 2).reshape(len(token), -1, *config.last_stage.grid)
 
 
 def off_grid(image: np.ndarray) -> np.ndarray:
@@ -71,7 +71,9 @@ def enlarge(token: np.ndarray, config: Config) -> np.ndarray:
 
 def enlarge_backward(dlogits: np.ndarray, config: Config) -> np.ndarray:
     """(B, classes, H, W) -> (B, gh*gw, classes)."""
-    grid = np.empty((*dlogits.shape[:2], *config.grid), dlogits.dtype)  # its size alone is read
+    grid = np.empty(
+        (*dlogits.shape[:2], *config.last_stage.grid), dlogits.dtype
+    )  # its size alone is read
     _, cache = ops.interpolate.forward(grid, config.image_size, "bilinear")
     return off_grid(ops.interpolate.backward(dlogits, cache)[0])
 
@@ -84,7 +86,7 @@ def _with_class_token(dpatches: np.ndarray, config: Config) -> np.ndarray:
 
 
 def _tap_backward(params: Params, dlogits, dtoken, dx, grads: Params, run: Run) -> None:
-    config, _, tap = run
+    config, tap = run.config, run.tap
 
     def head(dtoken, x):
         patches = x[:, config.first_patch :]

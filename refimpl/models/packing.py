@@ -36,8 +36,13 @@ def binary_matrices(config: Config) -> frozenset[str]:
     return frozenset(
         path
         for path, shape in parameters.shapes(config).items()
-        if path.startswith("blocks.") and path.endswith(".weight") and len(shape) == 2
+        if path.startswith(("blocks.", "merges.")) and path.endswith(".weight") and len(shape) == 2
     )
+
+
+def for_engine(config: Config) -> bool:
+    """Whether the engine runs it: binary throughout, with attention over all tokens."""
+    return bool(binary_matrices(config)) and not config.window
 
 
 def shapes(config: Config) -> dict[str, Shape]:
@@ -134,15 +139,21 @@ def _check_values(config: Config, arrays: Mapping[str, np.ndarray]) -> None:
 def _lengths(config: Config) -> dict[str, int]:
     """Length of the two arrays of a file."""
 
-    def count(depth: int) -> dict[str, int]:
+    def count(depths: list[int]) -> dict[str, int]:
         found = {"bits": 0, "floats": 0}
-        for name, shape in shapes(config.replace(depth=depth)).items():
+        for name, shape in shapes(config.with_depths(depths)).items():
             found[_store(name)] += math.prod(shape)
         return found
 
     # by arithmetic: a hostile file may say any depth, and a list of all names would be as long
-    one, two = count(1), count(2)
-    return {key: one[key] + (config.depth - 1) * (two[key] - one[key]) for key in one}
+    ones = [1] * len(config.depths)
+    one = count(ones)
+    total = dict(one)
+    for s, depth in enumerate(config.depths):
+        two = count([*ones[:s], 2, *ones[s + 1 :]])
+        for key in total:
+            total[key] += (depth - 1) * (two[key] - one[key])
+    return total
 
 
 def _store(name: str) -> str:

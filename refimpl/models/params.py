@@ -13,6 +13,7 @@ import numpy as np
 
 from refimpl.conventions import FLOATS, DtypeError, ShapeError, float_dtype
 from refimpl.models.config import Config
+from refimpl.models.stage import Stage
 
 Params = dict[str, Any]  # nested: a value is an array or again such a dict
 Shape = tuple[int, ...]
@@ -49,64 +50,104 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
 def shapes(config: Config) -> dict[str, Shape]:
     """Dotted path -> shape of every parameter of a network, in order of computation."""
     C, p, N = config.dim, config.patch_size, config.tokens
+    block, merging = _binary_block, _merging
+    if config.block == "real":
+        block, merging = _real_block, _real_merging
     found: dict[str, Shape] = {
         "patch_embed.weight": (C, config.channels, p, p),
         "patch_embed.bias": (C,),
     }
     if config.pool == "cls":
         found["cls_token"] = (1, 1, C)
-    found["pos_embed"] = (1, N, C)
-    block = _binary_block(config) if config.block == "binary" else _real_block(config)
-    for i in range(config.depth):
-        found.update({f"blocks.{i}.{path}": shape for path, shape in block.items()})
+    if config.window:
+        found.update(_affine("embed_norm", C))
+    else:
+        found["pos_embed"] = (1, N, C)
+    i = 0
+    for s, stage in enumerate(config.stages):
+        if s > 0:
+            found.update(_below(f"merges.{s - 1}.", merging(config, stage)))
+        below = block(config, stage)
+        for _ in range(config.depths[s]):
+            found.update(_below(f"blocks.{i}.", below))
+            i += 1
+    C = stage.dim
     found.update(_affine("norm", C))
     found.update({"head.weight": (config.num_classes, C), "head.bias": (config.num_classes,)})
     return found
 
 
-def _binary_block(config: Config) -> dict[str, Shape]:
-    C, hidden = config.dim, config.mlp_ratio * config.dim
+def _below(prefix: str, found: dict[str, Shape]) -> dict[str, Shape]:
+    return {f"{prefix}{path}": shape for path, shape in found.items()}
+
+
+def _binary_block(config: Config, stage: Stage) -> dict[str, Shape]:
+    C, hidden, N = stage.dim, config.mlp_ratio * stage.dim, stage.tokens
     found = _affine("norm1", C)
     for t in config.attention_inputs:
-        found.update(_projection(f"attn.{t}", C, C, config))
+        found.update(_projection(f"attn.{t}", C, C, N, config))
     for t in config.attention_inputs:
         found[f"attn.{t}_move"] = (C,)
-    found["attn.alpha"] = (config.heads, 1, 1) if config.alpha_scope == "head" else ()
+    found["attn.alpha"] = (stage.heads, 1, 1) if config.alpha_scope == "head" else ()
     if config.similarity == "haar":
-        found["attn.band_weight"] = (2, config.heads)
+        found["attn.band_weight"] = (2, stage.heads)
+    found.update(_position_bias(stage))
     if config.attention == "differential":
         found.update({"attn.shortcut": (C,), "attn.neighbour": (C,)})
     found.update(_affine("attn.norm", C))
-    found.update(_rprelu("attn.rprelu", C, config))
-    found.update(_projection("attn.proj", C, C, config))
+    found.update(_rprelu("attn.rprelu", C, N, config))
+    found.update(_projection("attn.proj", C, C, N, config))
     if config.layer_scale:
         found.update({"scale1.alpha": (C,), "scale1.beta": (C,)})
     found.update(_affine("norm2", C))
-    found.update(_projection("mlp.up", C, hidden, config))
-    found.update(_projection("mlp.down", hidden, C, config))
+    found.update(_projection("mlp.up", C, hidden, N, config))
+    found.update(_projection("mlp.down", hidden, C, N, config))
     if config.layer_scale:
         found.update({"scale2.alpha": (C,), "scale2.beta": (C,)})
     return found
 
 
-def _real_block(config: Config) -> dict[str, Shape]:
-    C, hidden = config.dim, config.mlp_ratio * config.dim
-    linears = {"attn.qkv": (3 * C, C), "attn.proj": (C, C)}
-    found = _affine("norm1", C)
-    for path, shape in linears.items():
-        found.update({f"{path}.weight": shape, f"{path}.bias": shape[:1]})
-    found.update(_affine("norm2", C))
-    for path, shape in {"mlp.fc1": (hidden, C), "mlp.fc2": (C, hidden)}.items():
-        found.update({f"{path}.weight": shape, f"{path}.bias": shape[:1]})
-    return found
+def _real_block(config: Config, stage: Stage) -> dict[str, Shape]:
+    C, hidden = stage.dim, config.mlp_ratio * stage.dim
+    return {
+        **_affine("norm1", C),
+        **_linear("attn.qkv", C, 3 * C),
+        **_position_bias(stage),
+        **_linear("attn.proj", C, C),
+        **_affine("norm2", C),
+        **_linear("mlp.fc1", C, hidden),
+        **_linear("mlp.fc2", hidden, C),
+    }
 
 
-def _projection(path: str, inputs: int, outputs: int, config: Config) -> dict[str, Shape]:
+def _merging(config: Config, stage: Stage) -> dict[str, Shape]:
+    """Patch merging, which leads to `stage`."""
+    C = stage.dim
+    return {**_affine("norm", 2 * C), **_projection("proj", 2 * C, C, stage.tokens, config)}
+
+
+def _real_merging(config: Config, stage: Stage) -> dict[str, Shape]:
+    return {**_affine("norm", 2 * stage.dim), "proj.weight": (stage.dim, 2 * stage.dim)}
+
+
+def _position_bias(stage: Stage) -> dict[str, Shape]:
+    if not stage.window:
+        return {}
+    return {"attn.position_bias": ((2 * stage.window - 1) ** 2, stage.heads)}
+
+
+def _linear(path: str, inputs: int, outputs: int) -> dict[str, Shape]:
+    return {f"{path}.weight": (outputs, inputs), f"{path}.bias": (outputs,)}
+
+
+def _projection(
+    path: str, inputs: int, outputs: int, tokens: int, config: Config
+) -> dict[str, Shape]:
     return {
         f"{path}.move": (inputs,),
         f"{path}.weight": (outputs, inputs),
         **_affine(f"{path}.norm", outputs),
-        **_rprelu(f"{path}.rprelu", outputs, config),
+        **_rprelu(f"{path}.rprelu", outputs, tokens, config),
     }
 
 
@@ -114,14 +155,20 @@ def _affine(path: str, channels: int) -> dict[str, Shape]:
     return {f"{path}.weight": (channels,), f"{path}.bias": (channels,)}
 
 
-def _rprelu(path: str, channels: int, config: Config) -> dict[str, Shape]:
+def _rprelu(path: str, channels: int, tokens: int, config: Config) -> dict[str, Shape]:
     found: dict[str, Shape] = {
         f"{path}.{name}": (channels,) for name in ("shift_in", "slope", "shift_out")
     }
     if config.rprelu == "token":
-        tokens = (config.tokens,)
-        found.update({f"{path}.token_shift_in": tokens, f"{path}.token_shift_out": tokens})
+        found.update(
+            dict.fromkeys((f"{path}.token_shift_in", f"{path}.token_shift_out"), (tokens,))
+        )
     return found
+
+
+def block_of(path: str) -> int:
+    """The number of the block to which a parameter or a tap below "blocks.{i}." belongs."""
+    return int(path.split(".")[1])
 
 
 def real_matrices(config: Config) -> frozenset[str]:
@@ -132,7 +179,7 @@ def real_matrices(config: Config) -> frozenset[str]:
     return frozenset(
         path
         for path, shape in shapes(config).items()
-        if path in real or (path.startswith("blocks.") and len(shape) == 2)
+        if path in real or (path.endswith(".weight") and len(shape) == 2)
     )
 
 
@@ -148,12 +195,14 @@ def initialise(config: Config, rng: np.random.Generator, dtype: Any = np.float32
 
 def _start(path: str, shape: Shape, config: Config, rng: np.random.Generator) -> np.ndarray:
     leaf = path.rsplit(".", 1)[-1]
-    constants = {"slope": 0.25, "alpha": 1 / config.tokens, "band_weight": 0.5, "shortcut": 1.0}
+    constants = {"slope": 0.25, "band_weight": 0.5, "shortcut": 1.0}
     if path.endswith(("scale1.alpha", "scale2.alpha")):
         return np.full(shape, 0.1)
+    if path.endswith("attn.alpha"):
+        return np.full(shape, 1 / config.stage_of(block_of(path)).keys)
     if leaf in constants:
         return np.full(shape, constants[leaf])
-    if leaf in ("cls_token", "pos_embed") or (leaf == "weight" and len(shape) > 1):
+    if leaf in ("cls_token", "pos_embed", "position_bias") or (leaf == "weight" and len(shape) > 1):
         return _truncated_normal(shape, rng, deviation=0.02)
     return np.ones(shape) if leaf == "weight" else np.zeros(shape)
 

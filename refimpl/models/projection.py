@@ -33,7 +33,7 @@ def forward(
 
     A backend may have a twin of the whole unit, `projection`, for runs without a listener.
     """
-    config, backend, tap = run
+    config, backend, tap, _ = run
     if tap is None and hasattr(backend, "projection"):
         options = {"binarize": config.binarize, "ste": config.ste, "eps": config.norm_eps}
         whole = backend.projection.forward(params, x, **options)
@@ -90,7 +90,7 @@ def input_gradient(dz: np.ndarray, dnorm: np.ndarray) -> np.ndarray:
 
 
 def _tap_forward(params, z, linear, norm, out, run: Run, name: str, source: str) -> None:
-    config, _, tap = run
+    config, _, tap, _ = run
     weight = params["weight"]
     if config.binarize == "full":
         centred, _, scale = ops.weight_binarizer.binarize(weight)
@@ -116,7 +116,7 @@ def _tap_forward(params, z, linear, norm, out, run: Run, name: str, source: str)
 
 
 def _tap_backward(params, dy, dlinear, dz, grads, run: Run, name: str, source: str) -> None:
-    config, _, tap = run
+    config, _, tap, _ = run
     normalise, activate = _normalise(params, run), _activate(params)
 
     def activation_gradients(dout, norm, x):
@@ -141,7 +141,7 @@ def _tap_backward(params, dy, dlinear, dz, grads, run: Run, name: str, source: s
 
 
 def _tap_linear_backward(weight, dlinear, dz, dweight, run: Run, name: str) -> None:
-    config, _, tap = run
+    config, _, tap, _ = run
     dlinear_name, z_name, bit_name = f"grads/{name}.linear", f"{name}.z", f"{name}.bit"
     if config.binarize == "none":
         tap(f"grads/param.{name}.weight", dweight, _weight_gradient, [dlinear_name, z_name])

@@ -1,7 +1,9 @@
-"""The real block of `deit`: pre-norm attention and MLP, as in `transformers` and `timm` [SPEC 6.3].
+"""The real block of `deit` and `swin`: pre-norm attention and MLP [SPEC 6.3, 6.7].
 
 mid = x   + proj(softmax(q k^T / sqrt(d)) v)        q, k, v = qkv(LayerNorm1(x))
 y   = mid + fc2(gelu(fc1(LayerNorm2(mid))))
+
+As in `transformers` and `timm`. With windows attention is inside each, with its position bias.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ from typing import NamedTuple
 import numpy as np
 
 from refimpl import ops
-from refimpl.models import heads
+from refimpl.models import heads, similarity
 from refimpl.models.params import Params
 from refimpl.models.run import Run, located, pick
+from refimpl.models.stage import Stage
 
 
 class Cache(NamedTuple):
     norm1: ops.layer_norm.Cache
     qkv: ops.linear.Cache
     scores: ops.matmul.Cache
+    position_bias: ops.position_bias.Cache | None  # with windows
     softmax: ops.softmax.Cache
     context: ops.matmul.Cache
     proj: ops.linear.Cache
@@ -36,16 +40,18 @@ def forward(
     params: Params, x: np.ndarray, run: Run, *, name: str, source: str
 ) -> tuple[np.ndarray, Cache]:
     """x (B, N, C) -> y (B, N, C)."""
-    config, backend, _ = run
+    config, backend, _, stage = run
     attn, mlp, eps = params["attn"], params["mlp"], config.norm_eps
     n1, norm1_cache = backend.layer_norm.forward(x, **params["norm1"], eps=eps)
     qkv, qkv_cache = backend.linear.forward(n1, **attn["qkv"])  # (B, N, 3C)
-    q, k, v = _split_qkv(qkv, config.heads)
+    q, k, v = _split_qkv(qkv, stage)
     products, scores_cache = backend.matmul.forward(q, k)
-    scores = products / math.sqrt(config.head_dim)  # (B, heads, N, N)
-    prob, softmax_cache = backend.softmax.forward(scores)
-    context, context_cache = backend.matmul.forward(prob, v)  # (B, heads, N, d)
-    attended, proj_cache = backend.linear.forward(heads.merge(context), **attn["proj"])
+    scores, position_bias_cache = products / math.sqrt(config.head_dim), None
+    if stage.window:
+        scores, position_bias_cache = backend.position_bias.forward(scores, attn["position_bias"])
+    prob, softmax_cache = backend.softmax.forward(scores, heads.mask(stage, len(scores)))
+    context, context_cache = backend.matmul.forward(prob, v)  # (B nW, heads, M M, d)
+    attended, proj_cache = backend.linear.forward(heads.join(context, stage), **attn["proj"])
     mid = x + attended
     n2, norm2_cache = backend.layer_norm.forward(mid, **params["norm2"], eps=eps)
     fc1, fc1_cache = backend.linear.forward(n2, **mlp["fc1"])  # (B, N, rC)
@@ -59,6 +65,7 @@ def forward(
         norm1_cache,
         qkv_cache,
         scores_cache,
+        position_bias_cache,
         softmax_cache,
         context_cache,
         proj_cache,
@@ -73,7 +80,7 @@ def backward(
     dy: np.ndarray, params: Params, cache: Cache, run: Run, *, name: str, source: str
 ) -> tuple[np.ndarray, Params]:
     """dy (B, N, C) -> (dx (B, N, C), gradients of the parameters)."""
-    config, backend, _ = run
+    config, backend, _, stage = run
     # forward was y = mid + fc2(gelu(fc1(LayerNorm2(mid))))
     dgelu, *fc2 = backend.linear.backward(dy, cache.fc2)
     (dfc1,) = backend.gelu.backward(dgelu, cache.gelu)
@@ -82,11 +89,14 @@ def backward(
     dmid += dy
     # forward was mid = x + proj(merge(softmax(scores) v))
     dmerged, *proj = backend.linear.backward(dmid, cache.proj)
-    dcontext = heads.split(dmerged, config.heads)
+    dcontext = heads.cut(dmerged, stage)
     dprob, dv = backend.matmul.backward(dcontext, cache.context)
     (dscores,) = backend.softmax.backward(dprob, cache.softmax)
+    dtable = None
+    if stage.window:
+        dscores, dtable = backend.position_bias.backward(dscores, cache.position_bias)
     dq, dk = backend.matmul.backward(dscores / math.sqrt(config.head_dim), cache.scores)
-    dqkv = _merge_qkv(dq, dk, dv)
+    dqkv = _merge_qkv(dq, dk, dv, stage)
     dn1, *qkv = backend.linear.backward(dqkv, cache.qkv)
     dx, *norm1 = backend.layer_norm.backward(dn1, cache.norm1)
     dx += dmid
@@ -96,20 +106,23 @@ def backward(
         "norm2": _affine(norm2),
         "mlp": {"fc1": _affine(fc1), "fc2": _affine(fc2)},
     }
+    if stage.window:
+        grads["attn"]["position_bias"] = dtable
     if run.tap is not None:
         values = (dy, dgelu, dfc1, dn2, dmid, dcontext, dprob, dscores, dqkv, dn1, dx)
         _tap_backward(params, values, grads, run, name, source)
     return dx, grads
 
 
-def _split_qkv(qkv: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(B, N, 3C), rows q, k, v -> q, k (B, heads, N, d), v (B, heads, d, N)."""
+def _split_qkv(qkv: np.ndarray, stage: Stage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(B, N, 3C), rows q, k, v -> q, k (B nW, heads, M M, d), v (B nW, heads, d, M M)."""
     q, k, v = np.split(qkv, 3, axis=-1)
-    return heads.split(q, count), heads.split(k, count), heads.split_values(v, count)
+    return heads.cut(q, stage), heads.cut(k, stage), heads.cut_values(v, stage)
 
 
-def _merge_qkv(dq: np.ndarray, dk: np.ndarray, dv: np.ndarray) -> np.ndarray:
-    return np.concatenate([heads.merge(dq), heads.merge(dk), heads.merge_values(dv)], axis=-1)
+def _merge_qkv(dq: np.ndarray, dk: np.ndarray, dv: np.ndarray, stage: Stage) -> np.ndarray:
+    parts = [heads.join(dq, stage), heads.join(dk, stage), heads.join_values(dv, stage)]
+    return np.concatenate(parts, axis=-1)
 
 
 def _affine(gradients: list[np.ndarray]) -> Params:
@@ -117,27 +130,33 @@ def _affine(gradients: list[np.ndarray]) -> Params:
 
 
 def _tap_forward(params: Params, values: tuple, run: Run, name: str, source: str) -> None:
-    config, eps = run.config, run.config.norm_eps
+    config, eps, stage = run.config, run.config.norm_eps, run.stage
     n1, qkv, scores, prob, context, attended, mid, n2, fc1, gelu, fc2, y = values
 
     def tap(key: str, value: np.ndarray, op: Callable, *inputs: str) -> None:
         run.tap(f"{name}.{key}", value, op, [source if i == "x" else f"{name}.{i}" for i in inputs])
 
     def score(qkv):
-        q, k, _ = _split_qkv(qkv, config.heads)
-        return ops.matmul.forward(q, k)[0] / math.sqrt(config.head_dim)
+        q, k, _ = _split_qkv(qkv, stage)
+        scores = ops.matmul.forward(q, k)[0] / math.sqrt(config.head_dim)
+        if stage.window:
+            scores, _ = ops.position_bias.forward(scores, attn["position_bias"])
+        return scores
+
+    def softmax(scores):
+        return ops.softmax.forward(scores, heads.mask(stage, scores.shape[0]))[0]
 
     def attend(prob, qkv):
-        return ops.matmul.forward(prob, _split_qkv(qkv, config.heads)[2])[0]
+        return ops.matmul.forward(prob, _split_qkv(qkv, stage)[2])[0]
 
     attn, mlp = params["attn"], params["mlp"]
     tap("norm1.out", n1, pick(_norm(params["norm1"], eps), 0), "x")
     tap("attn.qkv.out", qkv, pick(_linear(attn["qkv"]), 0), "norm1.out")
     tap("attn.scores", scores, score, "attn.qkv.out")
-    tap("attn.prob", prob, pick(ops.softmax.forward, 0), "attn.scores")
+    tap("attn.prob", prob, softmax, "attn.scores")
     tap("attn.context", context, attend, "attn.prob", "attn.qkv.out")
     proj = _linear(attn["proj"])
-    tap("attn.proj.out", attended, lambda c: proj(heads.merge(c))[0], "attn.context")
+    tap("attn.proj.out", attended, lambda c: proj(heads.join(c, stage))[0], "attn.context")
     tap("mid", mid, np.add, "x", "attn.proj.out")
     tap("norm2.out", n2, pick(_norm(params["norm2"], eps), 0), "mid")
     tap("mlp.fc1.out", fc1, pick(_linear(mlp["fc1"]), 0), "norm2.out")
@@ -147,7 +166,7 @@ def _tap_forward(params: Params, values: tuple, run: Run, name: str, source: str
 
 
 def _tap_backward(params, values: tuple, grads, run: Run, name: str, source: str) -> None:
-    config, eps, tap = run.config, run.config.norm_eps, run.tap
+    (config, _, tap, stage), eps = run, run.config.norm_eps
     dy, dgelu, dfc1, dn2, dmid, dcontext, dprob, dscores, dqkv, dn1, dx = values
     attn, mlp, g = params["attn"], params["mlp"], f"grads/{name}"
 
@@ -162,14 +181,14 @@ def _tap_backward(params, values: tuple, grads, run: Run, name: str, source: str
         q, k, _ = split(qkv)
         dproducts = dscores / math.sqrt(config.head_dim)
         dq, dk = ops.matmul.backward(dproducts, ops.matmul.Cache(q, k))
-        return _merge_qkv(dq, dk, of_context(dcontext, prob, qkv)[1])
+        return _merge_qkv(dq, dk, of_context(dcontext, prob, qkv)[1], stage)
 
     def split(qkv):
-        return _split_qkv(qkv, config.heads)
+        return _split_qkv(qkv, stage)
 
     def of_proj(dy, context):
-        dmerged, *rest = _linear_backward(attn["proj"])(dy, heads.merge(context))
-        return heads.split(dmerged, config.heads), *rest
+        dmerged, *rest = _linear_backward(attn["proj"])(dy, heads.join(context, stage))
+        return heads.cut(dmerged, stage), *rest
 
     def of_softmax(dprob, prob):
         return ops.softmax.backward(dprob, ops.softmax.Cache(prob))
@@ -199,6 +218,8 @@ def _tap_backward(params, values: tuple, grads, run: Run, name: str, source: str
     read = [f"{g}.attn.context", f"{name}.attn.prob", f"{name}.attn.qkv.out"]
     tap(f"{g}.attn.prob", dprob, pick(of_context, 0), read)
     tap(f"{g}.attn.scores", dscores, pick(of_softmax, 0), [f"{g}.attn.prob", read[1]])
+    if stage.window:
+        similarity.tap_position_bias(grads["attn"]["position_bias"], run, name=f"{name}.attn")
     tap(f"{g}.attn.qkv.out", dqkv, of_qkv, [f"{g}.attn.scores", *read])
     read = [f"{g}.attn.qkv.out", f"{name}.norm1.out"]
     tap_affine("attn.qkv", grads["attn"]["qkv"], qkv, read)

@@ -1,7 +1,7 @@
 """Parameters for images of another size: what has an entry a token is interpolated [SPEC 6.3].
 
 pos_embed (1, N, C)                    each channel on the patch grid, bicubic
-token_shift_in, token_shift_out (N,)   likewise, each a map of its own
+token_shift_in, token_shift_out (N,)   likewise, each a map of its own, on the grid of its stage
 the entry of the class token           is kept
 every other parameter                  is the same array
 """
@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl import ops
+from refimpl.conventions import ConfigError
 from refimpl.models.config import Config
-from refimpl.models.params import Params, flatten, unflatten
+from refimpl.models.params import Params, block_of, flatten, unflatten
 from refimpl.models.run import Tap
 
 PER_TOKEN = ("pos_embed", "token_shift_in", "token_shift_out")
@@ -24,7 +25,7 @@ GRADIENT = "grads/param."
 class Cache(NamedTuple):
     config: Config  # with the new image_size
     backend: Any
-    interpolation: ops.interpolate.Cache | None  # of all maps; None where the size is the same
+    interpolations: dict[int, ops.interpolate.Cache]  # by stage, where it has maps to interpolate
 
 
 def forward(
@@ -33,31 +34,42 @@ def forward(
     """Parameters of `config` -> those of `config.replace(image_size=image_size)`.
 
     The very same ones where the configuration has that size. ConfigError where the patch does not
-    divide it.
+    divide it, or where windows do not fit.
     """
     if image_size == config.image_size:
-        return params, Cache(config, backend, None)
+        return params, Cache(config, backend, {})
     resized = config.replace(image_size=image_size)
-    flat = flatten(params)
-    maps, cache = backend.interpolate.forward(_maps(flat, config), resized.grid)
-    return unflatten(_with_maps(flat, maps, config)), Cache(resized, backend, cache)
+    flat, interpolations = flatten(params), {}
+    for s, (own, new) in enumerate(zip(config.stages, resized.stages, strict=True)):
+        if own.window != new.window:
+            raise ConfigError(
+                f"config: image_size {image_size} gives stage {s} windows of {new.window}; "
+                f"expected {own.window}, for which its position bias was made"
+            )
+        if group := _per_token(flat, config, s):
+            maps, cache = backend.interpolate.forward(_maps(group, own.grid), new.grid)
+            interpolations[s] = cache
+            flat |= _with_maps(group, maps, own.grid)
+    return unflatten(flat), Cache(resized, backend, interpolations)
 
 
 def backward(grads: Params, cache: Cache) -> Params:
     """Gradients of the resized parameters -> those of the parameters as they were given."""
-    if cache.interpolation is None:
+    if not cache.interpolations:
         return grads
     return unflatten(_adjoint(flatten(grads), cache))
 
 
 def listener(tap: Tap | None, cache: Cache) -> Tap | None:
     """`tap`, to which a parameter's gradient is that of the parameter as it was given."""
-    if tap is None or cache.interpolation is None:
+    if tap is None or not cache.interpolations:
         return tap
 
     def listen(name, value, op, inputs):
+        path = name.removeprefix(GRADIENT)
+
         def adjoint(gradient):
-            return _adjoint({name: gradient}, cache)[name]
+            return _adjoint({path: gradient}, cache)[path]
 
         if name.startswith(GRADIENT) and name.endswith(PER_TOKEN):
             tap(name, adjoint(value), lambda *read: adjoint(op(*read)), inputs)
@@ -69,28 +81,47 @@ def listener(tap: Tap | None, cache: Cache) -> Tap | None:
 
 def _adjoint(grads: dict[str, np.ndarray], cache: Cache) -> dict[str, np.ndarray]:
     """Gradients by path, all of them or some."""
-    dmaps = _maps(grads, cache.config)
-    (dmaps,) = cache.backend.interpolate.backward(dmaps, cache.interpolation)
-    return _with_maps(grads, dmaps, cache.config)
+    stages = list(cache.config.stages)
+    for s, interpolation in cache.interpolations.items():
+        if group := _per_token(grads, cache.config, s):
+            (dmaps,) = cache.backend.interpolate.backward(
+                _maps(group, stages[s].grid), interpolation
+            )
+            grads = grads | _with_maps(group, dmaps, stages[s].grid)
+    return grads
 
 
-def _maps(flat: dict[str, np.ndarray], config: Config) -> np.ndarray:
-    """Whatever has an entry a token, on the patch grid, one behind the other: (K, gh, gw)."""
-    per_token = (value for path, value in flat.items() if path.endswith(PER_TOKEN))
-    maps = np.concatenate([_split(value, config.grid)[1] for value in per_token])
+def _per_token(flat: dict[str, np.ndarray], config: Config, s: int) -> dict[str, np.ndarray]:
+    """What has an entry a token of stage s."""
+    return {
+        path: value
+        for path, value in flat.items()
+        if path.endswith(PER_TOKEN) and _stage(path, config) == s
+    }
+
+
+def _stage(path: str, config: Config) -> int:
+    if path.startswith("blocks."):
+        return config.place_of(block_of(path))[0]
+    # a merge leads to the stage behind it
+    return int(path.split(".")[1]) + 1 if path.startswith("merges.") else 0
+
+
+def _maps(group: dict[str, np.ndarray], grid: tuple[int, int]) -> np.ndarray:
+    """All of them on the grid, one behind the other: (K, gh, gw)."""
+    maps = np.concatenate([_split(value, grid)[1] for value in group.values()])
     return np.ascontiguousarray(maps)  # BLAS adds in another order where the layout is another
 
 
 def _with_maps(
-    flat: dict[str, np.ndarray], maps: np.ndarray, config: Config
+    group: dict[str, np.ndarray], maps: np.ndarray, grid: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """`flat` of `config` with other maps (K, h, w) in the places of its own."""
-    found = dict(flat)
-    for path, value in flat.items():
-        if path.endswith(PER_TOKEN):
-            first, own = _split(value, config.grid)
-            found[path] = _join(first, maps[: len(own)], value.ndim)
-            maps = maps[len(own) :]
+    """`group` on `grid` with other maps (K, h, w) in the places of its own."""
+    found = {}
+    for path, value in group.items():
+        first, own = _split(value, grid)
+        found[path] = _join(first, maps[: len(own)], value.ndim)
+        maps = maps[len(own) :]
     return found
 
 

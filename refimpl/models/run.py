@@ -1,4 +1,4 @@
-"""What stays the same through one forward or backward: configuration, backend, listener."""
+"""What all layers of one forward or backward share: configuration, backend, listener, stage."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from refimpl.conventions import NonFiniteError
 from refimpl.models.config import Config
+from refimpl.models.stage import Stage
 
 
 class Tap(Protocol):
@@ -33,11 +34,12 @@ class Tap(Protocol):
 
 
 class Run(NamedTuple):
-    """Passed down unchanged from the network to its projections."""
+    """Passed down from the network, which sets the stage, to its projections."""
 
     config: Config
     backend: Any  # refimpl.ops, or another module with the same attributes
     tap: Tap | None
+    stage: Stage | None = None  # of the block that runs
 
 
 def located(function: Callable) -> Callable:

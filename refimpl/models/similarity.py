@@ -2,6 +2,8 @@
 
 plain    scores = b_q b_k^T / sqrt(d)
 haar     scores = (w_low b_q_low b_k_low^T + w_high b_q_high b_k_high^T) / sqrt(d)
+
+With windows their position bias comes last [SPEC 6.7].
 """
 
 from __future__ import annotations
@@ -20,13 +22,14 @@ from refimpl.models.run import Run, dot, signs
 class Cache(NamedTuple):
     products: list[ops.matmul.Cache]  # one a band
     band_sum: ops.band_sum.Cache | None  # None where plain
+    position_bias: ops.position_bias.Cache | None  # with windows
 
 
 def forward(
     params: Params, b: dict[str, np.ndarray], run: Run, *, name: str
 ) -> tuple[np.ndarray, Cache]:
-    """b: t -> (B, heads, N, d) for every query and key -> scores (B, heads, N, N)."""
-    config, backend, tap = run
+    """b: t -> (B nW, heads, M M, d) for queries and keys -> scores (B nW, heads, M M, M M)."""
+    config, backend, tap, _ = run
     results = [backend.matmul.forward(b[f"q{band}"], b[f"k{band}"]) for band in config.bands]
     products, product_caches = map(list, zip(*results, strict=True))  # whole numbers
     if config.similarity == "haar":
@@ -35,17 +38,25 @@ def forward(
         )
     else:
         scores, band_sum_cache = products[0] / math.sqrt(config.head_dim), None
+    position_bias_cache = None
+    if "position_bias" in params:
+        scores, position_bias_cache = backend.position_bias.forward(scores, params["position_bias"])
     if tap is not None:
         _tap_forward(params, products, scores, run, name)
-    return scores, Cache(product_caches, band_sum_cache)
+    return scores, Cache(product_caches, band_sum_cache, position_bias_cache)
 
 
 def backward(
     dscores: np.ndarray, params: Params, cache: Cache, run: Run, *, name: str
 ) -> tuple[dict[str, np.ndarray], Params]:
-    """dscores (B, heads, N, N) -> (t -> db (B, heads, N, d), {"band_weight": …} or {})."""
-    config, backend, tap = run
+    """dscores (B nW, heads, M M, M M) -> (t -> db (B nW, heads, M M, d), the parameters')."""
+    config, backend, tap, _ = run
     grads: Params = {}
+    if cache.position_bias is not None:
+        # forward was scores = … + bias
+        dscores, grads["position_bias"] = backend.position_bias.backward(
+            dscores, cache.position_bias
+        )
     if cache.band_sum is None:
         dproducts = [dscores / math.sqrt(config.head_dim)]
     else:
@@ -61,7 +72,7 @@ def backward(
 
 
 def _combine(params: Params, run: Run, *products: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Scores and the band sum's cache from the products of the bands, in the params' dtype."""
+    """Scores without the position bias, and the band sum's cache, in the params' dtype."""
     config = run.config
     products = [product.astype(params["alpha"].dtype) for product in products]
     if config.similarity == "haar":
@@ -70,13 +81,20 @@ def _combine(params: Params, run: Run, *products: np.ndarray) -> tuple[np.ndarra
 
 
 def _tap_forward(params: Params, products, scores, run: Run, name: str) -> None:
-    config, _, tap = run
+    config, _, tap, _ = run
+
+    def combine(*products):
+        scores = _combine(params, run, *products)[0]
+        if "position_bias" in params:
+            scores, _ = ops.position_bias.forward(scores, params["position_bias"])
+        return scores
+
     pairs = [(f"{name}.q{band}", f"{name}.k{band}") for band in config.bands]
     if config.binarize == "none":
 
         def from_heads(*queries_and_keys):
             q, k = queries_and_keys[0::2], queries_and_keys[1::2]
-            return _combine(params, run, *(ops.matmul.forward(*pair)[0] for pair in zip(q, k)))[0]
+            return combine(*(ops.matmul.forward(*pair)[0] for pair in zip(q, k)))
 
         read = [heads.binary_name(t, config) for pair in pairs for t in pair]
         tap(f"{name}.scores", scores, from_heads, read)
@@ -89,11 +107,11 @@ def _tap_forward(params: Params, products, scores, run: Run, name: str) -> None:
     for tap_name, product, pair in zip(names, products, pairs, strict=True):
         read = [heads.binary_name(t, config) for t in pair]
         tap(tap_name, product.astype(np.int32), integers, read)
-    tap(f"{name}.scores", scores, lambda *products: _combine(params, run, *products)[0], names)
+    tap(f"{name}.scores", scores, combine, names)
 
 
 def _tap_backward(params: Params, db, grads: Params, run: Run, name: str) -> None:
-    config, _, tap = run
+    config, _, tap, _ = run
     dtype = params["alpha"].dtype
     as_factor = (lambda x: x) if config.binarize == "none" else (lambda bit: signs(bit, dtype))
     factors = [1.0] if config.similarity == "plain" else params["band_weight"][:, :, None, None]
@@ -112,12 +130,24 @@ def _tap_backward(params: Params, db, grads: Params, run: Run, name: str) -> Non
             t = here.rsplit(".", 1)[-1]
             read = [f"grads/{name}.scores", heads.binary_name(other, config)]
             tap(f"grads/{heads.binary_name(here, config)}", db[t], op, read)
+    if "position_bias" in grads:
+        tap_position_bias(grads["position_bias"], run, name=name)
     if "band_weight" in grads:
         _tap_band_weight(params, grads["band_weight"], run, name)
 
 
+def tap_position_bias(dtable: np.ndarray, run: Run, *, name: str) -> None:
+    """The gradient of the position bias's table."""
+    cache = ops.position_bias.Cache(run.stage.window)
+
+    def table_gradient(dscores):
+        return ops.position_bias.backward(dscores, cache)[1]
+
+    run.tap(f"grads/param.{name}.position_bias", dtable, table_gradient, [f"grads/{name}.scores"])
+
+
 def _tap_band_weight(params: Params, dband_weight, run: Run, name: str) -> None:
-    config, _, tap = run
+    config, _, tap, _ = run
 
     def from_products(dscores, *products):
         if config.band_weights == "fixed":

@@ -28,6 +28,7 @@ from refimpl.models import files, packing
 from refimpl.models import params as parameters
 from refimpl.models.config import Config
 from refimpl.models.params import Shape
+from refimpl.models.stage import Stage
 
 HEADER = (
     "layer",
@@ -38,7 +39,6 @@ HEADER = (
     "1-bit MACs",
     "32-bit MACs",
 )
-FIRST = "blocks.0."
 
 
 class Row(NamedTuple):
@@ -128,19 +128,29 @@ def of(name_or_path: str | os.PathLike) -> Summary:
 def summarise(config: Config, floats: str = "float32") -> Summary:
     """Summary of a network; `floats` ("float32", "float16") is what a packed file is to hold."""
     require_choice("summary", "floats", floats, packing.FLOATS)
-    C, N, (gh, gw) = config.dim, config.tokens, config.grid
-    counter = _Counter(config.replace(depth=1), floats)  # all blocks are alike
-    layers = _binary_block(config) if config.block == "binary" else _real_block(config)
-    block = [counter.row(layer.below(FIRST)) for layer in layers]
+    N = config.tokens
+    # blocks of a stage are alike: one of each is counted
+    counter = _Counter(config.with_depths([1] * len(config.depths)), floats)
+    block = _binary_block if config.block == "binary" else _real_block
+    embedding = ("cls_token", "pos_embed", "embed_norm.weight", "embed_norm.bias")
     rows = [
-        counter.row(_Layer("patch_embed", (gh * gw, C))),
-        counter.row(_Layer("tokens", (N, C), also=("cls_token", "pos_embed"))),
+        counter.row(_Layer("patch_embed", (math.prod(config.grid), config.dim))),
+        counter.row(_Layer("tokens", (N, config.dim), also=embedding)),
     ]
-    for i in range(config.depth):
-        rows += [row._replace(name=f"blocks.{i}.{row.name.removeprefix(FIRST)}") for row in block]
-    rows.append(counter.row(_Layer("norm", (N, C))))
+    i = 0
+    for s, stage in enumerate(config.stages):
+        if s > 0:
+            rows += [counter.row(layer) for layer in _merging(s - 1, stage)]
+        prefix = f"blocks.{s}."  # of the counter's network
+        own = [counter.row(layer.below(prefix)) for layer in block(config, stage)]
+        for _ in range(config.depths[s]):
+            rows += [
+                row._replace(name=f"blocks.{i}.{row.name.removeprefix(prefix)}") for row in own
+            ]
+            i += 1
+    rows.append(counter.row(_Layer("norm", (stage.tokens, stage.dim))))
     if config.decoder == "linear":
-        rows.append(counter.row(_Layer("head", (gh * gw, config.num_classes))))
+        rows.append(counter.row(_Layer("head", (stage.patches, config.num_classes))))
         rows.append(counter.row(_Layer("logits", config.logits_shape)))  # enlarged, no product
     else:
         rows.append(counter.row(_Layer("head", config.logits_shape)))
@@ -160,14 +170,20 @@ class _Layer(NamedTuple):
         return self._replace(name=prefix + self.name, also=also)
 
 
-def _binary_block(config: Config) -> list[_Layer]:
-    C, N, inputs = config.dim, config.tokens, config.attention_inputs
-    product = N * N * C  # heads * N * N * d
+def _merging(s: int, stage: Stage) -> list[_Layer]:
+    """Patch merging behind stage s, which leads to `stage`."""
+    N, C = stage.tokens, stage.dim
+    return [_Layer(f"merges.{s}.norm", (N, 2 * C)), _Layer(f"merges.{s}.proj", (N, C))]
+
+
+def _binary_block(config: Config, stage: Stage) -> list[_Layer]:
+    C, N, inputs = stage.dim, stage.tokens, config.attention_inputs
+    product = N * stage.keys * C  # heads * N * keys * d
     layers = [_Layer("norm1", (N, C))]
     if config.similarity == "haar":
         layers.append(_Layer("attn.bands", (2, N, C)))
     layers += [_Layer(f"attn.{t}", (N, C), also=(f"attn.{t}_move",)) for t in inputs]
-    layers += _products(config, scores=len(config.bands) * product, context=product)
+    layers += _products(stage, scores=len(config.bands) * product, context=product)
     layers.append(_Layer("attn.norm", (N, C)))
     if config.attention == "differential":
         also = ("attn.shortcut", "attn.neighbour")
@@ -180,13 +196,13 @@ def _binary_block(config: Config) -> list[_Layer]:
     return layers + [_Layer("scale2", (N, C))] * config.layer_scale
 
 
-def _real_block(config: Config) -> list[_Layer]:
-    C, N = config.dim, config.tokens
-    hidden, product = (N, config.mlp_ratio * C), N * N * C
+def _real_block(config: Config, stage: Stage) -> list[_Layer]:
+    C, N = stage.dim, stage.tokens
+    hidden, product = (N, config.mlp_ratio * C), N * stage.keys * C
     return [
         _Layer("norm1", (N, C)),
         _Layer("attn.qkv", (N, 3 * C)),
-        *_products(config, scores=product, context=product),
+        *_products(stage, scores=product, context=product),
         _Layer("attn.proj", (N, C)),
         _Layer("norm2", (N, C)),
         _Layer("mlp.fc1", hidden),
@@ -195,13 +211,15 @@ def _real_block(config: Config) -> list[_Layer]:
     ]
 
 
-def _products(config: Config, scores: int, context: int) -> list[_Layer]:
+def _products(stage: Stage, scores: int, context: int) -> list[_Layer]:
     """Scores, probabilities (softmax and boolean) and context, with the MACs of the products."""
-    N, heads = config.tokens, config.heads
+    keys, d = stage.keys, stage.dim // stage.heads
+    heads = (stage.windows, stage.heads) if stage.window else (stage.heads,)
+    own = ("attn.band_weight", "attn.position_bias")
     return [
-        _Layer("attn.scores", (heads, N, N), also=("attn.band_weight",), product=scores),
-        _Layer("attn.prob", (heads, N, N), also=("attn.alpha",)),
-        _Layer("attn.context", (heads, N, config.head_dim), product=context),
+        _Layer("attn.scores", (*heads, keys, keys), also=own, product=scores),
+        _Layer("attn.prob", (*heads, keys, keys), also=("attn.alpha",)),
+        _Layer("attn.context", (*heads, keys, d), product=context),
     ]
 
 

@@ -1,8 +1,9 @@
-"""The network: patch embedding, blocks, norm, head or decoder [SPEC 6.3, 10].
+"""The network: patch embedding, blocks, norm, head or decoder [SPEC 6.3, 6.7, 10].
 
 tokens = [class token, PatchEmbed(images)] + position embedding
-x      = block(x) for every block
-logits = head(LayerNorm(x))         of an image, or of every pixel where there is a decoder
+       = LayerNorm(PatchEmbed(images))     with windows
+x      = block(x) for every block, between two stages merge(x)
+logits = head(LayerNorm(x))                of an image, or of every pixel where there is a decoder
 
 Images of another size than the configuration's run on parameters that are interpolated first.
 """
@@ -17,11 +18,19 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import ShapeError, float_dtype, require_shape
-from refimpl.models import block, classification_head, linear_decoder, real_block, resize
+from refimpl.models import (
+    block,
+    classification_head,
+    linear_decoder,
+    patch_merging,
+    real_block,
+    resize,
+)
 from refimpl.models import params as parameters
 from refimpl.models.config import Config, named
 from refimpl.models.params import Params
 from refimpl.models.run import Run, Tap, pick
+from refimpl.models.stage import Stage
 
 
 class Cache(NamedTuple):
@@ -29,9 +38,23 @@ class Cache(NamedTuple):
     resize: resize.Cache
     backend: Any
     patch_embed: ops.patch_embed.Cache
-    blocks: list[block.Cache | real_block.Cache]
+    embed_norm: ops.layer_norm.Cache | None  # with windows
+    layers: list[block.Cache | real_block.Cache | patch_merging.Cache]
     norm: ops.layer_norm.Cache
     head: classification_head.Cache | linear_decoder.Cache
+
+
+class Layer(NamedTuple):
+    """A block or a patch merging."""
+
+    module: Any  # with forward and backward
+    stage: Stage
+    name: str  # of its parameters and taps
+    source: str  # the tap that it reads
+
+    def params(self, tree: Params) -> Params:
+        group, key = self.name.split(".")
+        return tree[group][key]
 
 
 def create_model(name: str, **overrides: Any) -> VisionTransformer:
@@ -92,27 +115,37 @@ class VisionTransformer:
         self._check(params, images)
         params, resized = resize.forward(params, run.config, images.shape[2:], run.backend)
         run = run._replace(config=resized.config)
-        config, backend, tap = run
+        config, backend, tap, _ = run
         patches, patch_embed_cache = backend.patch_embed.forward(images, **params["patch_embed"])
-        x = _tokens(params, patches)  # (B, N, C)
+        x, embed_norm_cache = _tokens(params, patches, run)  # (B, N, C)
         if tap is not None:
             tap("patch_embed.out", patches, pick(_embed(params), 0), ["input"])
-            tap("tokens", x, lambda patches: _tokens(params, patches), ["patch_embed.out"])
-        module = _block_module(config)
-        block_caches = []
-        for i in range(config.depth):
-            x, cache = module.forward(
-                params["blocks"][str(i)], x, run, name=f"blocks.{i}", source=_source(i)
+            tap("tokens", x, pick(_tokens_of(params, config), 0), ["patch_embed.out"])
+        layer_caches = []
+        for layer in _layers(config):
+            x, cache = layer.module.forward(
+                layer.params(params),
+                x,
+                run._replace(stage=layer.stage),
+                name=layer.name,
+                source=layer.source,
             )
             if keep:
-                block_caches.append(cache)
+                layer_caches.append(cache)
             del cache
         norm, norm_cache = backend.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)
         if tap is not None:
-            tap("norm.out", norm, pick(_normalise(params, config), 0), [_source(config.depth)])
+            tap("norm.out", norm, pick(_normalise(params, config), 0), [_last(config)])
         logits, head_cache = _head_module(config).forward(params["head"], norm, run)
         return logits, Cache(
-            params, resized, backend, patch_embed_cache, block_caches, norm_cache, head_cache
+            params,
+            resized,
+            backend,
+            patch_embed_cache,
+            embed_norm_cache,
+            layer_caches,
+            norm_cache,
+            head_cache,
         )
 
     def backward(
@@ -135,27 +168,25 @@ class VisionTransformer:
         grads["norm"] = {"weight": norm[0], "bias": norm[1]}
         if tap is not None:
             _tap_norm(params, dx, grads, run)
-        block_grads = {}
-        module = _block_module(config)
-        for i in reversed(range(config.depth)):
-            dx, block_grads[str(i)] = module.backward(
+        for layer, layer_cache in zip(
+            reversed(_layers(config)), reversed(cache.layers), strict=True
+        ):
+            group, key = layer.name.split(".")
+            dx, grads.setdefault(group, {})[key] = layer.module.backward(
                 dx,
-                params["blocks"][str(i)],
-                cache.blocks[i],
-                run,
-                name=f"blocks.{i}",
-                source=_source(i),
+                layer.params(params),
+                layer_cache,
+                run._replace(stage=layer.stage),
+                name=layer.name,
+                source=layer.source,
             )
-        grads["blocks"] = block_grads
-        # forward was tokens = [class token, patches] + position embedding
-        first = config.first_patch
-        grads["pos_embed"] = dx.sum(axis=0, keepdims=True)
-        if first:
-            grads["cls_token"] = grads["pos_embed"][:, :1].copy()
-        dimages, *embed = backend.patch_embed.backward(dx[:, first:], cache.patch_embed)
+        dpatches, tokens_grads = _tokens_backward(dx, cache, config)
+        grads |= tokens_grads
+        dimages, *embed = backend.patch_embed.backward(dpatches, cache.patch_embed)
         grads["patch_embed"] = {"weight": embed[0], "bias": embed[1]}
         if tap is not None:
-            _tap_embedding(params, dx[:, first:], dimages, grads, run)
+            _tap_tokens(params, dpatches, grads, run)
+            _tap_embedding(params, dimages, grads, run)
         return dimages, resize.backward(_in_order(grads, params), cache.resize)
 
     def _check(self, params: Params, images: np.ndarray) -> None:
@@ -172,29 +203,61 @@ class VisionTransformer:
             )
 
 
-def _block_module(config: Config):
-    return block if config.block == "binary" else real_block
+def _layers(config: Config) -> list[Layer]:
+    """Everything between the tokens and the last norm, in order of computation."""
+    module = block if config.block == "binary" else real_block
+    merges = config.merges
+    found, source = [], "tokens"
+    for i in range(config.num_blocks):
+        if i in merges:
+            name = f"merges.{merges[i]}"
+            found.append(Layer(patch_merging, config.stage_of(i - 1), name, source))
+            source = f"{name}.proj.out"
+        found.append(Layer(module, config.stage_of(i), f"blocks.{i}", source))
+        source = f"blocks.{i}.out"
+    return found
+
+
+def _last(config: Config) -> str:
+    """The tap that the last norm reads."""
+    return f"blocks.{config.num_blocks - 1}.out"
 
 
 def _head_module(config: Config):
     return classification_head if config.decoder == "none" else linear_decoder
 
 
-def _source(i: int) -> str:
-    """The tap that block i reads."""
-    return "tokens" if i == 0 else f"blocks.{i - 1}.out"
-
-
-def _tokens(params: Params, patches: np.ndarray) -> np.ndarray:
-    """patches (B, gh*gw, C) -> (B, N, C), the class token first if there is one."""
+def _tokens(params: Params, patches: np.ndarray, run: Run):
+    """patches (B, gh*gw, C) -> ((B, N, C), the norm's cache); the class token first, if any."""
+    if run.config.window:
+        return run.backend.layer_norm.forward(
+            patches, **params["embed_norm"], eps=run.config.norm_eps
+        )
     if "cls_token" in params:
         cls_token = np.broadcast_to(params["cls_token"], (len(patches), 1, patches.shape[-1]))
         patches = np.concatenate([cls_token, patches], axis=1)
-    return patches + params["pos_embed"]
+    return patches + params["pos_embed"], None
+
+
+def _tokens_backward(dx: np.ndarray, cache: Cache, config: Config) -> tuple[np.ndarray, Params]:
+    """(B, N, C) -> (gradient of the patches (B, gh*gw, C), gradients of the parameters)."""
+    if cache.embed_norm is not None:
+        dpatches, dweight, dbias = cache.backend.layer_norm.backward(dx, cache.embed_norm)
+        return dpatches, {"embed_norm": {"weight": dweight, "bias": dbias}}
+    # forward was tokens = [class token, patches] + position embedding
+    grads = {"pos_embed": dx.sum(axis=0, keepdims=True)}
+    first = config.first_patch
+    if first:
+        grads["cls_token"] = grads["pos_embed"][:, :1].copy()
+    return dx[:, first:], grads
 
 
 def _embed(params: Params) -> Callable:
     return lambda image: ops.patch_embed.forward(image, **params["patch_embed"])
+
+
+def _tokens_of(params: Params, config: Config) -> Callable:
+    return lambda patches: _tokens(params, patches, Run(config, ops, None))
 
 
 def _normalise(params: Params, config: Config) -> Callable:
@@ -208,26 +271,26 @@ def _in_order(grads: Params, params: Params) -> Params:
 
 
 def _tap_norm(params: Params, dx, grads: Params, run: Run) -> None:
-    config, _, tap = run
+    config, tap = run.config, run.tap
 
     def normalisation(dnorm, x):
         return ops.layer_norm.backward(dnorm, _normalise(params, config)(x)[1])
 
-    last = _source(config.depth)
+    last = _last(config)
     read = ["grads/norm.out", last]
     for i, leaf in enumerate(("weight", "bias")):
         tap(f"grads/param.norm.{leaf}", grads["norm"][leaf], pick(normalisation, i + 1), read)
     tap(f"grads/{last}", dx, pick(normalisation, 0), read)
 
 
-def _tap_embedding(params: Params, dpatches, dimages, grads: Params, run: Run) -> None:
+def _tap_tokens(params: Params, dpatches, grads: Params, run: Run) -> None:
     tap, first = run.tap, run.config.first_patch
+    if run.config.window:
+        _tap_embed_norm(params, dpatches, grads, run)
+        return
 
     def position_gradient(dx):
         return dx.sum(axis=0, keepdims=True)
-
-    def embedding(dpatches, image):
-        return ops.patch_embed.backward(dpatches, _embed(params)(image)[1])
 
     read = ["grads/tokens"]
     tap("grads/param.pos_embed", grads["pos_embed"], position_gradient, read)
@@ -235,6 +298,24 @@ def _tap_embedding(params: Params, dpatches, dimages, grads: Params, run: Run) -
         cls_gradient = grads["cls_token"]
         tap("grads/param.cls_token", cls_gradient, lambda dx: position_gradient(dx)[:, :1], read)
     tap("grads/patch_embed.out", dpatches, lambda dx: dx[:, first:], read)
+
+
+def _tap_embed_norm(params: Params, dpatches, grads: Params, run: Run) -> None:
+    def gradients(dtokens, patches):
+        return ops.layer_norm.backward(dtokens, _tokens_of(params, run.config)(patches)[1])
+
+    read = ["grads/tokens", "patch_embed.out"]
+    for i, leaf in enumerate(("weight", "bias")):
+        value, op = grads["embed_norm"][leaf], pick(gradients, i + 1)
+        run.tap(f"grads/param.embed_norm.{leaf}", value, op, read)
+    run.tap("grads/patch_embed.out", dpatches, pick(gradients, 0), read)
+
+
+def _tap_embedding(params: Params, dimages, grads: Params, run: Run) -> None:
+    tap = run.tap
+
+    def embedding(dpatches, image):
+        return ops.patch_embed.backward(dpatches, _embed(params)(image)[1])
 
     read = ["grads/patch_embed.out", "input"]
     for i, leaf in enumerate(("weight", "bias")):

@@ -22,14 +22,17 @@ from refimpl.ops import (
     layer_scale,
     linear,
     matmul,
+    merge_patches,
     neighbours,
     patch_embed,
     pixel_cross_entropy,
+    position_bias,
     rprelu,
     sign,
     soft_cross_entropy,
     softmax,
     weight_binarizer,
+    windows,
 )
 
 __all__ = [
@@ -48,12 +51,15 @@ __all__ = [
     "layer_scale",
     "linear",
     "matmul",
+    "merge_patches",
     "neighbours",
     "patch_embed",
     "pixel_cross_entropy",
+    "position_bias",
     "rprelu",
     "sign",
     "soft_cross_entropy",
     "softmax",
     "weight_binarizer",
+    "windows",
 ]

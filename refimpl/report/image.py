@@ -22,6 +22,7 @@ from PIL import Image
 import refimpl
 from refimpl import ops
 from refimpl.classifier import Classifier, Prediction
+from refimpl.conventions import ConfigError
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, summary
 from refimpl.report import html, timing, trace
@@ -50,8 +51,14 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
 
     `image` and `model` are what the page calls them.
 
-    NonFiniteError, with the name of the layer, where weights of absurd size leave no number.
+    NonFiniteError, with the name of the layer, where weights of absurd size leave no number;
+    ConfigError for a network with windows.
     """
+    if ask.model.config.window:
+        raise ConfigError(
+            f"{model}: found windows of {ask.model.config.window}; "
+            "expected attention over all tokens, which is what a page shows"
+        )
     (prediction,) = ask([picture])
     pixels = ask.preprocessing.pixels(picture)
     x = ask.preprocessing.normalise(pixels[None]).astype(ask.dtype)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from refimpl import ops
+from tests import networks
 from tests.mutants import mutant
 
 NETWORKS = "test_models.test_each_value_of_each_field_against_torch"
@@ -200,3 +201,39 @@ def gradients_of_what_was_interpolated(original):
         return {path: np.resize(grads[path], gradient.shape) for path, gradient in given.items()}
 
     return _adjoint
+
+
+# windows
+
+SWIN = "test_swin.test_each_size_against_torch"
+SHIFTED = {"fields": {}, "sizes": networks.SWINS[0]}
+
+
+@mutant("models.heads.mask", SWIN, **SHIFTED)
+def nothing_masked(original):
+    """Tokens that the roll has brought together see each other."""
+
+    def mask(stage, windows):
+        return None
+
+    return mask
+
+
+@mutant("models.vit._layers", SWIN, **SHIFTED)
+def no_block_shifted(original):
+    """All blocks have the same windows."""
+
+    def _layers(config):
+        return [layer._replace(stage=layer.stage._replace(shift=0)) for layer in original(config)]
+
+    return _layers
+
+
+@mutant("models.heads.join", SWIN, **SHIFTED)
+def context_left_where_the_roll_put_it(original):
+    """The context is put back without being rolled back."""
+
+    def join(x, stage):
+        return original(x, stage._replace(shift=0))
+
+    return join

@@ -510,6 +510,57 @@ def gradient_of_the_sum_over_the_batch(original):
     return backward
 
 
+@mutant("ops.windows._cut", "test_windows.test_against_torch")
+def rolled_the_other_way(original):
+    """The last rows and columns become the first."""
+
+    def _cut(grid, window, shift):
+        return original(grid, window, (window - shift) % window)
+
+    return _cut
+
+
+@mutant("ops.windows.mask", "test_windows.test_mask_from_the_distance_on_the_grid")
+def columns_not_masked(original):
+    """Only rows from the other side are told apart."""
+
+    def mask(grid, window, shift):
+        rows = np.broadcast_to((np.arange(grid[0]) < shift)[:, None], grid)
+        side = ops.windows._cut(rows, window, shift)
+        return side[:, :, None] == side[:, None, :]
+
+    return mask
+
+
+@mutant("ops.position_bias.offsets", "test_position_bias.test_against_torch")
+def offset_of_the_key_from_the_query(original):
+    """Key minus query instead of query minus key."""
+    return lambda window: original(window).T
+
+
+@mutant("ops.merge_patches.forward", "test_merge_patches.test_against_torch_and_its_inverse")
+def neighbours_row_by_row(original):
+    """(0, 0), (0, 1), (1, 0), (1, 1) instead of Swin's order."""
+
+    def forward(x, grid):
+        y, cache = original(x, grid)
+        a, b, c, d = np.split(y, 4, axis=-1)
+        return np.concatenate([a, c, b, d], axis=-1), cache
+
+    return forward
+
+
+@mutant("ops.softmax.forward", "test_softmax.test_masked_against_torch")
+def masked_after_the_sum(original):
+    """Masked values are set to 0, but they were in the sum."""
+
+    def forward(x, mask=None):
+        y, cache = original(x)
+        return (y, cache) if mask is None else (y * mask, cache)
+
+    return forward
+
+
 # pixels
 
 

@@ -223,7 +223,7 @@ def bands(x: Tensor, grid: Grid, mode: str = "edge", cls: str = "both") -> tuple
     class_token, image = _split(x, grid)
     high_token = {"both": class_token, "low": torch.zeros_like(class_token)}[cls]
     if mode == "none":
-        return _join(class_token, image), _join(high_token, image)
+        return x, _join(high_token, image)
     approximation, (rows, columns, diagonal) = swt2(image, mode)
     return _join(class_token, approximation), _join(high_token, rows + columns + diagonal)
 
@@ -259,9 +259,34 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x, weight.shape, weight, bias, eps)
 
 
-def softmax(x: Tensor) -> Tensor:
-    """Over the last axis."""
-    return F.softmax(x, dim=-1)
+def softmax(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Over the last axis, and there over what the mask leaves."""
+    return F.softmax(x if mask is None else x.masked_fill(~mask, -torch.inf), dim=-1)
+
+
+def windows(x: Tensor, grid: Grid, window: int, shift: int = 0) -> Tensor:
+    """[SPEC 6.7] (B, N, C) -> (B nW, M M, C): rolled, then cut."""
+    image = x.mT.unflatten(2, grid).roll((-shift, -shift), dims=(2, 3))  # (B, C, gh, gw)
+    cut = F.unfold(image, window, stride=window)  # (B, C M M, W)
+    return cut.unflatten(1, (-1, window * window)).permute(0, 3, 2, 1).flatten(0, 1)
+
+
+def position_bias(x: Tensor, table: Tensor) -> Tensor:
+    """[SPEC 6.7] Scores (B nW, heads, M M, M M) plus R for the offset of query and key."""
+    window = math.isqrt(x.shape[-1])
+    places = [(r, c) for r in range(window) for c in range(window)]
+    rows = [
+        [(ri - rj + window - 1) * (2 * window - 1) + (ci - cj + window - 1) for rj, cj in places]
+        for ri, ci in places
+    ]
+    return x + table[torch.tensor(rows)].permute(2, 0, 1)
+
+
+def merge_patches(x: Tensor, grid: Grid) -> Tensor:
+    """[SPEC 6.7] (B, N, C) -> (B, N / 4, 4C)."""
+    image = x.unflatten(1, grid)
+    order = ((0, 0), (1, 0), (0, 1), (1, 1))  # row, column
+    return torch.cat([image[:, r::2, c::2] for r, c in order], dim=-1).flatten(1, 2)
 
 
 def gelu(x: Tensor) -> Tensor:

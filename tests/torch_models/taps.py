@@ -8,8 +8,10 @@ every port: signs first, a whole number, then the scale.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
 
-from tests.torch_models import ops, vit
+from tests.torch_models import ops, swin, vit
 
 Config = Mapping[str, object]
 
@@ -32,6 +34,35 @@ class _Exchange(Function):
     @staticmethod
     def backward(ctx, dy: Tensor):
         return dy, None
+
+
+class Layouts(NamedTuple):
+    """How the taps of an attention lie: its tensors have all tokens of an image, taps windows."""
+
+    channels: Callable[[Tensor], Tensor]  # (B, N, C) -> (B nW, heads, M M, d)
+    tokens: Callable[[Tensor], Tensor]  # (B, heads, N, d) -> the same
+    pairs: Callable[[Tensor], Tensor]  # (B, heads, N, N) -> (B nW, heads, M M, M M)
+
+
+def _layouts(module: nn.Module, grid: ops.Grid) -> Layouts:
+    count = module.config["heads"] if isinstance(module, vit.Attention) else module.heads
+    windowed = isinstance(module, (swin.Attention, swin.RealAttention))
+    order = swin.order(grid, module.window, module.shift(grid)) if windowed else None
+
+    def cut(x: Tensor, axis: int) -> Tensor:
+        """(…, N, …) -> (…, nW, M M, …)"""
+        return x.index_select(axis, order).unflatten(axis, (-1, module.window**2))
+
+    def tokens(x: Tensor) -> Tensor:
+        return x if order is None else cut(x, 2).movedim(2, 1).flatten(0, 1)
+
+    def pairs(x: Tensor) -> Tensor:
+        if order is None:
+            return x
+        windows = cut(cut(x, 3), 2).diagonal(dim1=2, dim2=4)  # (B, heads, M M, M M, nW)
+        return windows.movedim(-1, 1).flatten(0, 1)
+
+    return Layouts(lambda x: tokens(vit._split_heads(x, count)), tokens, pairs)
 
 
 class Recorder:
@@ -67,14 +98,18 @@ class Recorder:
         self.path.append(name)
         last = name.rsplit(".", 1)[-1]
         owner = name.removesuffix(f".{last}")
+        if isinstance(module, (vit.Attention, vit.RealAttention)):
+            self.layouts = _layouts(module, args[1])
         if name == "blocks.0":
             self.keep("tokens", args[0])
+        elif re.fullmatch(r"merges\.\d+\.norm", name):
+            self.keep(f"{owner}.patches", args[0])
         elif last == "norm2":
             self.keep(f"{owner}.mid", args[0])
         elif last == "norm" and self._is_projection(owner):
             self.keep(f"{owner}.linear", args[0])
         elif name.endswith("attn.proj") and isinstance(module, nn.Linear):
-            self.keep(f"{owner}.context", args[0], self._heads)
+            self.keep(f"{owner}.context", args[0], self.layouts.channels)
         if isinstance(module, vit.Attention):
             self.signs = list(module.names)
             self.bands_to_come = ["_low", "_high"] if module.haar else [""]
@@ -98,13 +133,9 @@ class Recorder:
             self.keep(f"{name}.out", out)
 
     def _is_projection(self, name: str) -> bool:
+        if name.startswith("merges."):
+            return name.endswith(".proj")
         return name.startswith("blocks.") and not name.endswith(".attn")
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return vit._split_heads(x, self.config["heads"])
-
-    def _value_heads(self, x: Tensor) -> Tensor:
-        return self._heads(x).mT
 
     # What stands in for the functions of ops
 
@@ -113,7 +144,10 @@ class Recorder:
         if self.here.endswith(".attn"):
             t = self.signs.pop(0)
             name = f"{self.here}.{t}.head_"
-            layout = self._value_heads if t == "v" else self._heads
+            layouts = self.layouts
+            layout = layouts.channels
+            if t == "v":
+                layout = lambda x: layouts.channels(x).mT  # noqa: E731
         else:
             name, layout = f"{self.here}.", lambda x: x
         self.keep(f"{name}z", z, layout)
@@ -149,23 +183,26 @@ class Recorder:
             return product
         band = self.bands_to_come.pop(0)
         if self.config["binarize"] == "none":
-            self.keep(f"{self.here}.q{band}.head_z", a)
-            self.keep(f"{self.here}.k{band}.head_z", b)
+            self.keep(f"{self.here}.q{band}.head_z", a, self.layouts.tokens)
+            self.keep(f"{self.here}.k{band}.head_z", b, self.layouts.tokens)
         else:
-            self.values[f"{self.here}.scores{band}.int"] = product.detach().int()
+            self.values[f"{self.here}.scores{band}.int"] = self.layouts.pairs(
+                product.detach()
+            ).int()
         return product
 
-    def softmax(self, original, scores):
-        prob = original(scores)
-        self.keep(f"{self.here}.scores", scores)
+    def softmax(self, original, scores, mask=None):
+        prob = original(scores, mask)
+        self.keep(f"{self.here}.scores", scores, self.layouts.pairs)
         real = self.config["block"] == "real" or self.config["binarize"] == "none"
-        self.keep(f"{self.here}.prob", prob, also=real)
+        self.keep(f"{self.here}.prob", prob, self.layouts.pairs, also=real)
         return prob
 
     def boolean_attention(self, original, prob, value, alpha, binarize="full"):
         context = original(prob, value, alpha, binarize)
+        layouts = self.layouts
         if binarize == "none":
-            self.keep(f"{self.here}.v.head_z", value)
+            self.keep(f"{self.here}.v.head_z", value, lambda x: layouts.tokens(x.mT).mT)
         else:
             step = alpha.detach().clamp(min=1e-5)
             quotient = prob.detach() / step
@@ -173,11 +210,11 @@ class Recorder:
             integers = bit @ value.detach().mT
             context = _Exchange.apply(context, integers * step)
             self.values |= {
-                f"{self.here}.prob.z": quotient,
-                f"{self.here}.prob.bit": bit > 0,
-                f"{self.here}.context.int": integers.int(),
+                f"{self.here}.prob.z": layouts.pairs(quotient),
+                f"{self.here}.prob.bit": layouts.pairs(bit > 0),
+                f"{self.here}.context.int": layouts.tokens(integers).int(),
             }
-        self.keep(f"{self.here}.context", context)
+        self.keep(f"{self.here}.context", context, layouts.tokens)
         return context
 
     def bands(self, original, x, grid, mode="edge", cls="both"):

@@ -1,5 +1,7 @@
 """`react`, `didb` and `deit` as torch modules whose state_dict has the names of SPEC 6.4.
 
+Those with windows are in `swin.py`; `build` and `run` take any.
+
 `config` is a plain dict with the fields of SPEC 6.5 and 9 and `block`, "binary" or "real" (deit).
 """
 
@@ -134,10 +136,14 @@ class Attention(nn.Module):
             moved = real[name] + getattr(self, f"{name}_move")
             signs = moved if binarize == "none" else ops.sign(moved, self.config["ste"])
             bits[name] = _split_heads(signs, heads)
-        prob = ops.softmax(self._scores(bits))
+        prob = ops.softmax(*self._seen(self._scores(bits), grid))
         context = ops.boolean_attention(prob, bits["v"].mT, self.alpha, binarize)
         o = self.norm(_merge_heads(context)) + sum(real[name] for name in self.names[:-1])
         return self.proj(self.rprelu(o + self._values(real["v"], grid), grid), grid)
+
+    def _seen(self, scores: Tensor, grid: ops.Grid) -> tuple[Tensor, Tensor | None]:
+        """Scores, and which of them enter the softmax: without windows all, as they are."""
+        return scores, None
 
     def _sources(self, x: Tensor, grid: ops.Grid) -> dict[str, Tensor]:
         """What each projection reads."""
@@ -202,8 +208,11 @@ class RealAttention(nn.Module):
 
     def forward(self, x: Tensor, grid: ops.Grid) -> Tensor:
         q, k, v = (_split_heads(t, self.heads) for t in self.qkv(x).chunk(3, dim=2))
-        scores = ops.matmul(q, k) / math.sqrt(q.shape[-1])
-        return self.proj(_merge_heads(ops.softmax(scores) @ v))
+        scores = self._seen(ops.matmul(q, k) / math.sqrt(q.shape[-1]), grid)
+        return self.proj(_merge_heads(ops.softmax(*scores) @ v))
+
+    def _seen(self, scores: Tensor, grid: ops.Grid) -> tuple[Tensor, Tensor | None]:
+        return scores, None
 
 
 class RealMlp(nn.Module):
@@ -268,12 +277,6 @@ class VisionTransformer(nn.Module):
         self.norm = _norm(config, dim)
         self.head = nn.Linear(dim, config["num_classes"])
 
-    def decode(self, x: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """[SPEC 10] (B, N, C) -> (B, num_classes, H, W)."""
-        token = self.head(x[:, -math.prod(grid) :])
-        image = token.mT.unflatten(2, grid)
-        return F.interpolate(image, size, mode="bilinear", align_corners=False)
-
     def forward(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images)
         if self.cls_token is not None:
@@ -284,8 +287,14 @@ class VisionTransformer(nn.Module):
             x = block(x, grid)
         x = self.norm(x)
         if self.config.get("decoder") == "linear":
-            return self.decode(x, grid, images.shape[2:])
+            return decode(self.head, x, grid, images.shape[2:])
         return self.head(x.mean(dim=1) if self.cls_token is None else x[:, 0])
+
+
+def decode(head: nn.Linear, x: Tensor, grid: ops.Grid, size: tuple[int, int]) -> Tensor:
+    """[SPEC 10] Tokens (B, N, C), those of the grid the last -> (B, num_classes, H, W)."""
+    token = head(x[:, -math.prod(grid) :])
+    return F.interpolate(token.mT.unflatten(2, grid), size, mode="bilinear", align_corners=False)
 
 
 def fill(module: nn.Module, flat: Mapping[str, np.ndarray]) -> None:
@@ -302,9 +311,11 @@ def fill(module: nn.Module, flat: Mapping[str, np.ndarray]) -> None:
     module.to(next(iter(tensors.values())).dtype).load_state_dict(tensors)
 
 
-def build(config: Config, flat: Mapping[str, np.ndarray]) -> VisionTransformer:
+def build(config: Config, flat: Mapping[str, np.ndarray]) -> nn.Module:
     """The network of `config` with the parameters `flat` (dotted name -> array)."""
-    module = VisionTransformer(config)
+    from tests.torch_models import swin  # which is made of what is here
+
+    module = swin.Swin(config) if config.get("window") else VisionTransformer(config)
     fill(module, flat)
     return module
 

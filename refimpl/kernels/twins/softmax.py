@@ -12,10 +12,10 @@ from refimpl.kernels.rows import pairwise_sum
 Cache = ops.softmax.Cache
 
 
-def forward(x: np.ndarray) -> tuple[np.ndarray, Cache]:
-    """x (..., N) -> y like x, rows sum to 1. NonFiniteError on NaN or infinity."""
-    if not rows.fits(x):
-        return ops.softmax.forward(x)
+def forward(x: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, Cache]:
+    """As `ops.softmax.forward`, which does the masked ones itself."""
+    if mask is not None or not rows.fits(x):
+        return ops.softmax.forward(x, mask)
     y = np.empty(x.shape, x.dtype)
     if not _shift(rows.matrix(x), rows.matrix(y)):
         return ops.softmax.forward(x)
