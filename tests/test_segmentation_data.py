@@ -215,7 +215,7 @@ def test_scenes_are_fixed_by_their_seed_and_have_a_label_in_every_pixel():
         assert clutter.any()
     assert min(digits) >= 1 and max(digits) >= 3
     share = np.mean([label < 10 for _, label in drawn])
-    assert 0.08 < share < 0.3
+    assert 0.15 < share < 0.4
 
 
 def test_strokes_hide_what_is_behind_them():

@@ -1,9 +1,9 @@
 """Scenes of MNIST's digits, to learn segmentation on without a download.
 
 A scene is 56 x 56 pixels, grey. From back to front: clutter, six to twelve pieces of digits in and
-around the frame that belong to the background; then two to four digits, each in a quarter of its
+around the frame that belong to the background; then three or four digits, each in a quarter of its
 own. A digit is 36 to 44 pixels wide with its dark margin, more than a quarter, and its middle lies
-up to four pixels off the quarter's each way: it may overlap others and leave the frame. Strokes
+up to three pixels off the quarter's each way: it may overlap others and leave the frame. Strokes
 hide what is behind them, and a dark edge goes with them. A pixel is labelled with a digit, 0 to 9,
 where that digit is seen there with a brightness of at least 64, and with 10, background, everywhere
 else.
@@ -29,9 +29,9 @@ from refimpl.data.segmentation import SPLITS
 SIDE = 56
 BACKGROUND = 10  # its label
 CLASS_NAMES = (*mnist.CLASS_NAMES, "background")
-DIGITS = (2, 4)  # fewest and most a scene
+DIGITS = (3, 4)  # fewest and most a scene
 SIZES = (36, 44)
-JITTER = 4  # pixels
+JITTER = 3  # pixels
 MARGIN = 12  # around the frame, for what leaves it
 CLUTTER = (6, 12)
 PIECES = (6, 9)  # size of a piece, cut out of a digit of 28 x 28
