@@ -742,7 +742,16 @@ def test_the_ablation_on_cifar_10() -> None:
     assert (asked.baseline, len(asked.runs())) == ("react", 21)
 
 
-@pytest.mark.parametrize("name", ["didb_micro", "deit_micro"])
+def test_the_ablation_on_scenes() -> None:
+    asked = ablation.read(ROOT / "weights" / "segmentation" / "scenes.toml")
+    assert {row.name: row.config for row in asked.rows} == {
+        name: named(f"segmenter_{family}_micro")
+        for name, family in {"real": "deit", "react": "react", "didb": "didb"}.items()
+    }
+    assert (asked.baseline, asked.task, len(asked.runs())) == ("react", "segmentation", 6)
+
+
+@pytest.mark.parametrize("name", ["didb_micro", "deit_micro", "segmenter_didb_micro"])
 def test_how_many_images_a_second(name) -> None:
     fields = {"norm_eps": 1e-6} if name.startswith("deit") else {}
     net = networks.make(named(name, dim=16, depth=1, **fields), 0, np.float32)
