@@ -11,7 +11,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,8 +49,8 @@ class Line(NamedTuple):
     ops: float  # of one image
     packed_bytes: int
     loss: float | None  # of the training's last epoch, mean
-    difference: float | None  # of `score` to the baseline's
-    difference_error: float | None  # of runs that are independent
+    difference: float | None  # of `score` to the baseline's, mean over the seeds that both have
+    difference_error: float | None  # its standard error, by the spread of these differences
     images_per_second: float | None  # answered, one at a time; mean
 
     @property
@@ -104,7 +104,7 @@ class Results:
     def lines(self) -> list[Line]:
         """A line for each row of the ablation, in its order."""
         rows, baseline = self.ablation.rows, self.ablation.baseline
-        base = mean_and_error([r.score for r in self.results if r.row == baseline])
+        base = {r.seed: r.score for r in self.results if r.row == baseline}
         return [
             _line(row, [r for r in self.results if r.row == row.name], baseline, base)
             for row in rows
@@ -137,7 +137,10 @@ class Results:
                 f"{stages + recipe.epochs}."
             )
         if ablation.baseline is not None:
-            text += f" Differences are to {ablation.baseline}."
+            text += (
+                f" Differences are to {ablation.baseline}, run by run of the same seed, which "
+                "gives both the same batches."
+            )
         return text
 
     def markdown(self) -> str:
@@ -210,23 +213,19 @@ def _where(path: Path, result: Result) -> str:
 
 
 def _line(
-    row: Row,
-    results: Sequence[Result],
-    baseline: str | None,
-    base: tuple[float | None, float | None],
+    row: Row, results: Sequence[Result], baseline: str | None, base: Mapping[int, float]
 ) -> Line:
+    """`base`: the baseline's scores by seed. Runs of one seed see the same batches: they pair."""
     cost = summarise(row.config)
     seeds = sorted(result.seed for result in results)
     top1 = _mean([result.top1 for result in results])
     mean_iou = _mean([result.mean_iou for result in results if result.mean_iou is not None])
-    score, error = mean_and_error([result.score for result in results])
-    binomial, difference, difference_error = None, None, None
+    _, error = mean_and_error([result.score for result in results])
+    pairs = [r for r in results if r.seed in base and row.name != baseline]
+    difference, difference_error = mean_and_error([r.score - base[r.seed] for r in pairs])
+    binomial = None
     if row.config.task == "classification" and top1 is not None:
         binomial = math.sqrt(top1 * (1 - top1) / results[0].count)
-    if row.name != baseline and score is not None and base[0] is not None:
-        difference = score - base[0]
-        if error is not None and base[1] is not None:
-            difference_error = math.hypot(error, base[1])
     return Line(
         row=row.name,
         seeds=seeds,
