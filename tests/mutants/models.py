@@ -106,7 +106,7 @@ def residual_stream_forgotten(original):
     return backward
 
 
-@mutant("models.vit._pool", NETWORKS, name="react-pool-cls")
+@mutant("models.classification_head._pool", NETWORKS, name="react-pool-cls")
 def the_last_token_is_classified(original):
     """pool="cls" reads the end of the sequence."""
 
@@ -116,7 +116,7 @@ def the_last_token_is_classified(original):
     return _pool
 
 
-@mutant("models.vit._pool_backward", NETWORKS, name="react-pool-mean")
+@mutant("models.classification_head._pool_backward", NETWORKS, name="react-pool-mean")
 def mean_pool_gradient_is_not_divided(original):
     """pool="mean" hands the whole gradient to every token."""
 
