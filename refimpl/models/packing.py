@@ -36,7 +36,7 @@ def binary_matrices(config: Config) -> frozenset[str]:
     return frozenset(
         path
         for path, shape in parameters.shapes(config).items()
-        if path.startswith(("blocks.", "merges.")) and path.endswith(".weight") and len(shape) == 2
+        if path.startswith(parameters.BINARY) and path.endswith(".weight") and len(shape) == 2
     )
 
 

@@ -145,8 +145,8 @@ def queries_and_keys_swapped(original):
 def tokens_laid_out_column_by_column(original):
     """The grid is filled down its columns instead of along its rows."""
 
-    def on_grid(token, config):
-        gh, gw = config.grid
+    def on_grid(token, grid):
+        gh, gw = grid
         columns = token.swapaxes(1, 2).reshape(len(token), -1, gw, gh)
         return columns.swapaxes(2, 3)
 
