@@ -193,7 +193,7 @@ def test_shapes_and_order_are_those_of_a_run(config):
 
     def listen(name, value, op, inputs):
         # windows stand in the place of images, and they are in the row
-        cut = config.window and value.ndim == 4
+        cut = config.window and value.ndim == 4 and name != "logits"
         heard[name] = value.shape if cut else value.shape[1:]
 
     made.model.forward(made.params, made.images, tap=listen)
@@ -265,13 +265,20 @@ def test_size_and_share_of_the_header(tmp_path: Path, name: str, floats: str):
 # --- which network --------------------------------------------------------------------------------
 
 
+# Compression of what has many floats for its size: token shifts, the levels of a pyramid.
+LEAST = {
+    "segmenter_didb_micro": 4.5,
+    "segmenter_react_swin_micro": 3.8,
+    "segmenter_didb_swin_micro": 2.7,
+}
+
+
 @pytest.mark.parametrize("name", configs.NAMES)
 def test_every_architecture_has_one(name):
     found = summary.of(name)
     assert found.config == configs.named(name)
-    least = 4.5 if name == "segmenter_didb_micro" else 5  # it has many token shifts, floats
     real = found.config.block == "real"
-    assert found.compression == 1 if real else found.compression > least
+    assert found.compression == 1 if real else found.compression > LEAST.get(name, 5)
 
 
 def test_files_of_either_kind(tmp_path: Path):
