@@ -36,13 +36,13 @@ def binary_matrices(config: Config) -> frozenset[str]:
     return frozenset(
         path
         for path, shape in parameters.shapes(config).items()
-        if path.startswith(("blocks.", "merges.")) and path.endswith(".weight") and len(shape) == 2
+        if path.startswith(parameters.BINARY) and path.endswith(".weight") and len(shape) == 2
     )
 
 
 def for_engine(config: Config) -> bool:
-    """Whether the engine runs it: binary throughout, with attention over all tokens."""
-    return bool(binary_matrices(config)) and not config.window
+    """Whether the engine runs it: binary throughout, attention over all tokens, no pyramid."""
+    return bool(binary_matrices(config)) and not config.window and config.decoder != "fpn"
 
 
 def shapes(config: Config) -> dict[str, Shape]:
