@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from refimpl import ops
 from refimpl.models import Config, VisionTransformer, flatten, unflatten
-from refimpl.models.params import block_of, shapes
+from refimpl.models.params import BINARY, block_of, shapes
 
 # Every field with a closed list of values [SPEC 6.5, 9]; the first is the baseline's.
 POOLS = ("cls", "mean")
-DECODERS = ("none", "linear")
+DECODERS = ("none", "linear")  # and "fpn", with windows only
 SWITCHES: dict[str, tuple] = {
     "binarize": ("full", "activations", "none"),
     "ste": ("polynomial", "clip"),
@@ -62,8 +62,8 @@ def small(**fields: Any) -> Config:
     return Config(**{**sizes, "heads": 2, "mlp_ratio": 3, "num_classes": 4, **fields})
 
 
-# Windows 1, 2 and 3; shifted and not, in both stages; a thin grid, one smaller than the window; one
-# with a decoder
+# Windows 1, 2 and 3; shifted and not, in both stages; a thin grid, one smaller than the window;
+# decoders, a pyramid of three levels and one of a single level
 SWINS: tuple[dict[str, Any], ...] = (
     {"image_size": (8, 16), "window": 2},
     {"image_size": (12, 24), "window": 3},
@@ -71,6 +71,8 @@ SWINS: tuple[dict[str, Any], ...] = (
     {"image_size": (8, 12), "window": 2, "depth": (2,)},
     {"image_size": (8, 16), "window": 1, "depth": (1, 2, 1), "dim": 8},
     {"image_size": (8, 16), "window": 2, "depth": (1, 2), "decoder": "linear"},
+    {"image_size": (16, 8), "window": 1, "depth": (2, 1, 1), "dim": 6, "decoder": "fpn"},
+    {"image_size": (8, 12), "window": 2, "depth": (2,), "decoder": "fpn"},
 )
 
 
@@ -211,7 +213,7 @@ def _draw(path: str, shape: tuple, config: Config, rng: np.random.Generator) -> 
         # the mean probability is 1 / N: bits and the branch above alpha are both mixed
         return np.asarray(rng.uniform(0.6, 2.0, shape)) / config.stage_of(block_of(path)).keys
     if leaf == "weight" and len(shape) > 1:
-        real = config.block == "real" or not path.startswith(("blocks.", "merges."))
+        real = config.block == "real" or not path.startswith(BINARY)
         return normal / math.sqrt(math.prod(shape[1:])) if real else 0.7 * normal
     if leaf in ("cls_token", "pos_embed", "position_bias"):
         return normal

@@ -82,19 +82,35 @@ def test_named_swin(family, size):
 def test_names():
     first = {f"{family}_{size}" for family in FAMILIES for size in SIZES}
     swins = {f"{family}_{size}" for family in SWINS for size in SWIN_SIZES}
-    segmenters = {f"segmenter_{name}" for name in first if "cifar" not in name}
+    segmenters = {f"segmenter_{name}" for name in first | swins if "cifar" not in name}
     assert set(NAMES) == first | swins | segmenters
-    assert len(NAMES) == 33
+    assert len(NAMES) == 39
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("size", SIZES.keys() - {"cifar"})
+@pytest.mark.parametrize("size", sorted(SIZES.keys() - {"cifar"}))
 def test_named_segmenter(family, size):
     """Its backbone, for other images: those of scenes, or of ADE20K."""
     fields = create_model(f"segmenter_{family}_{size}").config.to_json()
     side, classes = (56, 11) if size == "micro" else (512, 150)
     changed = {"image_size": [side, side], "num_classes": classes, "decoder": "linear"}
     assert fields == {**SIZES[size], **FAMILIES[family], **changed}
+
+
+@pytest.mark.parametrize("family", SWINS)
+@pytest.mark.parametrize("size", SWIN_SIZES)
+def test_named_swin_segmenter(family, size):
+    config = create_model(f"segmenter_{family}_{size}").config
+    side, classes = (56, 11) if size == "micro" else (448, 150)
+    changed = {"image_size": [side, side], "num_classes": classes, "decoder": "fpn"}
+    assert config.to_json() == {**SWINS[family], **SWIN_SIZES[size], **changed}
+    linear = create_model(f"segmenter_{family}_{size}", decoder="linear").config
+    assert linear.decoded_stage == linear.last_stage
+    assert config.decoded_stage == next(config.stages) != config.last_stage
+
+
+def test_a_pyramid_needs_stages():
+    refused("decoder", "expected 'none' or 'linear', or a network with windows", decoder="fpn")
 
 
 @pytest.mark.parametrize("name", ["didb", "didb_huge", "DIDB_micro", "vit_tiny", "", "didb_micro_"])
@@ -187,7 +203,7 @@ def test_the_choices_are_those_of_the_spec():
     fields = {f.name: f.metadata.get("choices") for f in dataclasses.fields(Config)}
     choices = {name: set(values) for name, values in fields.items() if values}
     expected = {"block": {"binary", "real"}, "pool": set(networks.POOLS)}
-    expected["decoder"] = set(networks.DECODERS)
+    expected["decoder"] = {*networks.DECODERS, "fpn"}
     expected |= {name: set(v) for name, v in networks.SWITCHES.items() if name != "layer_scale"}
     assert choices == expected
 

@@ -437,6 +437,7 @@ FLIPS: Counter = Counter()
 @example(networks.small(image_size=(3, 5), patch_size=1, dim=12, heads=6, mlp_ratio=1,
                         num_classes=7, binarize="activations", alpha_scope="head",
                         attention="differential"), 1)  # fmt: skip
+@example(networks.swin(**networks.SWINS[-2], **networks.DIDB), 2)  # a pyramid
 @given(MIRRORED, strategies.seeds())
 def test_the_mirror_passes(dtype, backwards, config, seed):
     """All taps and gradients of [SPEC 8.1], in both modes; a tie or near flip ends mode free."""

@@ -80,7 +80,9 @@ def test_absurd_depths_are_refused_at_once(micro, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fields", [networks.DIDB, {}, {"block": "real"}], ids=["didb", "react", "real"]
+    "fields",
+    [networks.DIDB, {}, {"block": "real"}, {**networks.DIDB, "decoder": "fpn"}],
+    ids=["didb", "react", "real", "fpn"],
 )
 def test_a_bundle_judges_single_precision(tmp_path, fields):
     made = networks.make(networks.swin(**fields), seed=1, dtype=np.float32, batch=2)

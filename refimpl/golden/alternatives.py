@@ -167,6 +167,18 @@ def params_changed(case: Case) -> Iterator[Guess]:
         yield from _guess(f"{name} has the wrong sign", op(inputs, {path: -value}))
 
 
+def kernels_turned(case: Case) -> Iterator[Guess]:
+    """The kernel of a convolution, or of the patch embedding, read in another order."""
+    op, inputs = case.operation, case.inputs()
+    for path, name in op.own_params():
+        kernel = op.params[path]
+        if kernel.ndim == 4:
+            turned, exchanged = kernel[:, :, ::-1, ::-1], kernel.swapaxes(2, 3)
+            yield from _guess(f"{name}: the kernel turned around", op(inputs, {path: turned}))
+            cause = f"{name}: rows and columns of the kernel exchanged"
+            yield from _guess(cause, op(inputs, {path: exchanged}))
+
+
 def fields_changed(case: Case) -> Iterator[Guess]:
     """Another value of a field of the configuration."""
     op, inputs = case.operation, case.inputs()

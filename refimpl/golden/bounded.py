@@ -322,12 +322,18 @@ def _repeat(arithmetic: Arithmetic, x: Bounded, repeats: int, axis: int) -> Boun
     return x._moved(lambda a: np.repeat(a, repeats, axis))
 
 
+def _pad(arithmetic: Arithmetic, x: Bounded, width: Sequence[tuple[int, int]]) -> Bounded:
+    """With zeros, which are exact."""
+    return x._moved(lambda a: np.pad(a, width))
+
+
 FUNCTIONS = {
     "concatenate": _joined(np.concatenate),
     "stack": _joined(np.stack),
     "where": _where,
     "split": _split,
     "repeat": _repeat,
+    "pad": _pad,
     "shape": lambda arithmetic, x: x.shape,
     "zeros_like": lambda arithmetic, x: np.zeros(x.shape, x.dtype),
 }

@@ -374,9 +374,12 @@ WRITTEN_OUT = (
     (_ends(".attn.neighbour_mean"), _neighbour_mean),
     (_ends(".attn.prob.z"), _ratio),
     (_is_binary_weight_gradient, _weight_gradient),
-    (lambda name, config: name == "logits" and config.decoder == "linear", _enlarged),
+    (lambda name, config: name == "logits" and config.decoder != "none", _enlarged),
     (lambda name, config: name == f"{GRADS}head.out", _enlarged_gradient),
-    (lambda name, config: name == f"{GRADS}norm.out", _last_norm_gradient),
+    (
+        lambda name, config: name == f"{GRADS}norm.out" and config.decoder != "fpn",
+        _last_norm_gradient,
+    ),
     (
         lambda name, config: (
             config.similarity == "haar" and _ends(".norm1.out", gradient=True)(name, config)

@@ -53,6 +53,7 @@ OPERATIONS: tuple[Fingerprint, ...] = (
     alternatives.weight_gradient,
     alternatives.inputs_changed,
     alternatives.params_changed,
+    alternatives.kernels_turned,
 )
 TABLE: dict[str, tuple[Fingerprint, ...]] = {
     "int": (

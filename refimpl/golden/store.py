@@ -286,7 +286,7 @@ def _is_chosen(name: str, step: Step, taps: str) -> bool:
         return True
     if taps == "io":
         return False
-    shell = tap in ("patch_embed.out", "tokens", "norm.out", "head.out")
+    shell = tap in ("patch_embed.out", "tokens", "norm.out", "decoder.gelu.out", "head.out")
     ends = re.fullmatch(r"blocks\.\d+\.(mid|out)|merges\.\d+\.proj\.out", tap)
     bits = record.kind_of(step.value) == "bit" and ".weight." not in tap
     return bool(shell or ends or bits)

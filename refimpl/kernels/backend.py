@@ -25,6 +25,7 @@ from refimpl.kernels.twins import (
 )
 from refimpl.ops import (
     boolean,
+    convolution,
     cross_entropy,
     fit,
     haar,
@@ -47,6 +48,7 @@ __all__ = [
     "binary_linear",
     "boolean",
     "boolean_attention",
+    "convolution",
     "cross_entropy",
     "differential",
     "fit",

@@ -42,7 +42,7 @@ class Config:
     window: int = 0  # side of a window; 0: attention over all tokens
     block: str = field(default="binary", metadata={"choices": ("binary", "real")})
     pool: str = field(default="cls", metadata={"choices": ("cls", "mean")})
-    decoder: str = field(default="none", metadata={"choices": ("none", "linear")})
+    decoder: str = field(default="none", metadata={"choices": ("none", "linear", "fpn")})
     binarize: str = _choice("full", *STAGES)
     ste: str = _choice("polynomial", *STES)
     layer_scale: bool = field(default=False, metadata={"binary": True})
@@ -100,6 +100,11 @@ class Config:
             object.__setattr__(self, "window", _positive_integer("window", window))
         if not self.window:
             object.__setattr__(self, "depth", _positive_integer("depth", depth))
+            if self.decoder == "fpn":
+                raise ConfigError(
+                    "config: decoder is 'fpn', which reads stages, but window is 0; "
+                    "expected 'none' or 'linear', or a network with windows"
+                )
             return
         if not isinstance(depth, (list, tuple)) or not depth:
             raise ConfigError(
@@ -183,6 +188,11 @@ class Config:
         """The stage whose tokens the head sees."""
         *_, last = self.stages
         return last
+
+    @property
+    def decoded_stage(self) -> Stage:
+        """The stage on whose grid a decoder has tokens: all meet on the first one's with "fpn"."""
+        return next(self.stages) if self.decoder == "fpn" else self.last_stage
 
     def stage_of(self, block: int) -> Stage:
         """The stage of a block, counted through the whole network, with the block's shift."""
@@ -297,18 +307,20 @@ _NAMED: dict[str, dict[str, Any]] = {
 }
 CLASSIFIERS = tuple(_NAMED)
 _SEGMENTER = "segmenter_"
+_SCENES = {"image_size": 56, "num_classes": 11}
 _SEGMENTED: dict[str, dict[str, Any]] = {  # size -> what other images bring with them [SPEC 10]
-    "micro": {"image_size": 56, "num_classes": 11},
+    "micro": _SCENES,
     **{size: {"image_size": 512, "num_classes": 150} for size in ("tiny", "small", "base")},
 }
+_SEGMENTED_SWIN = {"micro": _SCENES, "tiny": {"image_size": 448, "num_classes": 150}}
 _NAMED |= {
-    f"{_SEGMENTER}{family}_{size}": {
-        **_NAMED[f"{family}_{size}"],
-        **fields,
-        "decoder": "linear",
-    }
-    for family in ("didb", "react", "deit")
-    for size, fields in _SEGMENTED.items()
+    f"{_SEGMENTER}{family}_{size}": {**_NAMED[f"{family}_{size}"], **fields, "decoder": decoder}
+    for decoder, segmented, families in (
+        ("linear", _SEGMENTED, ("didb", "react", "deit")),
+        ("fpn", _SEGMENTED_SWIN, ("didb_swin", "react_swin", "swin")),
+    )
+    for family in families
+    for size, fields in segmented.items()
 }
 NAMES = tuple(_NAMED)
 

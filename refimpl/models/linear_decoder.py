@@ -2,6 +2,8 @@
 
 token  = head(x), of every patch token
 logits = token on the patch grid, enlarged bilinearly to the image
+
+With decoder="fpn" it is the end of the pyramid: x are the tokens that this one made of all stages.
 """
 
 from __future__ import annotations
@@ -23,16 +25,16 @@ class Cache(NamedTuple):
 
 
 def forward(params: Params, x: np.ndarray, run: Run) -> tuple[np.ndarray, Cache]:
-    """params of the head, x (B, N, C), the tap "norm.out" -> logits (B, classes, H, W)."""
+    """params of the head, x (B, N, C), the tap of `_source` -> logits (B, classes, H, W)."""
     config, backend, tap, _ = run
     token, head_cache = backend.linear.forward(x[:, config.first_patch :], **params)
     logits, interpolate_cache = backend.interpolate.forward(
-        on_grid(token, config), config.image_size, "bilinear"
+        on_grid(token, config.decoded_stage.grid), config.image_size, "bilinear"
     )
     if tap is not None:
         first = config.first_patch
         tap("head.out", token, lambda x: ops.linear.forward(x[:, first:], **params)[0],
-            ["norm.out"])  # fmt: skip
+            [_source(config)])  # fmt: skip
         tap("logits", logits, lambda token: enlarge(token, config), ["head.out"])
     return logits, Cache(head_cache, interpolate_cache)
 
@@ -53,29 +55,36 @@ def backward(
     return dx, grads
 
 
-def on_grid(token: np.ndarray, config: Config) -> np.ndarray:
-    """(B, gh*gw, classes) -> (B, classes, gh, gw); with windows of the last stage's grid."""
-    return token.swapaxes(1, 2).reshape(len(token), -1, *config.last_stage.grid)
+def on_grid(token: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """(B, gh*gw, C) -> (B, C, gh, gw)."""
+    batch, _, channels = token.shape
+    return token.swapaxes(1, 2).reshape(batch, channels, *grid)
 
 
 def off_grid(image: np.ndarray) -> np.ndarray:
-    """(B, classes, gh, gw) -> (B, gh*gw, classes), the inverse."""
-    batch, classes = image.shape[:2]
-    return image.reshape(batch, classes, -1).swapaxes(1, 2)
+    """(B, C, gh, gw) -> (B, gh*gw, C), the inverse."""
+    batch, channels, height, width = image.shape
+    return image.reshape(batch, channels, height * width).swapaxes(1, 2)
 
 
 def enlarge(token: np.ndarray, config: Config) -> np.ndarray:
     """(B, gh*gw, classes) -> (B, classes, H, W)."""
-    return ops.interpolate.forward(on_grid(token, config), config.image_size, "bilinear")[0]
+    image = on_grid(token, config.decoded_stage.grid)
+    return ops.interpolate.forward(image, config.image_size, "bilinear")[0]
 
 
 def enlarge_backward(dlogits: np.ndarray, config: Config) -> np.ndarray:
     """(B, classes, H, W) -> (B, gh*gw, classes)."""
     grid = np.empty(
-        (*dlogits.shape[:2], *config.last_stage.grid), dlogits.dtype
+        (*dlogits.shape[:2], *config.decoded_stage.grid), dlogits.dtype
     )  # its size alone is read
     _, cache = ops.interpolate.forward(grid, config.image_size, "bilinear")
     return off_grid(ops.interpolate.backward(dlogits, cache)[0])
+
+
+def _source(config: Config) -> str:
+    """The tap that the head reads."""
+    return "decoder.gelu.out" if config.decoder == "fpn" else "norm.out"
 
 
 def _with_class_token(dpatches: np.ndarray, config: Config) -> np.ndarray:
@@ -95,7 +104,8 @@ def _tap_backward(params: Params, dlogits, dtoken, dx, grads: Params, run: Run) 
     tap("grads/logits", dlogits, None, [])
     tap("grads/head.out", dtoken, lambda dlogits: enlarge_backward(dlogits, config),
         ["grads/logits"])  # fmt: skip
-    read = ["grads/head.out", "norm.out"]
+    read = ["grads/head.out", _source(config)]
     for i, leaf in enumerate(("weight", "bias")):
         tap(f"grads/param.head.{leaf}", grads[leaf], pick(head, i + 1), read)
-    tap("grads/norm.out", dx, lambda *r: _with_class_token(head(*r)[0], config), read)
+    dx_of = lambda *r: _with_class_token(head(*r)[0], config)  # noqa: E731
+    tap(f"grads/{_source(config)}", dx, dx_of, read)

@@ -36,13 +36,13 @@ def binary_matrices(config: Config) -> frozenset[str]:
     return frozenset(
         path
         for path, shape in parameters.shapes(config).items()
-        if path.startswith(("blocks.", "merges.")) and path.endswith(".weight") and len(shape) == 2
+        if path.startswith(parameters.BINARY) and path.endswith(".weight") and len(shape) == 2
     )
 
 
 def for_engine(config: Config) -> bool:
-    """Whether the engine runs it: binary throughout."""
-    return bool(binary_matrices(config))
+    """Whether the engine runs it: binary throughout, without the real layers of a pyramid."""
+    return bool(binary_matrices(config)) and config.decoder != "fpn"
 
 
 def shapes(config: Config) -> dict[str, Shape]:

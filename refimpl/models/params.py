@@ -18,6 +18,8 @@ from refimpl.models.stage import Stage
 Params = dict[str, Any]  # nested: a value is an array or again such a dict
 Shape = tuple[int, ...]
 
+BINARY = ("blocks.", "merges.")  # in binary networks the matrices below are binary, no others
+
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
     """Nested dict -> {dotted path: array}, in the tree's order."""
@@ -73,8 +75,10 @@ def shapes(config: Config) -> dict[str, Shape]:
             i += 1
     C = stage.dim
     found.update(_affine("norm", C))
-    found.update({"head.weight": (config.num_classes, C), "head.bias": (config.num_classes,)})
-    return found
+    if config.decoder == "fpn":
+        found.update(_pyramid(config))
+        C = config.dim
+    return {**found, **_linear("head", C, config.num_classes)}
 
 
 def _below(prefix: str, found: dict[str, Shape]) -> dict[str, Shape]:
@@ -130,6 +134,18 @@ def _real_merging(config: Config, stage: Stage) -> dict[str, Shape]:
     return {**_affine("norm", 2 * stage.dim), "proj.weight": (stage.dim, 2 * stage.dim)}
 
 
+def _pyramid(config: Config) -> dict[str, Shape]:
+    """All levels have the channels of stage 0; the norm of the last one is the network's."""
+    D, *narrower = (stage.dim for stage in config.stages)
+    found: dict[str, Shape] = {}
+    for s, C in enumerate((D, *narrower)):
+        if s < len(narrower):
+            found.update(_affine(f"decoder.{s}.norm", C))
+        found.update(_linear(f"decoder.{s}.lateral", C, D))
+        found.update({f"decoder.{s}.smooth.weight": (D, D, 3, 3), f"decoder.{s}.smooth.bias": (D,)})
+    return found
+
+
 def _position_bias(stage: Stage) -> dict[str, Shape]:
     if not stage.window:
         return {}
@@ -172,14 +188,13 @@ def block_of(path: str) -> int:
 
 
 def real_matrices(config: Config) -> frozenset[str]:
-    """Paths of the matrices of real layers: those that get weight decay [SPEC 7]."""
-    real = ("patch_embed.weight", "head.weight")
-    if config.block == "binary":
-        return frozenset(real)
+    """Paths of the matrices and kernels of real layers: those that get weight decay [SPEC 7]."""
     return frozenset(
         path
         for path, shape in shapes(config).items()
-        if path in real or (path.endswith(".weight") and len(shape) == 2)
+        if path.endswith(".weight")
+        and len(shape) > 1
+        and not (config.block == "binary" and path.startswith(BINARY))
     )
 
 

@@ -8,7 +8,7 @@ One row a layer, in order of computation, for one image. Conventions:
   each row, a float for every other parameter; without the file's header.
 - MACs are multiply-accumulates of matrix products. One is 1-bit where both factors have one bit
   (signs or a boolean), else 32-bit. Elementwise work (norms, softmax, RPReLU, shortcuts, Haar
-  bands, neighbours, scaling by s_o, enlarging of logits) is not counted. That is how papers on
+  bands, neighbours, scaling by s_o, bilinear interpolation) is not counted. That is how papers on
   binary networks count (Bi-Real Net, ReActNet): FLOPs are 32-bit MACs, BOPs 1-bit MACs,
   OPs = FLOPs + BOPs / 64.
 """
@@ -148,12 +148,10 @@ def summarise(config: Config, floats: str = "float32") -> Summary:
                 row._replace(name=f"blocks.{i}.{row.name.removeprefix(prefix)}") for row in own
             ]
             i += 1
-    rows.append(counter.row(_Layer("norm", (stage.tokens, stage.dim))))
-    if config.decoder == "linear":
-        rows.append(counter.row(_Layer("head", (stage.patches, config.num_classes))))
-        rows.append(counter.row(_Layer("logits", config.logits_shape)))  # enlarged, no product
-    else:
-        rows.append(counter.row(_Layer("head", config.logits_shape)))
+    rows += [
+        counter.row(layer)
+        for layer in (_Layer("norm", (stage.tokens, stage.dim)), *_after_the_norm(config))
+    ]
     return Summary(config, floats, rows)
 
 
@@ -168,6 +166,27 @@ class _Layer(NamedTuple):
     def below(self, prefix: str) -> _Layer:
         also = tuple(prefix + path for path in self.also)
         return self._replace(name=prefix + self.name, also=also)
+
+
+def _after_the_norm(config: Config) -> list[_Layer]:
+    if config.decoder == "none":
+        return [_Layer("head", config.logits_shape)]
+    pyramid = _pyramid(config) if config.decoder == "fpn" else []
+    tokens = config.decoded_stage.patches
+    logits = _Layer("logits", config.logits_shape)  # enlarged, no product
+    return [*pyramid, _Layer("head", (tokens, config.num_classes)), logits]
+
+
+def _pyramid(config: Config) -> list[_Layer]:
+    D, levels = config.dim, list(enumerate(stage.tokens for stage in config.stages))
+    last = len(levels) - 1
+    layers = []
+    for (s, N), stage in zip(levels, config.stages, strict=True):
+        layers += [_Layer(f"decoder.{s}.norm", (N, stage.dim))] * (s < last)
+        layers.append(_Layer(f"decoder.{s}.lateral", (N, D)))
+    layers += [_Layer(f"decoder.{s}.top", (N, D)) for s, N in reversed(levels[:-1])]
+    layers += [_Layer(f"decoder.{s}.smooth", (N, D)) for s, N in levels]
+    return layers + [_Layer(f"decoder.{name}", (levels[0][1], D)) for name in ("sum", "gelu")]
 
 
 def _merging(s: int, stage: Stage) -> list[_Layer]:

@@ -4,6 +4,7 @@ tokens = [class token, PatchEmbed(images)] + position embedding
        = LayerNorm(PatchEmbed(images))     with windows
 x      = block(x) for every block, between two stages merge(x)
 logits = head(LayerNorm(x))                of an image, or of every pixel where there is a decoder
+       = head(pyramid of all stages)       of every pixel, decoder="fpn"
 
 Images of another size than the configuration's run on parameters that are interpolated first.
 """
@@ -21,6 +22,8 @@ from refimpl.conventions import ShapeError, float_dtype, require_shape
 from refimpl.models import (
     block,
     classification_head,
+    feature_pyramid,
+    fork,
     linear_decoder,
     patch_merging,
     real_block,
@@ -41,6 +44,7 @@ class Cache(NamedTuple):
     embed_norm: ops.layer_norm.Cache | None  # with windows
     layers: list[block.Cache | real_block.Cache | patch_merging.Cache]
     norm: ops.layer_norm.Cache
+    pyramid: feature_pyramid.Cache | None  # with decoder="fpn"
     head: classification_head.Cache | linear_decoder.Cache
 
 
@@ -121,8 +125,10 @@ class VisionTransformer:
         if tap is not None:
             tap("patch_embed.out", patches, pick(_embed(params), 0), ["input"])
             tap("tokens", x, pick(_tokens_of(params, config), 0), ["patch_embed.out"])
-        layer_caches = []
+        layer_caches, features = [], []  # features: what a pyramid reads
         for layer in _layers(config):
+            if config.decoder == "fpn" and layer.module is patch_merging:
+                features.append(x)
             x, cache = layer.module.forward(
                 layer.params(params),
                 x,
@@ -136,7 +142,12 @@ class VisionTransformer:
         norm, norm_cache = backend.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)
         if tap is not None:
             tap("norm.out", norm, pick(_normalise(params, config), 0), [_last(config)])
-        logits, head_cache = _head_module(config).forward(params["head"], norm, run)
+        decoded, pyramid_cache = norm, None
+        if config.decoder == "fpn":
+            decoded, pyramid_cache = feature_pyramid.forward(
+                params["decoder"], [*features, norm], run
+            )
+        logits, head_cache = _head_module(config).forward(params["head"], decoded, run)
         return logits, Cache(
             params,
             resized,
@@ -145,6 +156,7 @@ class VisionTransformer:
             embed_norm_cache,
             layer_caches,
             norm_cache,
+            pyramid_cache,
             head_cache,
         )
 
@@ -164,6 +176,11 @@ class VisionTransformer:
         dnorm, grads["head"] = _head_module(config).backward(
             dlogits, params["head"], cache.head, run
         )
+        forks: dict[str, fork.Fork] = {}
+        if cache.pyramid is not None:
+            dnorm, forks, grads["decoder"] = feature_pyramid.backward(
+                dnorm, params["decoder"], cache.pyramid, run
+            )
         dx, *norm = backend.layer_norm.backward(dnorm, cache.norm)
         grads["norm"] = {"weight": norm[0], "bias": norm[1]}
         if tap is not None:
@@ -172,14 +189,16 @@ class VisionTransformer:
             reversed(_layers(config)), reversed(cache.layers), strict=True
         ):
             group, key = layer.name.split(".")
+            other = forks.get(layer.source)
             dx, grads.setdefault(group, {})[key] = layer.module.backward(
                 dx,
                 layer.params(params),
                 layer_cache,
-                run._replace(stage=layer.stage),
+                run._replace(stage=layer.stage, tap=fork.listener(tap, layer.source, other)),
                 name=layer.name,
                 source=layer.source,
             )
+            dx = fork.joined(dx, other)
         dpatches, tokens_grads = _tokens_backward(dx, cache, config)
         grads |= tokens_grads
         dimages, *embed = backend.patch_embed.backward(dpatches, cache.patch_embed)

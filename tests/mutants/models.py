@@ -145,8 +145,8 @@ def queries_and_keys_swapped(original):
 def tokens_laid_out_column_by_column(original):
     """The grid is filled down its columns instead of along its rows."""
 
-    def on_grid(token, config):
-        gh, gw = config.grid
+    def on_grid(token, grid):
+        gh, gw = grid
         columns = token.swapaxes(1, 2).reshape(len(token), -1, gw, gh)
         return columns.swapaxes(2, 3)
 
@@ -237,3 +237,40 @@ def context_left_where_the_roll_put_it(original):
         return original(x, stage._replace(shift=0))
 
     return join
+
+
+# the pyramid
+
+LEVELS = {"fields": {}, "sizes": networks.SWINS[-2]}
+assert LEVELS["sizes"]["decoder"] == "fpn"
+
+
+@mutant("models.feature_pyramid._tops", SWIN, **LEVELS)
+def nothing_comes_down(original):
+    """Every level is its lateral alone."""
+
+    def _tops(laterals, run):
+        return laterals, original(laterals, run)[1]
+
+    return _tops
+
+
+@mutant("models.feature_pyramid._adjoint", SWIN, **LEVELS)
+def gradient_of_the_mean(original):
+    """A token's gradient is divided among the tokens into which it was enlarged."""
+
+    def _adjoint(dy, size, cache, backend):
+        dx = original(dy, size, cache, backend)
+        return dx * dx.shape[1] / dy.shape[1]
+
+    return _adjoint
+
+
+@mutant("models.fork.joined", SWIN, **LEVELS)
+def the_pyramid_teaches_no_stage(original):
+    """The output of a stage hears its merge alone."""
+
+    def joined(dx, fork):
+        return dx
+
+    return joined

@@ -395,6 +395,43 @@ def gradient_interpolated_back(original):
     return backward
 
 
+# convolution
+
+
+@mutant("ops.convolution.forward", "test_convolution.test_against_torch")
+def kernel_turned_around(original):
+    """The convolution of mathematics instead of the correlation that networks call by its name."""
+
+    def forward(x, weight, bias, grid):
+        y, cache = original(x, np.ascontiguousarray(weight[:, :, ::-1, ::-1]), bias, grid)
+        return y, cache._replace(weight=weight)
+
+    return forward
+
+
+@mutant("ops.convolution._padded", "test_convolution.test_against_torch")
+def the_edge_goes_on(original):
+    """Beyond the grid comes its edge once more instead of zeros."""
+
+    def _padded(x, grid):
+        inner = original(x, grid)[:, 1:-1, 1:-1]
+        return np.pad(inner, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+
+    return _padded
+
+
+@mutant("ops.convolution.backward", "test_convolution.test_against_torch")
+def gradient_seen_from_the_same_side(original):
+    """dx is a convolution with the kernel as it is, not turned around."""
+
+    def backward(dy, cache):
+        turned = np.ascontiguousarray(cache.weight[:, :, ::-1, ::-1])
+        dx = original(dy, cache._replace(weight=turned))[0]
+        return dx, *original(dy, cache)[1:]
+
+    return backward
+
+
 # real operations
 
 

@@ -299,6 +299,11 @@ def patch_embed(image: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return F.conv2d(image, weight, bias, stride=weight.shape[2:]).flatten(2).mT
 
 
+def convolution(x: Tensor, weight: Tensor, bias: Tensor, grid: Grid) -> Tensor:
+    """[SPEC 10] x (B, gh * gw, I), weight (O, I, 3, 3) -> (B, gh * gw, O)."""
+    return F.conv2d(x.mT.unflatten(2, grid), weight, bias, padding=1).flatten(2).mT
+
+
 def layer_scale(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """[SPEC 6.1] alpha * x + beta, both (C,)."""
     return torch.addcmul(beta, alpha, x)

@@ -10,6 +10,7 @@ import itertools
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tests.torch_models import ops, vit
 
@@ -62,7 +63,8 @@ class _Windows:
 
 
 class Attention(_Windows, vit.Attention):
-    pass
+    def _alpha(self, grid: ops.Grid) -> Tensor:
+        return self.alpha  # a window has as many keys on any grid
 
 
 class RealAttention(_Windows, vit.RealAttention):
@@ -103,6 +105,37 @@ def block(config: vit.Config, place: int) -> vit.Block:
     return found
 
 
+class Level(nn.Module):
+    """[SPEC 10] What a stage of `dim` channels brings into a pyramid of `width` channels."""
+
+    def __init__(self, config: vit.Config, dim: int, width: int, last: bool) -> None:
+        super().__init__()
+        self.norm = nn.Identity() if last else vit._norm(config, dim)
+        self.lateral = nn.Linear(dim, width)
+        self.smooth = nn.Conv2d(width, width, 3, padding=1)
+
+
+class Pyramid(nn.ModuleList):
+    """[SPEC 10] Tokens of every stage, (B, N_s, C_s), the last ones normalised -> (B, N_0, D)."""
+
+    def __init__(self, config: vit.Config, dims: list[int]) -> None:
+        super().__init__(Level(config, dim, config["dim"], dim == dims[-1]) for dim in dims)
+
+    def forward(self, stages: list[tuple[Tensor, ops.Grid]]) -> Tensor:
+        levels = [
+            level.lateral(level.norm(x)).mT.unflatten(2, grid)
+            for level, (x, grid) in zip(self, stages)
+        ]
+        for s in range(len(levels) - 2, -1, -1):
+            levels[s] = levels[s] + self._enlarged(levels[s + 1], stages[s][1])
+        smooth = [level.smooth(top) for level, top in zip(self, levels)]
+        total = sum(self._enlarged(image, stages[0][1]) for image in smooth)
+        return ops.gelu(total.flatten(2).mT)
+
+    def _enlarged(self, image: Tensor, grid: ops.Grid) -> Tensor:
+        return F.interpolate(image, grid, mode="bilinear", align_corners=False)
+
+
 class Swin(nn.Module):
     """Images (B, channels, H, W) -> logits (B, K), with a decoder (B, K, H, W)."""
 
@@ -121,19 +154,27 @@ class Swin(nn.Module):
             Merge(new, old["dim"]) for old, new in itertools.pairwise(stages)
         )
         self.norm = vit._norm(config, stages[-1]["dim"])
-        self.head = nn.Linear(stages[-1]["dim"], config["num_classes"])
+        dims = [stage["dim"] for stage in stages]
+        fpn = config.get("decoder") == "fpn"
+        self.decoder = Pyramid(config, dims) if fpn else None
+        self.head = nn.Linear(dims[0] if fpn else dims[-1], config["num_classes"])
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.embed_norm(self.patch_embed(images))
         grid = tuple(side // self.config["patch_size"] for side in images.shape[2:])
-        blocks = iter(self.blocks)
+        blocks, outputs = iter(self.blocks), []
         for s, depth in enumerate(self.config["depth"]):
             if s:
                 x = self.merges[s - 1](x, grid)
                 grid = (grid[0] // 2, grid[1] // 2)
             for _ in range(depth):
                 x = next(blocks)(x, grid)
+            outputs.append((x, grid))
         x = self.norm(x)
+        if self.decoder is not None:
+            grid = outputs[0][1]
+            decoded = self.decoder([*outputs[:-1], (x, outputs[-1][1])])
+            return vit.decode(self.head, decoded, grid, images.shape[2:])
         if self.config.get("decoder") == "linear":
             return vit.decode(self.head, x, grid, images.shape[2:])
         return self.head(x.mean(dim=1))

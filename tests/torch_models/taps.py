@@ -65,6 +65,11 @@ def _layouts(module: nn.Module, grid: ops.Grid) -> Layouts:
     return Layouts(lambda x: tokens(vit._split_heads(x, count)), tokens, pairs)
 
 
+def _on_tokens(image: Tensor) -> Tensor:
+    """(B, C, gh, gw) -> (B, N, C)"""
+    return image.flatten(2).mT
+
+
 class Recorder:
     """Notes the tensors of one forward; `run` turns them into arrays by name."""
 
@@ -108,6 +113,8 @@ class Recorder:
             self.keep(f"{owner}.mid", args[0])
         elif last == "norm" and self._is_projection(owner):
             self.keep(f"{owner}.linear", args[0])
+        elif last == "smooth" and owner != f"decoder.{len(self.config['depth']) - 1}":
+            self.keep(f"{owner}.top", args[0], _on_tokens)
         elif name.endswith("attn.proj") and isinstance(module, nn.Linear):
             self.keep(f"{owner}.context", args[0], self.layouts.channels)
         if isinstance(module, vit.Attention):
@@ -122,7 +129,9 @@ class Recorder:
             self.keep(f"{name}.out", out)
         elif name == "head" and self.config.get("decoder", "none") != "none":
             self.keep("head.out", out)
-        elif last == "norm":
+        elif last == "smooth":
+            self.keep(f"{name}.out", out, _on_tokens)
+        elif last == "norm" and isinstance(module, nn.LayerNorm):
             projection = self._is_projection(owner)
             self.keep(name if projection else f"{name}.out", out)
         elif name.endswith("attn.rprelu"):
@@ -231,6 +240,8 @@ class Recorder:
 
     def gelu(self, original, x):
         y = original(x)
+        if self.here == "decoder":
+            self.keep("decoder.sum", x)
         self.keep(f"{self.here}.gelu.out", y)
         return y
 
