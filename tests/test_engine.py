@@ -21,13 +21,25 @@ import refimpl
 from refimpl import engine, golden
 from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError
 from refimpl.golden import store
-from refimpl.models import files, flatten
+from refimpl.models import files, flatten, unflatten
 from refimpl.models.packing import pack_rows
 from tests import networks, oracles, strategies
 
-BINARY = networks.configs(block="binary", binarize="full")
+FULL = {"block": "binary", "binarize": "full"}
+BINARY = networks.configs(**FULL) | networks.swins(**FULL)
 COVERING = {name: c for name, c in networks.covering().items() if c.block == "binary"}
 COVERING = {name: c for name, c in COVERING.items() if c.binarize == "full"}
+COVERING |= {
+    f"{name}-swin-{i}": networks.swin(**fields, **sizes)
+    for name, fields in (("didb", networks.DIDB), ("react", {}))
+    for i, sizes in enumerate(networks.SWINS)
+}
+UNCOMPILED = [
+    networks.small(depth=1, **networks.DIDB),
+    networks.swin(depth=(1, 1), image_size=(8, 8), **networks.DIDB),
+]
+DIDB = [networks.small(**networks.DIDB), networks.swin(**networks.DIDB)]
+both_shells = pytest.mark.parametrize("config", DIDB, ids=["tokens", "windows"])
 
 
 def network(config, seed: int = 0, **options) -> networks.Network:
@@ -85,8 +97,9 @@ def test_bits_whole_numbers_and_logits(config, seed) -> None:
     np.testing.assert_array_equal(found["logits"], built(drawn.images))
 
 
-def test_taps_have_the_models_names_shapes_and_types() -> None:
-    drawn = network(networks.small(**networks.DIDB))
+@both_shells
+def test_taps_have_the_models_names_shapes_and_types(config) -> None:
+    drawn = network(config)
     found = engine.compile(drawn.model, drawn.params).taps(drawn.images)
     expected = {n: v for n, v in taps_of(drawn).items() if not n.endswith(".weight.z")}
     assert found.keys() == expected.keys()
@@ -94,17 +107,19 @@ def test_taps_have_the_models_names_shapes_and_types() -> None:
         assert (found[name].shape, found[name].dtype) == (value.shape, value.dtype), name
 
 
-def test_scores_far_apart() -> None:
+@both_shells
+def test_scores_far_apart(config) -> None:
     """Beyond what a table of exponentials in float32 can hold."""
-    drawn = network(networks.small(**networks.DIDB))
+    drawn = network(config)
     params = networks.with_values(drawn.params, {"band_weight": 90.0})
     expected = drawn.model.predict(params, drawn.images)
     found = engine.compile(drawn.model, params)(drawn.images)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_batch_gives_the_answers_of_its_images() -> None:
-    drawn = network(networks.small(**networks.DIDB), batch=13)
+@both_shells
+def test_a_batch_gives_the_answers_of_its_images(config) -> None:
+    drawn = network(config, batch=13)
     built = engine.compile(drawn.model, drawn.params)
     one_by_one = np.concatenate([built(image[None]) for image in drawn.images])
     np.testing.assert_array_equal(built(drawn.images), one_by_one)
@@ -139,9 +154,10 @@ def test_several_threads_may_ask_one_engine() -> None:
     assert not wrong
 
 
+@both_shells
 @pytest.mark.parametrize("floats", ["float32", "float16"])
-def test_a_packed_file(floats: str, tmp_path: Path) -> None:
-    drawn = network(networks.small(**networks.DIDB))
+def test_a_packed_file(floats: str, config, tmp_path: Path) -> None:
+    drawn = network(config)
     path = tmp_path / "packed.safetensors"
     files.save_packed(path, drawn.model, drawn.params, floats=floats)
     found, expected = engine.load(path)(drawn.images), engine.compile(*drawn[:2])(drawn.images)
@@ -185,6 +201,25 @@ def test_images_that_are_refused(images, error, message) -> None:
             ask(images)
 
 
+@pytest.mark.parametrize(
+    ("paths", "layer"),
+    [
+        (["blocks.1.norm1.weight"], "blocks.1.attn.q_low"),
+        (["blocks.1.attn.v.rprelu.shift_out", "blocks.1.attn.v_move"], "blocks.1.attn.v"),
+        (["merges.0.norm.weight"], "merges.0.proj"),
+        (["blocks.3.norm2.weight"], "blocks.3.mlp.up"),
+    ],
+)
+def test_the_layer_of_an_overflow_with_windows(paths, layer) -> None:
+    drawn = network(networks.swin(**networks.DIDB))
+    flat = flatten(drawn.params)
+    flat |= {path: np.full_like(flat[path], 3e38) for path in paths}
+    built = engine.compile(drawn.model, unflatten(flat))
+    for ask in (built, built.taps):
+        with pytest.raises(NonFiniteError, match=rf"{layer}: NaN or infinity"):
+            ask(drawn.images)
+
+
 def test_one_bad_image_of_a_batch_is_an_error(monkeypatch) -> None:
     drawn = network(networks.small(**networks.DIDB), batch=9)
     images = drawn.images.copy()
@@ -212,17 +247,19 @@ def test_networks_that_are_refused(fields, message, tmp_path: Path) -> None:
         engine.load(path)
 
 
-def test_without_compilation() -> None:
+@pytest.mark.parametrize("which", [0, 1], ids=["tokens", "windows"])
+def test_without_compilation(which: int) -> None:
     """The same kernels as plain Python, on a small network."""
     code = (
         "import sys; from refimpl import engine; from tests import networks, test_engine;"
-        "drawn = test_engine.network(networks.small(depth=1, **networks.DIDB));"
+        "drawn = test_engine.network(test_engine.UNCOMPILED[int(sys.argv[1])]);"
         "found = engine.compile(drawn.model, drawn.params)(drawn.images);"
         "sys.stdout.buffer.write(found.tobytes())"
     )
     environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
-    drawn = network(networks.small(depth=1, **networks.DIDB))
+    command = [sys.executable, "-c", code, str(which)]
+    done = subprocess.run(command, capture_output=True, env=environment)
+    drawn = network(UNCOMPILED[which])
     expected = engine.compile(drawn.model, drawn.params)(drawn.images)
     assert done.returncode == 0, done.stderr.decode()
     np.testing.assert_array_equal(np.frombuffer(done.stdout, np.float32), expected.reshape(-1))

@@ -159,20 +159,34 @@ def test_bounds_are_positive_and_finite():
 # engine, report, command line
 
 
-def test_the_engine_says_what_it_cannot_run(micro):
-    with pytest.raises(ConfigError, match="engine: found windows of 7; expected attention over"):
-        engine.load(micro)
+def test_the_engine_says_that_it_runs_no_real_ones(micro):
+    real = networks.make(networks.swin(block="real"), 0, np.float32)
+    with pytest.raises(ConfigError, match="engine: found real blocks; expected a binary network"):
+        engine.compile(real.model, real.params)
     file = files.read(micro)
-    assert not packing.for_engine(file.model.config)
+    assert packing.for_engine(file.model.config)
     assert latency.images_per_second(file.model, file.params) > 0
 
 
-def test_the_classifier_takes_numpy(micro):
-    ask = refimpl.classifier(micro)
-    assert ask.engine is None
-    assert len(ask([SEVEN])[0].probabilities) == 10
-    with pytest.raises(ConfigError, match=r"swin\.safetensors: engine: found windows of 7"):
-        refimpl.classifier(micro, backend="engine")
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_classifier_takes_the_engine(packed, micro, tmp_path):
+    expected = refimpl.classifier(micro, backend="numpy")([SEVEN])[0].probabilities
+    if packed:
+        file = files.read(micro)
+        files.save_packed(tmp_path / "packed.safetensors", file.model, file.params)
+    ask = refimpl.classifier(tmp_path / "packed.safetensors" if packed else micro)
+    assert isinstance(ask.engine, engine.Engine)
+    np.testing.assert_allclose(ask([SEVEN])[0].probabilities, expected, rtol=1e-4)
+
+
+def test_other_sizes_in_the_engine():
+    """Interpolated parameters, as the reference has them."""
+    made = networks.make(DIDB, seed=5, dtype=np.float32, batch=2)
+    model, params = made.model.resized(made.params, (16, 8))
+    other = networks.with_images_of(made, (8, 4))
+    expected = made.model.predict(made.params, other.images)
+    found = engine.compile(model, params)(other.images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_report_says_what_it_does_not_draw(micro, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 from collections.abc import Mapping
@@ -85,18 +84,17 @@ class Engine:
             computed = np.empty(self._outputs(), np.float32)
             image = np.ascontiguousarray(image)
             self._raise(run.forward(listener, self._plan, self._work(), image, computed))
-            decoded = {name: value[0] for name, value in self._decoded(computed[None]).items()}
-            seen.append({**listener.taps(), **decoded})
+            seen.append({**listener.taps(), **self._decoded(computed[None])})
         shared = {name for name in seen[0] if ".weight." in name}  # has no batch axis
         return {
-            name: value if name in shared else np.stack([taps[name] for taps in seen])
+            name: value if name in shared else np.concatenate([taps[name] for taps in seen])
             for name, value in seen[0].items()
         }
 
     def _outputs(self) -> int:
         """Numbers that the kernels compute for an image."""
-        grid = self.config.grid if self._plan.decode else (1, 1)
-        return math.prod(grid) * self.config.num_classes
+        answers = self.config.last_stage.patches if self._plan.decode else 1
+        return answers * self.config.num_classes
 
     def _decoded(self, computed: np.ndarray) -> dict[str, np.ndarray]:
         """What the kernels computed, (B, outputs), by the names of the taps; logits at the end."""
@@ -136,14 +134,12 @@ class Engine:
         block, unit = divmod(status, self._plan.rows)
         units = [f"attn.{t}" for t in self.config.attention_inputs]
         units += ["attn.proj", "mlp.up", "mlp.down"]
-        raise NonFiniteError("NaN or infinity entered a sign", f"blocks.{block}.{units[unit]}")
+        merge = status - self._plan.blocks * self._plan.rows
+        name = f"blocks.{block}.{units[unit]}" if merge < 0 else f"merges.{merge}.proj"
+        raise NonFiniteError("NaN or infinity entered a sign", name)
 
 
 def _require_able(config: Config) -> None:
-    if config.window:
-        raise ConfigError(
-            f"engine: found windows of {config.window}; expected attention over all tokens"
-        )
     if not packing.binary_matrices(config):
         kind = "real blocks" if config.block == "real" else f"binarize={config.binarize!r}"
         raise ConfigError(f"engine: found {kind}; expected a binary network, binarize='full'")

@@ -6,7 +6,8 @@ a block: its projections, then what attention and the block add. See `columns`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,9 @@ from refimpl.kernels import dense, popcount, stencils
 from refimpl.kernels.popcount import WORD
 from refimpl.kernels.vector import LANES
 from refimpl.models.config import Config
-from refimpl.ops import boolean
+from refimpl.models.stage import Stage as ModelStage
+from refimpl.ops import boolean, position_bias
+from refimpl.ops import windows as ops_windows
 
 PROJECTION = {
     "scale": columns.SCALE,
@@ -39,42 +42,61 @@ BLOCK = {
     "norm2.weight": columns.NORM2_WEIGHT,
     "norm2.bias": columns.NORM2_BIAS,
 }
+NORM = {"weight": columns.NORM1_WEIGHT, "bias": columns.NORM1_BIAS}  # of patch merging
 SCALES = {"scale1": (columns.ALPHA1, columns.BETA1), "scale2": (columns.ALPHA2, columns.BETA2)}
+
+
+class Stage(NamedTuple):
+    """Sizes of a stage [SPEC 6.7]; a network without windows is one. A row of `Plan.stages`."""
+
+    begin: int  # its first block
+    end: int  # behind its last block
+    channels: int  # C
+    hidden: int
+    heads: int
+    tokens: int
+    tiles: int  # of sixteen tokens
+    height: int  # of the grid
+    width: int
+    margin: int  # of a field
+    pitch: int  # of a field
+    masks: int  # place in Plan.masks
+    counts: int  # place in Plan.counts
+    windows: int  # without windows one, all tokens
+    keys: int  # tokens of a window
+    slots: int  # tiles of a window
 
 
 class Plan(NamedTuple):
     """Read by every thread, written by none. Places are flat indices."""
 
     path: popcount.Path
-    table: np.ndarray  # (depth * rows, columns) int64, see columns
+    stages: np.ndarray  # (stages, fields of Stage) int64
+    table: np.ndarray  # (blocks * rows + merges, columns) int64, see columns
     floats: np.ndarray  # float32
     bits: np.ndarray  # uint32, weights as `bits.pack` lays them out
-    masks: np.ndarray  # (9, lanes) int32, see stencils
-    counts: np.ndarray  # (lanes,) float32, number of neighbours
+    masks: np.ndarray  # of each stage (9, lanes) int32, see stencils
+    counts: np.ndarray  # of each stage (lanes,) float32, number of neighbours
+    windows: np.ndarray  # int32, orders and kinds of windows, see _Windows
     embed: np.ndarray  # patch embedding, see dense.blocked
     head: np.ndarray  # see dense.blocked
     bias: int  # of the patch embedding
     cls_token: int
     position: int  # (C, lanes)
+    embed_norm_weight: int
+    embed_norm_bias: int
     norm_weight: int
     norm_bias: int
     head_bias: int
-    depth: int
+    blocks: int  # of all stages
     inputs: int  # projections that feed attention; the last is the value's
     rows: int  # of the table, a block
-    tokens: int
-    tiles: int  # of sixteen tokens
     first: int  # token of the grid, 0 or 1
-    grid: tuple[int, int]
     patch: int
     pixels: int  # of a patch, all channels
-    margin: int  # of a field
-    pitch: int  # of a field
-    channels: int  # C
-    hidden: int
-    heads: int
     head_dim: int
     classes: int
+    windowed: bool
     decode: bool  # logits of every token of the grid
     haar: bool
     split: bool  # False: both bands are the tokens themselves
@@ -85,19 +107,19 @@ class Plan(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What one image needs room for; one a thread."""
+    """What one image needs room for, in its largest stage; one a thread."""
 
     x: np.ndarray  # (tiles, C, 16), the residual stream
     shortcut: np.ndarray  # (tiles, C, 16), sum of m_t of queries and keys
-    normalised: np.ndarray  # (C, pitch), a field: LayerNorm of x
+    normalised: np.ndarray  # (C, pitch), a field: LayerNorm of x; then (tiles, C, 16), the context
     value: np.ndarray  # (C, pitch), a field: m_v
     low: np.ndarray  # (C, 16)
     high: np.ndarray  # (C, 16)
     out: np.ndarray  # (C, 16)
     linear: np.ndarray  # (hidden, 16)
-    hidden: np.ndarray  # (hidden, 16)
+    hidden: np.ndarray  # (hidden, 16); patch merging's (4C, 16); a window's values (C, 16 * slots)
     pixels: np.ndarray  # (tiles, pixels, 16)
-    weights: np.ndarray  # (tokens + 1, 16)
+    weights: np.ndarray  # (keys + 1, 16)
     words: np.ndarray  # a packed tile of activations
     heads: np.ndarray  # packed queries and keys, values, boolean: see `head_at`, `values_at`
     ints: np.ndarray  # whole numbers: scores of each band
@@ -111,51 +133,56 @@ def words(length: int) -> int:
     return -(-length // WORD)
 
 
+@register_jitable
+def stage_at(plan: Plan, s: int) -> Stage:
+    """The sizes of stage s."""
+    row = plan.stages[s]
+    return Stage(
+        row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7],
+        row[8], row[9], row[10], row[11], row[12], row[13], row[14], row[15],
+    )  # fmt: skip
+
+
 def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
     """arrays: by the names of `packing.shapes`, float32 or float16 and packed bits."""
-    store = _Store(config, arrays)
+    stages, masks, counts = _stages(config)
+    store = _Store(stages, arrays)
     rows = len(config.attention_inputs) + 4
-    table = np.zeros((config.depth * rows, columns.COUNT), np.int64)
-    for i in range(config.depth):
-        _fill_block(table[i * rows : (i + 1) * rows], f"blocks.{i}", config, store)
-    tiles = -(-config.tokens // LANES)
-    first, lanes = config.first_patch, tiles * LANES
-    margin = stencils.margin(config.grid[1])
-    position = np.zeros((config.dim, lanes), np.float32)
-    position[:, : config.tokens] = arrays["pos_embed"][0].T
-    cls_token = arrays.get("cls_token", np.zeros(config.dim))
+    table = np.zeros((config.num_blocks * rows + len(config.merges), columns.COUNT), np.int64)
+    windows = _Windows(config)
+    for i in range(config.num_blocks):
+        block, stage = table[i * rows : (i + 1) * rows], stages[config.place_of(i)[0]]
+        _fill_block(block, f"blocks.{i}", stage, config, store)
+        if config.window:
+            _fill_windows(block[-1], i, windows, store)
+    for row, s in zip(table[config.num_blocks * rows :], config.merges.values(), strict=True):
+        _fill_merge(row, f"merges.{s}", stages[s + 1], config, store)
     embed = arrays["patch_embed.weight"].reshape(config.dim, -1)
     return Plan(
         path=popcount.path(),
+        stages=np.array(stages, np.int64),
         table=table,
         bias=store.keep("patch_embed.bias"),
-        cls_token=store.add(cls_token),
-        position=store.add(position),
         norm_weight=store.keep("norm.weight"),
         norm_bias=store.keep("norm.bias"),
         head_bias=store.keep("head.bias"),
+        **_embedding(stages[0], config, store),
         floats=np.concatenate(store.floats),
         bits=np.concatenate(store.bits),
-        masks=stencils.masks(config.grid, first, lanes),
-        counts=stencils.counts(config.grid, first, lanes, config.neighbours),
+        masks=np.concatenate(masks),
+        counts=np.concatenate(counts),
+        windows=np.concatenate(windows.arrays),
         embed=dense.blocked(embed),
         head=dense.blocked(arrays["head.weight"]),
-        depth=config.depth,
+        blocks=config.num_blocks,
         inputs=len(config.attention_inputs),
         rows=rows,
-        tokens=config.tokens,
-        tiles=tiles,
-        first=first,
-        grid=config.grid,
+        first=config.first_patch,
         patch=config.patch_size,
         pixels=embed.shape[1],
-        margin=margin,
-        pitch=lanes + 2 * margin,
-        channels=config.dim,
-        hidden=config.dim * config.mlp_ratio,
-        heads=config.heads,
         head_dim=config.head_dim,
         classes=config.num_classes,
+        windowed=config.window > 0,
         decode=config.decoder == "linear",
         haar=config.similarity == "haar",
         split=config.haar_mode != "none",
@@ -166,29 +193,89 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
     )
 
 
+def _stages(config: Config) -> tuple[list[Stage], list[np.ndarray], list[np.ndarray]]:
+    """Sizes of each stage, and its masks and counts, flat."""
+    found: list[Stage] = []
+    masks, counts, begin, place = [], [], 0, 0
+    for stage, depth in zip(config.stages, config.depths, strict=True):
+        tiles, margin = -(-stage.tokens // LANES), stencils.margin(stage.grid[1])
+        lanes = tiles * LANES
+        found.append(
+            Stage(
+                begin=begin,
+                end=begin + depth,
+                channels=stage.dim,
+                hidden=stage.dim * config.mlp_ratio,
+                heads=stage.heads,
+                tokens=stage.tokens,
+                tiles=tiles,
+                height=stage.grid[0],
+                width=stage.grid[1],
+                margin=margin,
+                pitch=lanes + 2 * margin,
+                masks=place * (stencils.GRID + 1),
+                counts=place,
+                windows=stage.windows,
+                keys=stage.keys,
+                slots=-(-stage.keys // LANES),
+            )
+        )
+        masks.append(stencils.masks(stage.grid, stage.first, lanes).reshape(-1))
+        counts.append(stencils.counts(stage.grid, stage.first, lanes, config.neighbours))
+        begin, place = begin + depth, place + lanes
+    return found, masks, counts
+
+
+def _embedding(stage: Stage, config: Config, store: _Store) -> dict[str, int]:
+    """Places of what makes tokens of patches: a norm, or class token and position embedding."""
+    places = dict.fromkeys(
+        ("cls_token", "position", "embed_norm_weight", "embed_norm_bias"), store.zeros
+    )
+    if config.window:
+        norm = {f"embed_norm_{leaf}": store.keep(f"embed_norm.{leaf}") for leaf in NORM}
+        return {**places, **norm}
+    position = np.zeros((stage.channels, stage.tiles * LANES), np.float32)
+    position[:, : stage.tokens] = store.arrays["pos_embed"][0].T
+    cls_token = store.keep("cls_token") if config.pool == "cls" else store.zeros
+    return {**places, "cls_token": cls_token, "position": store.add(position)}
+
+
 def work(plan: Plan) -> Work:
     """Buffers for one image; what is never written stays 0."""
-    tile = plan.channels * LANES
-    widest = max(plan.hidden, plan.channels, LANES)  # a block of sixteen at least
+    stages = [stage_at(plan, s) for s in range(len(plan.stages))]
+    # a block of sixteen at least; what is merged has the channels of 2 x 2 neighbours
+    merged = [4 * stage.channels for stage in stages[:-1]]
+    widest = max(LANES, *merged, *(max(stage.hidden, stage.channels) for stage in stages))
+    window = max(stage.channels * stage.slots for stage in stages) if plan.windowed else 0
+    tile = max(stage.channels for stage in stages) * LANES
+    stream = max(stage.tiles * stage.channels for stage in stages) * LANES
+    field = max(stage.channels * stage.pitch for stage in stages)
+    keys = max(stage.keys for stage in stages)
+    slots = max(stage.slots for stage in stages)
 
     def floats(size: int) -> np.ndarray:
         return aligned(size, np.float32)
 
+    def heads(stage: Stage) -> int:
+        if plan.windowed:
+            return grid_head_at(plan, stage, plan.inputs - 1, 0, 0)
+        return values_at(plan, stage, stage.heads) + words(stage.keys) * LANES
+
     return Work(
-        x=floats(plan.tiles * tile),
-        shortcut=floats(plan.tiles * tile),
-        normalised=floats(plan.channels * plan.pitch),
-        value=floats(plan.channels * plan.pitch),
+        x=floats(stream),
+        shortcut=floats(stream),
+        normalised=floats(field),
+        value=floats(field),
         low=floats(tile),
         high=floats(tile),
         out=floats(tile),
         linear=floats(widest * LANES),
-        hidden=floats(widest * LANES),
-        pixels=floats(plan.tiles * plan.pixels * LANES),
-        weights=floats((plan.tokens + 1) * LANES),
+        hidden=floats(max(widest, window) * LANES),
+        pixels=floats(stages[0].tiles * plan.pixels * LANES),
+        weights=floats((keys + 1) * LANES),
         words=aligned(words(widest) * LANES, np.uint32),
-        heads=aligned(values_at(plan, plan.heads) + words(plan.tokens) * LANES, np.uint32),
-        ints=aligned(2 * plan.tiles * LANES * LANES, np.int32),
+        heads=aligned(max(map(heads, stages)), np.uint32),
+        ints=aligned(2 * slots * LANES * LANES, np.int32),
         ones=aligned(LANES, np.int32),
         sums=floats(LANES),
     )
@@ -201,33 +288,77 @@ def aligned(size: int, dtype: type) -> np.ndarray:
     return room[first : first + size]
 
 
-# In Work.heads lie the packed queries and keys, then the values, last the boolean of a head.
+# In Work.heads lie the packed queries and keys, then the values, then the boolean of a head: of all
+# tokens, or of the window that is looked at. With windows all queries and keys follow, in the order
+# of the grid.
 
 
 @register_jitable
-def head_at(plan: Plan, t: int, head: int, tile: int) -> int:
+def head_at(plan: Plan, stage: Stage, t: int, head: int, tile: int) -> int:
     """Where the packed queries or keys t of a head and tile begin."""
-    return ((t * plan.heads + head) * plan.tiles + tile) * words(plan.head_dim) * LANES
+    return ((t * stage.heads + head) * stage.slots + tile) * words(plan.head_dim) * LANES
 
 
 @register_jitable
-def values_at(plan: Plan, head: int) -> int:
+def values_at(plan: Plan, stage: Stage, head: int) -> int:
     """Where the packed values of a head begin; of one head more than there is: the boolean."""
     blocks = -(-plan.head_dim // LANES)
-    return head_at(plan, plan.inputs - 1, 0, 0) + head * blocks * words(plan.tokens) * LANES
+    values = head_at(plan, stage, plan.inputs - 1, 0, 0)
+    return values + head * blocks * words(stage.keys) * LANES
+
+
+@register_jitable
+def grid_head_at(plan: Plan, stage: Stage, t: int, head: int, tile: int) -> int:
+    """As `head_at`, of the tiles of the grid, of which windows are cut."""
+    begin = values_at(plan, stage, stage.heads) + words(stage.keys) * LANES
+    tiles = (t * stage.heads + head) * stage.tiles + tile
+    return begin + tiles * words(plan.head_dim) * LANES
+
+
+class _Windows:
+    """Collects what differs between windows, and gives the place of each array.
+
+    An order is (windows, 16 * slots), the token at each place of a window, -1 where there is none.
+    Kinds are (windows,): windows of one kind mask the same pairs.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.arrays = [np.zeros(1, np.int32)]
+        self._length = 1
+        self._known: dict[ModelStage, tuple[int, int, np.ndarray]] = {}
+
+    def of(self, block: int) -> tuple[int, int, np.ndarray]:
+        """Places of its order and kinds, and bool (kinds, M M, M M), the pairs that are seen."""
+        stage = self.config.stage_of(block)
+        if stage not in self._known:
+            options = (stage.grid, stage.window, stage.shift)
+            seen, kinds = np.unique(ops_windows.mask(*options), axis=0, return_inverse=True)
+            tokens = np.arange(stage.tokens, dtype=np.float64)[None, :, None]
+            order, _ = ops_windows.forward(tokens, *options)
+            padding = ((0, 0), (0, -stage.keys % LANES))
+            padded = np.pad(order[..., 0], padding, constant_values=-1)
+            self._known[stage] = self._add(padded), self._add(kinds), seen
+        return self._known[stage]
+
+    def _add(self, values: np.ndarray) -> int:
+        place = self._length
+        self.arrays.append(values.reshape(-1).astype(np.int32))
+        self._length += values.size
+        return place
 
 
 class _Store:
     """Collects floats and bits and gives the place of each."""
 
-    def __init__(self, config: Config, arrays: Mapping[str, np.ndarray]):
+    def __init__(self, stages: Sequence[Stage], arrays: Mapping[str, np.ndarray]):
         self.arrays = arrays
         self.floats: list[np.ndarray] = []
         self.bits: list[np.ndarray] = []
         self._lengths = {"floats": 0, "bits": 0}
-        lanes = -(-config.tokens // LANES) * LANES
-        self.zeros = self.add(np.zeros(max(lanes, config.dim)))
-        self.ones = self.add(np.ones(max(lanes, config.dim)))
+        longest = max(max(stage.tiles * LANES, stage.channels) for stage in stages)
+        self.zeros = self.add(np.zeros(longest))
+        self.ones = self.add(np.ones(longest))
 
     def add(self, values: np.ndarray) -> int:
         return self._append("floats", np.asarray(values, np.float32).reshape(-1))
@@ -256,19 +387,17 @@ class _Store:
         return place
 
 
-def _fill_block(table: np.ndarray, name: str, config: Config, store: _Store) -> None:
+def _fill_block(table: np.ndarray, name: str, stage: Stage, config: Config, store: _Store) -> None:
     """Rows of a block: projections of attention, proj, up, down, attention's own, the block's."""
-    C, hidden = config.dim, config.dim * config.mlp_ratio
+    C, hidden = stage.channels, stage.hidden
     units = [(f"attn.{t}", C, C) for t in config.attention_inputs]
     units += [("attn.proj", C, C), ("mlp.up", C, hidden), ("mlp.down", hidden, C)]
     for row, (unit, inputs, outputs) in zip(table, units, strict=False):
-        row[columns.INPUTS], row[columns.OUTPUTS] = inputs, outputs
-        row[columns.BITS] = store.keep_bits(f"{name}.{unit}.bits", inputs)
-        _fill(row, f"{name}.{unit}", PROJECTION, config, store)
+        _fill_projection(row, f"{name}.{unit}", inputs, outputs, stage, config, store)
     for row, t in zip(table, config.attention_inputs, strict=False):
         row[columns.HEAD_MOVE] = store.keep(f"{name}.attn.{t}_move")
     own = table[-1]
-    _fill_attention(own, f"{name}.attn", config, store)
+    _fill_attention(own, f"{name}.attn", stage, config, store)
     for path, column in BLOCK.items():
         own[column] = store.keep(f"{name}.{path}")
     for path, (alpha, beta) in SCALES.items():
@@ -278,21 +407,52 @@ def _fill_block(table: np.ndarray, name: str, config: Config, store: _Store) -> 
             own[beta] = store.keep(f"{name}.{path}.beta")
 
 
-def _fill_attention(row: np.ndarray, name: str, config: Config, store: _Store) -> None:
+def _fill_merge(row: np.ndarray, name: str, stage: Stage, config: Config, store: _Store) -> None:
+    """Of patch merging that leads to `stage`."""
+    C = stage.channels
+    _fill_projection(row, f"{name}.proj", 2 * C, C, stage, config, store)
+    for leaf, column in NORM.items():
+        row[column] = store.keep(f"{name}.norm.{leaf}")
+
+
+def _fill_projection(
+    row, name: str, inputs: int, outputs: int, stage: Stage, config, store
+) -> None:
+    row[columns.INPUTS], row[columns.OUTPUTS] = inputs, outputs
+    row[columns.BITS] = store.keep_bits(f"{name}.bits", inputs)
+    _fill(row, name, PROJECTION, stage, config, store)
+
+
+def _fill_attention(
+    row: np.ndarray, name: str, stage: Stage, config: Config, store: _Store
+) -> None:
     row[columns.SHORTCUT], row[columns.NEIGHBOUR] = store.ones, store.zeros
     own = {path: column for path, column in ATTENTION.items() if f"{name}.{path}" in store.arrays}
-    _fill(row, name, own, config, store)
+    _fill(row, name, own, stage, config, store)
     alpha = np.asarray(store.arrays[f"{name}.alpha"], np.float32).reshape(-1)
-    row[columns.STEP] = store.add(np.broadcast_to(boolean.step_of(alpha), config.heads))
-    weights = store.arrays.get(f"{name}.band_weight", np.ones(config.heads))
+    row[columns.STEP] = store.add(np.broadcast_to(boolean.step_of(alpha), stage.heads))
+    weights = store.arrays.get(f"{name}.band_weight", np.ones(stage.heads))
     row[columns.BAND_WEIGHT] = store.add(weights)
 
 
-def _fill(row, name: str, places: Mapping[str, int], config: Config, store: _Store) -> None:
+def _fill_windows(row: np.ndarray, block: int, windows: _Windows, store: _Store) -> None:
+    """What is added to the scores, (kinds, heads, slots, keys, 16), query by lane."""
+    row[columns.ORDER], row[columns.KINDS], seen = windows.of(block)
+    table = store.arrays[f"blocks.{block}.attn.position_bias"]
+    keys = seen.shape[-1]
+    bias = table[position_bias.offsets(math.isqrt(keys))].transpose(2, 0, 1)  # (heads, M M, M M)
+    added = np.where(seen[:, None], bias, -np.inf)
+    padded = np.pad(added, ((0, 0), (0, 0), (0, -keys % LANES), (0, 0)))
+    by_lane = padded.reshape(*padded.shape[:2], -1, LANES, keys).swapaxes(-1, -2)
+    row[columns.POSITION_BIAS] = store.add(by_lane)
+
+
+def _fill(
+    row, name: str, places: Mapping[str, int], stage: Stage, config: Config, store: _Store
+) -> None:
     for path, column in places.items():
         row[column] = store.keep(f"{name}.{path}")
-    lanes = -(-config.tokens // LANES) * LANES
     for path, column in TOKEN_SHIFTS.items():
         row[column] = store.zeros
         if config.rprelu == "token":
-            row[column] = store.keep_tokens(f"{name}.{path}", lanes)
+            row[column] = store.keep_tokens(f"{name}.{path}", stage.tiles * LANES)

@@ -1,8 +1,9 @@
 """One image through the network, tile by tile of sixteen tokens [SPEC 5, 6].
 
-A block is two sweeps over the tiles. The first feeds attention: bands, projections, packed queries
-and keys; values, which are packed over the tokens, need it whole. The second does all the rest of
-a tile, from the scores to the end of the MLP, without leaving the cache.
+A block is three sweeps. The first feeds attention, tile by tile: bands, projections, packed queries
+and keys; values, which are packed over the tokens, need it whole. The second is attention, over all
+tokens or window by window: a window is cut out of the tiles of the grid, and its context is put
+back. The third does all the rest of a tile, to the end of the MLP, without leaving the cache.
 
 The functions here only put kernels in order. They are compiled into one; called from Python they
 run as they stand, kernel by kernel, and then `keep` shows a listener every value on its way.
@@ -15,12 +16,20 @@ from collections.abc import Callable
 from numba.extending import overload, register_jitable
 
 from refimpl.engine import columns
-from refimpl.engine.plan import Plan, Work, head_at, values_at
-from refimpl.kernels import attention, dense, stencils, tiles
+from refimpl.engine.plan import Plan, Work, grid_head_at, head_at, stage_at, values_at, words
+from refimpl.kernels import attention, dense, stencils, tiles, windows
 from refimpl.kernels.compile import borrow, jit
 from refimpl.kernels.vector import LANES
 
 FINE = -1
+
+
+def pasted(function: Callable) -> Callable:
+    """Compiled as a part of its caller, for what runs for every tile.
+
+    Plan and work are some 250 numbers: to hand them on takes as long as a kernel.
+    """
+    return register_jitable(inline="always")(function)
 
 
 def keep(listener: Callable | None, what: str, row: int, head: int, tile: int, values, at: int):
@@ -43,26 +52,25 @@ def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) ->
 
     Returns FINE, or the row of the table in which NaN or infinity entered a sign first.
     """
-    _embed(listener, plan, work, image)
-    status = FINE
-    for block in range(plan.depth):
-        own = block * plan.rows + plan.rows - 1
-        for tile in range(plan.tiles):
-            _normalise(plan, work, own, tile)
-        for tile in range(plan.tiles):
-            broken = _feed_attention(listener, plan, work, block, tile)
-            status = broken if status == FINE else status
-        value = block * plan.rows + plan.inputs - 1
-        if not _pack_values(listener, plan, work, value) and status == FINE:
-            status = value
-        for tile in range(plan.tiles):
-            broken = _finish_block(listener, plan, work, block, tile)
-            status = broken if status == FINE else status
+    stage, status = stage_at(plan, 0), FINE
+    _embed(listener, plan, stage, work, image)
+    for s in range(len(plan.stages)):
+        stage = stage_at(plan, s)
+        if s > 0:
+            status = _first(status, _merge(listener, plan, stage, work, s - 1))
+        for block in range(stage.begin, stage.end):
+            status = _first(status, _block(listener, plan, stage, work, block))
     if plan.decode:
-        _decode(listener, plan, work, logits)
+        _decode(listener, plan, stage, work, logits)
     else:
-        _classify(listener, plan, work, logits)
+        _classify(listener, plan, stage, work, logits)
     return status
+
+
+@register_jitable
+def _first(status, later):
+    """The first of two that is not FINE."""
+    return later if status == FINE else status
 
 
 @jit
@@ -72,48 +80,102 @@ def compiled_forward(plan: Plan, work: Work, image, logits) -> int:
 
 
 @register_jitable
-def _embed(listener, plan, work, image):
+def _embed(listener, plan, stage, work, image):
     """The tokens that enter the first block, in the stream."""
-    lanes = plan.tiles * LANES
+    lanes = stage.tiles * LANES
     for token in range(0, lanes, LANES):
         dense.patches(
-            image, plan.first, token, plan.patch, plan.grid[1], work.pixels, token * plan.pixels
+            image, plan.first, token, plan.patch, stage.width, work.pixels, token * plan.pixels
         )
-    for channel in range(0, plan.channels, LANES):
+    for channel in range(0, stage.channels, LANES):
         dense.embed(
-            work.pixels, plan.pixels, plan.embed, channel, plan.channels, plan.floats, plan.bias,
+            work.pixels, plan.pixels, plan.embed, channel, stage.channels, plan.floats, plan.bias,
             lanes, work.linear, work.x,
         )  # fmt: skip
-    for tile in range(plan.tiles):
-        x_at = tile * plan.channels * LANES
+    for tile in range(stage.tiles):
+        x_at = tile * stage.channels * LANES
         keep(listener, "patch_embed.out", 0, 0, tile, work.x, x_at)
-        dense.position(
-            work.x, x_at, plan.channels, plan.floats, plan.cls_token, plan.position, lanes,
-            plan.masks, tile * LANES,
-        )  # fmt: skip
+        if plan.windowed:
+            tiles.normalise(
+                work.x, x_at, stage.channels,
+                plan.floats, plan.embed_norm_weight, plan.embed_norm_bias, plan.eps,
+                work.x, x_at, LANES,
+            )  # fmt: skip
+        else:
+            dense.position(
+                work.x, x_at, stage.channels, plan.floats, plan.cls_token, plan.position, lanes,
+                _masks(plan, stage), tile * LANES,
+            )  # fmt: skip
         keep(listener, "tokens", 0, 0, tile, work.x, x_at)
 
 
+@pasted
+def _masks(plan, stage):
+    """Those of the stage, see `stencils`."""
+    return plan.masks[stage.masks : stage.masks + (stencils.GRID + 1) * stage.tiles * LANES]
+
+
 @register_jitable
-def _normalise(plan, work, own, tile):
+def _merge(listener, plan, stage, work, merge):
+    """Patch merging, from the stream of the stage before to that of this one."""
+    row, before = plan.blocks * plan.rows + merge, stage_at(plan, merge)
+    inputs, status = plan.table[row, columns.INPUTS], FINE
+    for tile in range(stage.tiles):
+        # No token's neighbours lie before twice its own place, where the stream, as it is written
+        # with twice the channels, has not come yet.
+        windows.merge_patches(
+            work.x, before.channels, tile * LANES, stage.tokens, stage.width, work.hidden
+        )
+        keep(listener, "patches", row, 0, tile, work.hidden, 0)
+        tiles.normalise(
+            work.hidden, 0, inputs,
+            plan.floats, plan.table[row, columns.NORM1_WEIGHT], plan.table[row, columns.NORM1_BIAS],
+            plan.eps, work.hidden, 0, LANES,
+        )  # fmt: skip
+        keep(listener, "norm.out", row, 0, tile, work.hidden, 0)
+        x_at = tile * stage.channels * LANES
+        fine = _project(listener, plan, work, row, tile, work.hidden, 0, work.x, x_at)
+        status = _first(status, FINE if fine else row)
+    return status
+
+
+@register_jitable
+def _block(listener, plan, stage, work, block):
+    own = block * plan.rows + plan.rows - 1
+    status = FINE
+    for tile in range(stage.tiles):
+        _normalise(plan, stage, work, own, tile)
+    for tile in range(stage.tiles):
+        status = _first(status, _feed_attention(listener, plan, stage, work, block, tile))
+    value = block * plan.rows + plan.inputs - 1
+    for window in range(stage.windows):
+        fine = _attend(listener, plan, stage, work, own, value, window)
+        status = _first(status, FINE if fine else value)
+    for tile in range(stage.tiles):
+        status = _first(status, _finish_block(listener, plan, stage, work, block, tile))
+    return status
+
+
+@pasted
+def _normalise(plan, stage, work, own, tile):
     """LayerNorm1 of a tile, into the field."""
     tiles.normalise(
-        work.x, tile * plan.channels * LANES, plan.channels,
+        work.x, tile * stage.channels * LANES, stage.channels,
         plan.floats, plan.table[own, columns.NORM1_WEIGHT], plan.table[own, columns.NORM1_BIAS],
         plan.eps,
-        work.normalised, plan.margin + tile * LANES, plan.pitch,
+        work.normalised, stage.margin + tile * LANES, stage.pitch,
     )  # fmt: skip
 
 
-@register_jitable
-def _feed_attention(listener, plan, work, block, tile):
+@pasted
+def _feed_attention(listener, plan, stage, work, block, tile):
     """Projections of a tile -> its packed queries and keys, their sum, and its values."""
-    stride, here = plan.channels * LANES, plan.margin + tile * LANES
+    stride, here = stage.channels * LANES, stage.margin + tile * LANES
     own = block * plan.rows + plan.rows - 1
-    tiles.cut(work.normalised, plan.pitch, here, plan.channels, work.hidden)
+    tiles.cut(work.normalised, stage.pitch, here, stage.channels, work.hidden)
     keep(listener, "norm1.out", own, 0, tile, work.hidden, 0)
     if plan.haar:
-        _split(plan, work, tile)
+        _split(plan, stage, work, tile)
         keep(listener, "attn.low", own, 0, tile, work.low, 0)
         keep(listener, "attn.high", own, 0, tile, work.high, 0)
     status = FINE
@@ -124,46 +186,54 @@ def _feed_attention(listener, plan, work, block, tile):
             source = work.low if t < 2 else work.high
         fine = _project(listener, plan, work, row, tile, source, 0, work.out, 0)
         if t == plan.inputs - 1:
-            tiles.place(work.out, plan.channels, work.value, plan.pitch, here)
+            tiles.place(work.out, stage.channels, work.value, stage.pitch, here)
         else:
-            tiles.add(work.out, plan.channels, work.shortcut, tile * stride, t == 0)
-            for head in range(plan.heads):
-                at = head * plan.head_dim
-                fine &= tiles.pack(
-                    work.out, at * LANES, plan.head_dim,
-                    plan.floats, plan.table[row, columns.HEAD_MOVE] + at,
-                    work.heads, head_at(plan, t, head, tile),
-                )  # fmt: skip
-                keep(
-                    listener, "head_bit", row, head, tile, work.heads, head_at(plan, t, head, tile)
-                )
-        if not fine and status == FINE:
-            status = row
+            tiles.add(work.out, stage.channels, work.shortcut, tile * stride, t == 0)
+            fine &= _pack_heads(listener, plan, stage, work, row, t, tile)
+        status = _first(status, FINE if fine else row)
     return status
 
 
-@register_jitable
-def _split(plan, work, tile):
+@pasted
+def _pack_heads(listener, plan, stage, work, row, t, tile):
+    """Queries or keys t of a tile, from `out`."""
+    fine = True
+    for head in range(stage.heads):
+        at, place = head * plan.head_dim, head_at(plan, stage, t, head, tile)
+        if plan.windowed:
+            place = grid_head_at(plan, stage, t, head, tile)
+        fine &= tiles.pack(
+            work.out, at * LANES, plan.head_dim,
+            plan.floats, plan.table[row, columns.HEAD_MOVE] + at, work.heads, place,
+        )  # fmt: skip
+        if not plan.windowed:
+            keep(listener, "head_bit", row, head, tile, work.heads, place)
+    return fine
+
+
+@pasted
+def _split(plan, stage, work, tile):
     if not plan.split:
-        here = plan.margin + tile * LANES
-        tiles.cut(work.normalised, plan.pitch, here, plan.channels, work.low)
-        tiles.cut(work.normalised, plan.pitch, here, plan.channels, work.high)
+        here = stage.margin + tile * LANES
+        tiles.cut(work.normalised, stage.pitch, here, stage.channels, work.low)
+        tiles.cut(work.normalised, stage.pitch, here, stage.channels, work.high)
         if tile == 0 and plan.first == 1 and not plan.high_cls:
-            for c in range(plan.channels):
+            for c in range(stage.channels):
                 work.high[c * LANES] = 0
     elif plan.periodic:
         stencils.periodic_bands(
-            work.normalised, plan.pitch, plan.margin, plan.channels, plan.first, plan.grid,
-            plan.tokens, tile * LANES, plan.high_cls, work.low, work.high,
+            work.normalised, stage.pitch, stage.margin, stage.channels, plan.first,
+            (stage.height, stage.width),
+            stage.tokens, tile * LANES, plan.high_cls, work.low, work.high,
         )  # fmt: skip
     else:
         stencils.bands(
-            work.normalised, plan.pitch, plan.margin, plan.channels, plan.masks,
-            plan.tiles * LANES, tile * LANES, plan.grid[1], plan.high_cls, work.low, work.high,
+            work.normalised, stage.pitch, stage.margin, stage.channels, _masks(plan, stage),
+            stage.tiles * LANES, tile * LANES, stage.width, plan.high_cls, work.low, work.high,
         )  # fmt: skip
 
 
-@register_jitable
+@pasted
 def _project(listener, plan, work, row, tile, x, x_at, out, out_at):
     """P(x; I -> O) of a tile; False where NaN or infinity entered the sign."""
     table, floats = plan.table, plan.floats
@@ -186,7 +256,7 @@ def _project(listener, plan, work, row, tile, x, x_at, out, out_at):
     return fine
 
 
-@register_jitable
+@pasted
 def _rprelu(plan, row, tile):
     """Places of the channel shifts, and of the token shifts of a tile."""
     table, token = plan.table, tile * LANES
@@ -197,24 +267,108 @@ def _rprelu(plan, row, tile):
 
 
 @register_jitable
-def _pack_values(listener, plan, work, row):
+def _attend(listener, plan, stage, work, own, value, window):
+    """The context of a window, in the place of the field `normalised`, which nobody reads again.
+
+    False where values are NaN or infinity.
+    """
+    values, pitch, at, order, bias = work.value, stage.pitch, stage.margin, 0, 0
+    if plan.windowed:
+        order, bias = _windows(plan, stage, own, window)
+        _cut(listener, plan, stage, work, value, window, order)
+        values, pitch, at = work.hidden, stage.slots * LANES, 0
     fine = attention.pack_values(
-        work.value, plan.pitch, plan.margin, plan.tokens, plan.channels, plan.head_dim,
-        plan.floats, plan.table[row, columns.HEAD_MOVE], work.heads, values_at(plan, 0),
+        values, pitch, at, stage.keys, stage.channels, plan.head_dim,
+        plan.floats, plan.table[value, columns.HEAD_MOVE], work.heads, values_at(plan, stage, 0),
     )  # fmt: skip
-    for head in range(plan.heads):
-        keep(listener, "head_bit", row, head, 0, work.heads, values_at(plan, head))
+    for head in range(stage.heads):
+        keep(listener, "head_bit", value, head, window, work.heads, values_at(plan, stage, head))
+    for slot in range(stage.slots):
+        for head in range(stage.heads):
+            _attend_head(listener, plan, stage, work, own, window, slot, head, bias)
+        if plan.windowed:
+            windows.put_back(
+                work.low, stage.channels, plan.windows, order + slot * LANES, work.normalised
+            )
+        else:
+            stride = stage.channels * LANES
+            tiles.place(work.low, stage.channels, work.normalised, LANES, slot * stride)
     return fine
 
 
+@pasted
+def _windows(plan, stage, own, window):
+    """Places of the order of a window, and of what is added to its scores."""
+    kind = plan.windows[plan.table[own, columns.KINDS] + window]
+    added = stage.heads * stage.slots * stage.keys * LANES  # of a kind
+    return (
+        plan.table[own, columns.ORDER] + window * stage.slots * LANES,
+        plan.table[own, columns.POSITION_BIAS] + kind * added,
+    )
+
+
 @register_jitable
-def _finish_block(listener, plan, work, block, tile):
+def _cut(listener, plan, stage, work, value, window, order):
+    """Queries, keys and values of a window, these in `hidden`; value: their row of the table."""
+    places = stage.slots * LANES
+    for t in range(plan.inputs - 1):
+        row = value - plan.inputs + 1 + t
+        for head in range(stage.heads):
+            windows.cut_words(
+                work.heads, grid_head_at(plan, stage, t, head, 0), words(plan.head_dim),
+                plan.windows, order, places, work.heads, head_at(plan, stage, t, head, 0),
+            )  # fmt: skip
+            for slot in range(stage.slots):
+                place = head_at(plan, stage, t, head, slot)
+                keep(listener, "head_bit", row, head, window, work.heads, place)
+    windows.cut_field(
+        work.value, stage.pitch, stage.margin, stage.channels, plan.windows, order, places,
+        work.hidden,
+    )  # fmt: skip
+
+
+@pasted
+def _attend_head(listener, plan, stage, work, own, window, slot, head, bias):
+    """The context of a tile of a window's queries for a head, into its channels of `low`.
+
+    bias: where what is added to the scores of the window begins, 0 where there is nothing.
+    """
+    if bias > 0:
+        bias += (head * stage.slots + slot) * stage.keys * LANES
+    rows = stage.slots * LANES
+    for band in range(2 if plan.haar else 1):
+        queries = head_at(plan, stage, 2 * band, head, slot)
+        keys = head_at(plan, stage, 2 * band + 1, head, 0)
+        attention.products(
+            plan.path, work.heads, queries, keys, plan.head_dim, stage.slots,
+            work.ints, band * rows * LANES,
+        )  # fmt: skip
+    keep(listener, "attn.scores", own, head, window, work.ints, 0)
+    attention.weigh(
+        work.ints, rows * LANES if plan.haar else 0, stage.keys, plan.head_dim,
+        plan.floats, plan.table[own, columns.BAND_WEIGHT] + head, stage.heads, bias, work.weights,
+    )  # fmt: skip
+    keep(listener, "attn.weights", own, head, window, work.weights, 0)
+    step, boolean_at = (
+        plan.floats[plan.table[own, columns.STEP] + head],
+        values_at(plan, stage, stage.heads),
+    )
+    attention.binarize(work.weights, stage.keys, step, work.heads, boolean_at, work.ones)
+    keep(listener, "attn.prob.bit", own, head, window, work.heads, boolean_at)
+    attention.attend(
+        plan.path, work.heads, boolean_at, values_at(plan, stage, head), stage.keys, plan.head_dim,
+        work.ones, step, work.ints, work.low, head * plan.head_dim * LANES,
+    )  # fmt: skip
+
+
+@pasted
+def _finish_block(listener, plan, stage, work, block, tile):
     """From the scores of a tile's queries to the end of the block."""
     own = block * plan.rows + plan.rows - 1
     proj, up, down = own - 3, own - 2, own - 1
     table, floats = plan.table, plan.floats
-    x_at = tile * plan.channels * LANES
-    _attend(listener, plan, work, own, tile)
+    x_at = tile * stage.channels * LANES
+    _gather(listener, plan, stage, work, own, tile)
     status = FINE
     if not _project(listener, plan, work, proj, tile, work.low, 0, work.out, 0):
         status = proj
@@ -222,14 +376,14 @@ def _finish_block(listener, plan, work, block, tile):
         work.x,
         x_at,
         work.out,
-        plan.channels,
+        stage.channels,
         floats,
         table[own, columns.ALPHA1],
         table[own, columns.BETA1],
     )
     keep(listener, "mid", own, 0, tile, work.x, x_at)
     tiles.normalise(
-        work.x, x_at, plan.channels,
+        work.x, x_at, stage.channels,
         floats, table[own, columns.NORM2_WEIGHT], table[own, columns.NORM2_BIAS], plan.eps,
         work.low, 0, LANES,
     )  # fmt: skip
@@ -242,7 +396,7 @@ def _finish_block(listener, plan, work, block, tile):
         work.x,
         x_at,
         work.out,
-        plan.channels,
+        stage.channels,
         floats,
         table[own, columns.ALPHA2],
         table[own, columns.BETA2],
@@ -251,98 +405,70 @@ def _finish_block(listener, plan, work, block, tile):
     return status
 
 
-@register_jitable
-def _attend(listener, plan, work, own, tile):
+@pasted
+def _gather(listener, plan, stage, work, own, tile):
     """RPReLU_o of what attention gathers for a tile, in `low`."""
-    floats, here = plan.floats, plan.margin + tile * LANES
-    for head in range(plan.heads):
-        _attend_head(listener, plan, work, own, tile, head)
-    keep(listener, "attn.context", own, 0, tile, work.low, 0)
+    floats, here = plan.floats, stage.margin + tile * LANES
+    context_at = tile * stage.channels * LANES
+    keep(listener, "attn.context", own, 0, tile, work.normalised, context_at)
     tiles.normalise(
-        work.low, 0, plan.channels,
+        work.normalised, context_at, stage.channels,
         floats, plan.table[own, columns.NORM_WEIGHT], plan.table[own, columns.NORM_BIAS], plan.eps,
         work.linear, 0, LANES,
     )  # fmt: skip
     keep(listener, "attn.norm.out", own, 0, tile, work.linear, 0)
     if plan.differential:
         stencils.neighbour_mean(
-            work.value, plan.pitch, plan.margin, plan.channels, plan.masks, plan.counts,
-            plan.tiles * LANES, tile * LANES, plan.grid[1], work.high,
+            work.value, stage.pitch, stage.margin, stage.channels,
+            _masks(plan, stage), plan.counts[stage.counts : stage.counts + stage.tiles * LANES],
+            stage.tiles * LANES, tile * LANES, stage.width, work.high,
         )  # fmt: skip
         keep(listener, "attn.neighbour_mean", own, 0, tile, work.high, 0)
         stencils.differential(
-            work.value, plan.pitch, here, plan.channels, work.high,
+            work.value, stage.pitch, here, stage.channels, work.high,
             floats, plan.table[own, columns.SHORTCUT], plan.table[own, columns.NEIGHBOUR], work.out,
         )  # fmt: skip
     else:
-        tiles.cut(work.value, plan.pitch, here, plan.channels, work.out)
+        tiles.cut(work.value, stage.pitch, here, stage.channels, work.out)
     shifts, token_shifts = _rprelu(plan, own, tile)
     tiles.combine(
-        work.linear, work.shortcut, tile * plan.channels * LANES, work.out, plan.channels,
+        work.linear, work.shortcut, tile * stage.channels * LANES, work.out, stage.channels,
         floats, shifts, token_shifts, work.low,
     )  # fmt: skip
     keep(listener, "attn.out", own, 0, tile, work.low, 0)
 
 
 @register_jitable
-def _attend_head(listener, plan, work, own, tile, head):
-    """The context of a head, into its channels of `low`."""
-    rows = plan.tiles * LANES
-    for band in range(2 if plan.haar else 1):
-        queries, keys = head_at(plan, 2 * band, head, tile), head_at(plan, 2 * band + 1, head, 0)
-        attention.products(
-            plan.path, work.heads, queries, keys, plan.head_dim, plan.tiles,
-            work.ints, band * rows * LANES,
-        )  # fmt: skip
-    keep(listener, "attn.scores", own, head, tile, work.ints, 0)
-    attention.weigh(
-        work.ints, rows * LANES if plan.haar else 0, plan.tokens, plan.head_dim,
-        plan.floats, plan.table[own, columns.BAND_WEIGHT] + head, plan.heads, work.weights,
-    )  # fmt: skip
-    keep(listener, "attn.weights", own, head, tile, work.weights, 0)
-    step, boolean_at = (
-        plan.floats[plan.table[own, columns.STEP] + head],
-        values_at(plan, plan.heads),
-    )
-    attention.binarize(work.weights, plan.tokens, step, work.heads, boolean_at, work.ones)
-    keep(listener, "attn.prob.bit", own, head, tile, work.heads, boolean_at)
-    attention.attend(
-        plan.path, work.heads, boolean_at, values_at(plan, head), plan.tokens, plan.head_dim,
-        work.ones, step, work.ints, work.low, head * plan.head_dim * LANES,
-    )  # fmt: skip
-
-
-@register_jitable
-def _classify(listener, plan, work, logits):
+def _classify(listener, plan, stage, work, logits):
     """LayerNorm, pooling and the head; the pooled token is lane 0 of `low`."""
     mean_pool = plan.first == 0
     if mean_pool:
         work.low[:] = 0
-    for tile in range(plan.tiles if mean_pool or listener is not None else 1):
+    for tile in range(stage.tiles if mean_pool or listener is not None else 1):
         tiles.normalise(
-            work.x, tile * plan.channels * LANES, plan.channels,
+            work.x, tile * stage.channels * LANES, stage.channels,
             plan.floats, plan.norm_weight, plan.norm_bias, plan.eps, work.out, 0, LANES,
         )  # fmt: skip
-        keep(listener, "norm.out", 0, 0, tile, work.out, 0)
+        keep(listener, "norm.out", plan.blocks * plan.rows - 1, 0, tile, work.out, 0)
         if mean_pool:
-            tiles.pool(work.out, plan.channels, plan.tokens, tile * LANES, work.low)
+            tiles.pool(work.out, stage.channels, stage.tokens, tile * LANES, work.low)
         elif tile == 0:
             work.low[:] = work.out
     dense.classify(
-        plan.head, plan.channels, work.low, plan.floats, plan.head_bias, work.linear, logits
+        plan.head, stage.channels, work.low, plan.floats, plan.head_bias, work.linear, logits
     )
 
 
 @register_jitable
-def _decode(listener, plan, work, logits):
+def _decode(listener, plan, stage, work, logits):
     """LayerNorm and the linear decoder's head for every token of the grid."""
-    for tile in range(plan.tiles):
+    for tile in range(stage.tiles):
         tiles.normalise(
-            work.x, tile * plan.channels * LANES, plan.channels,
+            work.x, tile * stage.channels * LANES, stage.channels,
             plan.floats, plan.norm_weight, plan.norm_bias, plan.eps, work.out, 0, LANES,
         )  # fmt: skip
-        keep(listener, "norm.out", 0, 0, tile, work.out, 0)
+        keep(listener, "norm.out", plan.blocks * plan.rows - 1, 0, tile, work.out, 0)
         dense.decode(
-            plan.head, plan.channels, work.out, plan.floats, plan.head_bias, work.linear, logits,
-            plan.classes, tile * LANES - plan.first, plan.grid[0] * plan.grid[1],
+            plan.head, stage.channels, work.out, plan.floats, plan.head_bias, work.linear, logits,
+            plan.classes, tile * LANES - plan.first, stage.height * stage.width,
         )  # fmt: skip

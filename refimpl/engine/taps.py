@@ -15,51 +15,69 @@ from collections.abc import Mapping
 import numpy as np
 
 from refimpl.engine import columns
-from refimpl.engine.plan import Plan, words
+from refimpl.engine.plan import Plan, Stage, stage_at, words
 from refimpl.kernels import bits
 from refimpl.kernels.vector import LANES
 from refimpl.models import heads
 from refimpl.models.config import Config
-from refimpl.ops import band_sum, boolean
+from refimpl.models.stage import Stage as ModelStage
+from refimpl.ops import band_sum, boolean, position_bias
 
 Arrays = Mapping[str, np.ndarray]
 
 
 class Listener:
-    """Collects the tiles of one image; `taps` gives its tensors, without the batch axis."""
+    """Collects the tiles of one image; `taps` gives its tensors, as of a batch of one."""
 
     def __init__(self, config: Config, plan: Plan, arrays: Arrays):
         self.config, self.plan, self.arrays = config, plan, arrays
+        self._stages = [stage_at(plan, s) for s in range(len(plan.stages))]
         self._tiles: dict[tuple[str, int, int], list[np.ndarray]] = defaultdict(list)
 
     def __call__(self, what: str, row: int, head: int, tile: int, values, at: int) -> None:
         self._tiles[what, row, head].append(values[at : at + self._length(what, row)].copy())
 
     def _length(self, what: str, row: int) -> int:
-        plan = self.plan
+        plan, stage = self.plan, self._stage(row)
+        inputs, outputs = plan.table[row, [columns.INPUTS, columns.OUTPUTS]]
         lanes = {
-            "bit": words(plan.table[row, columns.INPUTS]),
-            "linear": plan.table[row, columns.OUTPUTS],
-            "norm": plan.table[row, columns.OUTPUTS],
-            "out": plan.table[row, columns.OUTPUTS] or plan.channels,
-            "attn.scores": 2 * plan.tiles * LANES,
-            "attn.weights": plan.tokens + 1,
-            "attn.prob.bit": words(plan.tokens),
+            "bit": words(inputs),
+            "linear": outputs,
+            "norm": outputs,
+            "out": outputs or stage.channels,
+            "attn.scores": 2 * stage.slots * LANES,
+            "attn.weights": stage.keys + 1,
+            "attn.prob.bit": words(stage.keys),
             "head_bit": words(plan.head_dim),
+            "patches": inputs,
+            "norm.out": inputs or stage.channels,
         }
         if what == "head_bit" and row % plan.rows == plan.inputs - 1:  # values: over the tokens
-            return -(-plan.head_dim // LANES) * words(plan.tokens) * LANES
-        return int(lanes.get(what, plan.channels)) * LANES
+            return -(-plan.head_dim // LANES) * words(stage.keys) * LANES
+        return int(lanes.get(what, stage.channels)) * LANES
+
+    def _stage(self, row: int) -> Stage:
+        """That of a row of the table; of patch merging the one that it leads to."""
+        block, merge = row // self.plan.rows, row - self.plan.blocks * self.plan.rows
+        return self._stages[self.config.place_of(block)[0] if merge < 0 else merge + 1]
 
     def taps(self) -> dict[str, np.ndarray]:
         """Name -> value, in an order in which each comes after what it is computed from."""
-        first = self.plan.first
-        found = {"patch_embed.out": self._tokens("patch_embed.out", 0)[first:]}
+        plan, merges = self.plan, self.config.merges
+        found = {"patch_embed.out": self._tokens("patch_embed.out", 0)[:, plan.first :]}
         found["tokens"] = self._tokens("tokens", 0)
-        for i in range(self.config.depth):
+        for i in range(plan.blocks):
+            if i in merges:
+                self._merge(found, merges[i])
             self._block(found, i)
-        found["norm.out"] = self._tokens("norm.out", 0)
+        found["norm.out"] = self._tokens("norm.out", plan.blocks * plan.rows - 1)
         return found
+
+    def _merge(self, found: dict[str, np.ndarray], merge: int) -> None:
+        name, row = f"merges.{merge}", self.plan.blocks * self.plan.rows + merge
+        for what in ("patches", "norm.out"):
+            found[f"{name}.{what}"] = self._tokens(what, row)
+        self._projection(found, f"{name}.proj", row, found[f"{name}.norm.out"])
 
     def _block(self, found: dict[str, np.ndarray], i: int) -> None:
         config, name = self.config, f"blocks.{i}"
@@ -74,8 +92,8 @@ class Listener:
         for t, unit in enumerate(config.attention_inputs):
             x = n1 if unit == "v" else source[unit[1:]]
             m = self._projection(found, f"{name}.attn.{unit}", row + t, x)
-            self._heads(found, f"{name}.attn.{unit}", row + t, m)
-        self._attention(found, f"{name}.attn", own)
+            self._heads(found, f"{name}.attn.{unit}", row + t, m, config.stage_of(i))
+        self._attention(found, f"{name}.attn", own, config.stage_of(i))
         o = found[f"{name}.attn.out"]
         self._projection(found, f"{name}.attn.proj", own - 3, o)
         found[f"{name}.mid"] = self._tokens("mid", own)
@@ -92,48 +110,40 @@ class Listener:
         found[f"{name}.weight.scale"] = self._floats(f"{name}.scale")
         found[f"{name}.z"] = x + self._floats(f"{name}.move")
         lanes = np.stack(self._tiles["bit", row, 0]).reshape(-1, words(inputs), LANES)
-        packed = bits.Packed(lanes.view(np.uint32), self.plan.tokens, int(inputs))
-        found[f"{name}.bit"] = bits.unpack(packed)
-        found[f"{name}.int"] = bits.binary_product(packed, bits.pack(_signs(weight)))
+        packed = bits.Packed(lanes.view(np.uint32), self._stage(row).tokens, int(inputs))
+        found[f"{name}.bit"] = bits.unpack(packed)[None]
+        found[f"{name}.int"] = bits.binary_product(packed, bits.pack(_signs(weight)))[None]
         found[f"{name}.linear"] = self._tokens("linear", row)
         found[f"{name}.norm"] = self._tokens("norm", row)
         found[f"{name}.out"] = self._tokens("out", row)
         return found[f"{name}.out"]
 
-    def _heads(self, found, name: str, row: int, m: np.ndarray) -> None:
-        plan, count = self.plan, self.plan.heads
-        to_heads = heads.split_values if name.endswith(".v") else heads.split
-        found[f"{name}.head_z"] = to_heads((m + self._floats(f"{name}_move"))[None], count)[0]
-        rows, length = found[f"{name}.head_z"].shape[1:]
-        tiles = [np.stack(self._tiles["head_bit", row, head]) for head in range(count)]
-        lanes = np.stack(tiles).reshape(plan.heads, -1, words(length), LANES).view(np.uint32)
+    def _heads(self, found, name: str, row: int, m: np.ndarray, stage: ModelStage) -> None:
+        to_heads = heads.cut_values if name.endswith(".v") else heads.cut
+        found[f"{name}.head_z"] = to_heads(m + self._floats(f"{name}_move"), stage)
+        rows, length = found[f"{name}.head_z"].shape[2:]
+        lanes = self._by_head("head_bit", row, words(length)).view(np.uint32)
         found[f"{name}.head_bit"] = bits.unpack(bits.Packed(lanes, rows, length))
 
-    def _attention(self, found, name: str, own: int) -> None:
-        plan, config = self.plan, self.config
-        products = self._by_head("attn.scores", own)  # (heads, tiles, 2 * keys, 16)
-        keys = plan.tiles * LANES
+    def _attention(self, found, name: str, own: int, stage: ModelStage) -> None:
+        plan, config, keys = self.plan, self.config, stage.keys
+        lanes = self._stage(own).slots * LANES
+        products = self._by_head("attn.scores", own, 2 * lanes)
         whole = [
-            _queries_first(products[:, :, first : first + plan.tokens], plan.tokens)
-            for first in range(0, len(config.bands) * keys, keys)
+            _queries_first(products[..., first : first + keys, :], keys)
+            for first in range(0, len(config.bands) * lanes, lanes)
         ]
         for band, product in zip(config.bands, whole, strict=True):
             found[f"{name}.scores{band}.int"] = product
-        bands = [product[None].astype(np.float32) for product in whole]
-        if plan.haar:
-            weight = self._floats(f"{name}.band_weight")
-            found[f"{name}.scores"] = band_sum.forward(*bands, weight, plan.head_dim)[0][0]
-        else:
-            found[f"{name}.scores"] = bands[0][0] / math.sqrt(plan.head_dim)
-        weights = self._by_head("attn.weights", own)  # (heads, tiles, keys + 1, 16)
-        prob = _queries_first(weights[:, :, :-1] / weights[:, :, -1:], plan.tokens)
+        found[f"{name}.scores"] = self._scores(name, whole)
+        weights = self._by_head("attn.weights", own, keys + 1)
+        prob = _queries_first(weights[..., :-1, :] / weights[..., -1:, :], keys)
         alpha = np.float32(self.arrays[f"{name}.alpha"])
         found[f"{name}.prob.z"] = boolean.threshold(prob, alpha)[0]
-        lanes = self._by_head("attn.prob.bit", own).view(np.uint32)
-        packed = bits.Packed(lanes, plan.tokens, plan.tokens)
-        found[f"{name}.prob.bit"] = bits.unpack(packed)
-        context = heads.split(self._tokens("attn.context", own)[None], plan.heads)[0]
-        step = np.broadcast_to(boolean.step_of(alpha), (plan.heads, 1, 1))
+        bit = self._by_head("attn.prob.bit", own, words(keys)).view(np.uint32)
+        found[f"{name}.prob.bit"] = bits.unpack(bits.Packed(bit, keys, keys))
+        context = heads.cut(self._tokens("attn.context", own), stage)
+        step = np.broadcast_to(boolean.step_of(alpha), (stage.heads, 1, 1))
         found[f"{name}.context.int"] = np.rint(context / step).astype(np.int32)
         found[f"{name}.context"] = context
         found[f"{name}.norm.out"] = self._tokens("attn.norm.out", own)
@@ -141,24 +151,37 @@ class Listener:
             found[f"{name}.neighbour_mean"] = self._tokens("attn.neighbour_mean", own)
         found[f"{name}.out"] = self._tokens("attn.out", own)
 
+    def _scores(self, name: str, whole: list[np.ndarray]) -> np.ndarray:
+        bands = [product.astype(np.float32) for product in whole]
+        if self.plan.haar:
+            weight = self._floats(f"{name}.band_weight")
+            scores, _ = band_sum.forward(*bands, weight, self.plan.head_dim)
+        else:
+            scores = bands[0] / math.sqrt(self.plan.head_dim)
+        if self.plan.windowed:
+            scores, _ = position_bias.forward(scores, self._floats(f"{name}.position_bias"))
+        return scores
+
     def _floats(self, name: str) -> np.ndarray:
         return np.asarray(self.arrays[name], np.float32)
 
     def _tokens(self, what: str, row: int) -> np.ndarray:
-        """Tiles (channels, 16) -> (N, channels)."""
-        tiles = np.stack(self._tiles[what, row, 0]).reshape(self.plan.tiles, -1, LANES)
-        return _queries_first(tiles[None], self.plan.tokens)[0]
+        """Tiles (channels, 16) -> (1, N, channels)."""
+        stage = self._stage(row)
+        tiles = np.stack(self._tiles[what, row, 0]).reshape(1, stage.tiles, -1, LANES)
+        return _queries_first(tiles, stage.tokens)
 
-    def _by_head(self, what: str, own: int) -> np.ndarray:
-        """(heads, tiles, rows, 16)."""
-        tiles = [np.stack(self._tiles[what, own, head]) for head in range(self.plan.heads)]
-        return np.stack(tiles).reshape(self.plan.heads, self.plan.tiles, -1, LANES)
+    def _by_head(self, what: str, row: int, rows: int) -> np.ndarray:
+        """(windows, heads, tiles, rows, 16); without windows there is one."""
+        stage = self._stage(row)
+        tiles = np.stack([np.stack(self._tiles[what, row, head]) for head in range(stage.heads)])
+        return tiles.reshape(stage.heads, stage.windows, -1, rows, LANES).swapaxes(0, 1)
 
 
 def _queries_first(tiles: np.ndarray, tokens: int) -> np.ndarray:
-    """(heads, tiles, rows, 16), a token by lane -> (heads, N, rows)."""
-    count, _, rows, _ = tiles.shape
-    found = tiles.swapaxes(2, 3).reshape(count, -1, rows)[:, :tokens]
+    """(…, tiles, rows, 16), a token by lane -> (…, N, rows)."""
+    *lead, _, rows, _ = tiles.shape
+    found = tiles.swapaxes(-1, -2).reshape(*lead, -1, rows)[..., :tokens, :]
     return np.ascontiguousarray(found)
 
 

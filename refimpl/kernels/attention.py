@@ -1,4 +1,4 @@
-"""Binary attention of sixteen queries of a head: scores, boolean, context [SPEC 2, 6.1, 6.2].
+"""Binary attention of sixteen queries of a head: scores, boolean, context [SPEC 2, 6.1, 6.2, 6.7].
 
 A bit is decided by e > alpha'/2 * sum of e, without forming probabilities. The exponentials are
 computed: to read them from a table, since scores of signs are few, takes longer, as CPUs compute
@@ -79,12 +79,13 @@ def products(path, words, queries, keys, head_dim, blocks, out, out_at):
 
 
 @jit
-def weigh(ints, high_at, tokens, head_dim, floats, weight, heads, weights):
+def weigh(ints, high_at, tokens, head_dim, floats, weight, heads, bias, weights):
     """exp(score - largest score of the query) of each key and query, and below them their sums.
 
     ints: products of the only band, or of the low one at 0 and of the high one at high_at (0:
     there is none); their weight is at `weight` of `floats`, that of the high one `heads` further.
-    weights (tokens + 1, 16).
+    What is added to the scores, (tokens, 16), begins at `bias` of `floats` (0: there is none);
+    it is -inf for a masked key. weights (tokens + 1, 16).
     """
     low, high = broadcast(floats, weight), splat(np.float32(0))
     if high_at > 0:
@@ -99,12 +100,36 @@ def weigh(ints, high_at, tokens, head_dim, floats, weight, heads, weights):
         score = score * splat(np.float32(1) / root) if power_of_two else score / splat(root)
         largest = select(score > largest, score, largest)
         store(weights, j * LANES, score)
+    if bias > 0:  # in loops of its own: a branch in the others would slow them down
+        largest = _add(floats, bias, tokens, weights)
     total = splat(np.float32(0))
     for j in range(tokens):
         power = exponential(load(weights, j * LANES) - largest)
         store(weights, j * LANES, power)
         total = total + power
     store(weights, tokens * LANES, total)
+    if bias > 0:
+        _mask(floats, bias, tokens, weights)
+
+
+@inlined
+def _add(floats, bias, tokens, scores):
+    """scores += bias; the largest score of each query."""
+    largest = splat(np.float32(-np.inf))
+    for j in range(tokens):
+        score = load(scores, j * LANES) + load(floats, bias + j * LANES)
+        largest = select(score > largest, score, largest)
+        store(scores, j * LANES, score)
+    return largest
+
+
+@inlined
+def _mask(floats, bias, tokens, weights):
+    """0 for masked keys: their power is the smallest float32, which was nothing to the sum."""
+    zero, masked = splat(np.float32(0)), splat(np.float32(-np.inf))
+    for j in range(tokens):
+        seen = load(floats, bias + j * LANES) > masked
+        store(weights, j * LANES, select(seen, load(weights, j * LANES), zero))
 
 
 @inlined

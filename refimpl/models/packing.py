@@ -41,8 +41,8 @@ def binary_matrices(config: Config) -> frozenset[str]:
 
 
 def for_engine(config: Config) -> bool:
-    """Whether the engine runs it: binary throughout, attention over all tokens, no pyramid."""
-    return bool(binary_matrices(config)) and not config.window and config.decoder != "fpn"
+    """Whether the engine runs it: binary throughout, and no pyramid."""
+    return bool(binary_matrices(config)) and config.decoder != "fpn"
 
 
 def shapes(config: Config) -> dict[str, Shape]:
