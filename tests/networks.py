@@ -71,7 +71,7 @@ SWINS: tuple[dict[str, Any], ...] = (
     {"image_size": (8, 12), "window": 2, "depth": (2,)},
     {"image_size": (8, 16), "window": 1, "depth": (1, 2, 1), "dim": 8},
     {"image_size": (8, 16), "window": 2, "depth": (1, 2), "decoder": "linear"},
-    {"image_size": (16, 8), "window": 1, "depth": (2, 1, 1), "dim": 6, "decoder": "fpn"},
+    {"image_size": (32, 16), "window": 2, "depth": (1, 1, 1), "decoder": "fpn"},
     {"image_size": (8, 12), "window": 2, "depth": (2,), "decoder": "fpn"},
 )
 

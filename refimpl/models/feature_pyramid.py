@@ -17,11 +17,9 @@ import numpy as np
 from refimpl import ops
 from refimpl.models.config import Config
 from refimpl.models.fork import Fork
-from refimpl.models.linear_decoder import off_grid, on_grid
+from refimpl.models.linear_decoder import PYRAMID, off_grid, on_grid
 from refimpl.models.params import Params
 from refimpl.models.run import Run, pick
-
-OUT = "decoder.gelu.out"
 
 
 class Cache(NamedTuple):
@@ -46,7 +44,7 @@ def forward(params: Params, features: list[np.ndarray], run: Run) -> tuple[np.nd
     total, up_caches = _sum(smooths, run)
     y, gelu_cache = run.backend.gelu.forward(total)
     if run.tap is not None:
-        run.tap(OUT, y, pick(ops.gelu.forward, 0), ["decoder.sum"])
+        run.tap(PYRAMID, y, pick(ops.gelu.forward, 0), ["decoder.sum"])
     return y, Cache(norm_caches, lateral_caches, down_caches, smooth_caches, up_caches, gelu_cache)
 
 
@@ -58,7 +56,7 @@ def backward(
     grids, last = _grids(config), len(cache.norms)
     (dtotal,) = backend.gelu.backward(dy, cache.gelu)
     if tap is not None:
-        tap("grads/decoder.sum", dtotal, _gelu_backward, [f"grads/{OUT}", "decoder.sum"])
+        tap("grads/decoder.sum", dtotal, _gelu_backward, [f"grads/{PYRAMID}", "decoder.sum"])
     grads: Params = {}
     forks: dict[str, Fork] = {}
     dtop = None  # of the level before

@@ -18,6 +18,8 @@ from refimpl.models.config import Config
 from refimpl.models.params import Params
 from refimpl.models.run import Run, pick
 
+PYRAMID = "decoder.gelu.out"  # the tap of the tokens that decoder="fpn" made
+
 
 class Cache(NamedTuple):
     head: ops.linear.Cache
@@ -84,7 +86,7 @@ def enlarge_backward(dlogits: np.ndarray, config: Config) -> np.ndarray:
 
 def _source(config: Config) -> str:
     """The tap that the head reads."""
-    return "decoder.gelu.out" if config.decoder == "fpn" else "norm.out"
+    return PYRAMID if config.decoder == "fpn" else "norm.out"
 
 
 def _with_class_token(dpatches: np.ndarray, config: Config) -> np.ndarray:
@@ -101,11 +103,13 @@ def _tap_backward(params: Params, dlogits, dtoken, dx, grads: Params, run: Run) 
         patches = x[:, config.first_patch :]
         return ops.linear.backward(dtoken, ops.linear.forward(patches, **params)[1])
 
+    def dx_of(dtoken, x):
+        return _with_class_token(head(dtoken, x)[0], config)
+
     tap("grads/logits", dlogits, None, [])
     tap("grads/head.out", dtoken, lambda dlogits: enlarge_backward(dlogits, config),
         ["grads/logits"])  # fmt: skip
     read = ["grads/head.out", _source(config)]
     for i, leaf in enumerate(("weight", "bias")):
         tap(f"grads/param.head.{leaf}", grads[leaf], pick(head, i + 1), read)
-    dx_of = lambda *r: _with_class_token(head(*r)[0], config)  # noqa: E731
     tap(f"grads/{_source(config)}", dx, dx_of, read)
