@@ -120,20 +120,30 @@ def test_a_product_counts_its_multiply_adds() -> None:
     assert set(np.unique(PRODUCTS[3].a)) == {0, 1}
 
 
+REAL = {"block": "real", "mlp_ratio": 4}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        networks.small(norm_eps=1e-6, **REAL),
+        # windows of 3: OpenVINO takes heads for tokens where there are four of each
+        networks.swin(**networks.SWINS[1], **REAL),
+    ],
+    ids=["deit", "swin"],
+)
 @pytest.mark.parametrize("peer", models.PEERS, ids=lambda peer: peer.name)
-def test_the_others_compute_our_deit(peer) -> None:
+def test_the_others_compute_our_real_network(peer, config) -> None:
     for package in peer.requires:
         oracles.require(package)
-    small = networks.make(
-        networks.small(block="real", norm_eps=1e-6, mlp_ratio=4), seed=60, dtype=np.float32
-    )
-    network = work.Network("deit", small.model.config, small.params, small.images)
+    small = networks.make(config, seed=60, dtype=np.float32)
+    network = work.Network("real", small.model.config, small.params, small.images)
     expected = small.model.predict(small.params, small.images)
     for contender in peer.build(network, 1):
         answer = contender.answer()
         assert answer.shape == expected.shape
         error = tolerances.disagreement(answer, expected, 0.0)
-        oracles.note(f"bench: {contender.who} against our deit", error)
+        oracles.note(f"bench: {contender.who} against our real network", error)
         # 8 bits a number, and a scale for a whole matrix
         assert error <= (0.1 if contender.who.endswith("int8") else 2e-5), contender.who
         assert contender.macs == network.macs
@@ -142,11 +152,13 @@ def test_the_others_compute_our_deit(peer) -> None:
 @pytest.mark.parametrize(
     "fields",
     [networks.DIDB, {}, {"rprelu": "token"}, {"block": "real", "norm_eps": 1e-6}],
-    ids=["didb", "react", "react-token", "deit"],
+    ids=["didb", "react", "react-token", "real"],
 )
-def test_the_timed_mirror_has_our_logits_and_gradients(fields) -> None:
+@pytest.mark.parametrize("shell", [networks.small, networks.swin], ids=["tokens", "windows"])
+def test_the_timed_mirror_has_our_logits_and_gradients(shell, fields) -> None:
     torch = oracles.require("torch")
-    small = networks.make(networks.small(image_size=(6, 8), **fields), seed=61)
+    sizes = {"image_size": (6, 8)} if shell is networks.small else {}
+    small = networks.make(shell(**sizes, **fields), seed=61)
     logits, _, gradients = small.run()
     mirror = torch_train.Mirror(small.model.config, flatten(small.params))
     answer = mirror(torch.tensor(small.images))
@@ -163,20 +175,22 @@ def test_the_timed_mirror_has_our_logits_and_gradients(fields) -> None:
         assert error <= tolerances.NETWORK_GRADIENTS, path
 
 
-def test_the_timed_mirror_is_written_for_every_architecture_without_windows() -> None:
+def test_the_timed_mirror_is_written_for_every_architecture() -> None:
     """What a named architecture leaves at its default, the mirror does not know."""
     known = {"similarity", "attention", "rprelu", "block"}
-    for name in models.FLAT:
+    for name in config.CLASSIFIERS:
         fields = config.named(name).to_json()
         plain = networks.small(block=fields["block"]).to_json()
-        for field in ("pool", *networks.SWITCHES):
+        for field in networks.SWITCHES:
             assert field in known or fields[field] == plain[field], (name, field)
 
 
-@pytest.mark.parametrize("name", ["react_micro", "deit_micro"])
-def test_all_trainers_go_the_same_way(name) -> None:
+@pytest.mark.parametrize(
+    ("name", "depth"), [("react_micro", 1), ("deit_micro", 1), ("react_swin_micro", [1, 1])]
+)
+def test_all_trainers_go_the_same_way(name, depth) -> None:
     """The loss after a few steps too: optimizer, rate and decay are the same."""
-    network = work.network(name, 3, depth=1)
+    network = work.network(name, 3, depth=depth)
     losses = {}
     for who, trainer in train_step.TRAINERS.items():
         for package in trainer.requires:
@@ -189,11 +203,10 @@ def test_all_trainers_go_the_same_way(name) -> None:
         assert found == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_twin_has_the_same_size() -> None:
-    binary, real = (
-        work.network(n, 2).config for n in ("didb_micro", models.real_twin("didb_micro"))
-    )
-    for field in ("image_size", "dim", "depth", "heads", "mlp_ratio", "num_classes"):
+@pytest.mark.parametrize("name", ["didb_micro", "react_swin_micro"])
+def test_the_twin_has_the_same_size(name) -> None:
+    binary, real = (work.network(n, 2).config for n in (name, models.real_twin(name)))
+    for field in ("image_size", "window", "dim", "depth", "heads", "mlp_ratio", "num_classes"):
         assert getattr(binary, field) == getattr(real, field)
     assert real.block == "real"
 

@@ -1,4 +1,4 @@
-"""`refimpl bench model`: the engine on `didb`, beside others on the `deit` of the same size."""
+"""`refimpl bench model`: the engine on `didb`, beside others on a real network of that size."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ PEERS = (
     Peer("ONNX Runtime", onnx_runtime.REQUIRES, onnx_runtime.networks),
     Peer("OpenVINO", openvino_cpu.NETWORK_REQUIRES, openvino_cpu.networks),
 )
-FLAT = tuple(name for name in config.CLASSIFIERS if not config.named(name).window)
-BINARY = tuple(name for name in FLAT if config.named(name).block == "binary")
+BINARY = tuple(name for name in config.CLASSIFIERS if config.named(name).block == "binary")
 MODELS = ("didb_micro", "didb_tiny", "didb_small")
 
 
@@ -47,5 +46,6 @@ def run(
 
 
 def real_twin(name: str) -> str:
-    """The `deit` of the same size."""
-    return f"deit_{name.partition('_')[2]}"
+    """The `deit` of the same size, or the real `swin`."""
+    size = name.partition("_")[2]
+    return size if size.startswith("swin") else f"deit_{size}"

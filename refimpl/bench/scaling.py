@@ -9,8 +9,10 @@ from refimpl.bench.measure import Row
 from refimpl.bench.models import BINARY
 from refimpl.bench.work import Network, network
 from refimpl.conventions import require_choice
-from refimpl.models import create_model
+from refimpl.models import config, create_model
 
+# windows would not divide every grid
+NAMES = tuple(name for name in BINARY if not config.named(name).window)
 SIDES = (7, 10, 14, 20, 28)  # of the patch grid: 50 … 785 tokens
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -28,9 +30,9 @@ def run(
     """A row for each side of the grid with one image, then for each batch, on one thread and on
     `threads`; all in the same rounds.
 
-    `progress` is called after each round. ConfigError for a name that is not in `models.BINARY`.
+    `progress` is called after each round. ConfigError for a name that is not in NAMES.
     """
-    require_choice("bench", "model", name, BINARY)
+    require_choice("bench", "model", name, NAMES)
     entries = [
         (work.name, contender)
         for work in works(name, sides, batches)

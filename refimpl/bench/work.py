@@ -32,7 +32,7 @@ class Product(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A `deit` with random parameters, and images for it."""
+    """A network with random parameters, and images for it."""
 
     name: str
     config: Config

@@ -1,4 +1,4 @@
-"""`deit` as an ONNX model, exported from the torch module for those who read ONNX."""
+"""A real network as an ONNX model, exported from the torch module for those who read ONNX."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ def export(work: Network) -> bytes:
     with warnings.catch_warnings():
         # the newer exporter needs one more package and gives the same graph
         warnings.simplefilter("ignore", DeprecationWarning)
+        # offsets and masks of windows are meant to be constants
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
         torch.onnx.export(
             torch_eager.module(work),
             (torch.tensor(work.images),),

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: its BinaryConvolution as a product, and `deit` in float32.
+"""OpenVINO on the CPU: its BinaryConvolution as a product, and real networks in float32.
 
 BinaryConvolution 1 x 1 is the product of signs that a published CPU library offers. Its input is
 quantized to bits by FakeQuantize, which is how its models do it; the weights are bits from the
@@ -126,7 +126,7 @@ def _infer_request(work: Product, data: np.ndarray, threads: int, counters: bool
 
 
 def networks(work: Network, threads: int) -> Iterator[Contender]:
-    """`deit` in float32."""
+    """The real network in float32."""
     import openvino
 
     core = openvino.Core()

@@ -1,4 +1,4 @@
-"""PyTorch in float32, eager: its product, and `deit` written with its own functions."""
+"""PyTorch in float32, eager: its product, `deit` and `swin` written with its own functions."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from refimpl.bench.measure import Contender, timed
 from refimpl.bench.work import Network, Product
 from refimpl.models import Config
+from refimpl.models.stage import Stage
+from refimpl.ops import position_bias, windows
 
 REQUIRES = ("torch",)
 
@@ -47,10 +49,10 @@ def networks(work: Network, threads: int) -> Iterator[Contender]:
 
 
 def module(work: Network) -> Any:
-    """`deit` with these parameters as a torch module: images (B, channels, H, W) -> logits."""
+    """A real network with these parameters as a torch module, images -> logits."""
     import torch
 
-    class Deit(torch.nn.Module):
+    class Real(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             for path, value in work.parameters.items():
@@ -61,27 +63,33 @@ def module(work: Network) -> Any:
         def forward(self, images):
             return forward(work.config, lambda path: getattr(self, path.replace(".", "_")), images)
 
-    return Deit().eval()
+    return Real().eval()
 
 
-def forward(config: Config, parameter: Callable, images: Any, block: Callable | None = None) -> Any:
-    """images (B, channels, H, W) -> logits of the network of [SPEC 6.3] with the class token.
+def forward(config: Config, parameter: Callable, images: Any, layers: Any = None) -> Any:
+    """images (B, channels, H, W) -> logits of the network of [SPEC 6.3, 6.7].
 
-    `parameter` finds one by its dotted name; `block` is (config, parameter, path, x) -> x, without
-    it that of `deit`.
+    `parameter` finds one by its dotted name. `layers` has a block, (config, parameter, path, x,
+    stage) -> x, and a merge, (config, parameter, path, neighbours) -> x; without it both are real.
     """
     import torch
     from torch.nn import functional as F
 
+    block, merge = (layers.block, layers.merge) if layers else (_real_block, _real_merge)
     affine = affine_of(parameter)
     x = F.conv2d(images, *affine("patch_embed"), stride=config.patch_size)
     x = x.flatten(2).transpose(1, 2)  # (B, gh*gw, C); the exporter knows no mT
-    cls_token = parameter("cls_token").expand(images.shape[0], -1, -1)
-    x = torch.cat((cls_token, x), dim=1) + parameter("pos_embed")  # (B, N, C)
-    for i in range(config.depth):
-        x = (block or _real_block)(config, parameter, f"blocks.{i}", x)
-    x = F.layer_norm(x, (config.dim,), *affine("norm"), eps=config.norm_eps)
-    return F.linear(x[:, 0], *affine("head"))
+    if config.pool == "cls":
+        cls_token = parameter("cls_token").expand(images.shape[0], -1, -1)
+        x = torch.cat((cls_token, x), dim=1)
+    x = norm(config, parameter, "embed_norm", x) if config.window else x + parameter("pos_embed")
+    for i in range(config.num_blocks):
+        if i in config.merges:
+            before = config.stage_of(i - 1)
+            x = merge(config, parameter, f"merges.{config.merges[i]}", neighbours(x, before))
+        x = block(config, parameter, f"blocks.{i}", x, config.stage_of(i))
+    x = norm(config, parameter, "norm", x)
+    return F.linear(x[:, 0] if config.pool == "cls" else x.mean(1), *affine("head"))
 
 
 def affine_of(parameter: Callable) -> Callable[[str], tuple]:
@@ -89,18 +97,80 @@ def affine_of(parameter: Callable) -> Callable[[str], tuple]:
     return lambda path: (parameter(f"{path}.weight"), parameter(f"{path}.bias"))
 
 
-def _real_block(config: Config, parameter: Callable, path: str, x: Any) -> Any:
+def norm(config: Config, parameter: Callable, path: str, x: Any) -> Any:
+    """The LayerNorm of this name over the last axis."""
+    from torch.nn import functional as F
+
+    return F.layer_norm(x, x.shape[-1:], *affine_of(parameter)(path), eps=config.norm_eps)
+
+
+def cut(x: Any, stage: Stage) -> Any:
+    """(B, N, C) -> windows (B nW, M M, C) [SPEC 6.7]; x itself where all tokens are one."""
+    if stage.windows == 1:  # without windows, too
+        return x
+    (gh, gw), M = stage.grid, stage.window
+    x = x.unflatten(1, stage.grid)
+    if stage.shift:
+        x = x.roll((-stage.shift, -stage.shift), (1, 2))
+    x = x.unflatten(2, (gw // M, M)).unflatten(1, (gh // M, M))  # (B, gh / M, M, gw / M, M, C)
+    return x.transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+
+def put_back(x: Any, stage: Stage) -> Any:
+    """(B nW, M M, C) -> (B, N, C), the inverse."""
+    if stage.windows == 1:
+        return x
+    (gh, gw), M = stage.grid, stage.window
+    x = x.unflatten(1, (M, M)).unflatten(0, (-1, gh // M, gw // M))
+    x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (B, gh, gw, C)
+    if stage.shift:
+        x = x.roll((stage.shift, stage.shift), (1, 2))
+    return x.flatten(1, 2)
+
+
+def added(parameter: Callable, path: str, stage: Stage, batch: int) -> Any:
+    """What the scores (B nW, heads, M M, M M) get: position bias, -inf for masked keys.
+
+    None without windows.
+    """
+    import torch
+
+    if not stage.window:
+        return None
+    table = parameter(f"{path}.position_bias")
+    bias = table[torch.from_numpy(position_bias.offsets(stage.window))].permute(2, 0, 1)
+    if not stage.shift:
+        return bias
+    seen = torch.from_numpy(windows.mask(stage.grid, stage.window, stage.shift))
+    masked = torch.zeros(seen.shape, dtype=bias.dtype).masked_fill(~seen, -torch.inf)
+    return (bias + masked[:, None]).repeat(batch, 1, 1, 1)
+
+
+def neighbours(x: Any, stage: Stage) -> Any:
+    """(B, N, C) -> (B, N / 4, 4C), in Swin's order [SPEC 6.7]."""
+    gh, gw = stage.grid
+    x = x.unflatten(1, (gh // 2, 2, gw // 2, 2))  # (B, gh / 2, row, gw / 2, column, C)
+    return x.permute(0, 1, 3, 4, 2, 5).flatten(3).flatten(1, 2)
+
+
+def _real_merge(config: Config, parameter: Callable, path: str, x: Any) -> Any:
+    """x (B, N, 4C) -> (B, N, 2C)."""
+    from torch.nn import functional as F
+
+    return F.linear(norm(config, parameter, f"{path}.norm", x), parameter(f"{path}.proj.weight"))
+
+
+def _real_block(config: Config, parameter: Callable, path: str, x: Any, stage: Stage) -> Any:
     """x (B, N, C) -> the same shape."""
     from torch.nn import functional as F
 
     affine = affine_of(parameter)
-
-    def norm(name: str, x):
-        return F.layer_norm(x, (config.dim,), *affine(f"{path}.{name}"), eps=config.norm_eps)
-
-    qkv = F.linear(norm("norm1", x), *affine(f"{path}.attn.qkv"))
-    qkv = qkv.unflatten(2, (3, config.heads, config.head_dim)).permute(2, 0, 3, 1, 4)
-    context = F.scaled_dot_product_attention(*qkv.unbind())  # (B, heads, N, d)
-    x = x + F.linear(context.transpose(1, 2).flatten(2), *affine(f"{path}.attn.proj"))
-    hidden = F.gelu(F.linear(norm("norm2", x), *affine(f"{path}.mlp.fc1")))
+    qkv = F.linear(norm(config, parameter, f"{path}.norm1", x), *affine(f"{path}.attn.qkv"))
+    qkv = cut(qkv, stage).unflatten(2, (3, stage.heads, config.head_dim)).permute(2, 0, 3, 1, 4)
+    bias = added(parameter, f"{path}.attn", stage, x.shape[0])
+    context = F.scaled_dot_product_attention(*qkv.unbind(), attn_mask=bias)  # (B, heads, N, d)
+    context = put_back(context.transpose(1, 2).flatten(2), stage)
+    x = x + F.linear(context, *affine(f"{path}.attn.proj"))
+    hidden = norm(config, parameter, f"{path}.norm2", x)
+    hidden = F.gelu(F.linear(hidden, *affine(f"{path}.mlp.fc1")))
     return x + F.linear(hidden, *affine(f"{path}.mlp.fc2"))

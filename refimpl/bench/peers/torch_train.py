@@ -11,7 +11,7 @@ The same mathematics, written once more from the spec. What was optimised:
 - Haar bands and neighbours are sums of slices, rows first, and the high band is the rest: x - low.
 - RPReLU adds the shifts of channels and tokens up first, and its gradient has no full-size mask.
 - Comparisons write floats: `torch.where` took more than ten times as long.
-- `F.layer_norm`, `F.prelu`, `F.scaled_dot_product_attention` (`deit`), `F.gelu`, fused AdamW.
+- `F.layer_norm`, `F.prelu`, `F.scaled_dot_product_attention` (real blocks), `F.gelu`, fused AdamW.
 - Images are prepared once, not at every step as ours are.
 """
 
@@ -27,9 +27,11 @@ from typing import Any
 import numpy as np
 
 from refimpl.bench.peers import torch_eager
+from refimpl.bench.peers.torch_eager import norm
 from refimpl.bench.work import Lesson, Network
 from refimpl.models import Config
 from refimpl.models.params import real_matrices
+from refimpl.models.stage import Stage
 
 REQUIRES = torch_eager.REQUIRES
 
@@ -92,8 +94,9 @@ class Mirror:
 
     def __call__(self, images: Any) -> Any:
         """(B, channels, H, W) -> logits (B, classes), both torch tensors."""
-        block = _binary_block if self.config.block == "binary" else None
-        return torch_eager.forward(self.config, self.parameters.__getitem__, images, block)
+        layers = SimpleNamespace(block=_binary_block, merge=_binary_merge)
+        layers = layers if self.config.block == "binary" else None
+        return torch_eager.forward(self.config, self.parameters.__getitem__, images, layers)
 
     def loss(self, images: Any, labels: Any, smoothing: float) -> Any:
         """The mean over the images."""
@@ -102,41 +105,45 @@ class Mirror:
         return F.cross_entropy(self(images), labels, label_smoothing=smoothing)
 
 
-def _binary_block(config: Config, parameter: Callable, path: str, x: Any) -> Any:
+def _binary_merge(config: Config, parameter: Callable, path: str, x: Any) -> Any:
+    """[SPEC 6.7] x (B, N, 4C) -> (B, N, 2C)."""
+    return _projection(
+        config, parameter, f"{path}.proj", norm(config, parameter, f"{path}.norm", x)
+    )
+
+
+def _binary_block(config: Config, parameter: Callable, path: str, x: Any, stage: Stage) -> Any:
     """[SPEC 6.1, 6.2] x (B, N, C) -> the same shape."""
-    n1 = _norm(config, parameter, f"{path}.norm1", x)
-    x = x + _attention(config, parameter, f"{path}.attn", n1)
-    n2 = _norm(config, parameter, f"{path}.norm2", x)
+    n1 = norm(config, parameter, f"{path}.norm1", x)
+    x = x + _attention(config, parameter, f"{path}.attn", n1, stage)
+    n2 = norm(config, parameter, f"{path}.norm2", x)
     hidden = _projection(config, parameter, f"{path}.mlp.up", n2)
     return x + _projection(config, parameter, f"{path}.mlp.down", hidden)
 
 
-def _norm(config: Config, parameter: Callable, path: str, x: Any) -> Any:
-    from torch.nn import functional as F
-
-    affine = torch_eager.affine_of(parameter)(path)
-    return F.layer_norm(x, x.shape[-1:], *affine, eps=config.norm_eps)
-
-
-def _attention(config: Config, parameter: Callable, path: str, x: Any) -> Any:
+def _attention(config: Config, parameter: Callable, path: str, x: Any, stage: Stage) -> Any:
     own = _functions()
     sources = dict.fromkeys(config.attention_inputs, x)
     if config.similarity == "haar":
-        low, high = own.Bands.apply(x, config.grid)
+        low, high = own.Bands.apply(x, stage.grid)
         sources |= {"q_low": low, "k_low": low, "q_high": high, "k_high": high}
-    real, signs = {}, {}  # m_t (B, N, C), b_t (B, heads, N, d)
+    real, signs = {}, {}  # m_t (B, N, C), b_t (B nW, heads, M M, d)
     for name, source in sources.items():
         real[name] = _projection(config, parameter, f"{path}.{name}", source)
         binary = own.Sign.apply(real[name], parameter(f"{path}.{name}_move"))
-        signs[name] = binary.unflatten(2, (config.heads, config.head_dim)).transpose(1, 2)
+        binary = torch_eager.cut(binary, stage)
+        signs[name] = binary.unflatten(2, (stage.heads, config.head_dim)).transpose(1, 2)
     queries, keys = _queries_and_keys(config, parameter, path, signs)
-    prob = (queries @ keys.mT).softmax(-1)  # (B, heads, N, N)
-    context = own.BooleanProduct.apply(prob, signs["v"], parameter(f"{path}.alpha"))
-    o = _norm(config, parameter, f"{path}.norm", context.transpose(1, 2).flatten(2))
+    scores = queries @ keys.mT  # (B nW, heads, M M, M M)
+    if stage.window:
+        scores.add_(torch_eager.added(parameter, path, stage, x.shape[0]))
+    context = own.BooleanProduct.apply(scores.softmax(-1), signs["v"], parameter(f"{path}.alpha"))
+    context = torch_eager.put_back(context.transpose(1, 2).flatten(2), stage)
+    o = norm(config, parameter, f"{path}.norm", context)
     for name in config.attention_inputs[:-1]:
         o.add_(real[name])
     o = _rprelu(
-        config, parameter, f"{path}.rprelu", o + _values(config, parameter, path, real["v"])
+        config, parameter, f"{path}.rprelu", o + _values(config, parameter, path, real["v"], stage)
     )
     return _projection(config, parameter, f"{path}.proj", o)
 
@@ -153,11 +160,11 @@ def _queries_and_keys(config: Config, parameter: Callable, path: str, signs: dic
     return queries, torch.cat((signs["k_low"], signs["k_high"]), dim=3)
 
 
-def _values(config: Config, parameter: Callable, path: str, value: Any) -> Any:
+def _values(config: Config, parameter: Callable, path: str, value: Any, stage: Stage) -> Any:
     """m_v (B, N, C), with differential attention lam_s * m_v - lam_n * neighbour_mean(m_v)."""
     if config.attention == "plain":
         return value
-    mean = _functions().NeighbourMean.apply(value, config.grid)
+    mean = _functions().NeighbourMean.apply(value, stage.grid)
     return value * parameter(f"{path}.shortcut") - mean * parameter(f"{path}.neighbour")
 
 
@@ -166,7 +173,7 @@ def _projection(config: Config, parameter: Callable, path: str, x: Any) -> Any:
     own = _functions()
     weight = own.BinaryWeight.apply(parameter(f"{path}.weight"))
     linear = own.SignLinear.apply(x, parameter(f"{path}.move"), weight)
-    y = _norm(config, parameter, f"{path}.norm", linear)
+    y = norm(config, parameter, f"{path}.norm", linear)
     outputs, inputs = weight.shape
     if outputs < inputs:
         y.add_(own.Mean.apply(x, inputs // outputs))
@@ -308,28 +315,28 @@ def _functions() -> SimpleNamespace:
 
         @staticmethod
         def forward(ctx, x, grid):
-            ctx.grid = grid
-            grid_x = x[:, 1:].unflatten(1, grid)  # (B, gh, gw, C)
+            ctx.grid, first = grid, x.shape[1] - math.prod(grid)
+            grid_x = x[:, first:].unflatten(1, grid)  # (B, gh, gw, C)
             rows = grid_x * 0.25
             rows[:, :-1].add_(grid_x[:, 1:], alpha=0.25)
             rows[:, -1] *= 2
             low, high = torch.empty_like(x), torch.empty_like(x)
-            band = low[:, 1:].unflatten(1, grid)
+            band = low[:, first:].unflatten(1, grid)
             torch.add(rows[:, :, :-1], rows[:, :, 1:], out=band[:, :, :-1])
             torch.mul(rows[:, :, -1], 2, out=band[:, :, -1])
-            torch.sub(x[:, 1:], low[:, 1:], out=high[:, 1:])
-            low[:, 0] = high[:, 0] = x[:, 0]
+            torch.sub(x[:, first:], low[:, first:], out=high[:, first:])
+            low[:, :first] = high[:, :first] = x[:, :first]
             return low, high
 
         @staticmethod
         def backward(ctx, dlow, dhigh):
-            dx = dhigh.clone()
-            dx[:, 0] += dlow[:, 0]
-            dband = (dlow - dhigh)[:, 1:].unflatten(1, ctx.grid) * 0.25
+            dx, first = dhigh.clone(), dhigh.shape[1] - math.prod(ctx.grid)
+            dx[:, :first] += dlow[:, :first]
+            dband = (dlow - dhigh)[:, first:].unflatten(1, ctx.grid) * 0.25
             columns = dband.clone()
             columns[:, :, 1:] += dband[:, :, :-1]
             columns[:, :, -1] += dband[:, :, -1]
-            grid_dx = dx[:, 1:].unflatten(1, ctx.grid)
+            grid_dx = dx[:, first:].unflatten(1, ctx.grid)
             grid_dx += columns
             grid_dx[:, 1:] += columns[:, :-1]
             grid_dx[:, -1] += columns[:, -1]
@@ -337,22 +344,23 @@ def _functions() -> SimpleNamespace:
 
     def square(x, grid):
         """Sums over 3 x 3 patches; the class token stays."""
-        grid_x = x[:, 1:].unflatten(1, grid)
+        first = x.shape[1] - math.prod(grid)
+        grid_x = x[:, first:].unflatten(1, grid)
         rows = grid_x.clone()
         rows[:, 1:] += grid_x[:, :-1]
         rows[:, :-1] += grid_x[:, 1:]
         y = torch.empty_like(x)
-        y[:, 0] = x[:, 0]
-        total = y[:, 1:].unflatten(1, grid)
+        y[:, :first] = x[:, :first]
+        total = y[:, first:].unflatten(1, grid)
         total.copy_(rows)
         total[:, :, 1:] += rows[:, :, :-1]
         total[:, :, :-1] += rows[:, :, 1:]
         return y
 
     @functools.cache
-    def shares(grid, dtype):
+    def shares(grid, tokens, dtype):
         """(1, N, 1): one over the number of neighbours, of the class token anything."""
-        one = torch.ones(1, 1 + math.prod(grid), 1, dtype=dtype)
+        one = torch.ones(1, tokens, 1, dtype=dtype)
         return 1 / (square(one, grid) - one).clamp_(min=1)
 
     class NeighbourMean(Function):
@@ -361,11 +369,11 @@ def _functions() -> SimpleNamespace:
         @staticmethod
         def forward(ctx, x, grid):
             ctx.grid = grid
-            return square(x, grid).sub_(x).mul_(shares(grid, x.dtype))
+            return square(x, grid).sub_(x).mul_(shares(grid, x.shape[1], x.dtype))
 
         @staticmethod
         def backward(ctx, dy):
-            dtotal = dy * shares(ctx.grid, dy.dtype)
+            dtotal = dy * shares(ctx.grid, dy.shape[1], dy.dtype)
             return square(dtotal, ctx.grid).sub_(dtotal), None
 
     found = (Sign, SignLinear, BinaryWeight, Mean, RPReLU, BooleanProduct, Bands, NeighbourMean)
