@@ -20,7 +20,6 @@ from PIL import Image
 from refimpl import metrics
 from refimpl.classifier import Picture, compute, opened, read, ready
 from refimpl.conventions import ModelFileError, cpus
-from refimpl.data.image_folder import map_ahead
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer
 from refimpl.ops import interpolate
@@ -125,6 +124,8 @@ class Segmenter:
         from concurrent.futures import ThreadPoolExecutor
 
         from threadpoolctl import threadpool_limits
+
+        from refimpl.data.image_folder import map_ahead
 
         classes = len(self.class_names)
 

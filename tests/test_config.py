@@ -88,7 +88,7 @@ def test_names():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("size", SIZES.keys() - {"cifar"})
+@pytest.mark.parametrize("size", sorted(SIZES.keys() - {"cifar"}))
 def test_named_segmenter(family, size):
     """Its backbone, for other images: those of scenes, or of ADE20K."""
     fields = create_model(f"segmenter_{family}_{size}").config.to_json()

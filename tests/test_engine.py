@@ -21,18 +21,19 @@ import refimpl
 from refimpl import engine, golden
 from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError
 from refimpl.golden import store
-from refimpl.models import files, flatten, unflatten
+from refimpl.models import files, flatten, packing, unflatten
 from refimpl.models.packing import pack_rows
 from tests import networks, oracles, strategies
 
 FULL = {"block": "binary", "binarize": "full"}
-BINARY = networks.configs(**FULL) | networks.swins(**FULL)
+BINARY = networks.configs(**FULL) | networks.swins(**FULL).filter(packing.for_engine)
 COVERING = {name: c for name, c in networks.covering().items() if c.block == "binary"}
 COVERING = {name: c for name, c in COVERING.items() if c.binarize == "full"}
 COVERING |= {
     f"{name}-swin-{i}": networks.swin(**fields, **sizes)
     for name, fields in (("didb", networks.DIDB), ("react", {}))
     for i, sizes in enumerate(networks.SWINS)
+    if sizes.get("decoder") != "fpn"
 }
 UNCOMPILED = [
     networks.small(depth=1, **networks.DIDB),

@@ -197,7 +197,7 @@ def test_a_file_comes_back_and_segments(saved, tmp_path):
 
 def test_the_engine_refuses_it_in_one_line(saved):
     assert not packing.for_engine(files.read(saved).model.config)
-    with pytest.raises(ConfigError, match="engine: found") as error:
+    with pytest.raises(ConfigError, match="engine: found decoder=.fpn.; expected") as error:
         engine.load(saved)
     assert "\n" not in str(error.value)
 

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "ops": set(),
     "models": {"ops"},
     "data": set(),
-    "training": {"data", "models", "ops"},
+    "training": {"data", "metrics", "models", "ops"},
     "kernels": {"ops"},
     "engine": {"kernels", "models", "ops"},
     "golden": {"data", "models", "ops"},

@@ -185,6 +185,10 @@ def test_a_resized_network_is_the_network_on_images_of_that_size(config, grid, s
             for a, b in ((given[path], kept[path]), (gradient, grads[path])):
                 of_class = [x.take(range(first), axis) for x in (a, b)]
                 np.testing.assert_array_equal(*of_class, err_msg=path)
+        elif path.endswith("attn.alpha"):
+            ratio = dtype.type(config.tokens / model.config.tokens)
+            np.testing.assert_array_equal(kept[path], given[path] * ratio, err_msg=path)
+            np.testing.assert_array_equal(grads[path], gradient * ratio, err_msg=path)
         else:
             assert kept[path] is given[path]
             np.testing.assert_array_equal(grads[path], gradient, err_msg=path)

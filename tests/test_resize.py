@@ -70,6 +70,16 @@ def test_there_and_back_again():
     assert config == networks.small(**networks.DIDB)
 
 
+@pytest.mark.parametrize("pool, ratio", (("cls", 7 / 36), ("mean", 6 / 35)))
+def test_alpha_goes_with_one_by_the_number_of_tokens(pool, ratio):
+    config = networks.small(**networks.DIDB | {"pool": pool})  # a grid of 2 x 3
+    params = networks.parameters(config, np.random.default_rng(0))
+    found, _ = resize.forward(params, config, (10, 14))  # 5 x 7
+    for i, block in params["blocks"].items():
+        alpha = found["blocks"][i]["attn"]["alpha"]
+        np.testing.assert_allclose(alpha, block["attn"]["alpha"] * ratio, rtol=1e-15)
+
+
 # Backends, engine, goldens
 
 

@@ -215,7 +215,16 @@ def test_scenes_are_fixed_by_their_seed_and_have_a_label_in_every_pixel():
         assert clutter.any()
     assert min(digits) >= 1 and max(digits) >= 3
     share = np.mean([label < 10 for _, label in drawn])
-    assert 0.08 < share < 0.3
+    assert 0.15 < share < 0.4
+
+
+def test_strokes_hide_what_is_behind_them():
+    """A bright and a dim square: no pixel of the dim one shows the bright one under it."""
+    digits = np.zeros((2, 28, 28), np.uint8)
+    digits[:, 4:24, 4:24] = np.array([255, 100])[:, None, None]
+    rng = np.random.default_rng(0)
+    for image, label in (scenes.draw(digits, np.array([3, 5]), rng) for _ in range(40)):
+        assert image[label == 5].max(initial=0) <= 100
 
 
 def test_scenes_as_a_folder(tmp_path):

@@ -185,6 +185,40 @@ def test_evaluation_is_the_metrics_of_all_pixels(workshop):
     assert result.per_class_pixels["background"] == np.count_nonzero(labels == 10)
 
 
+PIXELS = {"a": ("......", ".XX...", ".XX.X.", "......"), "b": ("X...", "....", "..XX", "..XX")}
+INDICES = {"a": ("111111", "122211", "122201", "110111"), "b": ("1111", "1111", "1122", "1122")}
+
+
+def test_the_metrics_of_two_images_by_hand(tmp_path):
+    """Bright pixels are answered `square`; one image has two windows, 0 has no label.
+
+    square: 4 + 4 right, 2 + 0 missed, 0 + 1 too many; ground: 16 + 11 right.
+    """
+    for kind in ("images", "annotations"):
+        (tmp_path / kind).mkdir()
+    for name, rows in PIXELS.items():
+        bright = np.array([list(row) for row in rows]) == "X"
+        Image.fromarray(np.where(bright, 255, 0).astype(np.uint8)).save(
+            tmp_path / "images" / f"{name}.png"
+        )
+        indices = np.array([list(row) for row in INDICES[name]]).astype(np.uint8)
+        Image.fromarray(indices).save(tmp_path / "annotations" / f"{name}.png")
+    (tmp_path / "classes.txt").write_text("1 ground\n2 square\n3 cow\n")
+    folder = segmentation.find(tmp_path, "test")
+    names = folder.classes.names
+    model = refimpl.create_model("segmenter_didb_micro", image_size=4, num_classes=3)
+
+    def brightness(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([-x, x, np.full_like(x, -9)], axis=1)
+
+    preprocessing = Preprocessing((4, 4), "grey", (0.5,), (0.5,))
+    found = Segmenter(model, None, preprocessing, names, brightness).evaluate(folder)
+    assert found.confusion == [[27, 1, 0], [2, 8, 0], [0, 0, 0]]
+    assert found.per_class_iou == {"ground": 27 / 30, "square": 8 / 11, "cow": None}
+    assert found.mean_iou == pytest.approx((27 / 30 + 8 / 11) / 2, rel=1e-15)
+    assert (found.pixel_accuracy, found.labelled_pixels) == (35 / 38, 38)
+
+
 def test_evaluate_a_segmentation_folder(workshop, tmp_path):
     model = save_segmenter(tmp_path / "model.safetensors")
     table, drawn = tmp_path / "matrix.csv", tmp_path / "matrix.png"
@@ -233,7 +267,9 @@ def test_train_then_segment(workshop, tmp_path):
     assert status == 0, err
     history = json.loads(path.with_suffix(".json").read_text())["history"]
     assert history[1]["loss"] < history[0]["loss"]
-    assert all(0 < epoch["validation_accuracy"] <= 1 for epoch in history)
+    for epoch, line in zip(history, err.splitlines()[-2:], strict=True):
+        assert 0 < epoch["validation_mean_iou"] < epoch["validation_accuracy"] <= 1
+        assert f", mIoU {epoch['validation_mean_iou']:.2%}  " in line
     image = workshop / "scenes" / "images" / "test" / "00000.png"
     command = ("segment", image, "-o", mask, "--overlay", seen, "--model", path)
     status, out, err = run(*command)

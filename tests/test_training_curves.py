@@ -19,7 +19,7 @@ from tests.training_runs import bars, recipe, train
 TWO = recipe(activation_epochs=1, epochs=2)
 COLUMNS = [
     "stage", "epoch", "epochs", "loss", "train_accuracy", "validation_accuracy", "learning_rate",
-    "images_per_second", "elapsed",
+    "images_per_second", "elapsed", "validation_mean_iou",
 ]  # fmt: skip
 
 
@@ -43,7 +43,8 @@ def test_a_row_an_epoch(tmp_path) -> None:
     for row, result in zip(rows, trained.history, strict=True):
         assert row["stage"] == result.stage
         for name, value in result._asdict().items():
-            assert name == "stage" or float(row[name]) == value  # every digit
+            expected = "" if value is None else value
+            assert row[name] == str(expected)  # every digit
 
 
 def test_no_validation_is_an_empty_cell_and_no_wish_no_table(tmp_path) -> None:
@@ -130,6 +131,14 @@ def test_the_picture_shows_the_numbers(tmp_path, monkeypatch) -> None:
     assert rate.lines[0].get_ydata().tolist() == [1e-3] * 5
     for axes in (loss, accuracy, rate):  # the end of the first stage
         assert list(axes.lines[-1].get_xdata()) == [3.5, 3.5]
+
+
+def test_the_picture_shows_the_mean_iou_of_a_segmenter(tmp_path) -> None:
+    oracles.require("matplotlib")
+    history = [result._replace(validation_mean_iou=0.3) for result in _history(2)]
+    curves.draw(history, tmp_path / "run.png")
+    colours = np.asarray(Image.open(tmp_path / "run.png").convert("RGB")).reshape(-1, 3)
+    assert [44, 160, 44] in np.unique(colours, axis=0).tolist()  # the third line
 
 
 def test_without_matplotlib(tmp_path, monkeypatch) -> None:

@@ -71,13 +71,30 @@ def test_maps_of_another_size_are_read_at_the_models():
     assert step(model, params, images, labels, 2).loss == expected.loss
 
 
-def test_accuracy_is_that_of_labelled_pixels():
-    model, params, images, labels = lesson(ignored=0.7)
+def scored(model, params, images, labels) -> batches.Score:
     objective = batches.Objective(lambda pixels: PREPARE(pixels).astype(np.float64))
     with ThreadPoolExecutor(2) as pool:
-        found = batches.accuracy(model, params, images, labels, objective, 2, pool)
+        return batches.score(model, params, images, labels, objective, 2, pool)
+
+
+def test_the_score_is_that_of_labelled_pixels():
+    """By sets of pixels, a class at a time; class 2 is in no label and has no part in the mean."""
+    model, params, images, labels = lesson(ignored=0.7)
+    labels[labels == 2] = 255
+    found = scored(model, params, images, labels)
     predicted = model.predict(params, PREPARE(images).astype(np.float64)).argmax(axis=1)
-    assert found == (predicted == labels)[labels != 255].mean()
+    given = labels != 255
+    assert found.accuracy == (predicted == labels)[given].mean()
+    iou = []
+    for c in (0, 1):
+        of_label, of_answer = given & (labels == c), given & (predicted == c)
+        iou.append(np.count_nonzero(of_label & of_answer) / np.count_nonzero(of_label | of_answer))
+    assert found.mean_iou == pytest.approx(np.mean(iou), rel=1e-15)
+
+
+def test_no_label_is_a_score_of_nothing():
+    model, params, images, labels = lesson()
+    assert scored(model, params, images, np.full_like(labels, 255)) == (0, 0)
 
 
 def test_the_loss_of_maps_is_that_of_their_pixels():

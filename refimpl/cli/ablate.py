@@ -33,7 +33,8 @@ def add(verbs: Verbs) -> None:
     ).complete = FILES  # fmt: skip
     added.add_argument(
         "--data", type=Path, metavar="PATH",
-        help="data set with the splits train and test, as for `refimpl train`",
+        help="data set with the splits train and test, as for `refimpl train`: of classes, or of "
+        "label maps where the rows are segmenters",
     ).complete = FILES  # fmt: skip
     added.add_argument(
         "-o", "--output", required=True, type=Path, metavar="DIR",
@@ -56,7 +57,7 @@ def add(verbs: Verbs) -> None:
     added.add_argument("--only-table", action="store_true", help="run nothing, print the table")
     added.add_argument(
         "--plot", type=Path, metavar="FILE",
-        help="draw accuracy over packed size and over speed as PNG (needs matplotlib)",
+        help="draw accuracy or mean IoU over packed size and over speed as PNG (needs matplotlib)",
     ).complete = FILES  # fmt: skip
     add_training_backend(added)
     add_json(added)
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(ablation_table.to_json(results))
         return 0
-    print_table(ablation_table.HEADER, results.cells())
+    print_table(results.header(), results.cells())
     print(f"\n{results.notes()}")
     return 0
 
@@ -115,4 +116,6 @@ def _carry_out(args: argparse.Namespace, asked: Any, missing: list, results: Any
             progress=True,
         )
         results.add(result)
-        print(f"top-1 {result.top1:.2%} on {result.count:,} images", file=sys.stderr, flush=True)
+        measure = "top-1" if result.mean_iou is None else "mIoU"
+        reached = f"{measure} {result.score:.2%} on {result.count:,} images"
+        print(reached, file=sys.stderr, flush=True)

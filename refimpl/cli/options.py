@@ -142,8 +142,7 @@ def load_data(args: argparse.Namespace, split: str, preprocessing: Any) -> Any:
     from refimpl.data import class_names, segmentation
 
     if segmentation.found_in(args.data):
-        with progress_bar("read") as bar:
-            return segmentation.load(find_maps(args, split), preprocessing, bar.update)
+        return _read_maps(find_maps(args, split), preprocessing)
     options = {"workers": args.workers, "skip_broken": args.skip_broken, "limit": args.limit}
     data = read_data(args.data, split, preprocessing, **options)
     for text in data.broken:
@@ -166,7 +165,16 @@ def find_maps(args: argparse.Namespace, split: str) -> Any:
 
 def read_data(path: Path, split: str, preprocessing: Any, **options: Any) -> Any:
     """A split of a data set, with a bar; the options are those of `datasets.load`."""
-    from refimpl.data import datasets
+    from refimpl.data import datasets, segmentation
 
+    if segmentation.found_in(path):
+        return _read_maps(segmentation.find(path, split), preprocessing)
     with progress_bar("read") as bar:
         return datasets.load(path, split, preprocessing, bar.update, **options)
+
+
+def _read_maps(folder: Any, preprocessing: Any) -> Any:
+    from refimpl.data import segmentation
+
+    with progress_bar("read") as bar:
+        return segmentation.load(folder, preprocessing, bar.update)

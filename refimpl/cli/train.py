@@ -65,7 +65,8 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     added.add_argument(
         "--validation", type=not_negative, default=0, metavar="N",
-        help="hold out N training images, drawn by the seed, and report the accuracy on them",
+        help="hold out N training images, drawn by the seed, and report the accuracy on them, and "
+        "the mean IoU of a segmenter",
     )  # fmt: skip
     added.add_argument(
         "--resume", action="store_true", help="go on from the checkpoint of an interrupted run"

@@ -1,10 +1,12 @@
 """Scenes of MNIST's digits, to learn segmentation on without a download.
 
-A scene is 56 x 56 pixels, grey. From back to front: four to eight pieces of digits, clutter that
-belongs to the background, then two to four digits of 26 to 36 pixels with their dark margin, which
-may leave the frame. A pixel is labelled with a digit, 0 to 9, where that digit's own brightness is
-at least 64, and with 10, background, everywhere else. A later digit covers earlier ones, up to a
-quarter of its own labelled pixels and of theirs; one that finds no such place is left out.
+A scene is 56 x 56 pixels, grey. From back to front: clutter, six to twelve pieces of digits in and
+around the frame that belong to the background; then three or four digits, each in a quarter of its
+own. A digit is 36 to 44 pixels wide with its dark margin, more than a quarter, and its middle lies
+up to three pixels off the quarter's each way: it may overlap others and leave the frame. Strokes
+hide what is behind them, and a dark edge goes with them. A pixel is labelled with a digit, 0 to 9,
+where that digit is seen there with a brightness of at least 64, and with 10, background, everywhere
+else.
 
 Scenes of the training split are made of training digits, those of the test split of test digits. A
 seed fixes them, each by itself: the first hundred are the same whatever the number.
@@ -27,16 +29,14 @@ from refimpl.data.segmentation import SPLITS
 SIDE = 56
 BACKGROUND = 10  # its label
 CLASS_NAMES = (*mnist.CLASS_NAMES, "background")
-DIGITS = (2, 4)  # fewest and most a scene
-SIZES = (26, 36)
-MARGIN = 4  # of a digit that may be beyond the frame
-COVERED = 0.25  # most of a digit's pixels that may be those of another, too
-TRIES = 20
-CLUTTER = (4, 8)
+DIGITS = (3, 4)  # fewest and most a scene
+SIZES = (36, 44)
+JITTER = 3  # pixels
+MARGIN = 12  # around the frame, for what leaves it
+CLUTTER = (6, 12)
 PIECES = (6, 9)  # size of a piece, cut out of a digit of 28 x 28
 INK = 64  # of 255, from here on a pixel belongs to the digit
 
-Place = tuple[slice, slice]
 Progress = Callable[[int], object]
 
 
@@ -57,14 +57,14 @@ def draw(images: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Sc
         top, left = rng.integers(6, 23 - side, size=2)
         digit = images[rng.integers(len(images))]
         piece = digit[top : top + side, left : left + side]
-        _lay(scene, piece, BACKGROUND, _place(piece, rng))
-    masks: list[np.ndarray] = []  # of the digits
-    for _ in range(rng.integers(*DIGITS, endpoint=True)):
+        _lay(scene, piece, BACKGROUND, rng.integers(whole[0] - side, size=2, endpoint=True))
+    quarters = rng.permutation(4)
+    for quarter in quarters[: rng.integers(*DIGITS, endpoint=True)]:
         chosen, side = rng.integers(len(images)), int(rng.integers(*SIZES, endpoint=True))
         digit = Image.fromarray(images[chosen]).resize((side, side), Image.Resampling.BILINEAR)
-        place = _free_place(np.asarray(digit) >= INK, masks, rng)
-        if place is not None:
-            _lay(scene, np.asarray(digit), int(labels[chosen]), place)
+        middle = MARGIN + SIDE // 4 + SIDE // 2 * np.array(divmod(quarter, 2))
+        off = rng.integers(-JITTER, JITTER, size=2, endpoint=True)
+        _lay(scene, np.asarray(digit), int(labels[chosen]), middle + off - side // 2)
     inside = np.s_[MARGIN:-MARGIN, MARGIN:-MARGIN]
     return Scene(scene.image[inside].copy(), scene.labels[inside].copy())
 
@@ -103,34 +103,12 @@ def write(
         raise
 
 
-def _place(ink: np.ndarray, rng: np.random.Generator) -> Place:
-    """Anywhere on the canvas."""
-    top, left = (int(rng.integers(SIDE + 2 * MARGIN - side, endpoint=True)) for side in ink.shape)
-    return np.s_[top : top + ink.shape[0], left : left + ink.shape[1]]
-
-
-def _free_place(
-    mask: np.ndarray, masks: list[np.ndarray], rng: np.random.Generator
-) -> Place | None:
-    """Where a digit covers no other by too much; its mask is then added to `masks`."""
-    for _ in range(TRIES):
-        place = _place(mask, rng)
-        shared = [np.count_nonzero(other[place] & mask) for other in masks]
-        if all(
-            count <= COVERED * min(np.count_nonzero(mask), np.count_nonzero(other))
-            for count, other in zip(shared, masks, strict=True)
-        ):
-            whole = np.zeros((SIDE + 2 * MARGIN, SIDE + 2 * MARGIN), bool)
-            whole[place] = mask
-            masks.append(whole)
-            return place
-    return None
-
-
-def _lay(scene: Scene, ink: np.ndarray, label: int, place: Place) -> None:
-    """Lay a picture on the scene; its light parts have the label."""
-    np.maximum(scene.image[place], ink, out=scene.image[place])
-    scene.labels[place][ink >= INK] = label
+def _lay(scene: Scene, ink: np.ndarray, label: int, corner: np.ndarray) -> None:
+    """Lay strokes on the scene; their dark edges are background. corner: row and column."""
+    place = tuple(slice(first, first + len(ink)) for first in corner)
+    painted = ink > 0
+    scene.image[place][painted] = ink[painted]
+    scene.labels[place][painted] = np.where(ink >= INK, label, BACKGROUND)[painted]
 
 
 def _write(folder: Path, name: str, scene: Scene) -> None:

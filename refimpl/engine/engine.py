@@ -143,3 +143,5 @@ def _require_able(config: Config) -> None:
     if not packing.binary_matrices(config):
         kind = "real blocks" if config.block == "real" else f"binarize={config.binarize!r}"
         raise ConfigError(f"engine: found {kind}; expected a binary network, binarize='full'")
+    if not packing.for_engine(config):
+        raise ConfigError(f"engine: found decoder={config.decoder!r}; expected 'none' or 'linear'")

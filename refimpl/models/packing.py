@@ -41,7 +41,7 @@ def binary_matrices(config: Config) -> frozenset[str]:
 
 
 def for_engine(config: Config) -> bool:
-    """Whether the engine runs it: binary throughout, and no pyramid."""
+    """Whether the engine runs it: binary throughout, without the real layers of a pyramid."""
     return bool(binary_matrices(config)) and config.decoder != "fpn"
 
 

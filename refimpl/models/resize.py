@@ -3,6 +3,7 @@
 pos_embed (1, N, C)                    each channel on the patch grid, bicubic
 token_shift_in, token_shift_out (N,)   likewise, each a map of its own, on the grid of its stage
 the entry of the class token           is kept
+attn.alpha                             times N / N', both with the class token: it goes with 1/N
 every other parameter                  is the same array
 """
 
@@ -19,6 +20,7 @@ from refimpl.models.params import Params, block_of, flatten, unflatten
 from refimpl.models.run import Tap
 
 PER_TOKEN = ("pos_embed", "token_shift_in", "token_shift_out")
+ALPHA = ".attn.alpha"
 GRADIENT = "grads/param."
 
 
@@ -26,6 +28,7 @@ class Cache(NamedTuple):
     config: Config  # with the new image_size
     backend: Any
     interpolations: dict[int, ops.interpolate.Cache]  # by stage, where it has maps to interpolate
+    ratio: float  # that alpha is multiplied by
 
 
 def forward(
@@ -37,9 +40,10 @@ def forward(
     divide it, or where windows do not fit.
     """
     if image_size == config.image_size:
-        return params, Cache(config, backend, {})
+        return params, Cache(config, backend, {}, 1.0)
     resized = config.replace(image_size=image_size)
-    flat, interpolations = flatten(params), {}
+    ratio = next(config.stages).keys / next(resized.stages).keys  # 1 where windows keep their size
+    flat, interpolations = _scaled(flatten(params), ratio), {}
     for s, (own, new) in enumerate(zip(config.stages, resized.stages, strict=True)):
         if own.window != new.window:
             raise ConfigError(
@@ -50,7 +54,7 @@ def forward(
             maps, cache = backend.interpolate.forward(_maps(group, own.grid), new.grid)
             interpolations[s] = cache
             flat |= _with_maps(group, maps, own.grid)
-    return unflatten(flat), Cache(resized, backend, interpolations)
+    return unflatten(flat), Cache(resized, backend, interpolations, ratio)
 
 
 def backward(grads: Params, cache: Cache) -> Params:
@@ -71,7 +75,7 @@ def listener(tap: Tap | None, cache: Cache) -> Tap | None:
         def adjoint(gradient):
             return _adjoint({path: gradient}, cache)[path]
 
-        if name.startswith(GRADIENT) and name.endswith(PER_TOKEN):
+        if name.startswith(GRADIENT) and name.endswith((*PER_TOKEN, ALPHA)):
             tap(name, adjoint(value), lambda *read: adjoint(op(*read)), inputs)
         else:
             tap(name, value, op, inputs)
@@ -88,7 +92,13 @@ def _adjoint(grads: dict[str, np.ndarray], cache: Cache) -> dict[str, np.ndarray
                 _maps(group, stages[s].grid), interpolation
             )
             grads = grads | _with_maps(group, dmaps, stages[s].grid)
-    return grads
+    return _scaled(grads, cache.ratio)
+
+
+def _scaled(flat: dict[str, np.ndarray], ratio: float) -> dict[str, np.ndarray]:
+    """`flat` with every alpha, or its gradient, times `ratio`."""
+    scaled = {p: np.asarray(v * v.dtype.type(ratio)) for p, v in flat.items() if p.endswith(ALPHA)}
+    return flat | scaled
 
 
 def _per_token(flat: dict[str, np.ndarray], config: Config, s: int) -> dict[str, np.ndarray]:

@@ -9,6 +9,10 @@ from refimpl.conventions import ConfigError, write_atomically
 from refimpl.training import EpochResult
 
 DOTS_PER_INCH = 100
+VALIDATION = {
+    "validation_accuracy": "validation",
+    "validation_mean_iou": "validation, mean IoU",
+}  # field of an epoch -> its name in the picture
 
 
 def require_matplotlib() -> None:
@@ -37,9 +41,10 @@ def draw(history: Sequence[EpochResult], path: str | os.PathLike) -> None:
     _line(loss, epochs, [result.loss for result in history], "training")
     loss.set_ylabel("loss")
     _line(accuracy, epochs, [100 * result.train_accuracy for result in history], "training")
-    validation = [result.validation_accuracy for result in history]
-    if None not in validation:
-        _line(accuracy, epochs, [100 * score for score in validation], "validation")
+    for name, label in VALIDATION.items():
+        scores = [getattr(result, name) for result in history]
+        if None not in scores:
+            _line(accuracy, epochs, [100 * score for score in scores], label)
     accuracy.set_ylabel("accuracy in %")
     accuracy.legend(loc="lower right")
     _line(rate, epochs, [result.learning_rate for result in history], "training")

@@ -12,6 +12,7 @@ from refimpl.segmenter import Segmentation
 
 ROW = 18  # pixels of a line of the legend
 LEGEND = 220  # its width
+WIDEST = 28  # characters of a name
 LEAST = 224  # pixels of the longer side of an overlay's picture: smaller ones are enlarged
 NAMED = 40  # most classes whose names stand beside a confusion matrix
 
@@ -49,8 +50,19 @@ def _draw_legend(
         box = (left + 8, top, left + 8 + ROW - 4, top + ROW - 4)
         draw.rectangle(box, fill=tuple(palette[label].tolist()))
         # the built-in font of some versions of Pillow has the characters of Latin-1 alone
-        text = f"{names[label][:28]}: {share:.1%}".encode("latin-1", "replace").decode("latin-1")
+        text = f"{_shortened(names[label])}: {share:.1%}".encode("latin-1", "replace").decode(
+            "latin-1"
+        )
         draw.text((left + 12 + ROW, top), text, fill="black", font=font)
+
+
+def _shortened(name: str) -> str:
+    """What a line of the legend has room for.
+
+    >>> _shortened("sky"), _shortened("pool table, billiard table, snooker table")
+    ('sky', 'pool table, billiard table...')
+    """
+    return name if len(name) <= WIDEST else name[: WIDEST - 2].rstrip(", ") + "..."
 
 
 def draw_confusion(counts: np.ndarray, class_names: Sequence[str], path: str | os.PathLike) -> None:

@@ -1,4 +1,4 @@
-"""What a network costs against what it reaches: accuracy over packed bytes and over speed."""
+"""What a network costs against what it reaches: its score over packed bytes and over speed."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,8 @@ MARKERS = "os^vDPX*<>"
 def draw(lines: Sequence[Line], path: str | os.PathLike) -> None:
     """Write rows of an ablation to a PNG file, 1100 x 500 pixels; a row without runs is left out.
 
-    A point is the mean top-1 of a row's runs, its bar the standard error where there is one. Both
+    A point is the mean top-1 or mean IoU of a row's runs, its bar the standard error where there is
+    one. Both
     horizontal axes are logarithmic. ConfigError without matplotlib, DataError where no row has
     runs, OSError from the disk.
     """
@@ -22,7 +23,7 @@ def draw(lines: Sequence[Line], path: str | os.PathLike) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    shown = [line for line in lines if line.top1 is not None]
+    shown = [line for line in lines if line.score is not None]
     if not shown:
         raise DataError(f"{path}: no row has runs, nothing to draw")
     figure = Figure(figsize=(11, 5), dpi=DOTS_PER_INCH, layout="constrained")
@@ -33,7 +34,7 @@ def draw(lines: Sequence[Line], path: str | os.PathLike) -> None:
         _point(speed, line.images_per_second, line, marker)
     size.set_xlabel("packed size in kB")
     speed.set_xlabel("images a second, one at a time on one thread")
-    size.set_ylabel("top-1 in %")
+    size.set_ylabel("top-1 in %" if shown[0].mean_iou is None else "mean IoU in %")
     for axes in (size, speed):
         axes.set_xscale("log")
         axes.margins(x=0.1)
@@ -47,4 +48,4 @@ def draw(lines: Sequence[Line], path: str | os.PathLike) -> None:
 
 def _point(axes: Any, x: float, line: Line, marker: str) -> None:
     error = None if line.error is None else 100 * line.error
-    axes.errorbar(x, 100 * line.top1, error, fmt=marker, capsize=3, label=line.row)
+    axes.errorbar(x, 100 * line.score, error, fmt=marker, capsize=3, label=line.row)

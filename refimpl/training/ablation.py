@@ -16,7 +16,8 @@ Its file, TOML or JSON:
     model = "react_cifar"
     fields = { similarity = "haar" }    # other values of fields of its configuration
 
-A run is a row with a seed. Its last weights are evaluated once. A network without the stage
+The rows are classifiers, or all of them segmenters, whose images have no class: any are drawn. A
+run is a row with a seed. Its last weights are evaluated once. A network without the stage
 "activations", such as a real one, trains for as many epochs in one stage: activation_epochs +
 epochs.
 """
@@ -41,7 +42,7 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, VisionTransformer, files, packing
 from refimpl.models.config import named
 from refimpl.models.summary import summarise
-from refimpl.training.batches import Objective, accuracy
+from refimpl.training.batches import Objective, score
 from refimpl.training.holdout import draw_evenly
 from refimpl.training.journal import fingerprint
 from refimpl.training.loop import train
@@ -116,19 +117,25 @@ class Result(NamedTuple):
     epochs: int  # of all stages
     split: str  # TEST or HELD_OUT
     count: int  # images of it
-    top1: float  # 0 to 1
+    top1: float  # 0 to 1; of a segmenter's labelled pixels
     loss: float  # of the training's last epoch
     images_per_second: float  # answered, one at a time
     seconds: float  # of training, interruptions left out
     recipe: dict[str, Any]
     sha256: str  # of the run's settings
     data_sha256: str  # of the training images and labels
+    mean_iou: float | None = None  # 0 to 1, of a segmenter
+
+    @property
+    def score(self) -> float:
+        """What runs are compared by."""
+        return self.top1 if self.mean_iou is None else self.mean_iou
 
 
 class Images(NamedTuple):
     """What all runs train on, and are evaluated on."""
 
-    training: tuple[np.ndarray, np.ndarray]  # images uint8 (n, H, W[, 3]), labels (n,)
+    training: tuple[np.ndarray, np.ndarray]  # images uint8 (n, H, W[, 3]), labels (n,) or maps
     evaluated: tuple[np.ndarray, np.ndarray]
     split: str  # of those that are evaluated: TEST or HELD_OUT
     class_names: list[str]
@@ -158,15 +165,18 @@ class Ablation:
             raise ConfigError(f"baseline is {self.baseline!r}, expected a row: {', '.join(names)}")
         first = self.rows[0]
         for row in self.rows:
-            if row.config.task != "classification":
-                raise ConfigError(f"row {row.name!r}: is a segmenter, expected classifiers")
-            for field in ("image_size", "channels", "num_classes"):
+            for field in ("task", "image_size", "channels", "num_classes"):
                 found, expected = getattr(row.config, field), getattr(first.config, field)
                 if found != expected:
                     raise ConfigError(
                         f"row {row.name!r}: {field} is {found}, expected {expected} as in row "
-                        f"{first.name!r}: all see the same images"
+                        f"{first.name!r}: all learn from the same images"
                     )
+
+    @property
+    def task(self) -> str:
+        """Of every row, see Config."""
+        return self.rows[0].config.task
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Ablation":
@@ -304,7 +314,7 @@ def carry_out(
     card = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     objective = Objective(images.preprocessing.apply_array, backend)
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-        top1 = accuracy(
+        reached = score(
             trained.model, trained.params, *images.evaluated, objective, BATCH_SIZE, pool
         )
     cost = summarise(run.row.config)
@@ -317,11 +327,12 @@ def carry_out(
         epochs=run.recipe.activation_epochs + run.recipe.epochs,
         split=images.split,
         count=len(images.evaluated[1]),
-        top1=top1,
+        top1=reached.accuracy,
         loss=card["figures"]["loss"],
         images_per_second=speed(trained.model, trained.params),
         seconds=card["wall_time_seconds"],
         data_sha256=data,
+        mean_iou=reached.mean_iou,
         **settings,
     )
 

@@ -11,7 +11,7 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,20 +22,17 @@ from refimpl.training.journal import fingerprint, require_same
 from refimpl.training.recipes import Recipe
 
 NAMES = {True: ("runs.csv", "table.md"), False: ("validation.csv", "validation.md")}
-HEADER = (
-    "row",
-    "runs",
-    "top-1 %",
-    "SE",
-    "SE of a run",
-    "parameters",
-    "OPs",
-    "packed bytes",
-    "loss",
-    "difference",
-    "SE",
-    "images/s",
-)
+_COSTS = ("parameters", "OPs", "packed bytes", "loss", "difference", "SE", "images/s")
+HEADERS = {  # by task
+    "classification": ("row", "runs", "top-1 %", "SE", "SE of a run", *_COSTS),
+    "segmentation": ("row", "runs", "mIoU %", "SE", "pixel accuracy %", *_COSTS),
+}
+SPREADS = {
+    "classification": "SE is the standard error of the mean over runs, that of a run the binomial "
+    "one of its number of images",
+    "segmentation": "mIoU is the mean over the classes that the labels have, SE its standard error "
+    "over runs",
+}
 
 
 class Line(NamedTuple):
@@ -44,16 +41,22 @@ class Line(NamedTuple):
     row: str
     seeds: list[int]  # of the runs that are over
     missing: list[int]
-    top1: float | None  # mean over them, 0 to 1
-    error: float | None  # its standard error, by the spread of the runs
-    binomial_error: float | None  # of one run, by the number of images it is evaluated on
+    top1: float | None  # mean over them, 0 to 1; of a segmenter's labelled pixels
+    mean_iou: float | None  # likewise, of a segmenter
+    error: float | None  # the standard error of `score`, by the spread of the runs
+    binomial_error: float | None  # of one top1, by the number of images it is evaluated on
     parameters: int
     ops: float  # of one image
     packed_bytes: int
     loss: float | None  # of the training's last epoch, mean
-    difference: float | None  # of top1 to the baseline's
-    difference_error: float | None  # of runs that are independent
+    difference: float | None  # of `score` to the baseline's, mean over the seeds that both have
+    difference_error: float | None  # its standard error, by the spread of these differences
     images_per_second: float | None  # answered, one at a time; mean
+
+    @property
+    def score(self) -> float | None:
+        """What rows are compared by."""
+        return self.top1 if self.mean_iou is None else self.mean_iou
 
 
 class Results:
@@ -101,15 +104,19 @@ class Results:
     def lines(self) -> list[Line]:
         """A line for each row of the ablation, in its order."""
         rows, baseline = self.ablation.rows, self.ablation.baseline
-        base = mean_and_error([r.top1 for r in self.results if r.row == baseline])
+        base = {r.seed: r.score for r in self.results if r.row == baseline}
         return [
             _line(row, [r for r in self.results if r.row == row.name], baseline, base)
             for row in rows
         ]
 
+    def header(self) -> tuple[str, ...]:
+        """The names of the table's columns."""
+        return HEADERS[self.ablation.task]
+
     def cells(self) -> list[tuple[str, ...]]:
-        """The table as text, a tuple a row; see HEADER."""
-        return [_cells(line) for line in self.lines()]
+        """The table as text, a tuple a row; see `header`."""
+        return [_cells(line, self.ablation.task) for line in self.lines()]
 
     def notes(self) -> str:
         """What the figures mean, as one paragraph."""
@@ -121,8 +128,8 @@ class Results:
         evaluated += "test images" if self.split == TEST else "held-out training images"
         text = (
             f"{ablation.images:,} training images, {epochs} epochs; the last weights of a run are "
-            f"evaluated on {evaluated}. SE is the standard error of the mean over runs, that of a "
-            "run the binomial one of its number of images; loss that of the last epoch of training."
+            f"evaluated on {evaluated}. {SPREADS[ablation.task]}; loss that of the last epoch of "
+            "training."
         )
         if stages:
             text += (
@@ -130,13 +137,17 @@ class Results:
                 f"{stages + recipe.epochs}."
             )
         if ablation.baseline is not None:
-            text += f" Differences are to {ablation.baseline}."
+            text += (
+                f" Differences are to {ablation.baseline}, run by run of the same seed, which "
+                "gives both the same batches."
+            )
         return text
 
     def markdown(self) -> str:
         """The table and the notes below it."""
-        rule = ("---", *["---:"] * (len(HEADER) - 1))
-        rows = "\n".join(f"| {' | '.join(row)} |" for row in (HEADER, rule, *self.cells()))
+        header = self.header()
+        rule = ("---", *["---:"] * (len(header) - 1))
+        rows = "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *self.cells()))
         return f"{rows}\n\n{self.notes()}\n"
 
     def _read(self) -> None:
@@ -161,9 +172,12 @@ def read_results(path: Path) -> list[Result]:
         table = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
-    if not table or tuple(table[0]) != Result._fields:
+    names = tuple(table[0]) if table else ()
+    # a column that was added later may be missing
+    older = tuple(name for name in Result._fields if name not in Result._field_defaults)
+    if names not in (Result._fields, older):
         raise DataError(f"{path}: found other columns, expected {','.join(Result._fields)}")
-    return [_parse(path, number, line) for number, line in enumerate(table[1:], start=2)]
+    return [_parse(path, number, names, line) for number, line in enumerate(table[1:], start=2)]
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -174,18 +188,20 @@ def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]
     return statistics.fmean(values), error
 
 
-def _parse(path: Path, number: int, line: Sequence[str]) -> Result:
-    kinds = Result.__annotations__.values()
+def _parse(path: Path, number: int, names: Sequence[str], line: Sequence[str]) -> Result:
+    kinds = Result.__annotations__
     try:
-        values = [_value(kind, text) for kind, text in zip(kinds, line, strict=True)]
+        cells = dict(zip(names, line, strict=True))
+        return Result(**{name: _value(kinds[name], text) for name, text in cells.items()})
     except ValueError as error:
         raise DataError(f"{path}: line {number}: {error}") from None
-    return Result(*values)
 
 
 def _value(kind: Any, text: str) -> Any:
     if kind in (str, int, float):
         return kind(text)
+    if kind == float | None:
+        return float(text) if text else None
     value = json.loads(text)
     if not isinstance(value, dict):
         raise ValueError(f"found {text:.40}, expected a JSON object")
@@ -197,39 +213,42 @@ def _where(path: Path, result: Result) -> str:
 
 
 def _line(
-    row: Row,
-    results: Sequence[Result],
-    baseline: str | None,
-    base: tuple[float | None, float | None],
+    row: Row, results: Sequence[Result], baseline: str | None, base: Mapping[int, float]
 ) -> Line:
+    """`base`: the baseline's scores by seed. Runs of one seed see the same batches: they pair."""
     cost = summarise(row.config)
     seeds = sorted(result.seed for result in results)
-    top1, error = mean_and_error([result.top1 for result in results])
-    binomial, difference, difference_error = None, None, None
-    if top1 is not None:
+    top1 = _mean([result.top1 for result in results])
+    mean_iou = _mean([result.mean_iou for result in results if result.mean_iou is not None])
+    _, error = mean_and_error([result.score for result in results])
+    pairs = [r for r in results if r.seed in base and row.name != baseline]
+    difference, difference_error = mean_and_error([r.score - base[r.seed] for r in pairs])
+    binomial = None
+    if row.config.task == "classification" and top1 is not None:
         binomial = math.sqrt(top1 * (1 - top1) / results[0].count)
-        if row.name != baseline and base[0] is not None:
-            difference = top1 - base[0]
-            if error is not None and base[1] is not None:
-                difference_error = math.hypot(error, base[1])
     return Line(
         row=row.name,
         seeds=seeds,
         missing=[seed for seed in row.seeds if seed not in seeds],
         top1=top1,
+        mean_iou=mean_iou,
         error=error,
         binomial_error=binomial,
         parameters=cost.total.params_1bit + cost.total.params_32bit,
         ops=cost.ops,
         packed_bytes=cost.total.bytes,
-        loss=mean_and_error([result.loss for result in results])[0],
+        loss=_mean([result.loss for result in results]),
         difference=difference,
         difference_error=difference_error,
-        images_per_second=mean_and_error([r.images_per_second for r in results])[0],
+        images_per_second=_mean([result.images_per_second for result in results]),
     )
 
 
-def _cells(line: Line) -> tuple[str, ...]:
+def _mean(values: Sequence[float]) -> float | None:
+    return mean_and_error(values)[0]
+
+
+def _cells(line: Line, task: str) -> tuple[str, ...]:
     def percent(value: float | None, sign: str = "") -> str:
         return "-" if value is None else f"{100 * value:{sign}.2f}"
 
@@ -237,9 +256,9 @@ def _cells(line: Line) -> tuple[str, ...]:
     return (
         line.row,
         f"{len(line.seeds)} of {planned}" if line.missing else f"{planned}",
-        percent(line.top1),
+        percent(line.score),
         percent(line.error),
-        percent(line.binomial_error),
+        percent(line.binomial_error if task == "classification" else line.top1),
         f"{line.parameters:,}",
         f"{line.ops:,.0f}",
         f"{line.packed_bytes:,}",

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl import ops
+from refimpl import metrics, ops
 from refimpl.conventions import IGNORED, cpus
 from refimpl.data.image_folder import Images, in_batches, map_ahead, slices
 from refimpl.data.segmentation import resize_labels
@@ -29,6 +29,13 @@ class Objective(NamedTuple):
     smoothing: float = 0.0
     teacher: Callable[[np.ndarray], np.ndarray] | None = None  # uint8 images -> probabilities
     weight: float = 0.0  # of the teacher
+
+
+class Score(NamedTuple):
+    """How many answers are right; fractions from 0 to 1."""
+
+    accuracy: float  # of images, or of labelled pixels
+    mean_iou: float | None  # of a segmenter, over the classes that the labels have [SPEC 10]
 
 
 class BatchResult(NamedTuple):
@@ -72,7 +79,7 @@ def batch_gradients(
     return BatchResult(loss, correct, answers, total)
 
 
-def accuracy(
+def score(
     model: VisionTransformer,
     params: Mapping[str, Any],
     images: Images,
@@ -80,22 +87,30 @@ def accuracy(
     objective: Objective,
     size: int,
     pool: ThreadPoolExecutor,
-) -> float:
-    """Share of right answers, 0 to 1, over images uint8 (n, H, W[, 3]), `size` at a time.
+) -> Score:
+    """Of the answers for images uint8 (n, H, W[, 3]), `size` at a time.
 
-    Of a segmenter they are those of labelled pixels, at its own size. 0 where there is no label.
+    A segmenter's are held against the labels at its own size. 0 where no pixel is labelled.
     """
+    maps = model.config.task == "segmentation"
 
-    def count(batch: tuple[np.ndarray, np.ndarray]) -> tuple[int, int]:
+    def count(batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Right and all answers (2,), or the confusion matrix."""
         prepared = objective.prepare(batch[0])
         logits = model.predict(params, prepared, backend=objective.backend)
         expected = _fitting(batch[1], model)
-        return _correct(logits, expected), _answers(expected)
+        if not maps:
+            return np.array([_correct(logits, expected), len(expected)])
+        return metrics.confusion_matrix(expected, logits.argmax(axis=1), model.config.num_classes)
 
     parts = slices(len(images), size)
     batches = zip(in_batches(images, parts), (labels[part] for part in parts), strict=True)
-    correct, answers = np.sum(list(map_ahead(pool, count, batches, ahead=2 * cpus())), axis=0)
-    return float(correct / max(answers, 1))
+    counts = sum(map_ahead(pool, count, batches, ahead=2 * cpus()))
+    if not maps:
+        return Score(float(counts[0] / counts[1]), None)
+    if not counts.any():
+        return Score(0.0, 0.0)
+    return Score(metrics.pixel_accuracy(counts), metrics.mean_iou(counts))
 
 
 @np.errstate(all="ignore")  # a run that diverges is told once, by name; see loop.py

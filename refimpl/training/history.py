@@ -21,11 +21,14 @@ class EpochResult(NamedTuple):
     learning_rate: float  # of its last step
     images_per_second: float  # training only
     elapsed: float  # seconds since the run began, validation and interruptions' part included
+    validation_mean_iou: float | None = None  # 0 to 1, of a segmenter
 
     def __str__(self) -> str:
         validation = ""
         if self.validation_accuracy is not None:
             validation = f"  validation {self.validation_accuracy:.2%}"
+        if self.validation_mean_iou is not None:
+            validation += f", mIoU {self.validation_mean_iou:.2%}"
         return (
             f"{self.stage} epoch {self.epoch}/{self.epochs}  loss {self.loss:.4f}"
             f"  train {self.train_accuracy:.2%}{validation}"
@@ -36,7 +39,7 @@ class EpochResult(NamedTuple):
 def write_csv(path: Path, history: Sequence[EpochResult]) -> None:
     """Learning curves, a row an epoch and a column a field, whole or not at all.
 
-    Accuracies are 0 to 1; a missing one is an empty cell. OSError from the disk.
+    Accuracies and the mean IoU are 0 to 1; a missing one is an empty cell. OSError from the disk.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")

@@ -46,22 +46,23 @@ def hold_out(images: Images, labels: np.ndarray, count: int, seed: int | None = 
 def draw_evenly(labels: np.ndarray, counts: Sequence[int], seed: int) -> list[np.ndarray]:
     """Draws of so many images each, which share none: indices into labels (n,), ascending.
 
-    Every class has its equal part in each draw, or one image more. A draw does not depend on the
-    counts after it. DataError where a class has too few.
+    Every class has its equal part in each draw, or one image more; of label maps (n, H, W) any are
+    drawn. A draw does not depend on the counts after it. DataError where there are too few.
 
     >>> [draw.tolist() for draw in draw_evenly(np.array([0, 0, 1, 1, 1]), (2, 2), seed=0)]
     [[0, 4], [1, 2]]
     """
     rng = np.random.default_rng(seed)
-    classes = np.unique(labels)
+    maps = labels.ndim > 1
+    kinds = np.zeros(len(labels), int) if maps else labels
+    classes = np.unique(kinds)
     drawn: list[list[np.ndarray]] = [[] for _ in counts]
     for place, label in enumerate(classes):
-        order = rng.permutation(np.flatnonzero(labels == label))
+        order = rng.permutation(np.flatnonzero(kinds == label))
         parts = [count // len(classes) + (place < count % len(classes)) for count in counts]
         if sum(parts) > len(order):
-            raise DataError(
-                f"training data: {len(order)} images of class {label}, expected {sum(parts)}"
-            )
+            what = "images" if maps else f"images of class {label}"
+            raise DataError(f"training data: {len(order)} {what}, expected {sum(parts)}")
         for draw, part, end in zip(drawn, parts, np.cumsum(parts), strict=True):
             draw.append(order[end - part : end])
     return [np.sort(np.concatenate(parts)) for parts in drawn]

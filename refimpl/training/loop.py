@@ -33,7 +33,7 @@ from refimpl.models import VisionTransformer, files
 from refimpl.models.params import check, flatten, unflatten
 from refimpl.training import optimizers, stages, teachers
 from refimpl.training.augmentation import augment, augment_with_labels
-from refimpl.training.batches import BatchResult, Objective, Prepare, accuracy, batch_gradients
+from refimpl.training.batches import BatchResult, Objective, Prepare, batch_gradients, score
 from refimpl.training.history import EpochResult
 from refimpl.training.journal import Journal, fingerprint
 from refimpl.training.optimizers import AdamW, clip_by_global_norm
@@ -187,9 +187,9 @@ def _epoch(
             bar.set_postfix(loss=f"{loss_sum / max(answers, 1):.4f}", refresh=False)
             bar.update(len(chosen))
     speed = seen / (time.perf_counter() - start)
-    score = None
+    reached = None
     if run.validation is not None:
-        score = accuracy(
+        reached = score(
             stage.model,
             nested,
             *run.validation,
@@ -203,10 +203,11 @@ def _epoch(
         epochs=stage.epochs,
         loss=loss_sum / max(answers, 1),
         train_accuracy=correct / max(answers, 1),
-        validation_accuracy=score,
+        validation_accuracy=reached and reached.accuracy,
         learning_rate=rate,
         images_per_second=speed,
         elapsed=time.perf_counter() - run.began,
+        validation_mean_iou=reached and reached.mean_iou,
     )
 
 
@@ -336,6 +337,7 @@ def _card(
             "loss": last.loss,
             "train_accuracy": last.train_accuracy,
             "validation_accuracy": last.validation_accuracy,
+            "validation_mean_iou": last.validation_mean_iou,
             "images_per_second": last.images_per_second,
         },
         "wall_time_seconds": last.elapsed,

@@ -63,7 +63,8 @@ class _Windows:
 
 
 class Attention(_Windows, vit.Attention):
-    pass
+    def _alpha(self, grid: ops.Grid) -> Tensor:
+        return self.alpha  # a window has as many keys on any grid
 
 
 class RealAttention(_Windows, vit.RealAttention):

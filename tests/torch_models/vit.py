@@ -137,9 +137,14 @@ class Attention(nn.Module):
             signs = moved if binarize == "none" else ops.sign(moved, self.config["ste"])
             bits[name] = _split_heads(signs, heads)
         prob = ops.softmax(*self._seen(self._scores(bits), grid))
-        context = ops.boolean_attention(prob, bits["v"].mT, self.alpha, binarize)
+        context = ops.boolean_attention(prob, bits["v"].mT, self._alpha(grid), binarize)
         o = self.norm(_merge_heads(context)) + sum(real[name] for name in self.names[:-1])
         return self.proj(self.rprelu(o + self._values(real["v"], grid), grid), grid)
+
+    def _alpha(self, grid: ops.Grid) -> Tensor:
+        """[SPEC 6.3] For images of another size it shrinks as the number of keys grows."""
+        own = _tokens(self.config)
+        return self.alpha * (own / (own - math.prod(_grid(self.config)) + math.prod(grid)))
 
     def _seen(self, scores: Tensor, grid: ops.Grid) -> tuple[Tensor, Tensor | None]:
         """Scores, and which of them enter the softmax: without windows all, as they are."""
