@@ -7,8 +7,8 @@ AdamW (Loshchilov and Hutter, arXiv 1711.05101), step t = 1, 2, ...:
     parameter -= rate * decay * parameter                    only parameters in `decayed`
     parameter -= rate * (first / (1 - beta1^t)) / (sqrt(second / (1 - beta2^t)) + eps)
 
-A step is as long as the rate, however small the parameter. `attn.alpha` starts at 1/N: steps of
-the rate of all others carry it below zero within its first ten, where it has no gradient, every
+A step is about as long as the rate, however small the parameter. `attn.alpha` starts at 1/N: at the
+rate of all others it can fall below zero within some tens of steps, where it has no gradient, every
 bit of the attention is 1 and queries and keys learn nothing any more. It has a rate of its own,
 `Recipe.alpha_rate` times that of the others.
 
