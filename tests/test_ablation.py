@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import refimpl
-from refimpl.bench import latency
+from refimpl.bench import latency, work
 from refimpl.conventions import DataError
 from refimpl.data import datasets, segmentation
 from refimpl.data.preprocessing import Preprocessing
@@ -33,7 +33,7 @@ from refimpl.report import tradeoff
 from refimpl.training import ablation, ablation_table, history
 from refimpl.training.batches import Score
 from refimpl.training.holdout import draw_evenly
-from tests import networks, oracles, strategies
+from tests import oracles, strategies
 from tests.command_line import assert_one_line, run
 from tests.test_data import encoded
 from tests.test_data_sets import write_folder
@@ -53,7 +53,6 @@ SPEC = {
     ],
 }
 RUNS = [("real", 4), ("react", 4), ("react + haar", 4), ("react", 2), ("react + haar", 2)]
-TIMES = ("images_per_second", "seconds")
 WHERE = {"test": ("runs.csv", "table.md"), "held-out": ("validation.csv", "validation.md")}
 
 
@@ -68,11 +67,6 @@ def data(tmp_path_factory) -> Path:
                 pixels[3 * label] = 240
                 tree[f"{split}/{name}/{number}.png"] = encoded(Image.fromarray(pixels))
     return write_folder(tmp_path_factory.mktemp("data"), tree)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch) -> None:
-    monkeypatch.setattr(latency, "images_per_second", lambda model, params: 123.0)
 
 
 def write_spec(folder: Path, **changes) -> Path:
@@ -91,9 +85,7 @@ def ablate(spec: Path, data: Path | None, folder: Path, *options: object):
 def finished(tmp_path_factory, data) -> Path:
     """A folder with all runs, and its recipe beside it."""
     folder = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "images_per_second", lambda model, params: 123.0)
-        status, out, _ = ablate(write_spec(folder), data, folder / "out")
+    status, out, _ = ablate(write_spec(folder), data, folder / "out")
     assert status == 0, out
     return folder
 
@@ -104,7 +96,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def timeless(path: Path) -> list[dict[str, str]]:
-    return [{k: v for k, v in row.items() if k not in TIMES} for row in rows_of(path)]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows_of(path)]
 
 
 def same_runs(folder: Path, other: Path) -> None:
@@ -210,7 +202,6 @@ def test_an_interrupted_ablation_goes_on_to_the_same_bits(
     assert (status, out) == (130, "")
     assert err.splitlines()[-1] == "refimpl: interrupted: the same command goes on"
     monkeypatch.undo()
-    monkeypatch.setattr(latency, "images_per_second", lambda model, params: 123.0)
     assert len(rows_of(folder / "runs.csv")) == 1
     assert len(list((folder / "unfinished").glob("*.checkpoint"))) == 1
     status, _, err = ablate(spec, data, folder)
@@ -383,7 +374,7 @@ def results(path: Path, scores: dict[str, list[int]], count: int) -> ablation_ta
                 row=one.row.name, seed=one.seed, parameters=1, ops=cost.ops,
                 packed_bytes=cost.total.bytes, epochs=3, split="test", count=count,
                 top1=right[one.seed] / count, loss=right[one.seed] / 7, seconds=1.0,
-                images_per_second=right[one.seed] + 1.0, data_sha256="", **one.settings(),
+                data_sha256="", **one.settings(),
             ))  # fmt: skip
     return found
 
@@ -405,7 +396,6 @@ def test_the_arithmetic_of_the_table(tmp_path_factory, base, other) -> None:
         mean = statistics.mean(exact)
         assert line.top1 == pytest.approx(float(mean), abs=1e-15)
         assert line.loss == pytest.approx(statistics.mean(right) / 7)
-        assert line.images_per_second == pytest.approx(statistics.mean(right) + 1)
         assert line.binomial_error == pytest.approx(math.sqrt(mean * (1 - mean) / 200), abs=1e-9)
         if len(right) == 1:
             assert line.error is None
@@ -463,10 +453,11 @@ def test_a_table_of_nothing_writes_nothing(tmp_path) -> None:
 
 
 def test_the_picture(tmp_path) -> None:
-    """A point in each panel in each row's colour; a row without runs has none."""
+    """A point in each panel in each row's colour."""
     oracles.require("matplotlib")
     drawn = results(tmp_path, {"react": [20, 40], "none": [], "didb": [150, 130]}, 200)
-    tradeoff.draw(drawn.lines(), tmp_path / "a.png")
+    lines = [line for line in drawn.lines() if line.score is not None]
+    tradeoff.draw(lines, {"react": 123.0, "didb": 45.0}, tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as picture:
         assert (picture.format, picture.size) == ("PNG", (1100, 500))
         pixels = np.asarray(picture.convert("RGB"))
@@ -481,7 +472,11 @@ def test_plot_draws_the_rows_that_are_chosen(finished, tmp_path) -> None:
     spec, folder = finished / "ablation.json", finished / "out"
     for name, options in {"all": (), "two": ("--row", "real", "--row", "react")}.items():
         path = tmp_path / f"{name}.png"
-        assert ablate(spec, None, folder, "--only-table", "--plot", path, *options).status == 0
+        found = ablate(spec, None, folder, "--only-table", "--plot", path, *options)
+        assert found.status == 0
+        _, _, measured = found.out.partition("Images a second")
+        rows = [row["name"] for row in SPEC["rows"] if not options or row["name"] in options]
+        assert re.findall(r"^(.+?) +[\d,]+$", measured, re.MULTILINE) == rows
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["all.png", "two.png"]
     assert (tmp_path / "all.png").read_bytes() != (tmp_path / "two.png").read_bytes()
 
@@ -529,12 +524,10 @@ def segmented(tmp_path_factory, maps) -> Path:
     folder = tmp_path_factory.mktemp("segmented")
     spec = folder / "ablation.json"
     spec.write_text(json.dumps(SCENES))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(latency, "images_per_second", lambda model, params: 123.0)
-        for options in ((), ("--validation",)):
-            status, out, err = ablate(spec, maps, folder / "out", *options)
-            assert status == 0, err
-            assert len(re.findall(r"^mIoU \d+\.\d\d% on \d images$", err, re.MULTILINE)) == 3
+    for options in ((), ("--validation",)):
+        status, out, err = ablate(spec, maps, folder / "out", *options)
+        assert status == 0, err
+        assert len(re.findall(r"^mIoU \d+\.\d\d% on \d images$", err, re.MULTILINE)) == 3
     return folder
 
 
@@ -585,15 +578,6 @@ def test_the_table_of_segmenters(segmented, tmp_path) -> None:
     oracles.require("matplotlib")
     plot = ("--only-table", "--plot", tmp_path / "a.png")
     assert ablate(spec, None, folder, *plot).status == 0
-
-
-def test_a_csv_from_before_segmenters(finished, tmp_path) -> None:
-    rows = rows_of(finished / "out" / "runs.csv")
-    assert {row.pop("mean_iou") for row in rows} == {""}
-    rewrite(tmp_path / "runs.csv", rows)
-    spec = write_spec(tmp_path)
-    found = ablate(spec, None, tmp_path, "--only-table")
-    assert found == ablate(spec, None, finished / "out", "--only-table")
 
 
 def test_what_an_ablation_of_segmenters_refuses(maps, data, tmp_path) -> None:
@@ -751,14 +735,16 @@ def test_the_ablation_on_scenes() -> None:
     assert (asked.baseline, asked.task, len(asked.runs())) == ("react", "segmentation", 6)
 
 
-@pytest.mark.parametrize("name", ["didb_micro", "deit_micro", "segmenter_didb_micro"])
-def test_how_many_images_a_second(name) -> None:
-    fields = {"norm_eps": 1e-6} if name.startswith("deit") else {}
-    net = networks.make(named(name, dim=16, depth=1, **fields), 0, np.float32)
-    assert 1 < REAL_SPEED(net.model, net.params) < 1e7
-
-
-REAL_SPEED = latency.images_per_second
+def test_how_many_images_a_second(monkeypatch) -> None:
+    """Each has a speed of its own, and a network of four times the depth is slower."""
+    monkeypatch.setattr(latency, "ROUNDS", 3)
+    names = ("didb_micro", "deit_micro", "segmenter_didb_micro")
+    asked = {name: work.network(name, batch=1, dim=16, depth=1) for name in names}
+    asked["deep"] = work.network("didb_micro", batch=1, dim=16, depth=8)
+    found = latency.images_per_second(asked)
+    assert list(found) == list(asked)
+    assert all(1 < speed < 1e7 for speed in found.values())
+    assert found["deep"] < found["didb_micro"]
 
 
 def test_a_row_without_stages_trains_as_long_in_one() -> None:

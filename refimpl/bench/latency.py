@@ -1,40 +1,48 @@
-"""How many images a second one network answers, one at a time on one thread."""
+"""How many images a second networks answer, one at a time on one thread, side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from refimpl.bench import measure
 from refimpl.bench.measure import OURS, Contender, timed
-from refimpl.models import VisionTransformer, packing
+from refimpl.bench.work import Network
+from refimpl.models import packing
 
-ROUNDS = 5
+ROUNDS = 10
 
 
-def images_per_second(model: VisionTransformer, params: Mapping[str, Any]) -> float:
-    """By the quickest program of ours: the engine, or NumPy with and without the kernels.
+def images_per_second(networks: Mapping[str, Network]) -> dict[str, float]:
+    """Networks by name -> images a second of each, by the quickest program of ours.
 
-    The input is random float32 (1, channels, H, W): no branch of a network depends on it.
+    That is the engine, or NumPy with or without the kernels where the engine does not run it. The
+    parameters do not matter: no branch of a network depends on them.
     """
-    from refimpl.kernels import backend
-
-    shape = (1, model.config.channels, *model.config.image_size)
-    image = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    if packing.for_engine(model.config):
-        from refimpl import engine
-
-        compiled = engine.compile(model, params)
-        programs = [lambda: compiled(image)]
-    else:
-        programs = [
-            lambda: model.predict(params, image),
-            lambda: model.predict(params, image, backend=backend),
-        ]
-    entries = [("", Contender(OURS, timed(run), None, 0, threads=1)) for run in programs]
+    entries = [
+        (name, Contender(OURS, timed(program), None, network.macs, threads=1))
+        for name, network in networks.items()
+        for program in _programs(network)
+    ]
     with threadpool_limits(1):
         rows = measure.compare(entries, ROUNDS)
-    return 1000 / min(row.median_ms for row in rows)
+    quickest = {name: min(r.median_ms for r in rows if r.work == name) for name in networks}
+    return {
+        name: 1000 * len(networks[name].images) / milliseconds
+        for name, milliseconds in quickest.items()
+    }
+
+
+def _programs(work: Network) -> Iterator[Callable[[], Any]]:
+    if packing.for_engine(work.config):
+        from refimpl import engine
+
+        compiled = engine.compile(work.model, work.params)
+        yield lambda: compiled(work.images)
+        return
+    from refimpl.kernels import backend
+
+    yield lambda: work.model.predict(work.params, work.images)
+    yield lambda: work.model.predict(work.params, work.images, backend=backend)

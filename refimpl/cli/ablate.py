@@ -15,7 +15,7 @@ from refimpl.cli.options import (
 )
 from refimpl.cli.output import print_json, print_table
 from refimpl.cli.verbs import Verbs
-from refimpl.conventions import ConfigError
+from refimpl.conventions import ConfigError, DataError
 
 
 def add(verbs: Verbs) -> None:
@@ -57,7 +57,8 @@ def add(verbs: Verbs) -> None:
     added.add_argument("--only-table", action="store_true", help="run nothing, print the table")
     added.add_argument(
         "--plot", type=Path, metavar="FILE",
-        help="draw accuracy or mean IoU over packed size and over speed as PNG (needs matplotlib)",
+        help="draw accuracy or mean IoU over packed size and over speed as PNG (needs matplotlib); "
+        "the speed of all rows is measured side by side and printed",
     ).complete = FILES  # fmt: skip
     add_training_backend(added)
     add_json(added)
@@ -82,19 +83,34 @@ def run(args: argparse.Namespace) -> int:
             raise KeyboardInterrupt("the same command goes on") from None
     if results.results:
         results.write_table()
+    speeds: dict[str, float] = {}
     if args.plot:
         names = {run.row.name for run in chosen}
-        tradeoff.draw([line for line in results.lines() if line.row in names], args.plot)
+        drawn = [line for line in results.lines() if line.row in names and line.score is not None]
+        if not drawn:
+            raise DataError(f"{args.plot}: no row has runs, nothing to draw")
+        speeds = _speeds([row for row in asked.rows if row.name in {line.row for line in drawn}])
+        tradeoff.draw(drawn, speeds, args.plot)
     if args.json:
-        print_json(ablation_table.to_json(results))
+        print_json(ablation_table.to_json(results) | {"images_per_second": speeds})
         return 0
     print_table(results.header(), results.cells())
     print(f"\n{results.notes()}")
+    if speeds:
+        print("\nImages a second, one at a time on one thread:\n")
+        print_table(("row", "images/s"), [(name, f"{n:,.0f}") for name, n in speeds.items()])
     return 0
 
 
+def _speeds(rows: list[Any]) -> dict[str, float]:
+    """Images a second by the row's name."""
+    from refimpl.bench import latency, work
+
+    networks = {row.name: work.network(row.model, batch=1, **row.fields) for row in rows}
+    return latency.images_per_second(networks)
+
+
 def _carry_out(args: argparse.Namespace, asked: Any, missing: list, results: Any) -> None:
-    from refimpl.bench.latency import images_per_second
     from refimpl.training import ablation
 
     if args.data is None:
@@ -110,7 +126,6 @@ def _carry_out(args: argparse.Namespace, asked: Any, missing: list, results: Any
             each,
             images,
             args.output,
-            speed=images_per_second,
             backend=backend,
             threads=args.threads,
             progress=True,

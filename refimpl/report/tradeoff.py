@@ -1,40 +1,35 @@
 """What a network costs against what it reaches: its score over packed bytes and over speed."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from refimpl.conventions import DataError
 from refimpl.report.curves import DOTS_PER_INCH, require_matplotlib, write_png
 from refimpl.training.ablation_table import Line
 
 MARKERS = "os^vDPX*<>"
 
 
-def draw(lines: Sequence[Line], path: str | os.PathLike) -> None:
-    """Write rows of an ablation to a PNG file, 1100 x 500 pixels; a row without runs is left out.
+def draw(lines: Sequence[Line], speeds: Mapping[str, float], path: str | os.PathLike) -> None:
+    """Write rows of an ablation to a PNG file, 1100 x 500 pixels; each of them has runs.
 
     A point is the mean top-1 or mean IoU of a row's runs, its bar the standard error where there is
-    one. Both
-    horizontal axes are logarithmic. ConfigError without matplotlib, DataError where no row has
-    runs, OSError from the disk.
+    one. `speeds` are images a second by the row's name. Both horizontal axes are logarithmic.
+    ConfigError without matplotlib, OSError from the disk.
     """
     require_matplotlib()
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    shown = [line for line in lines if line.score is not None]
-    if not shown:
-        raise DataError(f"{path}: no row has runs, nothing to draw")
     figure = Figure(figsize=(11, 5), dpi=DOTS_PER_INCH, layout="constrained")
     size, speed = figure.subplots(1, 2, sharey=True)
-    for number, line in enumerate(shown):
+    for number, line in enumerate(lines):
         marker = MARKERS[number % len(MARKERS)]
         _point(size, line.packed_bytes / 1000, line, marker)
-        _point(speed, line.images_per_second, line, marker)
+        _point(speed, speeds[line.row], line, marker)
     size.set_xlabel("packed size in kB")
-    speed.set_xlabel("images a second, one at a time on one thread")
-    size.set_ylabel("top-1 in %" if shown[0].mean_iou is None else "mean IoU in %")
+    speed.set_xlabel("images a second by refimpl, one at a time on one thread")
+    size.set_ylabel("top-1 in %" if lines[0].mean_iou is None else "mean IoU in %")
     for axes in (size, speed):
         axes.set_xscale("log")
         axes.margins(x=0.1)

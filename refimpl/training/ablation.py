@@ -52,8 +52,6 @@ UNFINISHED = "unfinished"  # folder of checkpoints and weights
 TEST, HELD_OUT = "test", "held-out"  # what a run is evaluated on
 BATCH_SIZE = 100  # of the evaluation
 
-Speed = Callable[[VisionTransformer, Mapping[str, Any]], float]
-
 
 class Row(NamedTuple):
     """One line of the table."""
@@ -119,7 +117,6 @@ class Result(NamedTuple):
     count: int  # images of it
     top1: float  # 0 to 1; of a segmenter's labelled pixels
     loss: float  # of the training's last epoch
-    images_per_second: float  # answered, one at a time
     seconds: float  # of training, interruptions left out
     recipe: dict[str, Any]
     sha256: str  # of the run's settings
@@ -279,7 +276,6 @@ def carry_out(
     images: Images,
     folder: Path,
     *,
-    speed: Speed,
     backend: Any = ops,
     threads: int | None = None,
     progress: bool = False,
@@ -287,8 +283,7 @@ def carry_out(
     """Train a run, or go on where it was interrupted, and evaluate its last weights once.
 
     Checkpoint and weights lie in `folder`/unfinished under a name that holds a hash of all that
-    the weights depend on: weights that are there already are not trained again. `speed` tells how
-    many images a second a network answers, one at a time. Else as `train`.
+    the weights depend on: weights that are there already are not trained again. Else as `train`.
     """
     settings, data = run.settings(), fingerprint(*images.training)
     digest = hashlib.sha256(f"{settings['sha256']} {data}".encode()).hexdigest()[:8]
@@ -329,7 +324,6 @@ def carry_out(
         count=len(images.evaluated[1]),
         top1=reached.accuracy,
         loss=card["figures"]["loss"],
-        images_per_second=speed(trained.model, trained.params),
         seconds=card["wall_time_seconds"],
         data_sha256=data,
         mean_iou=reached.mean_iou,

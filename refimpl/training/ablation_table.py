@@ -22,7 +22,7 @@ from refimpl.training.journal import fingerprint, require_same
 from refimpl.training.recipes import Recipe
 
 NAMES = {True: ("runs.csv", "table.md"), False: ("validation.csv", "validation.md")}
-_COSTS = ("parameters", "OPs", "packed bytes", "loss", "difference", "SE", "images/s")
+_COSTS = ("parameters", "OPs", "packed bytes", "loss", "difference", "SE")
 HEADERS = {  # by task
     "classification": ("row", "runs", "top-1 %", "SE", "SE of a run", *_COSTS),
     "segmentation": ("row", "runs", "mIoU %", "SE", "pixel accuracy %", *_COSTS),
@@ -51,7 +51,6 @@ class Line(NamedTuple):
     loss: float | None  # of the training's last epoch, mean
     difference: float | None  # of `score` to the baseline's, mean over the seeds that both have
     difference_error: float | None  # its standard error, by the spread of these differences
-    images_per_second: float | None  # answered, one at a time; mean
 
     @property
     def score(self) -> float | None:
@@ -172,12 +171,9 @@ def read_results(path: Path) -> list[Result]:
         table = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
-    names = tuple(table[0]) if table else ()
-    # a column that was added later may be missing
-    older = tuple(name for name in Result._fields if name not in Result._field_defaults)
-    if names not in (Result._fields, older):
+    if not table or tuple(table[0]) != Result._fields:
         raise DataError(f"{path}: found other columns, expected {','.join(Result._fields)}")
-    return [_parse(path, number, names, line) for number, line in enumerate(table[1:], start=2)]
+    return [_parse(path, number, line) for number, line in enumerate(table[1:], start=2)]
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -188,10 +184,10 @@ def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]
     return statistics.fmean(values), error
 
 
-def _parse(path: Path, number: int, names: Sequence[str], line: Sequence[str]) -> Result:
+def _parse(path: Path, number: int, line: Sequence[str]) -> Result:
     kinds = Result.__annotations__
     try:
-        cells = dict(zip(names, line, strict=True))
+        cells = dict(zip(Result._fields, line, strict=True))
         return Result(**{name: _value(kinds[name], text) for name, text in cells.items()})
     except ValueError as error:
         raise DataError(f"{path}: line {number}: {error}") from None
@@ -240,7 +236,6 @@ def _line(
         loss=_mean([result.loss for result in results]),
         difference=difference,
         difference_error=difference_error,
-        images_per_second=_mean([result.images_per_second for result in results]),
     )
 
 
@@ -265,7 +260,6 @@ def _cells(line: Line, task: str) -> tuple[str, ...]:
         "-" if line.loss is None else f"{line.loss:.4f}",
         percent(line.difference, "+"),
         percent(line.difference_error),
-        "-" if line.images_per_second is None else f"{line.images_per_second:,.0f}",
     )
 
 
