@@ -36,6 +36,7 @@ class Segmentation:
 
     labels: np.ndarray = dataclasses.field(repr=False)  # uint8 (H, W), index into class_names
     class_names: tuple[str, ...] = dataclasses.field(repr=False)
+    warning: str | None = None  # in words, what sets the image apart from those of the training
 
     def shares(self) -> dict[int, float]:
         """Label -> part of the image, 0 to 1, of the labels that occur, the largest first."""
@@ -100,7 +101,9 @@ class Segmenter:
 
         DataError names what is not an image.
         """
-        return Segmentation(self._labels(opened(image)), self.class_names)
+        picture = opened(image)
+        warning = self.preprocessing.unlike(self.preprocessing.unsized(picture))
+        return Segmentation(self._labels(picture), self.class_names, warning)
 
     def logits(self, image: Picture) -> np.ndarray:
         """Of every pixel, (classes, H, W), the image's own size: 4 bytes a class and pixel."""

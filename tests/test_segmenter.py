@@ -20,6 +20,7 @@ from PIL import Image
 
 import refimpl
 from refimpl import metrics
+from refimpl.classifier import read_card
 from refimpl.conventions import DataError, ModelFileError
 from refimpl.data import palette, scenes, segmentation
 from refimpl.data.preprocessing import Preprocessing
@@ -252,6 +253,25 @@ def test_what_evaluate_refuses(workshop, tmp_path):
     (tmp_path / "list.txt").write_text("".join(f"{i} c{i}\n" for i in range(11)))
     result = run(*evaluate, "--class-names", tmp_path / "list.txt")
     assert_one_line(result, "11 classes (c0", "expected those of the model")
+
+
+def test_the_shipped_segmenter(tmp_path):
+    """On scenes that it has not seen; its card has the figure for the 2,000 test scenes."""
+    scenes.write(SMALL, tmp_path / "scenes", {"test": 60}, seed=1)
+    ask = refimpl.segmenter("segmenter_didb_scenes")
+    assert ask.engine is not None
+    found = ask.evaluate(segmentation.find(tmp_path / "scenes", "test"))
+    card = read_card("segmenter_didb_scenes")["evaluation"]
+    assert card["count"] == 2000 and card["mean_iou"] >= 0.7
+    assert found.mean_iou == pytest.approx(card["mean_iou"], abs=0.05)
+    image = tmp_path / "scenes" / "images" / "test" / "00000.png"
+    assert ask(image).warning is None
+    mask = tmp_path / "mask.png"
+    Image.new("L", (60, 70), 250).save(tmp_path / "paper.png")
+    status, out, err = run("segment", tmp_path / "paper.png", "-o", mask, "--json")
+    assert status == 0 and err.startswith("refimpl: warning: ")
+    assert "paper.png: brightness 0.98, the images of the training had 0.11 to 0.45" in err
+    assert json.loads(out)["warning"] in err
 
 
 # --- training -------------------------------------------------------------------------------------

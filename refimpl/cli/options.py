@@ -17,10 +17,12 @@ TRAINING_BACKENDS = ("kernels", "numpy")
 FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(
+    parser: argparse.ArgumentParser, default: str = DEFAULT_MODEL, what: str = "model"
+) -> None:
     parser.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="NAME",
-        help=f"a trained model: a shipped name or a .safetensors file (default {DEFAULT_MODEL})",
+        "--model", default=default, metavar="NAME",
+        help=f"a trained {what}: a shipped name or a .safetensors file (default {default})",
     ).complete = FILES  # fmt: skip
 
 

@@ -11,10 +11,11 @@ from refimpl.cli.options import (
     add_backend,
     add_image_size,
     add_json,
+    add_model,
     add_output,
     start_engine,
 )
-from refimpl.cli.output import print_json, print_table
+from refimpl.cli.output import print_json, print_table, warn
 from refimpl.cli.verbs import Verbs
 
 
@@ -22,8 +23,8 @@ def add(verbs: Verbs) -> None:
     added = verbs(
         run,
         "name what every pixel of an image belongs to",
+        "refimpl segment scenes/images/test/00000.png -o mask.png --overlay seen.png",
         "refimpl segment street.jpg -o mask.png --model segmenter.safetensors",
-        "refimpl segment street.jpg -o mask.png --overlay seen.png --model segmenter.safetensors",
     )
     added.add_argument(
         "image", metavar="IMAGE", help="a file of any usual format, or - for standard input"
@@ -33,10 +34,7 @@ def add(verbs: Verbs) -> None:
         "--overlay", type=Path, metavar="FILE",
         help="another PNG to write: the image under the colours of its classes, and their names",
     ).complete = FILES  # fmt: skip
-    added.add_argument(
-        "--model", required=True, metavar="NAME",
-        help="a trained segmenter: a shipped name or a .safetensors file",
-    ).complete = FILES  # fmt: skip
+    add_model(added, "segmenter_didb_scenes", "segmenter")
     add_backend(added)
     add_image_size(added)
     add_json(added)
@@ -52,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     ask = segmenter(args.model, backend=args.backend, image_size=args.image_size)
     picture = _picture(args.image)
     answer = ask(picture)
+    if answer.warning is not None:
+        warn(f"{args.image}: {answer.warning}")
     write_atomically(args.output, _png(segmentation.mask(answer)))
     if args.overlay is not None:
         write_atomically(args.overlay, _png(segmentation.overlay(picture, answer)))
@@ -63,7 +63,15 @@ def run(args: argparse.Namespace) -> int:
             for i, share in shares.items()
         ]
         height, width = answer.labels.shape
-        print_json({"file": args.image, "height": height, "width": width, "classes": classes})
+        print_json(
+            {
+                "file": args.image,
+                "height": height,
+                "width": width,
+                "classes": classes,
+                "warning": answer.warning,
+            }
+        )
         return 0
     rows = [(ask.class_names[i], str(i), colour[i], f"{share:.2%}") for i, share in shares.items()]
     print_table(("class", "number", "colour", "pixels"), rows)
