@@ -1,4 +1,4 @@
-"""The real product, of the first and the last layer: sixteen rows times sixteen lanes at a time.
+"""The real product, of the first layer, the last and a pyramid: sixteen rows times sixteen lanes.
 
 Products are added one after the other in the order of the reduction, each rounded (no fused
 multiply-add), so the sums are the same on every CPU.
@@ -132,6 +132,16 @@ def classify(weight, inputs, x, floats, bias, sums, logits):
         dot(weight, first * inputs, x, 0, inputs, sums, 0)  # classes by lane, tokens by row
         for c in range(first, min(first + LANES, classes)):
             logits[c] = sums[c - first] + floats[bias + c]
+
+
+@jit
+def linear(x, inputs, weight, weight_at, outputs, floats, bias, sums, field, pitch, here):
+    """weight . x + bias of a tile, into a field (outputs, pitch), where it begins at `here`."""
+    for first in range(0, outputs, LANES):
+        dot(x, 0, weight, weight_at + first * inputs, inputs, sums, 0)
+        for o in range(first, min(first + LANES, outputs)):
+            y = load(sums, (o - first) * LANES) + broadcast(floats, bias + o)
+            store(field, o * pitch + here, y)
 
 
 @jit
