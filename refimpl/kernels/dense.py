@@ -142,18 +142,3 @@ def linear(x, inputs, weight, weight_at, outputs, floats, bias, sums, field, pit
         for o in range(first, min(first + LANES, outputs)):
             y = load(sums, (o - first) * LANES) + broadcast(floats, bias + o)
             store(field, o * pitch + here, y)
-
-
-@jit
-def decode(weight, inputs, x, floats, bias, sums, logits, classes, token, tokens):
-    """logits (tokens, classes), flat, of those in the tile x, which begins at `token`.
-
-    tokens: of the grid. Other lanes are left out, such as that of the class token, -1.
-    """
-    for first in range(0, classes, LANES):
-        dot(weight, first * inputs, x, 0, inputs, sums, 0)  # classes by lane, tokens by row
-        for row in range(max(0, -token), min(LANES, tokens - token)):
-            for c in range(first, min(first + LANES, classes)):
-                logits[(token + row) * classes + c] = (
-                    sums[row * LANES + c - first] + floats[bias + c]
-                )
