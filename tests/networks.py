@@ -93,6 +93,31 @@ def swins(draw: st.DrawFn, **fixed: Any) -> Config:
     return swin(**{**draw(st.sampled_from(SWINS)), **fields})
 
 
+@st.composite
+def pyramids(draw: st.DrawFn, **fixed: Any) -> Config:
+    """Networks that decode two or three stages; grids, channels and classes differ."""
+    depth = draw(st.lists(st.integers(1, 2), min_size=2, max_size=3))
+    sides = draw(st.permutations((1, 2, 3)))[:2]
+    window, patch = draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    heads, head_dim, classes, ratio, channels = draw(
+        st.lists(st.integers(1, 9), min_size=5, max_size=5, unique=True).filter(
+            lambda s: s[0] * s[1] not in s[2:]
+        )
+    )
+    sizes = {
+        "image_size": [side * window * 2 ** (len(depth) - 1) * patch for side in sides],
+        "patch_size": patch,
+        "channels": channels,
+        "dim": heads * head_dim,
+        "depth": depth,
+        "window": window,
+        "heads": heads,
+        "mlp_ratio": ratio,
+        "num_classes": classes,
+    }
+    return draw(swins(decoder="fpn", **sizes, **fixed))
+
+
 def all_configs() -> st.SearchStrategy[Config]:
     """Networks with windows and without."""
     return st.one_of(configs(), configs(), swins())

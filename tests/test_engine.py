@@ -6,6 +6,7 @@ judged by replay [SPEC 8.2]: every operation on the engine's own inputs, no hard
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -21,26 +22,31 @@ import refimpl
 from refimpl import engine, golden
 from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError
 from refimpl.golden import store
-from refimpl.models import files, flatten, packing, unflatten
+from refimpl.models import create_model, files, flatten, unflatten
 from refimpl.models.packing import pack_rows
 from tests import networks, oracles, strategies
 
 FULL = {"block": "binary", "binarize": "full"}
-BINARY = networks.configs(**FULL) | networks.swins(**FULL).filter(packing.for_engine)
+BINARY = networks.configs(**FULL) | networks.swins(**FULL)
 COVERING = {name: c for name, c in networks.covering().items() if c.block == "binary"}
 COVERING = {name: c for name, c in COVERING.items() if c.binarize == "full"}
 COVERING |= {
     f"{name}-swin-{i}": networks.swin(**fields, **sizes)
     for name, fields in (("didb", networks.DIDB), ("react", {}))
     for i, sizes in enumerate(networks.SWINS)
-    if sizes.get("decoder") != "fpn"
 }
 UNCOMPILED = [
     networks.small(depth=1, **networks.DIDB),
     networks.swin(depth=(1, 1), image_size=(8, 8), **networks.DIDB),
+    networks.swin(depth=(1, 1), image_size=(8, 16), window=2, decoder="fpn"),
 ]
-DIDB = [networks.small(**networks.DIDB), networks.swin(**networks.DIDB)]
-both_shells = pytest.mark.parametrize("config", DIDB, ids=["tokens", "windows"])
+SHELLS = ["tokens", "windows", "pyramid"]
+DIDB = [
+    networks.small(**networks.DIDB),
+    networks.swin(**networks.DIDB),
+    networks.swin(**networks.DIDB, depth=(1, 2), decoder="fpn"),
+]
+every_shell = pytest.mark.parametrize("config", DIDB, ids=SHELLS)
 
 
 def network(config, seed: int = 0, **options) -> networks.Network:
@@ -76,13 +82,31 @@ def test_every_reading_in_replay(name: str, tmp_path: Path) -> None:
     assert all(name.endswith(".weight.z") for name in missing)
 
 
+@pytest.mark.parametrize("family", ["didb", "react"])
+def test_a_pyramid_of_four_levels_in_replay(family: str, tmp_path: Path) -> None:
+    sizes = {"image_size": (32, 96), "window": 1, "depth": [1] * 4, "num_classes": 17}
+    config = create_model(f"segmenter_{family}_swin_tiny", **sizes, dim=24).config
+    compared = replay(network(config, batch=1), tmp_path / "bundle")
+    assert compared.passed, compared.first
+
+
+@given(networks.pyramids(**FULL), strategies.seeds())
+def test_drawn_pyramids_in_replay(tmp_path_factory, config, seed) -> None:
+    compared = replay(network(config, seed, batch=1), tmp_path_factory.mktemp("drawn") / "bundle")
+    assert compared.passed, compared.first
+    judged = {v.name for v in compared.verdicts if v.verdict not in ("MISSING", "NOT REPLAYED")}
+    levels = {f"decoder.{s}.{what}.out" for s in range(len(config.depths))
+              for what in ("lateral", "smooth")}  # fmt: skip
+    assert {*levels, "decoder.0.top", "decoder.sum", "decoder.gelu.out", "head.out"} <= judged
+
+
 @given(BINARY, strategies.seeds())
 def test_drawn_networks_in_replay(tmp_path_factory, config, seed) -> None:
     compared = replay(network(config, seed), tmp_path_factory.mktemp("drawn") / "bundle")
     assert compared.passed, compared.first
 
 
-@given(BINARY, strategies.seeds())
+@given(BINARY | networks.pyramids(**FULL), strategies.seeds())
 def test_bits_whole_numbers_and_logits(config, seed) -> None:
     """Away from thresholds the engine is not only right but equal: bit for bit, up to rounding."""
     drawn = network(config, seed)
@@ -98,7 +122,7 @@ def test_bits_whole_numbers_and_logits(config, seed) -> None:
     np.testing.assert_array_equal(found["logits"], built(drawn.images))
 
 
-@both_shells
+@every_shell
 def test_taps_have_the_models_names_shapes_and_types(config) -> None:
     drawn = network(config)
     found = engine.compile(drawn.model, drawn.params).taps(drawn.images)
@@ -108,7 +132,7 @@ def test_taps_have_the_models_names_shapes_and_types(config) -> None:
         assert (found[name].shape, found[name].dtype) == (value.shape, value.dtype), name
 
 
-@both_shells
+@every_shell
 def test_scores_far_apart(config) -> None:
     """Beyond what a table of exponentials in float32 can hold."""
     drawn = network(config)
@@ -118,7 +142,7 @@ def test_scores_far_apart(config) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@both_shells
+@every_shell
 def test_a_batch_gives_the_answers_of_its_images(config) -> None:
     drawn = network(config, batch=13)
     built = engine.compile(drawn.model, drawn.params)
@@ -128,17 +152,19 @@ def test_a_batch_gives_the_answers_of_its_images(config) -> None:
     np.testing.assert_array_equal(built(strided), one_by_one)
 
 
+@every_shell
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_the_number_of_threads_changes_nothing(threads: int, monkeypatch) -> None:
-    drawn = network(networks.small(**networks.DIDB), batch=11)
+def test_the_number_of_threads_changes_nothing(config, threads: int, monkeypatch) -> None:
+    drawn = network(config, batch=11)
     expected = engine.compile(drawn.model, drawn.params)(drawn.images)
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", threads)
     built = engine.compile(drawn.model, drawn.params)
     np.testing.assert_array_equal(built(drawn.images), expected)
 
 
-def test_several_threads_may_ask_one_engine() -> None:
-    drawn = network(networks.small(**networks.DIDB), batch=6)
+@every_shell
+def test_several_threads_may_ask_one_engine(config) -> None:
+    drawn = network(config, batch=6)
     built = engine.compile(drawn.model, drawn.params)
     expected, wrong = built(drawn.images), []
 
@@ -155,7 +181,7 @@ def test_several_threads_may_ask_one_engine() -> None:
     assert not wrong
 
 
-@both_shells
+@every_shell
 @pytest.mark.parametrize("floats", ["float32", "float16"])
 def test_a_packed_file(floats: str, config, tmp_path: Path) -> None:
     drawn = network(config)
@@ -221,6 +247,17 @@ def test_the_layer_of_an_overflow_with_windows(paths, layer) -> None:
             ask(drawn.images)
 
 
+@every_shell
+def test_nothing_of_an_image_reaches_the_next(config) -> None:
+    drawn = network(config)
+    built = engine.compile(drawn.model, drawn.params)
+    expected = built(drawn.images)
+    for image in (1e30 * drawn.images[:1], np.full_like(drawn.images[:1], np.nan)):
+        with contextlib.suppress(NonFiniteError):
+            built(image)
+        np.testing.assert_array_equal(built(drawn.images), expected)
+
+
 def test_one_bad_image_of_a_batch_is_an_error(monkeypatch) -> None:
     drawn = network(networks.small(**networks.DIDB), batch=9)
     images = drawn.images.copy()
@@ -248,7 +285,7 @@ def test_networks_that_are_refused(fields, message, tmp_path: Path) -> None:
         engine.load(path)
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["tokens", "windows"])
+@pytest.mark.parametrize("which", range(len(SHELLS)), ids=SHELLS)
 def test_without_compilation(which: int) -> None:
     """The same kernels as plain Python, on a small network."""
     code = (

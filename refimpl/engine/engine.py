@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeEr
 from refimpl.engine import run
 from refimpl.engine.plan import Plan, Work, build, work
 from refimpl.engine.taps import Listener
-from refimpl.models import VisionTransformer, files, linear_decoder, packing
+from refimpl.models import VisionTransformer, files, packing
 from refimpl.models.config import Config
 from refimpl.models.params import Params
 
@@ -59,7 +60,7 @@ class Engine:
         self._check(images)
         computed = np.empty((len(images), self._outputs()), np.float32)
         self._compute(images, computed)
-        return self._decoded(computed)["logits"]
+        return computed.reshape(-1, *self.config.logits_shape)
 
     def _compute(self, images: np.ndarray, computed: np.ndarray) -> None:
         threads = min(numba.config.NUMBA_NUM_THREADS, len(images))
@@ -84,7 +85,8 @@ class Engine:
             computed = np.empty(self._outputs(), np.float32)
             image = np.ascontiguousarray(image)
             self._raise(run.forward(listener, self._plan, self._work(), image, computed))
-            seen.append({**listener.taps(), **self._decoded(computed[None])})
+            logits = computed.reshape(1, *self.config.logits_shape)
+            seen.append({**listener.taps(), "logits": logits})
         shared = {name for name in seen[0] if ".weight." in name}  # has no batch axis
         return {
             name: value if name in shared else np.concatenate([taps[name] for taps in seen])
@@ -93,15 +95,7 @@ class Engine:
 
     def _outputs(self) -> int:
         """Numbers that the kernels compute for an image."""
-        answers = self.config.last_stage.patches if self._plan.decode else 1
-        return answers * self.config.num_classes
-
-    def _decoded(self, computed: np.ndarray) -> dict[str, np.ndarray]:
-        """What the kernels computed, (B, outputs), by the names of the taps; logits at the end."""
-        if not self._plan.decode:
-            return {"logits": computed}
-        token = computed.reshape(len(computed), -1, self.config.num_classes)
-        return {"head.out": token, "logits": linear_decoder.enlarge(token, self.config)}
+        return math.prod(self.config.logits_shape)
 
     def _run(self, images: np.ndarray, computed: np.ndarray) -> None:
         for image, row in zip(images, computed, strict=True):
@@ -140,8 +134,6 @@ class Engine:
 
 
 def _require_able(config: Config) -> None:
-    if not packing.binary_matrices(config):
+    if not packing.for_engine(config):
         kind = "real blocks" if config.block == "real" else f"binarize={config.binarize!r}"
         raise ConfigError(f"engine: found {kind}; expected a binary network, binarize='full'")
-    if not packing.for_engine(config):
-        raise ConfigError(f"engine: found decoder={config.decoder!r}; expected 'none' or 'linear'")

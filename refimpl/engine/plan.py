@@ -14,6 +14,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from refimpl.engine import columns
+from refimpl.engine.parts import pasted
 from refimpl.kernels import dense, popcount, stencils
 from refimpl.kernels.popcount import WORD
 from refimpl.kernels.vector import LANES
@@ -42,7 +43,7 @@ BLOCK = {
     "norm2.weight": columns.NORM2_WEIGHT,
     "norm2.bias": columns.NORM2_BIAS,
 }
-NORM = {"weight": columns.NORM1_WEIGHT, "bias": columns.NORM1_BIAS}  # of patch merging
+NORM = {"weight": columns.NORM1_WEIGHT, "bias": columns.NORM1_BIAS}  # of a merge, of a level
 SCALES = {"scale1": (columns.ALPHA1, columns.BETA1), "scale2": (columns.ALPHA2, columns.BETA2)}
 
 
@@ -65,6 +66,7 @@ class Stage(NamedTuple):
     windows: int  # without windows one, all tokens
     keys: int  # tokens of a window
     slots: int  # tiles of a window
+    level: int  # place in Work.levels, where there is a pyramid
 
 
 class Plan(NamedTuple):
@@ -72,7 +74,7 @@ class Plan(NamedTuple):
 
     path: popcount.Path
     stages: np.ndarray  # (stages, fields of Stage) int64
-    table: np.ndarray  # (blocks * rows + merges, columns) int64, see columns
+    table: np.ndarray  # (blocks * rows + merges + levels, columns) int64, see columns
     floats: np.ndarray  # float32
     bits: np.ndarray  # uint32, weights as `bits.pack` lays them out
     masks: np.ndarray  # of each stage (9, lanes) int32, see stencils
@@ -97,7 +99,9 @@ class Plan(NamedTuple):
     head_dim: int
     classes: int
     windowed: bool
-    decode: bool  # logits of every token of the grid
+    decode: bool  # logits of every pixel
+    pyramid: bool  # decode the levels of all stages
+    factor: int  # sides of an image by those of the grid that is decoded
     haar: bool
     split: bool  # False: both bands are the tokens themselves
     periodic: bool
@@ -112,12 +116,14 @@ class Work(NamedTuple):
     x: np.ndarray  # (tiles, C, 16), the residual stream
     shortcut: np.ndarray  # (tiles, C, 16), sum of m_t of queries and keys
     normalised: np.ndarray  # (C, pitch), a field: LayerNorm of x; then (tiles, C, 16), the context
-    value: np.ndarray  # (C, pitch), a field: m_v
+    value: np.ndarray  # (C, pitch), a field: m_v; then what a convolution reads
     low: np.ndarray  # (C, 16)
     high: np.ndarray  # (C, 16)
     out: np.ndarray  # (C, 16)
     linear: np.ndarray  # (hidden, 16)
-    hidden: np.ndarray  # (hidden, 16); patch merging's (4C, 16); a window's values (C, 16 * slots)
+    # (hidden, 16); patch merging's (4C, 16); a convolution's (9D, 16); a window's values
+    # (C, 16 * slots)
+    hidden: np.ndarray
     pixels: np.ndarray  # (tiles, pixels, 16)
     weights: np.ndarray  # (keys + 1, 16)
     words: np.ndarray  # a packed tile of activations
@@ -125,6 +131,9 @@ class Work(NamedTuple):
     ints: np.ndarray  # whole numbers: scores of each band
     ones: np.ndarray  # (16,)
     sums: np.ndarray  # (16,)
+    levels: np.ndarray  # of each stage a field (D, pitch)
+    answers: np.ndarray  # (classes, pitch), a field: the head's of the tokens that are decoded
+    room: np.ndarray  # see levels.enlarge
 
 
 @register_jitable
@@ -139,8 +148,33 @@ def stage_at(plan: Plan, s: int) -> Stage:
     row = plan.stages[s]
     return Stage(
         row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7],
-        row[8], row[9], row[10], row[11], row[12], row[13], row[14], row[15],
+        row[8], row[9], row[10], row[11], row[12], row[13], row[14], row[15], row[16],
     )  # fmt: skip
+
+
+@pasted
+def masks_of(plan: Plan, stage: Stage) -> np.ndarray:
+    """Those of the stage, see `stencils`."""
+    return plan.masks[stage.masks : stage.masks + (stencils.GRID + 1) * stage.tiles * LANES]
+
+
+@register_jitable
+def level_row(plan: Plan, s: int) -> int:
+    """The row of the table of level s of the pyramid."""
+    return plan.blocks * plan.rows + len(plan.stages) - 1 + s
+
+
+@register_jitable
+def decoded_row(plan: Plan) -> int:
+    """The row of the table of the stage that the head reads."""
+    return level_row(plan, 0) if plan.pyramid else plan.blocks * plan.rows - 1
+
+
+@register_jitable
+def level_of(plan: Plan, stage: Stage, work: Work) -> np.ndarray:
+    """The field of the stage in the pyramid, flat."""
+    size = stage_at(plan, 0).channels * stage.pitch
+    return work.levels[stage.level : stage.level + size]
 
 
 def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
@@ -148,15 +182,20 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
     stages, masks, counts = _stages(config)
     store = _Store(stages, arrays)
     rows = len(config.attention_inputs) + 4
-    table = np.zeros((config.num_blocks * rows + len(config.merges), columns.COUNT), np.int64)
+    merges = config.num_blocks * rows  # the first of their rows
+    levels = merges + len(config.merges)
+    count = levels + len(stages) * (config.decoder == "fpn")
+    table = np.zeros((count, columns.COUNT), np.int64)
     windows = _Windows(config)
     for i in range(config.num_blocks):
         block, stage = table[i * rows : (i + 1) * rows], stages[config.place_of(i)[0]]
         _fill_block(block, f"blocks.{i}", stage, config, store)
         if config.window:
             _fill_windows(block[-1], i, windows, store)
-    for row, s in zip(table[config.num_blocks * rows :], config.merges.values(), strict=True):
+    for row, s in zip(table[merges:levels], config.merges.values(), strict=True):
         _fill_merge(row, f"merges.{s}", stages[s + 1], config, store)
+    for s, row in enumerate(table[levels:]):
+        _fill_level(row, s, config, store)
     embed = arrays["patch_embed.weight"].reshape(config.dim, -1)
     return Plan(
         path=popcount.path(),
@@ -183,7 +222,9 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
         head_dim=config.head_dim,
         classes=config.num_classes,
         windowed=config.window > 0,
-        decode=config.decoder == "linear",
+        decode=config.decoder != "none",
+        pyramid=config.decoder == "fpn",
+        factor=config.image_size[0] // config.decoded_stage.grid[0],
         haar=config.similarity == "haar",
         split=config.haar_mode != "none",
         periodic=config.haar_mode == "periodic",
@@ -196,7 +237,7 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
 def _stages(config: Config) -> tuple[list[Stage], list[np.ndarray], list[np.ndarray]]:
     """Sizes of each stage, and its masks and counts, flat."""
     found: list[Stage] = []
-    masks, counts, begin, place = [], [], 0, 0
+    masks, counts, begin, place, level = [], [], 0, 0, 0
     for stage, depth in zip(config.stages, config.depths, strict=True):
         tiles, margin = -(-stage.tokens // LANES), stencils.margin(stage.grid[1])
         lanes = tiles * LANES
@@ -218,11 +259,13 @@ def _stages(config: Config) -> tuple[list[Stage], list[np.ndarray], list[np.ndar
                 windows=stage.windows,
                 keys=stage.keys,
                 slots=-(-stage.keys // LANES),
+                level=level,
             )
         )
         masks.append(stencils.masks(stage.grid, stage.first, lanes).reshape(-1))
         counts.append(stencils.counts(stage.grid, stage.first, lanes, config.neighbours))
         begin, place = begin + depth, place + lanes
+        level += config.dim * found[-1].pitch
     return found, masks, counts
 
 
@@ -246,6 +289,11 @@ def work(plan: Plan) -> Work:
     # a block of sixteen at least; what is merged has the channels of 2 x 2 neighbours
     merged = [4 * stage.channels for stage in stages[:-1]]
     widest = max(LANES, *merged, *(max(stage.hidden, stage.channels) for stage in stages))
+    D, decoded = stages[0].channels, stages[0 if plan.pyramid else -1]
+    around = (stencils.GRID + 1) * D if plan.pyramid else 0
+    levels = sum(D * stage.pitch for stage in stages) if plan.pyramid else 0
+    answers = plan.classes * decoded.pitch if plan.decode else 0
+    room = decoded.height * decoded.width * plan.factor if plan.decode else 0
     window = max(stage.channels * stage.slots for stage in stages) if plan.windowed else 0
     tile = max(stage.channels for stage in stages) * LANES
     stream = max(stage.tiles * stage.channels for stage in stages) * LANES
@@ -270,7 +318,7 @@ def work(plan: Plan) -> Work:
         high=floats(tile),
         out=floats(tile),
         linear=floats(widest * LANES),
-        hidden=floats(max(widest, window) * LANES),
+        hidden=floats(max(widest, window, around) * LANES),
         pixels=floats(stages[0].tiles * plan.pixels * LANES),
         weights=floats((keys + 1) * LANES),
         words=aligned(words(widest) * LANES, np.uint32),
@@ -278,6 +326,9 @@ def work(plan: Plan) -> Work:
         ints=aligned(2 * slots * LANES * LANES, np.int32),
         ones=aligned(LANES, np.int32),
         sums=floats(LANES),
+        levels=floats(levels),
+        answers=floats(answers),
+        room=floats(room),
     )
 
 
@@ -413,6 +464,19 @@ def _fill_merge(row: np.ndarray, name: str, stage: Stage, config: Config, store:
     _fill_projection(row, f"{name}.proj", 2 * C, C, stage, config, store)
     for leaf, column in NORM.items():
         row[column] = store.keep(f"{name}.norm.{leaf}")
+
+
+def _fill_level(row: np.ndarray, s: int, config: Config, store: _Store) -> None:
+    """Level s of the pyramid; the norm of the last one is the network's."""
+    name, last = f"decoder.{s}", len(config.depths) - 1
+    for leaf, column in NORM.items():
+        row[column] = store.keep(f"norm.{leaf}" if s == last else f"{name}.norm.{leaf}")
+    lateral, smooth = (store.arrays[f"{name}.{part}.weight"] for part in ("lateral", "smooth"))
+    kernel = smooth.transpose(0, 2, 3, 1).reshape(config.dim, -1)  # as stencils.around
+    row[columns.LATERAL] = store.add(dense.blocked(lateral))
+    row[columns.SMOOTH] = store.add(dense.blocked(kernel))
+    row[columns.LATERAL_BIAS] = store.keep(f"{name}.lateral.bias")
+    row[columns.SMOOTH_BIAS] = store.keep(f"{name}.smooth.bias")
 
 
 def _fill_projection(

@@ -13,42 +13,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from numba.extending import overload, register_jitable
+from numba.extending import register_jitable
 
-from refimpl.engine import columns
-from refimpl.engine.plan import Plan, Work, grid_head_at, head_at, stage_at, values_at, words
-from refimpl.kernels import attention, dense, stencils, tiles, windows
+from refimpl.engine import columns, pyramid
+from refimpl.engine.parts import keep, pasted
+from refimpl.engine.plan import (
+    Plan,
+    Work,
+    decoded_row,
+    grid_head_at,
+    head_at,
+    level_of,
+    masks_of,
+    stage_at,
+    values_at,
+    words,
+)
+from refimpl.kernels import attention, dense, levels, stencils, tiles, windows
 from refimpl.kernels.compile import borrow, jit
 from refimpl.kernels.vector import LANES
 
 FINE = -1
 
 
-def pasted(function: Callable) -> Callable:
-    """Compiled as a part of its caller, for what runs for every tile.
-
-    Plan and work are some 250 numbers: to hand them on takes as long as a kernel.
-    """
-    return register_jitable(inline="always")(function)
-
-
-def keep(listener: Callable | None, what: str, row: int, head: int, tile: int, values, at: int):
-    """Show a listener values that begin at a place of an array; nothing at all in compiled code.
-
-    row: of the table; of what is a block's own, its last.
-    """
-    if listener is not None:
-        listener(what, row, head, tile, values, at)
-
-
-@overload(keep)
-def _keep_nothing(listener, what, row, head, tile, values, at):
-    return lambda listener, what, row, head, tile, values, at: None
-
-
 @register_jitable
 def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) -> int:
-    """image (channels, H, W) -> logits (classes,), float32; with a decoder (gh*gw * classes,).
+    """image (channels, H, W) -> logits (classes,), float32; with a decoder (classes * H * W,).
 
     Returns FINE, or the row of the table in which NaN or infinity entered a sign first.
     """
@@ -60,6 +50,11 @@ def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) ->
             status = _first(status, _merge(listener, plan, stage, work, s - 1))
         for block in range(stage.begin, stage.end):
             status = _first(status, _block(listener, plan, stage, work, block))
+        if plan.pyramid:
+            pyramid.lateral(listener, plan, stage, work, s)
+    if plan.pyramid:
+        stage = stage_at(plan, 0)
+        pyramid.combine(listener, plan, work)
     if plan.decode:
         _decode(listener, plan, stage, work, logits)
     else:
@@ -104,15 +99,9 @@ def _embed(listener, plan, stage, work, image):
         else:
             dense.position(
                 work.x, x_at, stage.channels, plan.floats, plan.cls_token, plan.position, lanes,
-                _masks(plan, stage), tile * LANES,
+                masks_of(plan, stage), tile * LANES,
             )  # fmt: skip
         keep(listener, "tokens", 0, 0, tile, work.x, x_at)
-
-
-@pasted
-def _masks(plan, stage):
-    """Those of the stage, see `stencils`."""
-    return plan.masks[stage.masks : stage.masks + (stencils.GRID + 1) * stage.tiles * LANES]
 
 
 @register_jitable
@@ -228,7 +217,7 @@ def _split(plan, stage, work, tile):
         )  # fmt: skip
     else:
         stencils.bands(
-            work.normalised, stage.pitch, stage.margin, stage.channels, _masks(plan, stage),
+            work.normalised, stage.pitch, stage.margin, stage.channels, masks_of(plan, stage),
             stage.tiles * LANES, tile * LANES, stage.width, plan.high_cls, work.low, work.high,
         )  # fmt: skip
 
@@ -420,7 +409,7 @@ def _gather(listener, plan, stage, work, own, tile):
     if plan.differential:
         stencils.neighbour_mean(
             work.value, stage.pitch, stage.margin, stage.channels,
-            _masks(plan, stage), plan.counts[stage.counts : stage.counts + stage.tiles * LANES],
+            masks_of(plan, stage), plan.counts[stage.counts : stage.counts + stage.tiles * LANES],
             stage.tiles * LANES, tile * LANES, stage.width, work.high,
         )  # fmt: skip
         keep(listener, "attn.neighbour_mean", own, 0, tile, work.high, 0)
@@ -449,7 +438,7 @@ def _classify(listener, plan, stage, work, logits):
             work.x, tile * stage.channels * LANES, stage.channels,
             plan.floats, plan.norm_weight, plan.norm_bias, plan.eps, work.out, 0, LANES,
         )  # fmt: skip
-        keep(listener, "norm.out", plan.blocks * plan.rows - 1, 0, tile, work.out, 0)
+        keep(listener, "norm.out", decoded_row(plan), 0, tile, work.out, 0)
         if mean_pool:
             tiles.pool(work.out, stage.channels, stage.tokens, tile * LANES, work.low)
         elif tile == 0:
@@ -461,14 +450,28 @@ def _classify(listener, plan, stage, work, logits):
 
 @register_jitable
 def _decode(listener, plan, stage, work, logits):
-    """LayerNorm and the linear decoder's head for every token of the grid."""
+    """The head for every token of the stage's grid, and its answers enlarged to the image.
+
+    The tokens are the first level of the pyramid, or LayerNorm of the stream.
+    """
+    level = level_of(plan, stage, work)
     for tile in range(stage.tiles):
-        tiles.normalise(
-            work.x, tile * stage.channels * LANES, stage.channels,
-            plan.floats, plan.norm_weight, plan.norm_bias, plan.eps, work.out, 0, LANES,
+        here = stage.margin + tile * LANES
+        if plan.pyramid:
+            tiles.cut(level, stage.pitch, here, stage.channels, work.out)
+        else:
+            tiles.normalise(
+                work.x, tile * stage.channels * LANES, stage.channels,
+                plan.floats, plan.norm_weight, plan.norm_bias, plan.eps, work.out, 0, LANES,
+            )  # fmt: skip
+            keep(listener, "norm.out", decoded_row(plan), 0, tile, work.out, 0)
+        dense.linear(
+            work.out, stage.channels, plan.head, 0, plan.classes, plan.floats, plan.head_bias,
+            work.linear, work.answers, stage.pitch, here,
         )  # fmt: skip
-        keep(listener, "norm.out", plan.blocks * plan.rows - 1, 0, tile, work.out, 0)
-        dense.decode(
-            plan.head, stage.channels, work.out, plan.floats, plan.head_bias, work.linear, logits,
-            plan.classes, tile * LANES - plan.first, stage.height * stage.width,
-        )  # fmt: skip
+    keep(listener, "head.out", decoded_row(plan), 0, 0, work.answers, 0)
+    levels.enlarge(
+        work.answers, stage.pitch, stage.margin + plan.first, (stage.height, stage.width),
+        plan.classes, plan.factor, work.room,
+        logits, stage.height * stage.width * plan.factor**2, 0, True,
+    )  # fmt: skip

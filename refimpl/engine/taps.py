@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from refimpl.engine import columns
-from refimpl.engine.plan import Plan, Stage, stage_at, words
+from refimpl.engine.plan import Plan, Stage, decoded_row, level_row, stage_at, words
 from refimpl.kernels import bits
 from refimpl.kernels.vector import LANES
 from refimpl.models import heads
@@ -24,6 +24,8 @@ from refimpl.models.stage import Stage as ModelStage
 from refimpl.ops import band_sum, boolean, position_bias
 
 Arrays = Mapping[str, np.ndarray]
+# of the pyramid, whole fields
+LEVELS = ("lateral.out", "top", "smooth.out", "decoder.sum", "decoder.gelu.out")
 
 
 class Listener:
@@ -51,6 +53,8 @@ class Listener:
             "head_bit": words(plan.head_dim),
             "patches": inputs,
             "norm.out": inputs or stage.channels,
+            **dict.fromkeys(LEVELS, self.config.dim * stage.pitch // LANES),
+            "head.out": plan.classes * stage.pitch // LANES,
         }
         if what == "head_bit" and row % plan.rows == plan.inputs - 1:  # values: over the tokens
             return -(-plan.head_dim // LANES) * words(stage.keys) * LANES
@@ -59,7 +63,10 @@ class Listener:
     def _stage(self, row: int) -> Stage:
         """That of a row of the table; of patch merging the one that it leads to."""
         block, merge = row // self.plan.rows, row - self.plan.blocks * self.plan.rows
-        return self._stages[self.config.place_of(block)[0] if merge < 0 else merge + 1]
+        if merge < 0:
+            return self._stages[self.config.place_of(block)[0]]
+        level = row - level_row(self.plan, 0)
+        return self._stages[merge + 1 if level < 0 else level]
 
     def taps(self) -> dict[str, np.ndarray]:
         """Name -> value, in an order in which each comes after what it is computed from."""
@@ -70,8 +77,27 @@ class Listener:
             if i in merges:
                 self._merge(found, merges[i])
             self._block(found, i)
-        found["norm.out"] = self._tokens("norm.out", plan.blocks * plan.rows - 1)
+        if plan.pyramid:
+            self._pyramid(found)
+        else:
+            found["norm.out"] = self._tokens("norm.out", decoded_row(plan))
+        if plan.decode:
+            found["head.out"] = self._field("head.out", decoded_row(plan))
         return found
+
+    def _pyramid(self, found: dict[str, np.ndarray]) -> None:
+        rows = [level_row(self.plan, s) for s in range(len(self._stages))]
+        last = len(rows) - 1
+        for s, row in enumerate(rows):
+            name = "norm.out" if s == last else f"decoder.{s}.norm.out"
+            found[name] = self._tokens("norm.out", row)
+            found[f"decoder.{s}.lateral.out"] = self._field("lateral.out", row)
+        for s in reversed(range(last)):
+            found[f"decoder.{s}.top"] = self._field("top", rows[s])
+        for s, row in enumerate(rows):
+            found[f"decoder.{s}.smooth.out"] = self._field("smooth.out", row)
+        for name in ("decoder.sum", "decoder.gelu.out"):
+            found[name] = self._field(name, rows[0])
 
     def _merge(self, found: dict[str, np.ndarray], merge: int) -> None:
         name, row = f"merges.{merge}", self.plan.blocks * self.plan.rows + merge
@@ -170,6 +196,13 @@ class Listener:
         stage = self._stage(row)
         tiles = np.stack(self._tiles[what, row, 0]).reshape(1, stage.tiles, -1, LANES)
         return _queries_first(tiles, stage.tokens)
+
+    def _field(self, what: str, row: int) -> np.ndarray:
+        """(channels, pitch) -> (1, gh*gw, channels)."""
+        (field,), stage = self._tiles[what, row, 0], self._stage(row)
+        first = stage.margin + self.plan.first
+        grid = field.reshape(-1, stage.pitch)[:, first : first + stage.height * stage.width]
+        return np.ascontiguousarray(grid.T[None])
 
     def _by_head(self, what: str, row: int, rows: int) -> np.ndarray:
         """(windows, heads, tiles, rows, 16); without windows there is one."""

@@ -1,4 +1,4 @@
-"""The real product, of the first and the last layer: sixteen rows times sixteen lanes at a time.
+"""The real product, of the first layer, the last and a pyramid: sixteen rows times sixteen lanes.
 
 Products are added one after the other in the order of the reduction, each rounded (no fused
 multiply-add), so the sums are the same on every CPU.
@@ -135,15 +135,10 @@ def classify(weight, inputs, x, floats, bias, sums, logits):
 
 
 @jit
-def decode(weight, inputs, x, floats, bias, sums, logits, classes, token, tokens):
-    """logits (tokens, classes), flat, of those in the tile x, which begins at `token`.
-
-    tokens: of the grid. Other lanes are left out, such as that of the class token, -1.
-    """
-    for first in range(0, classes, LANES):
-        dot(weight, first * inputs, x, 0, inputs, sums, 0)  # classes by lane, tokens by row
-        for row in range(max(0, -token), min(LANES, tokens - token)):
-            for c in range(first, min(first + LANES, classes)):
-                logits[(token + row) * classes + c] = (
-                    sums[row * LANES + c - first] + floats[bias + c]
-                )
+def linear(x, inputs, weight, weight_at, outputs, floats, bias, sums, field, pitch, here):
+    """weight . x + bias of a tile, into a field (outputs, pitch), where it begins at `here`."""
+    for first in range(0, outputs, LANES):
+        dot(x, 0, weight, weight_at + first * inputs, inputs, sums, 0)
+        for o in range(first, min(first + LANES, outputs)):
+            y = load(sums, (o - first) * LANES) + broadcast(floats, bias + o)
+            store(field, o * pitch + here, y)

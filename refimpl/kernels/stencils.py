@@ -1,4 +1,6 @@
-"""What looks at neighbours on the patch grid: Haar bands and the differential term [SPEC 4, 6.2].
+"""What looks at neighbours on the grid: Haar bands, the differential term, a convolution's input.
+
+[SPEC 4, 6.2, 10]
 
 The source is a field: (channels, pitch) float32, the tokens of a channel side by side with a margin
 of zeros on both sides, so that a tile's neighbours in any direction are one load away. Which
@@ -16,6 +18,7 @@ from refimpl.kernels.vector import LANES, broadcast, load, select, splat, store
 OFFSETS = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
 RIGHT, BELOW = OFFSETS.index((0, 1)), OFFSETS.index((1, 0))
 GRID = len(OFFSETS)  # the row of the mask of tokens that are on the grid at all
+MIDDLE = GRID // 2  # where the token itself stands among its 3 x 3, row by row
 
 
 def margin(width: int) -> int:
@@ -124,3 +127,16 @@ def differential(field, pitch, here, channels, mean, floats, shortcut, neighbour
     for c in range(channels):
         kept = load(field, c * pitch + here) * broadcast(floats, shortcut + c)
         store(out, c * LANES, kept - load(mean, c * LANES) * broadcast(floats, neighbour + c))
+
+
+@jit
+def around(field, pitch, at, channels, masks, lanes, token, width, out):
+    """The 3 x 3 tokens around each of a tile, row by row, (9 channels, 16); 0 beyond the grid."""
+    zero = splat(np.float32(0))
+    for place in range(GRID + 1):
+        row = GRID if place == MIDDLE else place - (place > MIDDLE)
+        exists = _mask(masks, row, lanes, token)
+        there = at + token + (place // 3 - 1) * width + place % 3 - 1
+        for c in range(channels):
+            seen = select(exists, load(field, c * pitch + there), zero)
+            store(out, (place * channels + c) * LANES, seen)

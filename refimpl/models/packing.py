@@ -41,8 +41,8 @@ def binary_matrices(config: Config) -> frozenset[str]:
 
 
 def for_engine(config: Config) -> bool:
-    """Whether the engine runs it: binary throughout, without the real layers of a pyramid."""
-    return bool(binary_matrices(config)) and config.decoder != "fpn"
+    """Whether the engine runs it: a network whose blocks are binary throughout."""
+    return bool(binary_matrices(config))
 
 
 def shapes(config: Config) -> dict[str, Shape]:

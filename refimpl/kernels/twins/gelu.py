@@ -63,15 +63,22 @@ def _forward(x, y, slope):
         first = min(i, x.size - LANES)  # the last sixteen may overlap those before
         v = load(x, first)
         broken = broken | ((bits_of(v) & exponent) >= exponent)
-        a = select(v < zero, zero - v, v)
-        inside = a < splat(LARGEST)
-        a = select(inside, a, splat(LARGEST))
-        bell = select(inside, exponential(a * a * splat(np.float32(-0.5))), zero)
-        tail = bell * _ratio(a / (a + splat(HALFWAY)))
+        a, bell, tail = tail_of(v)
         steepness = tail - a * (bell * splat(DENSITY))  # of gelu at -a
         store(y, first, v * select(v < zero, tail, one - tail))
         store(slope, first, select(v < zero, steepness, one - steepness))
     return not any_of(broken)
+
+
+@inlined
+def tail_of(v):
+    """|v|, exp(-v**2 / 2) and Phi(-|v|); from LARGEST on |v| is that and the others are 0."""
+    zero = splat(np.float32(0))
+    a = select(v < zero, zero - v, v)
+    inside = a < splat(LARGEST)
+    a = select(inside, a, splat(LARGEST))
+    bell = select(inside, exponential(a * a * splat(np.float32(-0.5))), zero)
+    return a, bell, bell * _ratio(a / (a + splat(HALFWAY)))
 
 
 @inlined
