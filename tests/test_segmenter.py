@@ -24,7 +24,8 @@ from refimpl.conventions import DataError, ModelFileError
 from refimpl.data import palette, scenes, segmentation
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files
-from refimpl.segmenter import Segmenter, covering_size, windows
+from refimpl.report.segmentation import LEGEND, ROW, overlay
+from refimpl.segmenter import Segmentation, Segmenter, covering_size, windows
 from tests import oracles, tolerances
 from tests.command_line import SMALL, assert_one_line, run, save_model, save_segmenter
 
@@ -300,6 +301,48 @@ def test_what_training_refuses(workshop, tmp_path):
     result = run(*train, *data, *tiny, "--distillation", 0.5)
     assert_one_line(result, "distillation is 0.5")
     assert_one_line(run(*train, *data, *tiny, "--crop", 0), "crop is 0.0")
+
+
+# --- pictures and tables --------------------------------------------------------------------------
+
+
+def test_a_legend_names_what_is_to_be_seen():
+    """Two classes of 3,000 pixels each in 6,090, one of 60, and thirty of a single one."""
+    labels = np.zeros(6090, np.uint8)
+    labels[3000:6000], labels[6000:6060], labels[6060:] = 100, 130, np.arange(30) + 10
+    labels = labels.reshape(58, 105)
+    answer = Segmentation(labels, tuple(f"class {i}" for i in range(150)))
+    grey = Image.new("L", (105, 58), 60)
+    page = overlay(grey, answer)
+    assert page.size == (3 * 105 + LEGEND, 3 * 58)  # enlarged to 224 pixels at least
+    mixed = (60 + palette.colours(150)[labels].astype(int)) / 2
+    found = np.asarray(page)[1 : 3 * 58 : 3, 1 : 3 * 105 : 3]
+    assert np.abs(found - mixed).max() <= 0.5
+    boxes = [page.getpixel((3 * 105 + 12, ROW // 2 + ROW * row + 4)) for row in range(5)]
+    named = [tuple(palette.colours(150)[i].tolist()) for i in (0, 100, 130)]
+    assert boxes == [*named, (255, 255, 255), (255, 255, 255)]
+    lines = [np.asarray(page)[ROW // 2 + ROW * row :, 3 * 105 + 12 + ROW :][: ROW - 4]
+             for row in range(5)]  # fmt: skip
+    assert [bool((line < 128).any()) for line in lines] == [True, True, True, True, False]
+
+
+def test_tables_shorten_long_names(workshop, tmp_path):
+    names = [f"{i}, a name that no line of a terminal has room for, " * 3 for i in range(11)]
+    file = files.read(workshop / "model.safetensors")
+    path, listed = tmp_path / "m.safetensors", tmp_path / "names.txt"
+    names = [name.strip() for name in names]
+    refimpl.save(path, file.model, file.params, class_names=names,
+                 preprocessing=file.preprocessing)  # fmt: skip
+    listed.write_text("".join(f"{i} {name}\n" for i, name in enumerate(names)))
+    image = workshop / "scenes" / "images" / "test" / "00000.png"
+    data = ("--data", workshop / "scenes", "--class-names", listed)
+    for command in (("segment", image, "-o", tmp_path / "mask.png"), ("evaluate", *data)):
+        status, out, err = run(*command, "--model", path)
+        assert status == 0, err
+        assert "1, a name that no line of..." in out
+        assert max(len(line) for line in out.splitlines()[1:]) < 80
+        found = json.loads(run(*command, "--model", path, "--json").out)
+        assert names[1] in json.dumps(found)
 
 
 # --- segment --------------------------------------------------------------------------------------

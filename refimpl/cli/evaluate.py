@@ -65,14 +65,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate_segmenter(args: argparse.Namespace) -> int:
     from refimpl.classifier import read_card, record
-    from refimpl.data import datasets, image_folder, segmentation
+    from refimpl.data import datasets, image_folder
+    from refimpl.data import segmentation as maps
+    from refimpl.report import segmentation
     from refimpl.segmenter import segmenter
 
     model = segmenter(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
         read_card(args.model)
     _check_confusion(args.confusion)
-    folder = segmentation.find(args.data, args.split, args.class_names, args.limit)
+    folder = maps.find(args.data, args.split, args.class_names, args.limit)
     datasets.require_classes(args.data, folder.classes.names, model.class_names)
     workers = args.workers or 0  # no more than a few images are in memory, whatever they take
     if args.skip_broken:
@@ -98,7 +100,11 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
     )
     print(f"pixel accuracy  {result.pixel_accuracy:8.2%}\n")
     rows = [
-        (name, "-" if value is None else f"{value:.2%}", f"{result.per_class_pixels[name]:,}")
+        (
+            segmentation.shortened(name),
+            "-" if value is None else f"{value:.2%}",
+            f"{result.per_class_pixels[name]:,}",
+        )
         for name, value in result.per_class_iou.items()
     ]
     print_table(("class", "IoU", "labelled pixels"), rows)

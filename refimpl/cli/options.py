@@ -91,13 +91,15 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers", type=not_negative, metavar="N",
-        help="decode the images of a folder batch by batch, in N processes or with 0 in this one "
-        "(default: only where they need more than 1 GB of memory, with a process a CPU)",
+        help="decode the images of a folder, and a segmenter's annotations, batch by batch, in N "
+        "processes or with 0 in this one (default: only where they need more than 1 GB of memory, "
+        "with a process a CPU)",
     )  # fmt: skip
     parser.add_argument(
         "--skip-broken",
         action="store_true",
-        help="name images that cannot be decoded and leave them out (default: stop at the first)",
+        help="name images that cannot be decoded and leave them out, or pairs where the image or "
+        "its annotation cannot (default: stop at the first)",
     )
     parser.add_argument(
         "--class-names", type=Path, metavar="FILE",

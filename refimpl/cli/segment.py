@@ -65,7 +65,10 @@ def run(args: argparse.Namespace) -> int:
         height, width = answer.labels.shape
         print_json({"file": args.image, "height": height, "width": width, "classes": classes})
         return 0
-    rows = [(ask.class_names[i], str(i), colour[i], f"{share:.2%}") for i, share in shares.items()]
+    rows = [
+        (segmentation.shortened(ask.class_names[i]), str(i), colour[i], f"{share:.2%}")
+        for i, share in shares.items()
+    ]
     print_table(("class", "number", "colour", "pixels"), rows)
     return 0
 
