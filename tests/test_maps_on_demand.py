@@ -168,8 +168,10 @@ def spoil(path: Path, kind: str) -> str:
     return said
 
 
-@pytest.mark.parametrize("workers", [None, 0, 2])
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize(
+    ("kind", "workers"),
+    [*((kind, workers) for kind in FAULTS for workers in (None, 0)), ("both", 2), ("size", 2)],
+)
 def test_a_broken_pair_is_named_and_left_out_only_when_asked(maps, tmp_path, kind, workers):
     path = shutil.copytree(maps, tmp_path / "data")
     said = spoil(path, kind)

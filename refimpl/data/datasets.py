@@ -11,7 +11,8 @@ read as a whole, whichever is asked for. Of the files in it only images are read
 must be a good one, since an accuracy over the rest of a split is not that of the split, unless the
 caller asks to leave out what is broken.
 
-The images are an array in memory, or read from their folder on demand: see image_folder.py.
+The images are an array in memory, or read from their folder on demand: see image_folder.py. A data
+set with a label for every pixel is refused here, and read by segmentation.py.
 """
 
 import math
