@@ -30,7 +30,7 @@ from refimpl.models import Config, VisionTransformer, files, flatten, packing, r
 from refimpl.ops import softmax
 
 if TYPE_CHECKING:  # an answer does not wait for what data sets need
-    from refimpl.data.image_folder import Images
+    from refimpl.data.image_folder import Array
 
 BACKENDS = ("auto", "numpy", "engine")
 BATCH_SIZE = 100
@@ -237,7 +237,7 @@ class Classifier:
 
     def evaluate(
         self,
-        images: "Images",
+        images: "Array",
         labels: np.ndarray,
         batch_size: int = BATCH_SIZE,
         progress: Callable[[int], object] = lambda count: None,
@@ -246,7 +246,7 @@ class Classifier:
     ) -> Evaluation:
         """Accuracy on images uint8 (n, H, W) or (n, H, W, 3) with labels (n,), n >= 1.
 
-        They are an array, or FolderImages: then no more of them are in memory than a few batches.
+        They are an array, or a FolderArray: then no more of them are in memory than a few batches.
         `progress` is called with the number of images of each batch that is done. `ready` says
         that they are cropped and resized already, as `data.datasets.load` gives them.
         """

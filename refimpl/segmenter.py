@@ -9,6 +9,7 @@ and their logits are averaged; smaller ones are enlarged first [SPEC 10].
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -25,7 +26,7 @@ from refimpl.models import VisionTransformer
 from refimpl.ops import interpolate
 
 if TYPE_CHECKING:  # it imports archives, which an answer for an image does not need
-    from refimpl.data.segmentation import Pair, SegmentationFolder
+    from refimpl.data.segmentation import SegmentationFolder
 
 WINDOWS = 8  # computed at a time
 
@@ -117,30 +118,37 @@ class Segmenter:
         return interpolate.forward(self._slide(pixels), size, "bilinear")[0]
 
     def evaluate(
-        self, folder: SegmentationFolder, progress: Callable[[int], object] = lambda count: None
+        self,
+        folder: SegmentationFolder,
+        progress: Callable[[int], object] = lambda count: None,
+        *,
+        workers: int = 0,
     ) -> SegmentationEvaluation:
         """Metrics over all pairs, each at its own size; no more than a few are in memory.
 
-        `progress` is called with the number of images that are done. DataError names what is
-        broken, or that there is no label at all.
+        `progress` is called with the number of images that are done. workers: processes that
+        decode; 0: this one does. DataError names what is broken, or that there is no label at all.
         """
         from concurrent.futures import ThreadPoolExecutor
 
         from threadpoolctl import threadpool_limits
 
-        from refimpl.data.image_folder import map_ahead
+        from refimpl.data.image_folder import Workers, map_ahead
+        from refimpl.data.segmentation import Pair
 
         classes = len(self.class_names)
 
-        def count(pair: Pair) -> np.ndarray:
-            image, labels = folder.read(pair)
+        def count(pair: tuple[Image.Image, np.ndarray]) -> np.ndarray:
+            image, labels = pair
             return metrics.confusion_matrix(labels, self._labels(image), classes)
 
         confusion = np.zeros((classes, classes), np.int64)
         start = time.perf_counter()
         threads = cpus() if self.engine is None else 1  # the engine has threads of its own
+        read = functools.partial(Pair.read, classes=folder.classes)
+        pairs = Workers(workers).map(read, folder.pairs, ahead=0)
         with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-            for counts in map_ahead(pool, count, iter(folder.pairs), ahead=threads):
+            for counts in map_ahead(pool, count, pairs, ahead=threads):
                 confusion += counts
                 progress(1)
         seconds = time.perf_counter() - start

@@ -545,7 +545,7 @@ def test_segmenters_are_evaluated_as_by_evaluate(segmented, maps) -> None:
 
 def test_held_out_maps_are_drawn_beside_those_of_training(segmented, maps) -> None:
     asked = ablation.Ablation.from_json(SCENES)
-    every = segmentation.load(segmentation.find(maps, "train"), Preprocessing.plain((8, 8), 1))
+    every = segmentation.load(maps, "train", Preprocessing.plain((8, 8), 1))
     images = ablation.read_images(asked, ablation.HELD_OUT, lambda *_: every)
     trained, held = ([image.tobytes() for image in part[0]]
                      for part in (images.training, images.evaluated))  # fmt: skip
@@ -588,10 +588,10 @@ def test_what_an_ablation_of_segmenters_refuses(maps, data, tmp_path) -> None:
         assert_one_line(found, *expected)
 
     words(maps, "training data: 20 images, expected 21", held_out=9)
-    words(maps, "labels are (12, 8, 8), expected one an image",
+    words(maps, "found images/ and annotations/, label maps for a segmenter",
           rows=[{"name": "a", "model": "react_micro", "fields": SEEN}], baseline="a")  # fmt: skip
     rows = [{**row, "fields": {**SEEN, "num_classes": 3}} for row in SCENES["rows"]]
-    words(data, "labels are (12,), expected a map of 8 x 8 an image", rows=rows)
+    words(data, "found no images/ and no annotations/, expected", rows=rows)
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -35,11 +35,20 @@ from refimpl.conventions import (
     NonFiniteError,
     RefimplError,
 )
-from refimpl.data import archives, datasets, idx, images, mnist
+from refimpl.data import archives, datasets, idx, images, mnist, segmentation
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files, summary
 from refimpl.training import Recipe, checkpoints, hold_out, recipes, train
-from tests.command_line import SEVEN, SMALL, assert_one_line, process, run, save_model, write_mnist
+from tests.command_line import (
+    SEVEN,
+    SMALL,
+    assert_one_line,
+    process,
+    run,
+    save_model,
+    save_segmenter,
+    write_mnist,
+)
 from tests.test_data import encoded, idx_bytes, png
 from tests.test_data_sets import TREE, picture, write_folder, write_tar, write_zip
 from tests.test_files import PARAMS, changed, config, described, raw
@@ -404,6 +413,77 @@ FOLDERS = {
     ),
 }
 
+# --- label maps for a classifier, classes for a segmenter -----------------------------------------
+
+MAPS = {
+    f"{kind}/{split}{name}.png": encoded(Image.new("L", (4, 4), 1))
+    for kind in ("images", "annotations")
+    for split in ("train/", "test/")
+    for name in "ab"
+} | {"classes.txt": b"1 ground\n"}
+FLAT = {name.replace("train/", ""): content for name, content in MAPS.items() if "test" not in name}
+
+
+def of_maps(write: Callable[[Path], object], command: str = "evaluate") -> Case:
+    """A classifier asked of label maps."""
+    commands = {
+        "train": "train --data {bad} --model didb_micro -o {out}",
+        "evaluate": "evaluate --data {bad} --model {model}",
+    }
+    split = {"train": "train", "evaluate": "test"}[command]
+    return Case(
+        write,
+        commands[command],
+        DataError,
+        lambda path: datasets.load(path, split, PLAIN),
+        (
+            "found images/ and annotations/, label maps for a segmenter such as "
+            "segmenter_didb_micro; a classifier expects [train/]CLASS/IMAGE, or MNIST's idx files",
+        ),
+    )
+
+
+def of_classes(write: Callable[[Path], object], found: str, command: str = "evaluate") -> Case:
+    """A segmenter asked of images that have one class each."""
+    commands = {
+        "train": "train --data {bad} --model segmenter_didb_micro -o {out}",
+        "evaluate": "evaluate --data {bad} --model {segmenter}",
+    }
+    return Case(
+        write,
+        commands[command],
+        DataError,
+        lambda path: segmentation.find(path, "test"),
+        (found, "expected images/ and annotations/ in a folder, label maps for a segmenter; a cla"),
+    )
+
+
+NOTHING_OF_MAPS = "found no images/ and no annotations/"
+KINDS = {
+    "maps to train on": of_maps(lambda path: write_folder(path, MAPS), "train"),
+    "maps": of_maps(lambda path: write_folder(path, MAPS)),
+    "maps without splits": of_maps(lambda path: write_folder(path, FLAT)),
+    "maps without splits to train on": of_maps(lambda path: write_folder(path, FLAT), "train"),
+    "maps in a zip": of_maps(lambda path: write_zip(path, MAPS)),
+    "maps without splits in a tar": of_maps(lambda path: write_tar(path, FLAT)),
+    "classes to train on": of_classes(
+        lambda path: write_folder(path, TREE), NOTHING_OF_MAPS, "train"
+    ),
+    "classes": of_classes(lambda path: write_folder(path, TREE), NOTHING_OF_MAPS),
+    "classes in a tar": of_classes(lambda path: write_tar(path, TREE), "found a file"),
+    "digits": of_classes(lambda path: write_mnist(path, {"test": 3}), "found idx files"),
+    "digits to train on": of_classes(
+        lambda path: write_mnist(path, {"train": 3}), "found idx files", "train"
+    ),
+    "no annotations": of_classes(
+        lambda path: write_folder(path, {n: c for n, c in MAPS.items() if n[0] == "i"}),
+        "found no annotations/, expected",
+    ),
+    "nothing": of_classes(lambda path: None, "")._replace(
+        words=("no such folder, expected images/ and annotations/ in it",)
+    ),
+}
+
 # --- model files ----------------------------------------------------------------------------------
 
 LATENT = changed()
@@ -733,6 +813,7 @@ FAMILIES = {
     "mnist": MNIST_FOLDERS,
     "archive": ARCHIVES,
     "folder": FOLDERS,
+    "kind": KINDS,
     "weights": WEIGHTS,
     "settings": SETTINGS,
     "recipe": RECIPE_FILES,
@@ -747,7 +828,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, Path]:
-    """A model of digits and one of three animals."""
+    """A model of digits, one of three animals, and a segmenter."""
     folder = tmp_path_factory.mktemp("models")
     save_model(folder / "digits.safetensors")
     refimpl.save(
@@ -757,7 +838,12 @@ def models(tmp_path_factory) -> dict[str, Path]:
         class_names=["ant", "bee", "cow"],
         preprocessing=PLAIN.to_json(),
     )
-    return {"model": folder / "digits.safetensors", "animals": folder / "animals.safetensors"}
+    save_segmenter(folder / "segmenter.safetensors")
+    return {
+        "model": folder / "digits.safetensors",
+        "animals": folder / "animals.safetensors",
+        "segmenter": folder / "segmenter.safetensors",
+    }
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -29,7 +29,15 @@ from PIL import Image
 import refimpl
 from refimpl.conventions import DataError
 from refimpl.data import class_names, datasets
-from refimpl.data.image_folder import FolderImages, in_batches, map_ahead, slices, subset
+from refimpl.data.image_folder import (
+    FolderArray,
+    Pictures,
+    Workers,
+    in_batches,
+    map_ahead,
+    slices,
+    subset,
+)
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.training import hold_out
 from refimpl.training.history import EpochResult
@@ -183,7 +191,7 @@ def test_the_arrays_are_those_in_memory(imagenet, workers) -> None:
     given = datasets.load(imagenet.path, "train", PLAIN)
     data = datasets.load(imagenet.path, "train", PLAIN, workers=workers)
     assert isinstance(given.images, np.ndarray)
-    assert isinstance(data.images, FolderImages)
+    assert isinstance(data.images, FolderArray)
     assert data.images.shape == given.images.shape == (200, 12, 16, 3)
     assert data.images.nbytes == given.images.nbytes
     np.testing.assert_array_equal(data.labels, given.labels)
@@ -208,7 +216,7 @@ def test_the_arrays_are_those_in_memory(imagenet, workers) -> None:
 def test_pillow_decodes_the_same(imagenet) -> None:
     data = datasets.load(imagenet.path, "test", PLAIN, workers=0, limit=40, skip_broken=True)
     assert len(data.images) == 35
-    for name, pixels in zip(data.images.names, data.images[:], strict=True):
+    for name, pixels in zip(data.images.items, data.images[:], strict=True):
         image = Image.open(io.BytesIO(imagenet.images[name])).convert("RGB")
         expected = np.asarray(image.resize((16, 12), Image.Resampling.BILINEAR))
         np.testing.assert_array_equal(pixels, expected)
@@ -219,12 +227,13 @@ def test_a_large_folder_is_read_on_demand_without_being_asked(tmp_path, monkeypa
     monkeypatch.setattr(datasets, "ARRAY_BYTES", 6 * 12 * 16 * 3)
     assert isinstance(datasets.load(path, "test", PLAIN).images, np.ndarray)
     monkeypatch.setattr(datasets, "ARRAY_BYTES", 6 * 12 * 16 * 3 - 1)
-    assert isinstance(datasets.load(path, "test", PLAIN).images, FolderImages)
+    assert isinstance(datasets.load(path, "test", PLAIN).images, FolderArray)
     assert isinstance(datasets.load(path, "test", PLAIN, limit=5).images, np.ndarray)
 
 
 def test_processes_end_with_the_images(tmp_path) -> None:
-    images = FolderImages(write_folder(tmp_path, small_tree()), ["val/a/1.JPEG"], PLAIN, 1)
+    reader = Pictures(write_folder(tmp_path, small_tree()), PLAIN)
+    images = FolderArray(reader, ["val/a/1.JPEG"], Workers(1))
     assert images[:].shape == (1, 12, 16, 3)
     assert len(multiprocessing.active_children()) >= 1
     del images
@@ -236,22 +245,21 @@ def test_processes_end_with_the_images(tmp_path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
-def test_processes_leave_ctrl_c_to_the_one_that_started_them(tmp_path) -> None:
+def test_processes_leave_ctrl_c_to_the_one_that_started_them() -> None:
     """Also while they start, when Python would print a traceback."""
-    images = FolderImages(tmp_path, ["x.png"], PLAIN, 1)
+    workers = Workers(1)
     before = set(multiprocessing.active_children())
-    future = images._workers.submit(os.getpid)
+    future = workers.submit(os.getpid)
     (child,) = set(multiprocessing.active_children()) - before
     os.kill(child.pid, signal.SIGINT)
     assert future.result(timeout=100) == child.pid
     os.kill(child.pid, signal.SIGINT)
-    assert images._workers.submit(os.getpid).result(timeout=100) == child.pid
+    assert workers.submit(os.getpid).result(timeout=100) == child.pid
 
 
-def test_a_process_that_dies_is_one_error(tmp_path) -> None:
-    images = FolderImages(tmp_path, ["x.png"], PLAIN, 1)
+def test_a_process_that_dies_is_one_error() -> None:
     with pytest.raises(DataError, match="a process that decodes images has died"):
-        list(images._workers.map(os._exit, [1], 0))
+        list(Workers(1).map(os._exit, [1], 0))
 
 
 def test_map_ahead_keeps_the_order_and_asks_for_no_more_than_it_may() -> None:
@@ -416,8 +424,8 @@ def test_images_are_held_out_without_being_read(tmp_path) -> None:
     tree = small_tree("") | {"b/0.JPEG": b"not read"}
     data = datasets.load(write_folder(tmp_path, tree), "train", PLAIN, workers=0)
     split = hold_out(data.images, data.labels, 2)
-    assert split.training[0].names.tolist() == ["a/0.JPEG", "a/1.JPEG", "a/2.JPEG", "b/0.JPEG"]
-    assert split.validation[0].names.tolist() == ["b/1.JPEG", "b/2.JPEG"]
+    assert split.training[0].items.tolist() == ["a/0.JPEG", "a/1.JPEG", "a/2.JPEG", "b/0.JPEG"]
+    assert split.validation[0].items.tolist() == ["b/1.JPEG", "b/2.JPEG"]
     assert split.validation[0][:].shape == (2, 12, 16, 3)
 
 

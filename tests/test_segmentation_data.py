@@ -44,12 +44,11 @@ def write(
 def test_a_split_of_ade20ks_layout(tmp_path):
     names = ["training/b", "training/a", "validation/c"]
     path = write(tmp_path / "data", names)
-    assert segmentation.found_in(path)
     folder = segmentation.find(path, "train")
     assert folder.split == "training"
     assert [pair.image.name for pair in folder.pairs] == ["a.jpg", "b.jpg"]
     assert folder.classes == ((1, 2), ("wall", "building, edifice"))
-    image, labels = folder.read(folder.pairs[0])
+    image, labels = folder.pairs[0].read(folder.classes)
     assert (image.size, labels.dtype) == ((8, 6), np.uint8)
     expected = np.full((6, 8), 255)
     expected[0, 1], expected[1, 1] = 0, 1
@@ -70,7 +69,7 @@ def test_without_splits_all_is_read_whichever_is_asked_for(tmp_path):
 
 def test_loaded_in_one_size_images_bilinear_labels_nearest(tmp_path):
     path = write(tmp_path / "data", ["a", "b"], size=(16, 12))
-    data = segmentation.load(segmentation.find(path, "train"), PLAIN)
+    data = segmentation.load(path, "train", PLAIN)
     assert data.images.shape == (2, 6, 8, 3)
     assert data.labels.shape == (2, 6, 8)
     assert set(np.unique(data.labels)) <= {0, 1, 255}
@@ -93,7 +92,7 @@ def test_a_palette_image_holds_indices_and_no_colours(tmp_path):
     image.save(path / "annotations" / "a.png")
     assert Image.open(path / "annotations" / "a.png").mode == "P"
     folder = segmentation.find(path, "train")
-    _, labels = folder.read(folder.pairs[0])
+    _, labels = folder.pairs[0].read(folder.classes)
     np.testing.assert_array_equal(labels[0, ::2], [0, 1, 3, 255])
 
 
@@ -126,7 +125,7 @@ def test_what_is_wrong_with_a_data_set_is_one_line(tmp_path, change, message):
             segmentation.find(path, "test")
         return
     with pytest.raises(DataError, match=message) as error:
-        segmentation.load(segmentation.find(path, "train"), PLAIN)
+        segmentation.load(path, "train", PLAIN)
     assert "\n" not in str(error.value)
 
 
@@ -238,11 +237,9 @@ def test_scenes_as_a_folder(tmp_path):
         folder = segmentation.find(path, split)
         assert folder.classes.names == scenes.CLASS_NAMES
         assert folder.classes.indices == tuple(range(11))
-        data = segmentation.load(folder, Preprocessing.plain((56, 56), 1))
+        data = segmentation.load(path, split, Preprocessing.plain((56, 56), 1))
         assert (len(data.images), data.split) == (count, split)
-        more = segmentation.load(
-            segmentation.find(tmp_path / "more", split), Preprocessing.plain((56, 56), 1)
-        )
+        more = segmentation.load(tmp_path / "more", split, Preprocessing.plain((56, 56), 1))
         np.testing.assert_array_equal(more.images[0], data.images[0])
         images, labels = mnist.load(SMALL, split)
         rng = np.random.default_rng([4, ("train", "test").index(split), 0])

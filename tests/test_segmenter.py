@@ -25,7 +25,8 @@ from refimpl.conventions import DataError, ModelFileError
 from refimpl.data import palette, scenes, segmentation
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files
-from refimpl.segmenter import Segmenter, covering_size, windows
+from refimpl.report.segmentation import LEGEND, ROW, overlay
+from refimpl.segmenter import Segmentation, Segmenter, covering_size, windows
 from tests import oracles, tolerances
 from tests.command_line import SMALL, assert_one_line, run, save_model, save_segmenter
 
@@ -173,7 +174,7 @@ def test_evaluation_is_the_metrics_of_all_pixels(workshop):
     folder = segmentation.find(workshop / "scenes", "test")
     done = []
     result = ask.evaluate(folder, done.append)
-    pairs = [folder.read(pair) for pair in folder.pairs]
+    pairs = [pair.read(folder.classes) for pair in folder.pairs]
     labels = np.stack([labels for _, labels in pairs])
     predicted = np.stack([ask(image).labels for image, _ in pairs])
     counts = metrics.confusion_matrix(labels, predicted, 11)
@@ -244,11 +245,9 @@ def test_what_evaluate_refuses(workshop, tmp_path):
     model, data = workshop / "model.safetensors", workshop / "scenes"
     classifier = save_model(tmp_path / "classifier.safetensors")
     evaluate = ("evaluate", "--data", data, "--model", model)
-    assert_one_line(run(*evaluate, "--workers", 2), "has annotations", "--workers")
-    assert_one_line(run(*evaluate, "--skip-broken"), "has annotations", "--skip-broken")
     assert_one_line(run(*evaluate, "--confusion", "m.txt"), "'.txt'", "'.csv' or '.png'")
     other = ("evaluate", "--data", SMALL, "--model")
-    assert_one_line(run(*other, model), "expected images/ and annotations/")
+    assert_one_line(run(*other, model), "found idx files, expected images/ and annotations/")
     assert_one_line(run(*other, classifier, "--confusion", "m.csv"), "no segmenter")
     (tmp_path / "list.txt").write_text("".join(f"{i} c{i}\n" for i in range(11)))
     result = run(*evaluate, "--class-names", tmp_path / "list.txt")
@@ -313,14 +312,57 @@ def test_what_training_refuses(workshop, tmp_path):
     train = ("train", "-o", tmp_path / "m.safetensors", "--set", "dim=8", "--set", "depth=1")
     data = ("--data", workshop / "scenes")
     tiny = ("--model", "segmenter_didb_micro")
-    assert_one_line(run(*train, *data, "--model", "didb_micro"), "found 11 classes", "num_classes")
     result = run(*train, *data, "--model", "didb_micro", "--set", "num_classes=11")
-    assert_one_line(result, "labels are (12, 28, 28), expected one an image")
+    assert_one_line(result, "label maps for a segmenter such as segmenter_didb_micro")
+    result = run(*train, *data, *tiny, "--set", "num_classes=10")
+    assert_one_line(result, "found 11 classes", "add --set num_classes=11")
     result = run(*train, "--data", SMALL, *tiny, "--set", "num_classes=10")
-    assert_one_line(result, "expected a map of 56 x 56 an image")
+    assert_one_line(result, "found idx files, expected images/ and annotations/")
     result = run(*train, *data, *tiny, "--distillation", 0.5)
     assert_one_line(result, "distillation is 0.5")
     assert_one_line(run(*train, *data, *tiny, "--crop", 0), "crop is 0.0")
+
+
+# --- pictures and tables --------------------------------------------------------------------------
+
+
+def test_a_legend_names_what_is_to_be_seen():
+    """Two classes of 3,000 pixels each in 6,090, one of 60, and thirty of a single one."""
+    labels = np.zeros(6090, np.uint8)
+    labels[3000:6000], labels[6000:6060], labels[6060:] = 100, 130, np.arange(30) + 10
+    labels = labels.reshape(58, 105)
+    answer = Segmentation(labels, tuple(f"class {i}" for i in range(150)))
+    grey = Image.new("L", (105, 58), 60)
+    page = overlay(grey, answer)
+    assert page.size == (3 * 105 + LEGEND, 3 * 58)  # enlarged to 224 pixels at least
+    mixed = (60 + palette.colours(150)[labels].astype(int)) / 2
+    found = np.asarray(page)[1 : 3 * 58 : 3, 1 : 3 * 105 : 3]
+    assert np.abs(found - mixed).max() <= 0.5
+    boxes = [page.getpixel((3 * 105 + 12, ROW // 2 + ROW * row + 4)) for row in range(5)]
+    named = [tuple(palette.colours(150)[i].tolist()) for i in (0, 100, 130)]
+    assert boxes == [*named, (255, 255, 255), (255, 255, 255)]
+    lines = [np.asarray(page)[ROW // 2 + ROW * row :, 3 * 105 + 12 + ROW :][: ROW - 4]
+             for row in range(5)]  # fmt: skip
+    assert [bool((line < 128).any()) for line in lines] == [True, True, True, True, False]
+
+
+def test_tables_shorten_long_names(workshop, tmp_path):
+    names = [f"{i}, a name that no line of a terminal has room for, " * 3 for i in range(11)]
+    file = files.read(workshop / "model.safetensors")
+    path, listed = tmp_path / "m.safetensors", tmp_path / "names.txt"
+    names = [name.strip() for name in names]
+    refimpl.save(path, file.model, file.params, class_names=names,
+                 preprocessing=file.preprocessing)  # fmt: skip
+    listed.write_text("".join(f"{i} {name}\n" for i, name in enumerate(names)))
+    image = workshop / "scenes" / "images" / "test" / "00000.png"
+    data = ("--data", workshop / "scenes", "--class-names", listed)
+    for command in (("segment", image, "-o", tmp_path / "mask.png"), ("evaluate", *data)):
+        status, out, err = run(*command, "--model", path)
+        assert status == 0, err
+        assert "1, a name that no line of..." in out
+        assert max(len(line) for line in out.splitlines()[1:]) < 80
+        found = json.loads(run(*command, "--model", path, "--json").out)
+        assert names[1] in json.dumps(found)
 
 
 # --- segment --------------------------------------------------------------------------------------
@@ -365,7 +407,7 @@ def test_three_photographs_of_ade20k(ade20k):
     folder = segmentation.find(ade20k, "test")
     assert len(folder.classes.names) == 150
     assert folder.classes.names[:3] == ("wall", "building, edifice", "sky")
-    pairs = [folder.read(pair) for pair in folder.pairs]
+    pairs = [pair.read(folder.classes) for pair in folder.pairs]
     assert [image.size for image, _ in pairs] == [(683, 512), (500, 364), (400, 300)]
     assert [labels.shape for _, labels in pairs] == [(512, 683), (364, 500), (300, 400)]
     first = np.unique(pairs[0][1]).tolist()
@@ -384,7 +426,7 @@ def test_metric_of_an_answer_that_is_known(ade20k):
     folder = segmentation.find(ade20k, "test")
     counts = sum(
         metrics.confusion_matrix(labels, np.ones_like(labels), 150)
-        for _, labels in map(folder.read, folder.pairs)
+        for labels in (pair.labels(folder.classes) for pair in folder.pairs)
     )
     histogram = sum(np.array(Image.open(pair.annotation).histogram()) for pair in folder.pairs)
     labelled = histogram[1:].sum()

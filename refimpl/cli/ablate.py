@@ -117,7 +117,7 @@ def _carry_out(args: argparse.Namespace, asked: Any, missing: list, results: Any
         raise ConfigError(f"--data is missing, expected a data set for {len(missing)} runs")
     backend = training_backend(args.backend)
     images = ablation.read_images(
-        asked, results.split, lambda split, plain: read_data(args.data, split, plain)
+        asked, results.split, lambda split, plain: read_data(args.data, split, plain, asked.task)
     )
     results.require_like(images)
     for number, each in enumerate(missing, start=1):

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +14,11 @@ from refimpl.cli.options import (
     add_image_size,
     add_json,
     add_model,
-    find_maps,
     load_data,
     positive,
     start_engine,
 )
-from refimpl.cli.output import print_json, print_table, progress_bar
+from refimpl.cli.output import print_json, print_table, progress_bar, warn
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import ConfigError, write_atomically
 
@@ -65,25 +65,33 @@ def run(args: argparse.Namespace) -> int:
 
 def _evaluate_segmenter(args: argparse.Namespace) -> int:
     from refimpl.classifier import read_card, record
-    from refimpl.data import datasets
+    from refimpl.data import datasets, image_folder
+    from refimpl.data import segmentation as maps
+    from refimpl.report import segmentation
     from refimpl.segmenter import segmenter
 
     model = segmenter(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
         read_card(args.model)
     _check_confusion(args.confusion)
-    folder = find_maps(args, args.split)
+    folder = maps.find(args.data, args.split, args.class_names, args.limit)
     datasets.require_classes(args.data, folder.classes.names, model.class_names)
+    workers = args.workers or 0  # no more than a few images are in memory, whatever they take
+    if args.skip_broken:
+        with progress_bar("read", len(folder.pairs)) as bar:
+            folder = folder.without_broken(image_folder.Workers(workers), bar.update)
+    for text in folder.broken:
+        warn(text)
     with progress_bar("evaluate", len(folder.pairs)) as bar:
-        result = model.evaluate(folder, bar.update)
-    described = f"{result.count:,} images"
-    described += f" of the {folder.split} split" if folder.split else ""
+        result = model.evaluate(folder, bar.update, workers=workers)
+    described = _described(result.count, folder)
     for path in args.confusion:
         _write_confusion(path, np.array(result.confusion), model.class_names)
     if args.record:
         record(args.model, result, f"{args.data.resolve().name}, {described}")
     if args.json:
-        print_json({"model": args.model, "split": folder.split, **dataclasses.asdict(result)})
+        answer = {"model": args.model, "split": folder.split, **dataclasses.asdict(result)}
+        print_json(answer | {"broken": folder.broken})
         return 0
     print(f"{args.model} on {described}\n")
     present = sum(value is not None for value in result.per_class_iou.values())
@@ -92,12 +100,23 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
     )
     print(f"pixel accuracy  {result.pixel_accuracy:8.2%}\n")
     rows = [
-        (name, "-" if value is None else f"{value:.2%}", f"{result.per_class_pixels[name]:,}")
+        (
+            segmentation.shortened(name),
+            "-" if value is None else f"{value:.2%}",
+            f"{result.per_class_pixels[name]:,}",
+        )
         for name, value in result.per_class_iou.items()
     ]
     print_table(("class", "IoU", "labelled pixels"), rows)
     print(f"\n{result.images_per_second:.1f} images a second")
     return 0
+
+
+def _described(count: int, data: Any, size: str = "") -> str:
+    """What was evaluated: a Dataset or SegmentationFolder, at another size than the model's own."""
+    of_split = f" of the {data.split} split" if data.split else ""
+    broken = f", {len(data.broken):,} broken left out" if data.broken else ""
+    return f"{count:,} images{of_split}{size}{broken}"
 
 
 def _check_confusion(paths: list[Path]) -> None:
@@ -128,15 +147,12 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
     model = classifier(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
         read_card(args.model)  # a missing card is told before the work, not after it
-    data = load_data(args, args.split, model.preprocessing)
+    data = load_data(args, args.split, model.preprocessing, "classification")
     datasets.require_classes(args.data, data.class_names, model.class_names)
     with progress_bar("evaluate", len(data.images)) as bar:
         result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
-    described = f"{result.count:,} images" + (f" of the {data.split} split" if data.split else "")
-    if args.image_size:
-        described += " at {} x {} pixels".format(*args.image_size)
-    if data.broken:
-        described += f", {len(data.broken):,} broken left out"
+    size = " at {} x {} pixels".format(*args.image_size) if args.image_size else ""
+    described = _described(result.count, data, size)
     if args.record:
         record(args.model, result, f"{args.data.resolve().name}, {described}")
     if args.json:

@@ -7,7 +7,6 @@ from typing import Any
 
 from refimpl.classifier import BACKENDS
 from refimpl.cli.output import progress_bar, warn
-from refimpl.conventions import DataError
 
 DEFAULT_MODEL = "didb_micro_mnist"
 TRAINING_BACKENDS = ("kernels", "numpy")
@@ -94,13 +93,15 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workers", type=not_negative, metavar="N",
-        help="decode the images of a folder batch by batch, in N processes or with 0 in this one "
-        "(default: only where they need more than 1 GB of memory, with a process a CPU)",
+        help="decode the images of a folder, and a segmenter's annotations, batch by batch, in N "
+        "processes or with 0 in this one (default: only where they need more than 1 GB of memory, "
+        "with a process a CPU)",
     )  # fmt: skip
     parser.add_argument(
         "--skip-broken",
         action="store_true",
-        help="name images that cannot be decoded and leave them out (default: stop at the first)",
+        help="name images that cannot be decoded and leave them out, or pairs where the image or "
+        "its annotation cannot (default: stop at the first)",
     )
     parser.add_argument(
         "--class-names", type=Path, metavar="FILE",
@@ -139,44 +140,31 @@ def not_negative(text: str) -> int:
     return int(text)
 
 
-def load_data(args: argparse.Namespace, split: str, preprocessing: Any) -> Any:
-    """The Dataset that the options name; what is broken in it is told."""
-    from refimpl.data import class_names, segmentation
+def load_data(args: argparse.Namespace, split: str, preprocessing: Any, task: str) -> Any:
+    """The Dataset for a task that the options name; what is broken in it is told."""
+    from refimpl.data import class_names
 
-    if segmentation.found_in(args.data):
-        return _read_maps(find_maps(args, split), preprocessing)
     options = {"workers": args.workers, "skip_broken": args.skip_broken, "limit": args.limit}
-    data = read_data(args.data, split, preprocessing, **options)
-    for text in data.broken:
-        warn(text)
+    if task == "segmentation":
+        return read_data(
+            args.data, split, preprocessing, task, class_list=args.class_names, **options
+        )
+    data = read_data(args.data, split, preprocessing, task, **options)
     if args.class_names is None:
         return data
     return data._replace(class_names=class_names.apply(args.class_names, data.class_names))
 
 
-def find_maps(args: argparse.Namespace, split: str) -> Any:
-    """The SegmentationFolder that the options name."""
-    from refimpl.data import segmentation
+def read_data(path: Path, split: str, preprocessing: Any, task: str, **options: Any) -> Any:
+    """The Dataset for a task (see Config), with a bar; the options are those of its `load`.
 
-    for option, given in (("workers", args.workers), ("skip-broken", args.skip_broken or None)):
-        if given is not None:
-            raise DataError(f"{args.data}: has annotations, expected class folders for --{option}")
-    folder = segmentation.find(args.data, split, args.class_names)
-    return folder if args.limit is None else folder.spread(args.limit)
-
-
-def read_data(path: Path, split: str, preprocessing: Any, **options: Any) -> Any:
-    """A split of a data set, with a bar; the options are those of `datasets.load`."""
+    What is broken in it is told.
+    """
     from refimpl.data import datasets, segmentation
 
-    if segmentation.found_in(path):
-        return _read_maps(segmentation.find(path, split), preprocessing)
+    load = segmentation.load if task == "segmentation" else datasets.load
     with progress_bar("read") as bar:
-        return datasets.load(path, split, preprocessing, bar.update, **options)
-
-
-def _read_maps(folder: Any, preprocessing: Any) -> Any:
-    from refimpl.data import segmentation
-
-    with progress_bar("read") as bar:
-        return segmentation.load(folder, preprocessing, bar.update)
+        data = load(path, split, preprocessing, bar.update, **options)
+    for text in data.broken:
+        warn(text)
+    return data

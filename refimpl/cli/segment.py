@@ -73,7 +73,10 @@ def run(args: argparse.Namespace) -> int:
             }
         )
         return 0
-    rows = [(ask.class_names[i], str(i), colour[i], f"{share:.2%}") for i, share in shares.items()]
+    rows = [
+        (segmentation.shortened(ask.class_names[i]), str(i), colour[i], f"{share:.2%}")
+        for i, share in shares.items()
+    ]
     print_table(("class", "number", "colour", "pixels"), rows)
     return 0
 

@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     plain = Preprocessing.plain(model.config.image_size, model.config.channels)
     # a part of them then has the size that the model reads
     larger = tuple(round(side / recipe.crop) for side in plain.size)
-    data = load_data(args, "train", dataclasses.replace(plain, size=larger))
+    data = load_data(args, "train", dataclasses.replace(plain, size=larger), model.config.task)
     if len(data.class_names) != model.config.num_classes:
         raise DataError(
             f"{args.data}: found {len(data.class_names)} classes, {args.model} has "

@@ -10,6 +10,6 @@ segmentation    images with a label for every pixel, in ADE20K's layout
 scenes          such a data set made of MNIST's digits
 palette         colours of classes, to look at label maps
 class_names     what the classes are called, by the name of their folder
-image_folder    the images of a folder as an array would be, decoded on demand in processes
+image_folder    the files of a folder as an array would be, decoded on demand in processes
 bundled         the samples that are shipped inside the package
 """

@@ -11,10 +11,10 @@ read as a whole, whichever is asked for. Of the files in it only images are read
 must be a good one, since an accuracy over the rest of a split is not that of the split, unless the
 caller asks to leave out what is broken.
 
-The images are an array in memory, or read from their folder on demand: see image_folder.py.
+The images are an array in memory, or read from their folder on demand: see image_folder.py. A data
+set with a label for every pixel is refused here, and read by segmentation.py.
 """
 
-import functools
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,24 +26,32 @@ import numpy as np
 from refimpl.conventions import DataError, cpus
 from refimpl.data import archives, mnist
 from refimpl.data.archives import Member
-from refimpl.data.image_folder import FolderImages, Images, subset
+from refimpl.data.image_folder import (
+    Array,
+    FolderArray,
+    Pictures,
+    Progress,
+    Workers,
+    in_memory,
+    left,
+    subset,
+)
 from refimpl.data.images import SUFFIXES, decode
 from refimpl.data.preprocessing import Preprocessing
 
 SPLITS = ("train", "test")
+MAPS = ("images", "annotations")  # folders of a data set of label maps: segmentation.py
 FOLDERS = {"train": "train", "test": "test", "val": "test"}  # name -> the split that is in it
 ARRAY_BYTES = 2**30  # of a folder's pixels; where there are more, images are read on demand
 MAX_BYTES = 4 * 2**30  # of an archive's, whose files cannot be read in any order
 MAX_WORKERS = 16  # where the caller names no number
 
-Progress = Callable[[int], object]
-
 
 class Dataset(NamedTuple):
     """Images as a model wants them before they are normalised, with their labels."""
 
-    images: Images  # uint8 (n, H, W) or (n, H, W, 3), ordered by path; in memory or on demand
-    labels: np.ndarray  # int64 (n,), index into class_names; or a map an image: segmentation.py
+    images: Array  # uint8 (n, H, W) or (n, H, W, 3), ordered by path; in memory or on demand
+    labels: Array  # int64 (n,), index into class_names; or a map an image: segmentation.py
     class_names: tuple[str, ...]
     split: str | None  # name of its folder; None: the data set has no splits
     broken: tuple[str, ...] = ()  # of each image that was left out: which it is, what is wrong
@@ -53,7 +61,8 @@ class Dataset(NamedTuple):
         if count >= len(self.images):
             return self
         chosen = _spread(len(self.images), count)
-        return self._replace(images=subset(self.images, chosen), labels=self.labels[chosen])
+        images, labels = (subset(array, chosen) for array in (self.images, self.labels))
+        return self._replace(images=images, labels=labels)
 
 
 def load(
@@ -90,22 +99,31 @@ def load(
     names = _Names(path, split)
     members = (member for member in archives.members(path) if names.add(member.name))
     if not path.is_dir():
-        read = _read(path, members, preprocessing, progress, skip_broken)
-        return _in_memory(path, names.listing(limit), *read)
+        found, broken = _read(path, members, preprocessing, progress, skip_broken)
+        listing = names.listing(limit)
+        faults = {i: broken[name] for i, name in enumerate(listing.names) if name in broken}
+        return _dataset(
+            path, listing, faults, lambda kept: np.stack([found[listing.names[i]] for i in kept])
+        )
     for _ in members:  # names only
         pass
     listing = names.listing(limit)
-    if workers is None:
-        if len(listing.names) * math.prod(preprocessing.shape) <= ARRAY_BYTES:
-            members = (
-                Member(n, functools.partial(archives.read_file, path / n)) for n in listing.names
-            )
-            read = _read(path, members, preprocessing, progress, skip_broken)
-            return _in_memory(path, listing, *read)
-        workers = min(cpus(), MAX_WORKERS)
-    images = FolderImages(path, listing.names, preprocessing, workers)
-    broken = images.broken(progress) if skip_broken else {}
-    return _dataset(path, listing, broken, images.subset)
+    reader = Pictures(path, preprocessing)
+    count = processes(workers, len(listing.names) * math.prod(reader.shape))
+    images = FolderArray(reader, listing.names, Workers(count or 0))
+    faults = images.workers.faults(reader.read, listing.names, progress) if skip_broken else {}
+    if count is None:
+        return _dataset(
+            path, listing, faults, lambda kept: in_memory([images.subset(kept)], progress)[0]
+        )
+    return _dataset(path, listing, faults, images.subset)
+
+
+def processes(workers: int | None, size: int) -> int | None:
+    """How many read a folder on demand whose pixels take `size` bytes, see `load`; None: memory."""
+    if workers is None and size > ARRAY_BYTES:
+        return min(cpus(), MAX_WORKERS)
+    return workers
 
 
 def require_classes(path: str | Path, found: Sequence[str], expected: Sequence[str]) -> None:
@@ -143,6 +161,7 @@ class _Names:
         self._classes: dict[str, str] = {}  # each name once in memory, whatever the files
         self._class_of: dict[str, str] = {}  # of the images of the split
         self._folder: str | None = None  # of the split
+        self._folders: set[str] = set()  # every name of one
 
     def add(self, name: str) -> bool:
         """Whether a file is an image of the split."""
@@ -176,6 +195,13 @@ class _Names:
 
     def _place(self, name: str) -> _Place:
         *folders, _ = name.split("/")
+        self._folders.update(folders)
+        if self._folders.issuperset(MAPS):
+            raise DataError(
+                f"{self._path}: found images/ and annotations/, label maps for a segmenter such as "
+                "segmenter_didb_micro; a classifier expects [train/]CLASS/IMAGE, or MNIST's idx "
+                "files"
+            )
         if not folders:
             expected = f"an image in no class folder, expected CLASS/{name}"
             raise DataError(f"{self._path}: {name}: {expected}")
@@ -221,27 +247,17 @@ def _read(
     return images, broken
 
 
-def _in_memory(
-    path: Path, listing: _Listing, images: Mapping[str, np.ndarray], broken: Mapping[str, str]
-) -> Dataset:
-    def stacked(kept: np.ndarray) -> np.ndarray:
-        return np.stack([images[listing.names[i]] for i in kept])
-
-    return _dataset(path, listing, broken, stacked)
-
-
 def _dataset(
     path: Path,
     listing: _Listing,
-    broken: Mapping[str, str],
-    images: Callable[[np.ndarray], Images],
+    faults: Mapping[int, str],
+    images: Callable[[np.ndarray], Array],
 ) -> Dataset:
-    """The images that are not broken; `images` makes them from their indices in the listing."""
-    kept = np.array([i for i, name in enumerate(listing.names) if name not in broken], np.int64)
-    left_out = tuple(broken[name] for name in listing.names if name in broken)
-    if len(kept) == 0:
-        raise DataError(f"{path}: all {len(left_out)} images are broken; {left_out[0]}")
-    return Dataset(images(kept), listing.labels[kept], listing.class_names, listing.split, left_out)
+    """The images without faults; `images` makes them from their places in the listing."""
+    kept = left(path, len(listing.names), faults)
+    labels = listing.labels[kept]
+    left_out = tuple(faults.values())
+    return Dataset(images(kept), labels, listing.class_names, listing.split, left_out)
 
 
 def _spread(count: int, chosen: int) -> np.ndarray:

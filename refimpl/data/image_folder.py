@@ -1,6 +1,6 @@
-"""Images of a folder, decoded when they are asked for: memory is bounded by the batch.
+"""What the files of a folder hold, read when it is asked for: memory is bounded by the batch.
 
-Decoding runs in processes of its own where there are any, and `in_batches` lets them work on the
+Reading runs in processes of its own where there are any, and `in_batches` lets them work on the
 next batch while the caller computes with this one. What they are asked for is what they give, in
 that order, whatever the timing: training on them ends in the same bits as on an array.
 """
@@ -10,10 +10,10 @@ import functools
 import math
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -22,35 +22,75 @@ from refimpl.data.archives import read_file
 from refimpl.data.images import decode
 from refimpl.data.preprocessing import Preprocessing
 
-PART = 8  # images that a process decodes at a time
+PART = 8  # files that a process reads at a time
 
 Given, Made = TypeVar("Given"), TypeVar("Made")
 Index = slice | np.ndarray
+Progress = Callable[[int], object]
 
 
-class FolderImages:
-    """Images as an array of them would be, uint8 (n, H, W) or (n, H, W, 3), but read on demand.
+class Reader(Protocol):
+    """What makes the entry of an array of an item, such as the name of a file, in any process."""
 
-    `images[chosen]` with a slice, indices or one index is an array, newly decoded; `subset` keeps
-    some without decoding any. A file that cannot be decoded is a DataError that names it, when it
-    is asked for.
-    """
-
-    def __init__(
-        self, folder: Path, names: Sequence[str], preprocessing: Preprocessing, workers: int = 0
-    ):
-        """names: paths relative to `folder`. workers: processes that decode; 0: this one does."""
-        self.folder = folder
-        self.names = np.array(names, dtype=object)
-        self.preprocessing = preprocessing
-        self._workers = _Workers(workers)
-
-    def __len__(self) -> int:
-        return len(self.names)
+    @property
+    def folder(self) -> Path: ...
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self), *self.preprocessing.shape)
+        """Of an entry."""
+
+    @property
+    def settings(self) -> str:
+        """All that an entry depends on beside its file."""
+
+    def file(self, item: Any) -> str:
+        """The path of an item's file, relative to `folder`."""
+
+    def read(self, item: Any) -> np.ndarray:
+        """uint8 of `shape`; DataError names the file where it is broken."""
+
+
+class Pictures(NamedTuple):
+    """The Reader of images as a model wants them before they are normalised; items are paths."""
+
+    folder: Path
+    preprocessing: Preprocessing
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.preprocessing.shape
+
+    @property
+    def settings(self) -> str:
+        return str(self.preprocessing)
+
+    def file(self, name: str) -> str:
+        return name
+
+    def read(self, name: str) -> np.ndarray:
+        return self.preprocessing.pixels(
+            decode(read_file(self.folder / name), f"{self.folder}: {name}")
+        )
+
+
+class FolderArray:
+    """An entry a file, as an array of them would be, uint8 (n, *shape), but read on demand.
+
+    `array[chosen]` with a slice, indices or one index is an array, newly read; `subset` keeps some
+    without reading any. A broken file is a DataError that names it, when it is asked for.
+    """
+
+    def __init__(self, reader: Reader, items: Iterable[Any], workers: "Workers"):
+        self.reader = reader
+        self.items = np.fromiter(items, dtype=object)
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.reader.shape)
 
     @property
     def nbytes(self) -> int:
@@ -62,64 +102,68 @@ class FolderImages:
             return self[np.array([chosen])][0]
         return next(self.batches([chosen]))
 
-    def subset(self, chosen: Index) -> "FolderImages":
-        """Some of the images, decoded by the same processes."""
-        part = FolderImages(self.folder, self.names[chosen], self.preprocessing)
-        part._workers = self._workers
-        return part
+    def subset(self, chosen: Index) -> "FolderArray":
+        """Some of the entries, read by the same processes."""
+        return FolderArray(self.reader, self.items[chosen], self.workers)
 
     def batches(self, chosen: Iterable[Index]) -> Iterator[np.ndarray]:
-        """The images of each index in turn; the next batch is decoded meanwhile."""
-        batches = [self.names[some] for some in chosen]
-        parts = (part for names in batches for part in _parts(names))
+        """The entries of each index in turn; the next batch is read meanwhile."""
+        batches = [self.items[some] for some in chosen]
+        parts = (part for items in batches for part in _parts(items))
         largest = max(map(len, batches), default=0)
-        decoded = self._map(_decode, parts, ahead=math.ceil(largest / PART))
-        for names in batches:
-            pixels = np.empty((len(names), *self.preprocessing.shape), np.uint8)
-            for first, some in zip(range(0, len(names), PART), decoded):
-                pixels[first : first + PART] = some
-            yield pixels
-
-    def broken(self, progress: Callable[[int], object] = lambda count: None) -> dict[str, str]:
-        """Name -> what is wrong, of every image that cannot be decoded; decodes all to find out."""
-        found: dict[str, str] = {}
-        for count, faults in self._map(_faults, _parts(self.names), ahead=0):
-            found |= faults
-            progress(count)
-        return found
+        read = functools.partial(_read, self.reader)
+        made = self.workers.map(read, parts, ahead=math.ceil(largest / PART))
+        for items in batches:
+            entries = np.empty((len(items), *self.reader.shape), np.uint8)
+            for first, some in zip(range(0, len(items), PART), made):
+                entries[first : first + PART] = some
+            yield entries
 
     def listing(self) -> np.ndarray:
-        """Names and sizes of the files, and how they are decoded, as bytes.
+        """Names and sizes of the files, and how they are read, as bytes.
 
-        It tells these images from others without reading them.
+        It tells this array from others without reading it.
         """
-        lines = [f"{name}\0{(self.folder / name).stat().st_size}\n" for name in self.names]
-        text = f"{self.preprocessing}\n{''.join(lines)}"
+        reader = self.reader
+        names = map(reader.file, self.items)
+        lines = [f"{name}\0{(reader.folder / name).stat().st_size}\n" for name in names]
+        text = f"{reader.settings}\n{''.join(lines)}"
         return np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
 
-    def _map(
-        self,
-        function: Callable[[Path, Preprocessing, list[str]], Made],
-        parts: Iterable[list[str]],
-        ahead: int,
-    ) -> Iterator[Made]:
-        function = functools.partial(function, self.folder, self.preprocessing)
-        return self._workers.map(function, parts, ahead)
+
+Array = np.ndarray | FolderArray
 
 
-Images = np.ndarray | FolderImages
+def subset(array: Array, chosen: Index) -> Array:
+    """Some of the entries, of a folder without reading them."""
+    return array.subset(chosen) if isinstance(array, FolderArray) else array[chosen]
 
 
-def subset(images: Images, chosen: Index) -> Images:
-    """Some of the images, of a folder without decoding them."""
-    return images.subset(chosen) if isinstance(images, FolderImages) else images[chosen]
+def in_batches(array: Array, chosen: Iterable[Index]) -> Iterator[np.ndarray]:
+    """`array[some]` for each index in turn; of a folder the next ones are read meanwhile."""
+    if isinstance(array, FolderArray):
+        return array.batches(chosen)
+    return (array[some] for some in chosen)
 
 
-def in_batches(images: Images, chosen: Iterable[Index]) -> Iterator[np.ndarray]:
-    """`images[some]` for each index in turn; of a folder the next ones are decoded meanwhile."""
-    if isinstance(images, FolderImages):
-        return images.batches(chosen)
-    return (images[some] for some in chosen)
+def in_memory(arrays: Sequence[FolderArray], progress: Progress) -> list[np.ndarray]:
+    """All of each array, as many entries in one as in another: the first of all, the second, ...
+
+    progress: called with 1 after each.
+    """
+    whole = [np.empty(array.shape, np.uint8) for array in arrays]
+    for i in range(len(arrays[0])):
+        for entries, array in zip(whole, arrays, strict=True):
+            entries[i] = array.reader.read(array.items[i])
+        progress(1)
+    return whole
+
+
+def left(path: Path, count: int, faults: Mapping[int, str]) -> np.ndarray:
+    """Places of `count` images without the broken ones; DataError where there is no other."""
+    if len(faults) == count:
+        raise DataError(f"{path}: all {count} images are broken; {next(iter(faults.values()))}")
+    return np.array([i for i in range(count) if i not in faults])
 
 
 def slices(count: int, size: int) -> list[slice]:
@@ -152,10 +196,11 @@ def map_ahead(
             future.cancel()
 
 
-class _Workers:
-    """Processes that decode; started by the first call, ended with the last one who holds them."""
+class Workers:
+    """Processes that read; started by the first call, ended with the last one who holds them."""
 
     def __init__(self, count: int):
+        """count: 0 for none; then whoever asks reads."""
         self.count = count
 
     @functools.cached_property
@@ -191,6 +236,21 @@ class _Workers:
                 'started it lacks `if __name__ == "__main__":`; with 0 workers there is none'
             ) from None
 
+    def faults(
+        self, read: Callable[[Given], object], items: Sequence[Given], progress: Progress
+    ) -> dict[int, str]:
+        """Place -> what is wrong, of every item that `read` refuses; all are read to find out.
+
+        progress: called with the number of items that were just read.
+        """
+        found: dict[int, str] = {}
+        done = 0
+        for some in self.map(functools.partial(_faults, read), _parts(items), ahead=0):
+            found |= {done + i: fault for i, fault in enumerate(some) if fault is not None}
+            done += len(some)
+            progress(len(some))
+        return found
+
 
 @contextlib.contextmanager
 def _interrupts_held() -> Iterator[None]:
@@ -208,27 +268,23 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _parts(names: np.ndarray) -> Iterator[list[str]]:
-    return (names[part].tolist() for part in slices(len(names), PART))
+def _parts(items: Sequence[Any]) -> Iterator[list[Any]]:
+    return (list(items[part]) for part in slices(len(items), PART))
 
 
-def _decode(folder: Path, preprocessing: Preprocessing, names: list[str]) -> np.ndarray:
-    """uint8 (n, H, W) or (n, H, W, 3)."""
-    return np.stack([_pixels(folder, preprocessing, name) for name in names])
+def _read(reader: Reader, items: list[Any]) -> np.ndarray:
+    """uint8 (n, *shape)."""
+    return np.stack([reader.read(item) for item in items])
 
 
-def _faults(
-    folder: Path, preprocessing: Preprocessing, names: list[str]
-) -> tuple[int, dict[str, str]]:
-    """How many images, and name -> what is wrong of those that cannot be decoded."""
-    faults = {}
-    for name in names:
-        try:
-            _pixels(folder, preprocessing, name)
-        except DataError as error:
-            faults[name] = str(error)
-    return len(names), faults
+def _faults(read: Callable[[Any], object], items: list[Any]) -> list[str | None]:
+    """What is wrong with each item; None: nothing."""
+    return [_fault(read, item) for item in items]
 
 
-def _pixels(folder: Path, preprocessing: Preprocessing, name: str) -> np.ndarray:
-    return preprocessing.pixels(decode(read_file(folder / name), f"{folder}: {name}"))
+def _fault(read: Callable[[Any], object], item: Any) -> str | None:
+    try:
+        read(item)
+    except DataError as error:
+        return str(error)
+    return None

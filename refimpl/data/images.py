@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from refimpl.conventions import DataError
 
@@ -65,7 +65,14 @@ def decode_indices(content: bytes, name: str) -> np.ndarray:
     return _decode(content, name, _indices)
 
 
-def _decode(content: bytes, name: str, read: Callable[[Image.Image, str], Any]) -> Any:
+def picture_size(content: bytes, name: str) -> tuple[int, int]:
+    """(H, W) of what `decode` makes, as a rule without decoding it."""
+    return _decode(content, name, _upright_size, pixels=False)
+
+
+def _decode(
+    content: bytes, name: str, read: Callable[[Image.Image, str], Any], pixels: bool = True
+) -> Any:
     if not content:
         raise DataError(f"{name}: the file is empty, expected an image")
     if len(content) > MAX_BYTES:
@@ -77,7 +84,8 @@ def _decode(content: bytes, name: str, read: Callable[[Image.Image, str], Any]) 
             image = Image.open(io.BytesIO(content))
             if image.format == "EPS":
                 raise DataError(f"{name}: EPS is a program for Ghostscript, expected pixels")
-            image.load()
+            if pixels:
+                image.load()
             return read(image, name)
     except DataError:
         raise
@@ -118,6 +126,12 @@ def to_plain(image: Image.Image, name: str = "image") -> Image.Image:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), picture).convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _upright_size(image: Image.Image, name: str) -> tuple[int, int]:
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = to_plain(image, name)  # the size of a TIFF in its header is turned already
+    return image.size[::-1]
 
 
 def _indices(image: Image.Image, name: str) -> np.ndarray:

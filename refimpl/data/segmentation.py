@@ -11,9 +11,11 @@ A class list is ADE20K's own table (columns divided by tabs, among them `Idx` an
 1, is label 0. An index that the list leaves out has no label where it is 0 (ADE20K's unlabelled)
 or 255 (the usual void); any other is an error. Without folders for splits the data set is read as
 a whole, whichever split is asked for.
+
+Images and labels are arrays in memory, or both read on demand: see image_folder.py.
 """
 
-from collections.abc import Callable
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +24,11 @@ from PIL import Image
 
 from refimpl.conventions import IGNORED, DataError
 from refimpl.data import class_names as names_file
+from refimpl.data import mnist
 from refimpl.data.archives import read_file
-from refimpl.data.datasets import MAX_BYTES, Dataset
-from refimpl.data.images import decode, decode_indices, in_folder
+from refimpl.data.datasets import MAPS, Dataset, processes
+from refimpl.data.image_folder import FolderArray, Progress, Workers, in_memory, left
+from refimpl.data.images import decode, decode_indices, in_folder, picture_size
 from refimpl.data.preprocessing import Preprocessing
 
 LISTS = ("objectInfo150.txt", "classes.txt")
@@ -62,6 +66,25 @@ class Pair(NamedTuple):
     image: Path
     annotation: Path
 
+    def picture(self) -> Image.Image:
+        """Mode L or RGB."""
+        return decode(read_file(self.image), str(self.image))
+
+    def labels(self, classes: Classes) -> np.ndarray:
+        """uint8 (H, W), of the size of the picture; DataError where it has another."""
+        indices = decode_indices(read_file(self.annotation), str(self.annotation))
+        size = picture_size(read_file(self.image), str(self.image))
+        if indices.shape != size:
+            raise DataError(
+                f"{self.annotation}: {indices.shape[1]} x {indices.shape[0]} pixels, expected "
+                f"{size[1]} x {size[0]}, the size of {self.image.name}"
+            )
+        return classes.labels(indices, str(self.annotation))
+
+    def read(self, classes: Classes) -> tuple[Image.Image, np.ndarray]:
+        """`picture` and `labels`."""
+        return self.picture(), self.labels(classes)
+
 
 class SegmentationFolder(NamedTuple):
     """A split of a data set on disk; nothing is decoded yet."""
@@ -69,6 +92,7 @@ class SegmentationFolder(NamedTuple):
     pairs: tuple[Pair, ...]  # ordered by name
     classes: Classes
     split: str | None  # name of its folder; None: the data set has no splits
+    broken: tuple[str, ...] = ()  # of each pair that was left out: which it is, what is wrong
 
     def spread(self, count: int) -> "SegmentationFolder":
         """`count` pairs evenly spread over the split, all where it has no more."""
@@ -76,35 +100,72 @@ class SegmentationFolder(NamedTuple):
         chosen = range(min(count, total))
         return self._replace(pairs=tuple(self.pairs[i * total // len(chosen)] for i in chosen))
 
-    def read(self, pair: Pair) -> tuple[Image.Image, np.ndarray]:
-        """The picture, mode L or RGB, and its labels, uint8 (H, W) of the same size."""
-        image = decode(read_file(pair.image), str(pair.image))
-        indices = decode_indices(read_file(pair.annotation), str(pair.annotation))
-        if indices.shape != image.size[::-1]:
-            height, width = indices.shape
-            raise DataError(
-                f"{pair.annotation}: {width} x {height} pixels, expected {image.size[0]} x "
-                f"{image.size[1]}, the size of {pair.image.name}"
-            )
-        return image, self.classes.labels(indices, str(pair.annotation))
+    def without_broken(
+        self, workers: Workers, progress: Progress = lambda count: None
+    ) -> "SegmentationFolder":
+        """The pairs of which both files can be read; all are read, by `workers`, to find out.
+
+        DataError where there is none.
+        """
+        read = functools.partial(Pair.read, classes=self.classes)
+        faults = workers.faults(read, self.pairs, progress)
+        kept = left(self.pairs[0].image.parent, len(self.pairs), faults)
+        return self._replace(
+            pairs=tuple(self.pairs[i] for i in kept), broken=tuple(faults.values())
+        )
 
 
-def found_in(path: str | Path) -> bool:
-    """Whether a path is a folder with images and annotations."""
-    return all((Path(path) / name).is_dir() for name in ("images", "annotations"))
+class _Pictures(NamedTuple):
+    """The Reader of images; items are pairs."""
+
+    folder: Path
+    preprocessing: Preprocessing
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.preprocessing.shape
+
+    @property
+    def settings(self) -> str:
+        return str(self.preprocessing)
+
+    def file(self, pair: Pair) -> str:
+        return pair.image.name
+
+    def read(self, pair: Pair) -> np.ndarray:
+        return self.preprocessing.pixels(pair.picture())
 
 
-def find(path: str | Path, split: str, class_list: Path | None = None) -> SegmentationFolder:
+class _Labels(NamedTuple):
+    """The Reader of label maps; items are pairs."""
+
+    folder: Path
+    classes: Classes
+    shape: tuple[int, int]
+
+    @property
+    def settings(self) -> str:
+        return f"{self.classes} {self.shape}"
+
+    def file(self, pair: Pair) -> str:
+        return pair.annotation.name
+
+    def read(self, pair: Pair) -> np.ndarray:
+        return resize_labels(pair.labels(self.classes), self.shape)
+
+
+def find(
+    path: str | Path, split: str, class_list: Path | None = None, limit: int | None = None
+) -> SegmentationFolder:
     """Split "train" or "test" of the data set at `path`, by its names alone.
 
-    class_list: the file with the classes; without it the one in the folder. DataError names what
-    is missing or not arranged as above.
+    class_list: the file with the classes; without it the one in the folder. limit: so many pairs at
+    most, evenly spread over the split. DataError names what is missing or not arranged as above.
     """
     if split not in SPLITS:
         raise DataError(f"split is {split!r}, expected {' or '.join(SPLITS)}")
     path = Path(path)
-    if not found_in(path):
-        raise DataError(f"{path}: no such folders, expected images/ and annotations/ in it")
+    _require_maps(path)
     folder = _split_folder(path, split)
     images = _by_stem(path / "images" / (folder or ""))
     annotations = _by_stem(path / "annotations" / (folder or ""))
@@ -115,36 +176,41 @@ def find(path: str | Path, split: str, class_list: Path | None = None) -> Segmen
         if name not in images:
             raise DataError(f"{annotations[name]}: has no image of that name")
     pairs = tuple(Pair(images[name], annotations[name]) for name in sorted(images))
-    return SegmentationFolder(pairs, read_classes(class_list or _class_list(path)), folder)
+    found = SegmentationFolder(pairs, read_classes(class_list or _class_list(path)), folder)
+    return found if limit is None else found.spread(limit)
 
 
 def load(
-    folder: SegmentationFolder,
+    path: str | Path,
+    split: str,
     preprocessing: Preprocessing,
-    progress: Callable[[int], object] = lambda count: None,
+    progress: Progress = lambda count: None,
+    *,
+    class_list: Path | None = None,
+    workers: int | None = None,
+    skip_broken: bool = False,
+    limit: int | None = None,
 ) -> Dataset:
-    """All pairs in memory, resized: images as `preprocessing` says, labels to the nearest.
+    """The pairs that `find` finds, resized: images by `preprocessing`, labels to the nearest.
 
-    The labels of the Dataset are uint8 (n, H, W), IGNORED where a pixel has none.
-
-    progress: called with the number of pairs that were just decoded. DataError names what is
-    broken, or where the pixels would take more than MAX_BYTES.
+    The labels of the Dataset are uint8 (n, H, W), IGNORED where a pixel has none. `progress`,
+    `workers`, `skip_broken` and `limit` are those of `datasets.load`: images and labels are read
+    on demand by the same processes, and a pair is left out where one of its files is broken.
     """
-    height, width = preprocessing.size
-    most = MAX_BYTES // (height * width * (preprocessing.channels + 1))
-    if len(folder.pairs) > most:
-        raise DataError(
-            f"{folder.pairs[0].image.parent}: {len(folder.pairs)} images, more than {most}, the "
-            f"most that {MAX_BYTES >> 30} GB hold at {height} x {width} pixels"
-        )
-    images = np.empty((len(folder.pairs), *preprocessing.shape), np.uint8)
-    labels = np.empty((len(folder.pairs), height, width), np.uint8)
-    for i, pair in enumerate(folder.pairs):
-        image, annotation = folder.read(pair)
-        images[i] = preprocessing.pixels(image)
-        labels[i] = resize_labels(annotation, preprocessing.size)
-        progress(1)
-    return Dataset(images, labels, folder.classes.names, folder.split)
+    folder = find(path, split, class_list, limit)
+    pixels = preprocessing.size[0] * preprocessing.size[1] * (preprocessing.channels + 1)
+    count = processes(workers, len(folder.pairs) * pixels)
+    pool = Workers(count or 0)
+    if skip_broken:
+        folder = folder.without_broken(pool, progress)
+    first = folder.pairs[0]
+    readers = (
+        _Pictures(first.image.parent, preprocessing),
+        _Labels(first.annotation.parent, folder.classes, preprocessing.size),
+    )
+    arrays = [FolderArray(reader, folder.pairs, pool) for reader in readers]
+    images, labels = in_memory(arrays, progress) if count is None else arrays
+    return Dataset(images, labels, folder.classes.names, folder.split, folder.broken)
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -200,6 +266,22 @@ def _class_list(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     raise DataError(f"{path}: no class list, expected a file {' or '.join(LISTS)} in it")
+
+
+def _require_maps(path: Path) -> None:
+    """DataError unless there are images and annotations in a folder."""
+    if not path.exists():
+        raise DataError(f"{path}: no such folder, expected images/ and annotations/ in it")
+    missing = [f"no {name}/" for name in MAPS if not (path / name).is_dir()]
+    if not missing:
+        return
+    found = " and ".join(missing) if path.is_dir() else "a file"
+    if mnist.found_in(path):
+        found = "idx files"
+    raise DataError(
+        f"{path}: found {found}, expected images/ and annotations/ in a folder, label maps for a "
+        "segmenter; a classifier such as didb_micro takes idx files or class folders"
+    )
 
 
 def _split_folder(path: Path, split: str) -> str | None:

@@ -1,7 +1,7 @@
 """Label maps and confusion matrices as pictures."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -13,7 +13,9 @@ from refimpl.segmenter import Segmentation
 ROW = 18  # pixels of a line of the legend
 LEGEND = 220  # its width
 WIDEST = 28  # characters of a name
+SMALLEST = 0.0005  # part of the picture of a class that the legend names, 0.1% when rounded
 LEAST = 224  # pixels of the longer side of an overlay's picture: smaller ones are enlarged
+WHITE = (255, 255, 255)
 NAMED = 40  # most classes whose names stand beside a confusion matrix
 
 
@@ -27,39 +29,48 @@ def mask(answer: Segmentation) -> Image.Image:
 def overlay(picture: Image.Image, answer: Segmentation) -> Image.Image:
     """The picture with the colours of its classes laid over it, and beside it what they mean.
 
-    picture: of the size of the labels. RGB, wider by the legend, and as high as it needs.
+    picture: of the size of the labels. RGB, wider by the legend, and as high as it needs. Classes
+    below 0.1 % of the picture are counted, not named.
     """
     colour = colours(len(answer.class_names))[answer.labels]
     mixed = Image.blend(picture.convert("RGB"), Image.fromarray(colour), 0.5)
     mixed = ImageOps.scale(mixed, -(-LEAST // max(mixed.size)), Image.Resampling.NEAREST)
-    shares = answer.shares()
-    height = max(mixed.height, ROW * len(shares) + ROW)
-    page = Image.new("RGB", (mixed.width + LEGEND, height), "white")
+    legend = _legend(answer)
+    height = max(mixed.height, ROW * len(legend) + ROW)
+    page = Image.new("RGB", (mixed.width + LEGEND, height), WHITE)
     page.paste(mixed)
-    _draw_legend(page, mixed.width, shares, answer.class_names)
+    _draw_legend(page, mixed.width, legend)
     return page
 
 
+def _legend(answer: Segmentation) -> list[tuple[str, tuple[int, ...]]]:
+    """Text and colour of each line, the largest class first."""
+    shares, names = answer.shares(), answer.class_names
+    palette = colours(len(names)).tolist()
+    named = [label for label, share in shares.items() if share >= SMALLEST]
+    lines = [(f"{shortened(names[i])}: {shares[i]:.1%}", tuple(palette[i])) for i in named]
+    if others := len(shares) - len(named):
+        lines.append((f"{others} more below 0.1%", WHITE))
+    return lines
+
+
 def _draw_legend(
-    page: Image.Image, left: int, shares: Mapping[int, float], names: Sequence[str]
+    page: Image.Image, left: int, legend: Sequence[tuple[str, tuple[int, ...]]]
 ) -> None:
     draw, font = ImageDraw.Draw(page), ImageFont.load_default()
-    palette = colours(len(names))
-    for row, (label, share) in enumerate(shares.items()):
+    for row, (text, colour) in enumerate(legend):
         top = ROW // 2 + row * ROW
         box = (left + 8, top, left + 8 + ROW - 4, top + ROW - 4)
-        draw.rectangle(box, fill=tuple(palette[label].tolist()))
+        draw.rectangle(box, fill=colour)
         # the built-in font of some versions of Pillow has the characters of Latin-1 alone
-        text = f"{_shortened(names[label])}: {share:.1%}".encode("latin-1", "replace").decode(
-            "latin-1"
-        )
+        text = text.encode("latin-1", "replace").decode("latin-1")
         draw.text((left + 12 + ROW, top), text, fill="black", font=font)
 
 
-def _shortened(name: str) -> str:
-    """What a line of the legend has room for.
+def shortened(name: str) -> str:
+    """What a line of a legend or table has room for; ADE20K's names have up to 113 characters.
 
-    >>> _shortened("sky"), _shortened("pool table, billiard table, snooker table")
+    >>> shortened("sky"), shortened("pool table, billiard table, snooker table")
     ('sky', 'pool table, billiard table...')
     """
     return name if len(name) <= WIDEST else name[: WIDEST - 2].rstrip(", ") + "..."

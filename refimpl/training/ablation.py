@@ -32,12 +32,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from refimpl import ops
 from refimpl.conventions import ConfigError, DataError
 from refimpl.data.datasets import Dataset, require_classes
+from refimpl.data.image_folder import Array, in_batches, slices, subset
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, VisionTransformer, files, packing
 from refimpl.models.config import named
@@ -50,7 +50,7 @@ from refimpl.training.recipes import Recipe, read_fields, require_integer
 
 UNFINISHED = "unfinished"  # folder of checkpoints and weights
 TEST, HELD_OUT = "test", "held-out"  # what a run is evaluated on
-BATCH_SIZE = 100  # of the evaluation
+BATCH_SIZE = 100  # of the evaluation, and of what is measured
 
 
 class Row(NamedTuple):
@@ -132,8 +132,8 @@ class Result(NamedTuple):
 class Images(NamedTuple):
     """What all runs train on, and are evaluated on."""
 
-    training: tuple[np.ndarray, np.ndarray]  # images uint8 (n, H, W[, 3]), labels (n,) or maps
-    evaluated: tuple[np.ndarray, np.ndarray]
+    training: tuple[Array, Array]  # images uint8 (n, H, W[, 3]), labels (n,) or maps
+    evaluated: tuple[Array, Array]
     split: str  # of those that are evaluated: TEST or HELD_OUT
     class_names: list[str]
     preprocessing: Preprocessing
@@ -257,17 +257,19 @@ def read_images(
     counts = (ablation.images, ablation.held_out)
     chosen, held = draw_evenly(given.labels, counts, ablation.draw_seed)
     if split == HELD_OUT:
-        evaluated = given.images[held], given.labels[held]
+        evaluated = subset(given.images, held), subset(given.labels, held)
     else:
         test = load("test", plain)
         require_classes("test split", test.class_names, given.class_names)
         evaluated = test.images, test.labels
+    training = subset(given.images, chosen), subset(given.labels, chosen)
+    batches = in_batches(training[0], slices(len(chosen), BATCH_SIZE))
     return Images(
-        (given.images[chosen], given.labels[chosen]),
+        training,
         evaluated,
         split,
         list(given.class_names),
-        plain.measured(given.images[chosen]),
+        plain.measured_over(batches),
     )
 
 

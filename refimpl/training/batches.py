@@ -12,7 +12,7 @@ import numpy as np
 
 from refimpl import metrics, ops
 from refimpl.conventions import IGNORED, cpus
-from refimpl.data.image_folder import Images, in_batches, map_ahead, slices
+from refimpl.data.image_folder import Array, in_batches, map_ahead, slices
 from refimpl.data.segmentation import resize_labels
 from refimpl.models import VisionTransformer
 from refimpl.models.params import flatten
@@ -82,8 +82,8 @@ def batch_gradients(
 def score(
     model: VisionTransformer,
     params: Mapping[str, Any],
-    images: Images,
-    labels: np.ndarray,
+    images: Array,
+    labels: Array,
     objective: Objective,
     size: int,
     pool: ThreadPoolExecutor,
@@ -104,7 +104,7 @@ def score(
         return metrics.confusion_matrix(expected, logits.argmax(axis=1), model.config.num_classes)
 
     parts = slices(len(images), size)
-    batches = zip(in_batches(images, parts), (labels[part] for part in parts), strict=True)
+    batches = zip(in_batches(images, parts), in_batches(labels, parts), strict=True)
     counts = sum(map_ahead(pool, count, batches, ahead=2 * cpus()))
     if not maps:
         return Score(float(counts[0] / counts[1]), None)

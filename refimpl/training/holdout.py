@@ -11,19 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl.conventions import ConfigError, DataError
-from refimpl.data.image_folder import Images, subset
+from refimpl.data.image_folder import Array, subset
 
 
 class Split(NamedTuple):
     """Images and labels in two parts, each in its old order."""
 
-    training: tuple[Images, np.ndarray]
-    validation: tuple[Images, np.ndarray] | None  # None where nothing is held out
+    training: tuple[Array, Array]
+    validation: tuple[Array, Array] | None  # None where nothing is held out
     card: dict[str, Any]  # how it was split, JSON values for the model's card
 
 
-def hold_out(images: Images, labels: np.ndarray, count: int, seed: int | None = None) -> Split:
-    """Hold out `count` of images (n, ...) and labels (n,): drawn by `seed`, or the last ones.
+def hold_out(images: Array, labels: Array, count: int, seed: int | None = None) -> Split:
+    """Hold out `count` of images (n, ...) and labels (n, ...): drawn by `seed`, or the last ones.
 
     Draw them where the images are sorted by class: the last ones would be of one class only.
     ConfigError for a negative count, DataError where nothing would be left to train on.
@@ -39,11 +39,11 @@ def hold_out(images: Images, labels: np.ndarray, count: int, seed: int | None = 
         order = np.random.default_rng(seed).permutation(order)
     kept, held = np.sort(order[:-count]), np.sort(order[-count:])
     card = {"held_out": {"images": count, "drawn": seed is not None, "seed": seed}}
-    training, validation = ((subset(images, part), labels[part]) for part in (kept, held))
+    training, validation = ((subset(images, part), subset(labels, part)) for part in (kept, held))
     return Split(training, validation, card)
 
 
-def draw_evenly(labels: np.ndarray, counts: Sequence[int], seed: int) -> list[np.ndarray]:
+def draw_evenly(labels: Array, counts: Sequence[int], seed: int) -> list[np.ndarray]:
     """Draws of so many images each, which share none: indices into labels (n,), ascending.
 
     Every class has its equal part in each draw, or one image more; of label maps (n, H, W) any are
@@ -53,7 +53,7 @@ def draw_evenly(labels: np.ndarray, counts: Sequence[int], seed: int) -> list[np
     [[0, 4], [1, 2]]
     """
     rng = np.random.default_rng(seed)
-    maps = labels.ndim > 1
+    maps = len(labels.shape) > 1
     kinds = np.zeros(len(labels), int) if maps else labels
     classes = np.unique(kinds)
     drawn: list[list[np.ndarray]] = [[] for _ in counts]

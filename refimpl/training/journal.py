@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.conventions import ConfigError, ModelFileError
-from refimpl.data.image_folder import FolderImages, Images
+from refimpl.data.image_folder import Array, FolderArray
 from refimpl.training import checkpoints
 from refimpl.training.history import EpochResult, write_csv
 from refimpl.training.optimizers import AdamW
@@ -93,11 +93,11 @@ def require_free(out: Path) -> None:
             raise ModelFileError(f"{path}: exists; expected the name of a new file")
 
 
-def fingerprint(*arrays: Images) -> str:
-    """SHA-256 of arrays: types, shapes and values; of images in a folder, their names and sizes."""
+def fingerprint(*arrays: Array) -> str:
+    """SHA-256 of arrays: types, shapes and values; of files in a folder, their names and sizes."""
     digest = hashlib.sha256()
     for array in arrays:
-        if isinstance(array, FolderImages):
+        if isinstance(array, FolderArray):
             array = array.listing()
         digest.update(f"{array.dtype} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).data)

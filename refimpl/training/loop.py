@@ -27,7 +27,7 @@ from refimpl.conventions import (
     NonFiniteError,
     cpus,
 )
-from refimpl.data.image_folder import Images, in_batches, slices
+from refimpl.data.image_folder import Array, in_batches, slices
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer, files
 from refimpl.models.params import check, flatten, unflatten
@@ -54,9 +54,9 @@ class Run(NamedTuple):
     """What stays as it is from the first epoch to the last."""
 
     recipe: Recipe
-    images: Images
-    labels: np.ndarray
-    validation: tuple[Images, np.ndarray] | None
+    images: Array
+    labels: Array
+    validation: tuple[Array, Array] | None
     objective: Objective
     pool: ThreadPoolExecutor
     progress: bool
@@ -66,13 +66,13 @@ class Run(NamedTuple):
 def train(
     model: VisionTransformer,
     recipe: Recipe,
-    images: Images,
-    labels: np.ndarray,
+    images: Array,
+    labels: Array,
     *,
     preprocessing: Mapping[str, Any],
     class_names: Sequence[str],
     out: Path,
-    validation: tuple[Images, np.ndarray] | None = None,
+    validation: tuple[Array, Array] | None = None,
     progress: bool = False,
     params: Mapping[str, Any] | None = None,
     teacher: tuple[VisionTransformer, Mapping[str, Any]] | None = None,
@@ -84,8 +84,8 @@ def train(
 ) -> Trained:
     """Train `model` and write it, with its card, to `out` (a .safetensors file).
 
-    images uint8 (n, H, W) or (n, H, W, 3) as loaded, an array or FolderImages, labels (n,)
-        integers, or for a segmenter uint8 (n, H, W), 255 where there is none; `validation`
+    images uint8 (n, H, W) or (n, H, W, 3) as loaded, labels (n,) integers, or for a segmenter
+        uint8 (n, H, W), 255 where there is none: arrays, or a FolderArray each; `validation`
         likewise.
     preprocessing: the JSON of a `Preprocessing`; it is applied to every batch after augmentation.
     params: where to start, left untouched; without them `model.init` by the recipe's seed.
@@ -127,6 +127,7 @@ def train(
     objective = Objective(prepare, backend, recipe.smoothing, teach, recipe.distillation)
     journal = Journal(out, identity, curves)
     journal.begin(flat, resume)
+    _check_labels(model, recipe, labels, progress)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # a thread a part: those of BLAS on top of them cost half the speed or more
     with threadpool_limits(1), ThreadPoolExecutor(threads or cpus()) as pool:
@@ -173,19 +174,20 @@ def _epoch(
     epoch = number - stage.first
     loss_sum, correct, answers, seen, rate = 0.0, 0, 0, 0, 0.0
     recipe = run.recipe
-    with _bar(run, f"{stage.name} epoch {epoch}/{stage.epochs}") as bar:
+    with _bar(f"{stage.name} epoch {epoch}/{stage.epochs}", len(order), run.progress) as bar:
         batches = [order[some] for some in slices(len(order), recipe.batch_size)]
-        for chosen, images in zip(batches, in_batches(run.images, batches), strict=True):
-            batch, labels = _augmented(images, run.labels[chosen], rng, recipe)
-            result = _gradients(run, stage, nested, batch, labels, optimizer, epoch)
+        together = (in_batches(array, batches) for array in (run.images, run.labels))
+        for images, labels in zip(*together, strict=True):
+            images, labels = _augmented(images, labels, rng, recipe)
+            result = _gradients(run, stage, nested, images, labels, optimizer, epoch)
             rate = _rate(run, stage, optimizer.steps)
             optimizer.step(result.gradients, rate)
             loss_sum += result.loss * result.answers
             correct += result.correct
             answers += result.answers
-            seen += len(chosen)
+            seen += len(images)
             bar.set_postfix(loss=f"{loss_sum / max(answers, 1):.4f}", refresh=False)
-            bar.update(len(chosen))
+            bar.update(len(images))
     speed = seen / (time.perf_counter() - start)
     reached = None
     if run.validation is not None:
@@ -262,16 +264,16 @@ def _rate(run: Run, stage: Stage, step: int) -> float:
     return warmup_cosine(step, steps=steps, peak=run.recipe.learning_rate, warmup=warmup)
 
 
-def _bar(run: Run, title: str) -> tqdm:
-    shown = run.progress and sys.stderr.isatty()
-    return tqdm(total=len(run.images), desc=title, unit="img", leave=False, disable=not shown)
+def _bar(title: str, images: int, progress: bool) -> tqdm:
+    shown = progress and sys.stderr.isatty()
+    return tqdm(total=images, desc=title, unit="img", leave=False, disable=not shown)
 
 
 def _check(
     model: VisionTransformer,
     recipe: Recipe,
-    images: Images,
-    labels: np.ndarray,
+    images: Array,
+    labels: Array,
     class_names: Sequence[str],
     prepare: Prepare,
     out: Path,
@@ -290,13 +292,17 @@ def _check(
             f"training data: {len(images)} images and {len(labels)} labels, "
             "expected as many labels as images and at least one"
         )
-    _check_labels(model, labels, images.shape[1:3])
-    if recipe.shift >= min(images.shape[1:3]):
+    maps = model.config.task == "segmentation"
+    size = images.shape[1:3]
+    if labels.shape[1:] != (size if maps else ()):
+        wanted = f"a map of {size[0]} x {size[1]} an image" if maps else "one an image"
+        raise DataError(f"training data: labels are {labels.shape}, expected {wanted}")
+    if recipe.shift >= min(size):
         raise ConfigError(
             f"recipe: shift is {recipe.shift} pixels, expected fewer than the images have: "
-            f"{images.shape[1]} x {images.shape[2]}"
+            f"{size[0]} x {size[1]}"
         )
-    if model.config.task == "segmentation" and recipe.distillation > 0:
+    if maps and recipe.distillation > 0:
         raise ConfigError(
             f"recipe: distillation is {recipe.distillation}, expected 0.0: "
             "there is no distillation for a segmenter"
@@ -310,17 +316,20 @@ def _check(
         )
 
 
-def _check_labels(model: VisionTransformer, labels: np.ndarray, size: tuple[int, ...]) -> None:
-    maps = model.config.task == "segmentation"
-    if labels.shape[1:] != (tuple(size) if maps else ()):
-        wanted = f"a map of {size[0]} x {size[1]} an image" if maps else "one an image"
-        raise DataError(f"training data: labels are {labels.shape}, expected {wanted}")
-    given = labels[labels != IGNORED] if maps else labels
-    if len(given) == 0:
+def _check_labels(model: VisionTransformer, recipe: Recipe, labels: Array, progress: bool) -> None:
+    """DataError for a label that the model has no class for; reads them all, some at a time."""
+    low, high = np.inf, -np.inf
+    with _bar("check labels", len(labels), progress) as bar:
+        for some in in_batches(labels, slices(len(labels), recipe.batch_size)):
+            bar.update(len(some))
+            given = some if some.ndim == 1 else some[some != IGNORED]
+            if given.size:
+                low, high = min(low, given.min()), max(high, given.max())
+    if low > high:
         raise DataError("training data: no pixel has a label, expected at least one")
-    if given.min() < 0 or given.max() >= model.config.num_classes:
+    if low < 0 or high >= model.config.num_classes:
         raise DataError(
-            f"training data: labels run from {given.min()} to {given.max()}, "
+            f"training data: labels run from {low} to {high}, "
             f"expected 0 to {model.config.num_classes - 1}"
         )
 
