@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,15 +164,23 @@ def read_card(name_or_path: str | PathLike) -> dict[str, Any]:
     return card
 
 
-def record(name_or_path: str | PathLike, evaluation: Any, data: str) -> None:
+def record(name_or_path: str | PathLike, evaluation: Any, data: str) -> Path:
     """Write an evaluation into the card beside a model's file; `data` says on what it was made.
 
-    evaluation: an Evaluation, or another dataclass of JSON values.
+    evaluation: an Evaluation, or another dataclass of JSON values. Returns the card's path.
+    ModelFileError where the card has figures of more images: they are worth more.
     """
-    card = read_card(name_or_path)
+    card, path = read_card(name_or_path), files.find(name_or_path).with_suffix(".json")
+    before = card.get("evaluation", {}).get("count", 0)
+    if evaluation.count < before:
+        raise ModelFileError(
+            f"{path}: has figures of {before:,} images, found {evaluation.count:,}; "
+            "expected as many, or a card without its evaluation"
+        )
     card["evaluation"] = {"data": data, **dataclasses.asdict(evaluation)}
     text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(files.find(name_or_path).with_suffix(".json"), text.encode())
+    write_atomically(path, text.encode())
+    return path
 
 
 class Classifier:
@@ -341,8 +350,9 @@ def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:
     if isinstance(images, (str, PathLike, Image.Image)):
         return [images]
     if isinstance(images, np.ndarray):
-        colour = images.ndim > 2 and images.shape[-1] == 3
-        return list(images) if images.ndim == 3 + colour else [images]
+        # channels come last: (H, W, 4) is one image with transparency, which `opened` refuses
+        channels = images.ndim > 2 and images.shape[-1] in (1, 3, 4)
+        return list(images) if images.ndim == 3 + channels else [images]
     return list(images)
 
 

@@ -167,6 +167,8 @@ def test_a_packed_file_is_for_the_engine(tmp_path: Path) -> None:
         pytest.param(np.zeros((8, 12), bool), "bool (8, 12)", id="booleans"),
         pytest.param(np.zeros(12, np.uint8), "uint8 (12,)", id="one axis"),
         pytest.param(np.zeros((2, 8, 12, 4), np.uint8), "expected uint8", id="four channels"),
+        pytest.param(np.zeros((8, 12, 4), np.uint8), "uint8 (8, 12, 4)", id="transparency"),
+        pytest.param(np.zeros((8, 12, 1), np.uint8), "uint8 (8, 12, 1)", id="one channel"),
         pytest.param(np.zeros((0, 12), np.uint8), "uint8 (0, 12)", id="no pixels"),
         pytest.param([None], "found NoneType", id="none"),
         pytest.param([7], "found int", id="a number"),

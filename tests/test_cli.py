@@ -242,6 +242,12 @@ def test_evaluate_records_into_the_card(model) -> None:
     assert card["evaluation"]["data"] == "small, 20 images of the test split"
     assert card["evaluation"]["count"] == 20
     assert card["data"] == "none"
+    command = ("evaluate", "--data", SMALL, "--model", model, "--record")
+    path = Path(model).with_suffix(".json")
+    assert_one_line(run(*command, "--limit", 19), f"{path}: has figures of 20 images, found 19")
+    assert json.loads(path.read_text()) == card
+    status, _, err = run(*command, "--limit", 20)
+    assert (status, err) == (0, f"recorded in {path}\n")
 
 
 @pytest.mark.parametrize("form", ["folder", "tar.xz", "zip"])

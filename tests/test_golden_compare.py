@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from refimpl.conventions import ConfigError, GoldenFileError
-from refimpl.golden import bounds, compare, record, selfcheck, store
+from refimpl.golden import bounds, compare, record, selfcheck, store, text
 from refimpl.models import flatten
 from refimpl.models.packing import pack_rows
 from tests import golden_networks, networks, oracles, strategies
@@ -269,9 +269,9 @@ def test_the_worst_ulp_is_that_of_the_candidates_type(bundle):
     (REAL, lambda v: np.where(np.arange(10) == 3, 1e21, v),
      "above 1e+20 in magnitude at [0, 0, 3]"),
     (INT, lambda v: v.astype(np.float32), "dtype float32; expected int32"),
-    (BIT, lambda v: v.astype(np.float32), "dtype float32; expected uint8, packed"),
+    (BIT, lambda v: v.astype(np.float32), "dtype float32; expected uint8, packed, or bool"),
     (BIT, lambda v: v.astype(np.uint8),
-     "shape (2, 7, 10); expected (2, 7, 8), the bits of (2, 7, 10) packed"),
+     "shape (2, 7, 10); expected (2, 7, 8), the bits of (2, 7, 10) packed, or bool (2, 7, 10)"),
     (BIT, lambda v: pack_rows(v) | np.uint8(128), "padding bits set"),
 ])  # fmt: skip
 def test_a_tap_that_cannot_be_judged_fails_with_its_reason(
@@ -376,8 +376,12 @@ def test_weights_come_from_the_bundle_where_the_candidate_has_none(bundle, candi
 
 
 def test_one_tap_alone_is_not_replayed(bundle, candidate):
-    found = verdict(compare(bundle, {REAL: candidate[REAL]}, mode="replay"), REAL)
+    nothing = compare(bundle, {REAL: candidate[REAL]}, mode="replay")
+    found = verdict(nothing, REAL)
     assert found.verdict == "NOT REPLAYED" and found.reason.endswith(": missing")
+    assert nothing.judged == 0 and not nothing.passed
+    last = text.summary(nothing, len(nothing.verdicts))[0]
+    assert last.startswith("FAIL: 0 of") and last.endswith("judged nothing is no pass")
     # the image is the bundle's
     name = "patch_embed.out"
     assert verdict(compare(bundle, {name: candidate[name]}, mode="replay"), name).verdict == "NEAR"

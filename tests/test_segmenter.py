@@ -10,6 +10,7 @@ import csv
 import itertools
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -227,7 +228,7 @@ def test_evaluate_a_segmentation_folder(workshop, tmp_path):
     oracles.require("matplotlib")
     command = ("evaluate", "--data", workshop / "scenes", "--model", model, "--record")
     status, out, err = run(*command, "--confusion", table, "--confusion", drawn, "--json")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, f"recorded in {model.with_suffix('.json')}\n")
     answer = json.loads(out)
     rows = list(csv.reader(table.read_text().splitlines()))[1:]
     assert [[int(n) for n in row[1:]] for row in rows] == answer["confusion"]
@@ -377,6 +378,25 @@ def test_what_segment_refuses(workshop, tmp_path):
     assert_one_line(result, "expected a segmenter")
     result = run("segment", image, "-o", tmp_path / "none" / "mask.png", "--model", model)
     assert_one_line(result, "mask.png")
+    assert not out.exists()
+
+
+def test_segment_overwrites_nothing_that_it_reads(workshop, tmp_path):
+    model, image, out = (tmp_path / name for name in ("m.safetensors", "a.png", "mask.png"))
+    save_segmenter(model)
+    shutil.copy(workshop / "scenes" / "images" / "test" / "00000.png", image)
+    before = model.read_bytes(), image.read_bytes()
+    command = ("segment", image, "--model", model, "-o")
+    assert_one_line(run(*command, image), "a.png: is the image itself")
+    assert_one_line(run(*command, out, "--overlay", image), "a.png: is the image itself")
+    assert_one_line(run(*command, out, "--overlay", out), "mask.png: is the mask itself")
+    assert_one_line(run(*command, model), "suffix '.safetensors', expected '.png'")
+    assert_one_line(run(*command, tmp_path / "mask.jpg"), "suffix '.jpg', expected '.png'")
+    linked = tmp_path / "linked.png"
+    linked.symlink_to(model)
+    assert_one_line(run(*command, linked), "linked.png: is the model itself")
+    assert_one_line(run(*command, out, "--overlay", tmp_path / "no" / "seen.png"), "no such folder")
+    assert (model.read_bytes(), image.read_bytes()) == before
     assert not out.exists()
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,8 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
     for path in args.confusion:
         _write_confusion(path, np.array(result.confusion), model.class_names)
     if args.record:
-        record(args.model, result, f"{args.data.resolve().name}, {described}")
+        path = record(args.model, result, f"{args.data.resolve().name}, {described}")
+        print(f"recorded in {path}", file=sys.stderr)
     if args.json:
         answer = {"model": args.model, "split": folder.split, **dataclasses.asdict(result)}
         print_json(answer | {"broken": folder.broken})
@@ -154,7 +156,8 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
     size = " at {} x {} pixels".format(*args.image_size) if args.image_size else ""
     described = _described(result.count, data, size)
     if args.record:
-        record(args.model, result, f"{args.data.resolve().name}, {described}")
+        path = record(args.model, result, f"{args.data.resolve().name}, {described}")
+        print(f"recorded in {path}", file=sys.stderr)
     if args.json:
         print_json(
             {

@@ -36,7 +36,7 @@ def add_image_size(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--image-size", type=_size, metavar="H[xW]",
         help="pixels to resize images to, or of a segmenter's window, instead of the model's own "
-        "size; it is interpolated to match (multiples of its patch)",
+        "size; it is interpolated to match (multiples of its patch, and of the grids of windows)",
     )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import argparse
 
 from refimpl.cli.options import FILES, add_output
-from refimpl.cli.output import warn
+from refimpl.cli.output import require_other, warn
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import ModelFileError
 
@@ -28,8 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from refimpl.models import files, packing
 
     file = files.read(args.model)
-    if args.output.exists() and args.output.samefile(file.path):
-        raise ModelFileError(f"{args.output}: is the model itself, expected another file to write")
+    require_other(args.output, file.path, ModelFileError, "the model")
     files.save_packed(
         args.output,
         file.model,

@@ -2,10 +2,9 @@
 
 import argparse
 import os
-from pathlib import Path
 
 from refimpl.cli.options import FILES, add_json, add_model, add_output
-from refimpl.cli.output import print_json, warn
+from refimpl.cli.output import print_json, require_other, warn
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import DataError, ModelFileError, write_atomically
 
@@ -34,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     if args.invert:
         ask = ask.inverted()
     picture = open_image(args.image)
-    _require_other(args.output, args.image, DataError, "the image")
-    _require_other(args.output, files.find(args.model), ModelFileError, "the model")
+    require_other(args.output, args.image, DataError, "the image")
+    require_other(args.output, files.find(args.model), ModelFileError, "the model")
     name = os.path.basename(args.image)
     model = os.path.basename(args.model).removesuffix(files.SUFFIX)
     page, prediction = image.page(ask, picture, name, model)
@@ -57,8 +56,3 @@ def run(args: argparse.Namespace) -> int:
         answer = f"{prediction.label} {prediction.probability:.4f}"
         print(f"{args.output}: {answer}, {len(page):,} bytes")
     return 0
-
-
-def _require_other(output: Path, read: str | Path, error: type[Exception], what: str) -> None:
-    if output.exists() and output.samefile(read):
-        raise error(f"{output}: is {what} itself, expected another file to write")

@@ -15,8 +15,9 @@ from refimpl.cli.options import (
     add_output,
     start_engine,
 )
-from refimpl.cli.output import print_json, print_table, warn
+from refimpl.cli.output import print_json, print_table, require_other, warn
 from refimpl.cli.verbs import Verbs
+from refimpl.conventions import ConfigError, DataError, ModelFileError, write_atomically
 
 
 def add(verbs: Verbs) -> None:
@@ -41,11 +42,11 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from refimpl.conventions import write_atomically
     from refimpl.data import palette
     from refimpl.report import segmentation
     from refimpl.segmenter import segmenter
 
+    _check_outputs(args)
     start_engine(args.backend)
     ask = segmenter(args.model, backend=args.backend, image_size=args.image_size)
     picture = _picture(args.image)
@@ -79,6 +80,23 @@ def run(args: argparse.Namespace) -> int:
     ]
     print_table(("class", "number", "colour", "pixels"), rows)
     return 0
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Nothing that is read is overwritten, and no picture is missing beside one that is written."""
+    from refimpl.models import files
+
+    outputs = [args.output] if args.overlay is None else [args.output, args.overlay]
+    for path in outputs:
+        if path.suffix.lower() != ".png":
+            raise ConfigError(f"{path}: suffix {path.suffix!r}, expected '.png'")
+        if not path.absolute().parent.is_dir():
+            raise DataError(f"{path}: no such folder, expected one to write into")
+        if args.image != "-":
+            require_other(path, args.image, DataError, "the image")
+        require_other(path, files.find(args.model), ModelFileError, "the model")
+    if args.overlay is not None:
+        require_other(args.overlay, args.output, DataError, "the mask")
 
 
 def _picture(name: str) -> Any:

@@ -24,6 +24,7 @@ from refimpl.golden.replay import CannotReplayError, Judge
 from refimpl.golden.store import Bundle
 
 MODES = ("free", "replay")
+JUDGED = ("EXACT", "TIES-ONLY", "NEAR", "FAIL")  # the verdicts that say something of a tap
 LARGEST = 1e20  # memory that was never written to, read as floats, is beyond it
 
 
@@ -79,8 +80,14 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
-        """No tap failed; with `strict`, no bit differs either."""
-        return not any(v.verdict == "FAIL" or (self.strict and v.flipped) for v in self.verdicts)
+        """Some taps were judged and none failed; with `strict`, no bit differs either."""
+        failed = any(v.verdict == "FAIL" or (self.strict and v.flipped) for v in self.verdicts)
+        return self.judged > 0 and not failed
+
+    @property
+    def judged(self) -> int:
+        """How many taps have a verdict that says something about them."""
+        return sum(v.verdict in JUDGED for v in self.verdicts)
 
     @property
     def first(self) -> Verdict | None:
@@ -160,7 +167,11 @@ class _Tap:
             "real": self.raw.dtype.name in bounds.UNITS,
         }[kind]
         if not fits:
-            wanted = {"bit": "uint8, packed", "int": "int32", "real": "float32 or float64"}[kind]
+            wanted = {
+                "bit": "uint8, packed, or bool",
+                "int": "int32",
+                "real": "float32 or float64",
+            }[kind]
             return f"dtype {self.raw.dtype}; expected {wanted}"
         return self._wild() if kind == "real" else None
 
@@ -176,7 +187,10 @@ class _Tap:
     def _unpack(self, shape: tuple[int, ...]) -> str | None:
         if self.raw.shape != store.packed_shape(shape):
             packed = store.packed_shape(shape)
-            return f"shape {self.raw.shape}; expected {packed}, the bits of {shape} packed"
+            return (
+                f"shape {self.raw.shape}; expected {packed}, the bits of {shape} packed, "
+                f"or bool {shape}"
+            )
         self.array = store.unpack(self.raw, shape)
         return None if store.padding_is_clear(self.raw, shape) else "padding bits set"
 

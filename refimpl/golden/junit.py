@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from xml.etree import ElementTree
 
 from refimpl.golden import text
-from refimpl.golden.compare import Comparison, Verdict
+from refimpl.golden.compare import JUDGED, Comparison, Verdict
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -44,7 +44,7 @@ def _case(
         message = _clean(verdict.reason or facts[0].removeprefix("verdict: "))
         failure = {"type": verdict.verdict, "message": message}
         ElementTree.SubElement(case, "failure", failure).text = _clean("\n".join(facts))
-    elif verdict.verdict not in text.JUDGED:
+    elif verdict.verdict not in JUDGED:
         message = _clean(f"{verdict.verdict} {verdict.reason or ''}".strip())
         ElementTree.SubElement(case, "skipped", {"message": message})
     return case

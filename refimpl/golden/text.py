@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.golden.compare import Comparison, Verdict
+from refimpl.golden.compare import JUDGED, Comparison, Verdict
 from refimpl.golden.fingerprints import axes
 
-VERDICTS = ("EXACT", "TIES-ONLY", "NEAR", "FAIL", "TAINTED", "NOT REPLAYED", "MISSING")
+VERDICTS = (*JUDGED, "TAINTED", "NOT REPLAYED", "MISSING")
 COLUMNS = ("tap", "class", "verdict", "differ", "ties", "near", "hard", "worst ulp")
 UNEXPLAINED = "none of the known mistakes explains it"
 LISTED = 8  # indices of an axis that are named
-JUDGED = VERDICTS[:4]
 MEANINGS = {  # of verdicts that are neither good nor bad
     "TIES-ONLY": "flips where golden z is exactly at the threshold",
     "NEAR": "differ by rounding, within the tolerance",
@@ -112,14 +111,15 @@ def summary(comparison: Comparison, total: int) -> list[str]:
     lines = [
         f"  {counts[v]:6} {v:<13} {MEANINGS.get(v, '')}".rstrip() for v in VERDICTS if counts[v]
     ]
-    judged = sum(counts[verdict] for verdict in JUDGED)
     left = total - len(comparison.verdicts)
     if left:
         lines.append(f"  {left:6} not looked at, after the first tap that failed")
     bad = sum(failed(verdict, comparison.strict) for verdict in comparison.verdicts)
     word = "PASS" if comparison.passed else "FAIL"
     strict = ", strict: a flip of any bit fails" if comparison.strict else ""
-    return [f"{word}: {judged} of {total} taps judged, {bad} failed{strict}", *lines]
+    nothing = "" if comparison.judged else "; a comparison that judged nothing is no pass"
+    judged = f"{comparison.judged} of {total} taps judged"
+    return [f"{word}: {judged}, {bad} failed{strict}{nothing}", *lines]
 
 
 def number(value: float | int | bool | None) -> str:

@@ -88,11 +88,13 @@ class VisionTransformer:
     ) -> tuple[np.ndarray, Cache]:
         """images (B, channels, H, W) -> (logits (B, classes), cache for backward).
 
-        H and W are any multiples of the patch: for another size than the configuration's the
+        H and W are any multiples of the patch, with windows such that these divide every stage's
+        grid [SPEC 6.7]: for another size than the configuration's the
         network of `resized` runs, made anew each time; a listener hears its values, and the
         gradients of the parameters as they were given. With a decoder every pixel has logits,
         (B, classes, H, W), here and below. Images and parameters share one dtype. Errors:
-        ShapeError, DtypeError, and NonFiniteError with the dotted name of the layer.
+        ShapeError, DtypeError, ConfigError for a size that windows do not divide, and
+        NonFiniteError with the dotted name of the layer.
         """
         return self._forward(params, images, Run(self.config, backend, tap), keep=True)
 
