@@ -543,6 +543,21 @@ def test_segmenters_are_evaluated_as_by_evaluate(segmented, maps) -> None:
         assert (row["count"], row["images"]) == ("7", "12")
 
 
+def test_maps_that_are_read_on_demand_give_the_same_table(segmented, maps, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "ARRAY_BYTES", 0)
+    monkeypatch.setattr(latency, "images_per_second", lambda model, params: 123.0)
+    for options in ((), ("--validation",)):
+        chosen = ("--row", "react", "--seed", 1)
+        status, _, err = ablate(segmented / "ablation.json", maps, tmp_path, *options, *chosen)
+        assert status == 0, err
+    for name in ("runs.csv", "validation.csv"):
+        (found,) = rows_of(tmp_path / name)
+        (expected,) = (row for row in rows_of(segmented / "out" / name)
+                       if (row["row"], row["seed"]) == ("react", "1"))  # fmt: skip
+        assert found.pop("data_sha256") != expected.pop("data_sha256")  # of files, of arrays
+        assert {**found, "seconds": 0} == {**expected, "seconds": 0}
+
+
 def test_held_out_maps_are_drawn_beside_those_of_training(segmented, maps) -> None:
     asked = ablation.Ablation.from_json(SCENES)
     every = segmentation.load(maps, "train", Preprocessing.plain((8, 8), 1))

@@ -132,7 +132,7 @@ def measured(script: Path, *args: object) -> tuple[Result, int]:
 def test_evaluate_2000_images_in_the_memory_of_200(imagenet, tmp_path) -> None:
     path = save(tmp_path / "model.safetensors", SIDE)
     command = ["evaluate", "--data", imagenet.path, "--model", path, "--workers", 2, "--json"]
-    command += ["--skip-broken", "--backend", "numpy", "--batch-size", 50]
+    command += ["--skip-broken", "--backend", "numpy", "--batch-size", 20]
     (few, few_bytes) = measured(tmp_path / "run.py", *command, "--limit", 200)
     (all_, all_bytes) = measured(tmp_path / "run.py", *command)
     assert (few.status, all_.status) == (0, 0), few.err + all_.err
