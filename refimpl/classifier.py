@@ -158,7 +158,8 @@ def read_card(name_or_path: str | PathLike) -> dict[str, Any]:
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path}: cannot read the card of the model: {error}") from None
+        what = getattr(error, "strerror", None) or error  # that of an OSError names the file again
+        raise ModelFileError(f"{path}: cannot read the card of the model: {what}") from None
     if not isinstance(card, dict):
         raise ModelFileError(f"{path}: found {type(card).__name__}, expected an object")
     return card

@@ -9,6 +9,7 @@ import functools
 import json
 import multiprocessing
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +263,32 @@ def test_training_on_demand_ends_in_the_same_bits(maps, tmp_path, monkeypatch) -
     curves = [[{**epoch, "elapsed": 0, "images_per_second": 0} for epoch in card["history"]]
               for card in cards]  # fmt: skip
     assert all(curve == curves[0] for curve in curves)
+
+
+def test_training_on_demand_needs_the_memory_of_a_few_batches(tmp_path, monkeypatch) -> None:
+    """Sixty pairs that take 15.7 MB as arrays, 0.8 MB three at a time and 3 MB as floats."""
+    path, size = write(tmp_path / "data", 60), (256, 256)
+    fields = {"image_size": size, "patch_size": 64, "channels": 3, "dim": 8, "depth": 1}
+    model = refimpl.create_model("segmenter_react_micro", **fields, num_classes=3)
+    plain = Preprocessing.plain(size, 3)
+    # the room that is asked for to read the largest file allowed is never filled, but is counted
+    monkeypatch.setattr(segmentation, "read_file", Path.read_bytes)
+
+    def peak(name: str, workers: int | None) -> int:
+        tracemalloc.start()
+        data = segmentation.load(path, "train", plain, workers=workers)
+        split = hold_out(data.images, data.labels, 10, seed=0)
+        train(
+            model, Recipe(epochs=1, batch_size=3, shards=1, flip=True), *split.training,
+            preprocessing=plain.to_json(), class_names=list(data.class_names),
+            out=tmp_path / f"{name}.safetensors", validation=split.validation, threads=1,
+        )  # fmt: skip
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    saved = peak("memory", None) - peak("demand", 0)
+    assert saved > 1.5 * 60 * 256 * 256 * 4  # holding out takes a copy of arrays
 
 
 def test_a_broken_pair_ends_training_before_the_first_step(maps, tmp_path) -> None:
