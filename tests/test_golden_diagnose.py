@@ -707,6 +707,26 @@ def test_rounding_half_up() -> None:
     assert "rounding half up" in s.ask(name, s.value(name) | zeros)
 
 
+# --- stages ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decoder", ["linear", "fpn"])
+def test_the_grid_is_that_of_the_stage(decoder: str) -> None:
+    """Walked column by column, on grids of 16 x 8, 8 x 4 and 4 x 2 tokens."""
+    sizes = {"image_size": (32, 16), "window": 2, "depth": (1, 1, 1), "decoder": decoder}
+    model, params, images, dlogits = networks.make(networks.swin(**networks.DIDB, **sizes), 3)
+    s = Setting(model, params, record.trace(model, params, images, dlogits))
+    places = {"patch_embed.out": 0, "blocks.1.out": 1, "merges.0.patches": 1, "merges.1.norm.out": 2}
+    places |= {"norm.out": 2, "head.out": 2 if decoder == "linear" else 0}
+    if decoder == "fpn":
+        places |= {"decoder.1.top": 1, "decoder.2.lateral.out": 2, "decoder.sum": 0}
+    for name, stage in places.items():
+        (rows, columns), x = (16 >> stage, 8 >> stage), s.value(name)
+        assert x.shape[1] == rows * columns, name
+        walked = x.reshape(len(x), rows, columns, -1).swapaxes(1, 2).reshape(x.shape)
+        assert "patch grid column by column" in s.ask(name, walked), name
+
+
 # --- other shapes ---------------------------------------------------------------------------------
 
 
@@ -743,6 +763,9 @@ def test_axes_have_the_names_of_the_spec() -> None:
             sizes = {"images": 2, "heads": 5, "tokens": 13, "queries": 13, "keys": 13, "classes": 4}
             assert size == sizes.get(axis, size), (name, axis)
             assert axis != "channels" or size in (14, 70, 210), name
+    assert fingerprints.axes("logits", 2) == ("images", "classes")
+    assert fingerprints.axes("logits", 4) == ("images", "classes", "rows", "columns")
+    assert fingerprints.axes("patch_embed.out", 2) == ("axis 0", "axis 1")
     assert fingerprints.axes("grads/param.blocks.0.attn.q.weight", 2) == ("axis 0", "axis 1")
     assert fingerprints.axes("blocks.0.attn.q.weight.bit", 2) == ("axis 0", "axis 1")
     assert fingerprints.axes("blocks.0.attn.v.head_bit", 4)[2:] == ("channels", "tokens")

@@ -18,7 +18,9 @@ import numpy as np
 from refimpl.golden import alternatives, fingerprints, record
 from refimpl.golden.alternatives import Operation
 from refimpl.golden.fingerprints import Case, Guess, unpack
+from refimpl.models import Config
 from refimpl.models.packing import pack_rows
+from refimpl.models.stage import Stage
 
 if TYPE_CHECKING:
     from refimpl.golden.compare import Comparison, Verdict
@@ -191,8 +193,7 @@ def _alike(value: np.ndarray, found: np.ndarray) -> bool:
 def _case(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> Case:
     name, config = verdict.name, bundle.model.config
     step = bundle.reference.steps[name]
-    block = re.search(r"blocks\.(\d+)\.", name)
-    stage = config.stage_of(int(block[1]) if block else 0)
+    stage = _stage(name, config)
 
     def inputs() -> list[np.ndarray]:
         return [_read(read, bundle, candidate) for read in step.inputs]
@@ -210,6 +211,22 @@ def _case(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> Cas
         operation=Operation(name, step.inputs, config, bundle.params),
     )
     return _with_z(case, bundle, candidate) if case.kind == "bit" else case
+
+
+def _stage(name: str, config: Config) -> Stage:
+    """The stage on whose grid a tap has its tokens."""
+    stages = list(config.stages)
+    part = re.search(r"(blocks|merges|decoder)\.(\d+)\.", name)
+    if part:
+        number = int(part[2])
+        return {
+            "blocks": lambda: config.stage_of(number),
+            "merges": lambda: stages[number + 1],  # its patches are tokens of the next stage
+            "decoder": lambda: stages[number],
+        }[part[1]]()
+    if re.search(r"(^|/)(decoder\.(sum|gelu\.out)|head\.out)$", name):
+        return config.decoded_stage
+    return stages[-1] if re.search(r"(^|/)norm\.out$", name) else stages[0]
 
 
 def _with_z(case: Case, bundle: Bundle, candidate: Mapping[str, Any]) -> Case:

@@ -28,6 +28,7 @@ AXES = (  # of taps: name, axes [SPEC 1]
     (r"patch_embed\.out$", ("images", "patches", "channels")),
     (r"(^|/)head\.out$", ("images", "patches", "classes")),
     (r"(^|/)logits$", ("images", "classes", "rows", "columns")),
+    (r"(^|/)logits$", ("images", "classes")),
     (r"", ("images", "tokens", "channels")),
 )
 HEAD_TAPS = ("head_z", "head_bit", ".context", ".context.int")
@@ -59,10 +60,12 @@ class Guess(NamedTuple):
 
 def axes(name: str, ndim: int) -> tuple[str, ...]:
     """What the axes of a tap are; those of parameters and images are only numbered."""
-    names = next(names for pattern, names in AXES if re.search(pattern, name))
-    if names is None or len(names) != ndim:
-        return tuple(f"axis {axis}" for axis in range(ndim))
-    return names
+    fitting = [names for pattern, names in AXES if re.search(pattern, name)]
+    if fitting[0] is not None:
+        for names in fitting[:-1] or fitting:  # the last one is for what has no other
+            if len(names) == ndim:
+                return names
+    return tuple(f"axis {axis}" for axis in range(ndim))
 
 
 # --- bits -----------------------------------------------------------------------------------------
