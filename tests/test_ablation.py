@@ -743,11 +743,23 @@ def test_the_ablation_on_cifar_10() -> None:
 
 def test_the_ablation_on_scenes() -> None:
     asked = ablation.read(ROOT / "weights" / "segmentation" / "scenes.toml")
-    assert {row.name: row.config for row in asked.rows} == {
+    configs = {
         name: named(f"segmenter_{family}_micro")
         for name, family in {"real": "deit", "react": "react", "didb": "didb"}.items()
     }
-    assert (asked.baseline, asked.task, len(asked.runs())) == ("react", "segmentation", 6)
+    configs["react + differential"] = configs["react"].replace(attention="differential")
+    assert {row.name: row.config for row in asked.rows} == configs
+    assert (asked.baseline, asked.task, len(asked.runs())) == ("react", "segmentation", 7)
+
+
+def test_the_readings_are_varied_one_at_a_time() -> None:
+    asked = ablation.read(ROOT / "weights" / "ablation" / "readings.toml")
+    assert asked.rows[0].config == named("didb_cifar")
+    for row in asked.rows[1:]:
+        ((field, value),) = row.fields.items()
+        assert row.config == named("didb_cifar").replace(**{field: value}) != asked.rows[0].config
+    fields = {field for row in asked.rows for field in row.fields}
+    assert fields >= {"neighbours", "haar_mode", "haar_cls", "band_weights"}  # R2 to R5
 
 
 def test_how_many_images_a_second(monkeypatch) -> None:
