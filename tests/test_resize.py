@@ -176,7 +176,7 @@ def test_classify_at_another_size(model):
 def test_evaluate_at_another_size_says_so(model):
     asked = ("evaluate", "--data", SMALL, "--model", model, "--limit", 6, "--image-size", 32)
     status, out, err = run(*asked, "--record")
-    assert (status, err) == (0, "")
+    assert (status, err) == (0, f"recorded in {model.with_suffix('.json')}\n")
     assert "6 images of the test split at 32 x 32 pixels" in out
     card = json.loads(model.with_suffix(".json").read_text(encoding="utf-8"))
     assert card["evaluation"]["data"].endswith("at 32 x 32 pixels")

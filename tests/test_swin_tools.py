@@ -10,7 +10,6 @@ from hypothesis import given, settings
 
 import refimpl
 from refimpl import engine
-from refimpl.bench import latency
 from refimpl.conventions import ConfigError, ModelFileError
 from refimpl.golden import bounds, compare, diagnose, read, record, search, selfcheck, store
 from refimpl.models import files, flatten, packing
@@ -163,9 +162,7 @@ def test_the_engine_says_that_it_runs_no_real_ones(micro):
     real = networks.make(networks.swin(block="real"), 0, np.float32)
     with pytest.raises(ConfigError, match="engine: found real blocks; expected a binary network"):
         engine.compile(real.model, real.params)
-    file = files.read(micro)
-    assert packing.for_engine(file.model.config)
-    assert latency.images_per_second(file.model, file.params) > 0
+    assert packing.for_engine(files.read(micro).model.config)
 
 
 @pytest.mark.parametrize("packed", [False, True])
