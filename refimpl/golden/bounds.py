@@ -126,6 +126,7 @@ class Free:
         return self.spread * np.abs(self.steps[name].value)
 
     def _terms_of(self, name: str) -> np.ndarray:
+        """spread * sum |terms| of the op that gives this tap."""
         if name not in self._terms:
             bands = [read for read in self.steps[name].inputs if _is_band(read)]
             self._terms[name] = self._run(name, bands)
@@ -134,6 +135,7 @@ class Free:
         return self._terms[name]
 
     def _run(self, name: str, composed: Sequence[str]) -> np.ndarray:
+        """The op with every input off by `spread`; those of `composed` by that of their terms."""
         if name.endswith(".prob.z"):
             return self.spread * self.steps[name].value
         arithmetic, given = Arithmetic(0.0, self.spread), []
@@ -156,6 +158,7 @@ class Free:
         return np.fmin(found.error(), UNKNOWN)
 
     def _with_history(self, name: str) -> Bounded:
+        """The op on inputs that carry their noise and what has arrived in them."""
         if name.startswith(GRADS):
             arithmetic = Arithmetic(self.unit, self.spread, power=2, jump=CORRELATED)
         else:
