@@ -118,6 +118,27 @@ def pyramids(draw: st.DrawFn, **fixed: Any) -> Config:
     return draw(swins(decoder="fpn", **sizes, **fixed))
 
 
+@st.composite
+def narrow(draw: st.DrawFn) -> Config:
+    """Few channels, few keys: in front of many a LayerNorm stands a row that hardly varies.
+
+    Where a query sees one key, its context is alpha or 0 times the signs of the value: one number
+    where all of them are equal.
+    """
+    heads, head_dim = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    sizes = {
+        "heads": heads,
+        "dim": heads * head_dim,
+        "mlp_ratio": draw(st.integers(1, 3)),
+        "norm_eps": draw(st.sampled_from((1e-5, 1e-6))),
+    }
+    if draw(st.booleans()):
+        windows = draw(st.sampled_from([f for f in SWINS if f["window"] < 3]))
+        return draw(swins(**{**windows, "window": 1, **sizes}))
+    grid = draw(st.sampled_from(((1, 1), (1, 2))))
+    return draw(configs(image_size=grid, patch_size=1, **sizes))
+
+
 def all_configs() -> st.SearchStrategy[Config]:
     """Networks with windows and without."""
     return st.one_of(configs(), configs(), swins())
@@ -151,18 +172,18 @@ def configs(draw: st.DrawFn, **fixed: Any) -> Config:
     )
     grid = draw(st.sampled_from(GRIDS))
     patch = draw(st.integers(1, 3))
-    return Config(
-        image_size=(grid[0] * patch, grid[1] * patch),
-        patch_size=patch,
-        channels=draw(st.integers(1, 3)),
-        dim=heads * head_dim,
-        depth=draw(st.integers(1, 3)),
-        heads=heads,
-        mlp_ratio=draw(st.integers(1, 4)),
-        num_classes=classes,
-        norm_eps=draw(st.sampled_from((1e-5, 1e-6, 1e-3))),
-        **{**fields, **fixed},
-    )
+    sizes = {
+        "image_size": (grid[0] * patch, grid[1] * patch),
+        "patch_size": patch,
+        "channels": draw(st.integers(1, 3)),
+        "dim": heads * head_dim,
+        "depth": draw(st.integers(1, 3)),
+        "heads": heads,
+        "mlp_ratio": draw(st.integers(1, 4)),
+        "num_classes": classes,
+        "norm_eps": draw(st.sampled_from((1e-5, 1e-6, 1e-3))),
+    }
+    return Config(**{**sizes, **fields, **fixed})
 
 
 def make(config: Config, seed: int, dtype: Any = np.float64, batch: int | None = None) -> Network:

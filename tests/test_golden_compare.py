@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from refimpl import engine
 from refimpl.conventions import ConfigError, GoldenFileError
 from refimpl.golden import bounds, compare, record, selfcheck, store, text
-from refimpl.models import flatten
+from refimpl.models import flatten, packing
 from refimpl.models.packing import pack_rows
 from tests import golden_networks, networks, oracles, strategies
 
@@ -156,7 +157,8 @@ def test_the_threshold_of_probabilities_is_a_half(bundle, candidate):
     index = tuple(int(i) for i in np.unravel_index(z.argmax(), z.shape))
     found = verdict(compare(bundle, flip(candidate, name, index)), name)
     assert found.divergence.margin == pytest.approx(z.max() - 0.5)
-    assert found.divergence.tolerance == pytest.approx(64 * SINGLE * z.max(), rel=1e-6)
+    tau = bounds.Free(bundle.reference, SINGLE + bounds.REFERENCE)[name]
+    assert found.divergence.tolerance == tau[index] >= 64 * SINGLE * z.max()
 
 
 # Taint
@@ -393,7 +395,9 @@ CASES = 34  # images a network: with the 30 networks of CI's profile more than 1
 
 
 MIRRORED = st.one_of(
-    networks.configs().map(lambda c: c.replace(depth=min(c.depth, 2))), networks.swins()
+    networks.configs().map(lambda c: c.replace(depth=min(c.depth, 2))),
+    networks.swins(),
+    networks.narrow(),
 )
 
 
@@ -442,6 +446,7 @@ FLIPS: Counter = Counter()
                         num_classes=7, binarize="activations", alpha_scope="head",
                         attention="differential"), 1)  # fmt: skip
 @example(networks.swin(**networks.SWINS[-2], **networks.DIDB), 2)  # a pyramid
+@example(networks.swin(window=1, dim=6, depth=(1, 1), image_size=(4, 8), norm_eps=1e-6), 0)
 @given(MIRRORED, strategies.seeds())
 def test_the_mirror_passes(dtype, backwards, config, seed):
     """All taps and gradients of [SPEC 8.1], in both modes; a tie or near flip ends mode free."""
@@ -459,3 +464,13 @@ def test_the_mirror_passes(dtype, backwards, config, seed):
         FLIPS[f"{key}, near flips"] += sum(v.near for v in flips)
         for what in ("ties", "near flips"):
             oracles.note(f"{key}, {what}", FLIPS[f"{key}, {what}"])
+
+
+@given(networks.narrow(), strategies.seeds())
+def test_the_engine_passes_where_rows_hardly_vary(config, seed):
+    assume(packing.for_engine(config))
+    net = networks.make(config, seed, np.float32, batch=CASES)
+    candidate = engine.compile(net.model, net.params).taps(net.images)
+    for mode in ("free", "replay"):
+        found = compare(bundle_of(net), candidate, mode=mode)
+        assert found.passed, (mode, found.first.name, found.first.divergence)

@@ -7,7 +7,7 @@ adds them up, multiplies a sum out or contracts to fused multiply-add; so
     |computed - exact| <= inherited + gamma_n * size,     n = roundings, size = sum |terms|
 
 and where a value enters something that is not linear, this becomes `inherited`. A comparison that
-the error leaves open is a mask with an error of 1 there.
+the error leaves open is a mask with an error of 1, or `Arithmetic.jump`, there.
 
 >>> exact = Arithmetic(unit=2.0**-24)
 >>> z = exact.value(np.array([1.0, -3.0])) + exact.value(np.array([2.0, 3.0]))
@@ -25,7 +25,6 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 SECOND_ORDER = 1.01  # products of errors, left out below, are less than a hundredth of them
-CORRELATED = 16.0  # what follows from one open comparison adds up, other than noise, in squares
 ELEMENTARY = 4  # ulp of exp and erf in the libraries that ports use
 
 
@@ -35,12 +34,13 @@ class Arithmetic(NamedTuple):
     `unit` is the unit roundoff of one operation and of a parameter's cast to the candidate's type;
     `spread` the relative error that every given value and parameter has from the start. With
     `power` 1 inherited errors add up, as in the worst case; with 2 their squares do, as errors
-    that know nothing of one another do.
+    that know nothing of one another do. `jump` is the error of a comparison that is left open.
     """
 
     unit: float
     spread: float = 0.0
     power: int = 1
+    jump: float = 1.0
 
     def gamma(self, n: int) -> float:
         return n * self.unit / (1 - n * self.unit)
@@ -255,7 +255,7 @@ def _comparison(function: Callable) -> Callable[[Bounded, Bounded], Bounded]:
 
 
 def _mask(value: np.ndarray, is_open: np.ndarray, arithmetic: Arithmetic) -> Bounded:
-    error = 1.0 if arithmetic.power == 1 else CORRELATED**arithmetic.power
+    error = arithmetic.jump**arithmetic.power
     return Bounded(value, value.astype(float), 0, error * is_open, arithmetic)
 
 

@@ -5,7 +5,9 @@ an op writes into an array that it made, where an error would get lost, is writt
 
     replay   the op alone, on exactly these inputs; gamma_n * sum |terms|, in any order
     free     every input off by free_margin * u already: free_margin * u * sum |terms|, the largest
-             along the last axis, since errors of earlier layers mix along it
+             along the last axis, since errors of earlier layers mix along it. Or, where that is
+             more, what an error becomes on its way through all ops before: a LayerNorm of a row
+             that hardly varies divides it by sqrt(var + eps), and no term of a later op shows that
 """
 
 from __future__ import annotations
@@ -33,10 +35,15 @@ from refimpl.models.run import signs
 from refimpl.models.stage import Stage
 
 FREE_MARGIN = 64
+# Of free_margin: what an op's own roundings are, where errors add up in squares. A mean of 200
+# equal numbers, added up one by one, is off by about 5 u.
+NOISE = 1 / 8
+CORRELATED = 16.0  # what follows from one open kink of a gradient adds up, other than noise
 UNITS = {name: float(np.finfo(name).eps) / 2 for name in ("float32", "float64")}
 REFERENCE = UNITS["float64"]
 # Numbers below this are lost to underflow in float32, or made of lost ones.
 UNDERFLOW = float(np.finfo(np.float32).tiny) * 2.0**20
+UNKNOWN = 1e20  # an error beyond it is as good as none that is known; no port computes such values
 LATEST = 50  # arrays that are kept because a tap soon after reads them
 
 
@@ -82,31 +89,44 @@ class Free:
     """Bounds for a whole run with unit roundoff `unit`, tap by tap: `Free(reference, unit)[name]`.
 
     Of a bit it is tau of its z. The terms of a band are its pixels, since its details cancel. A
-    real inherits what the op before it adds, where that is more; a gradient the errors of all
-    gradients before it, in squares: it may cancel down to nothing but them.
+    real inherits what the op before it adds, where that is more. What came before that op arrives
+    in squares, for errors that know nothing of one another: every value is off by its own noise,
+    and by what the op makes of the noise of all values before it. A gradient may cancel down to
+    nothing but that; its values are off by the whole margin.
     """
 
     def __init__(self, reference: Reference, unit: float, margin: float = FREE_MARGIN):
         self.reference, self.steps = reference, reference.steps
         self.unit, self.spread = unit, margin * unit
         self._terms: dict[str, np.ndarray] = {}  # tap -> spread * sum |terms|
-        self._gradients: dict[str, np.ndarray] = {}  # tap -> square of what it inherits
+        self._squares: dict[str, np.ndarray] = {}  # tap -> square of what it inherits
 
     def __getitem__(self, name: str) -> np.ndarray:
         kind = kind_of(self.steps[name].value)
+        if kind == "int":
+            return np.full(self.steps[name].value.shape, UNDERFLOW)
         z = z_of(name) if kind == "bit" else name
-        if z.endswith(".prob.z"):
-            error = self._terms_of(z)
-        elif kind == "bit":
-            error = _spread_out(self._terms_of(z))
+        if name.startswith(GRADS):
+            error = _spread_out(np.maximum(self._arriving(z), self._rounding(z)))
         else:
-            error = self._of_gradient(name) if name.startswith(GRADS) else self._real(name)
-            # a probability has no terms, but it rounds
-            own = self.spread * np.abs(self.steps[name].value) * (kind == "real")
-            error = _spread_out(np.maximum(error, own))
+            error = np.maximum(self._of_last_ops(z, kind), self._arriving(z))
         return error + UNDERFLOW
 
+    def _of_last_ops(self, z: str, kind: str) -> np.ndarray:
+        """From the terms of the op that made it; those of a real's inputs have terms, too."""
+        if z.endswith(".prob.z"):
+            return self._terms_of(z)
+        if kind == "bit":
+            return _spread_out(self._terms_of(z))
+        terms = self._run(z, self.steps[z].inputs)
+        return _spread_out(np.maximum(terms, self._rounding(z)))
+
+    def _rounding(self, name: str) -> np.ndarray:
+        """A probability has no terms, but it rounds."""
+        return self.spread * np.abs(self.steps[name].value)
+
     def _terms_of(self, name: str) -> np.ndarray:
+        """spread * sum |terms| of the op that gives this tap."""
         if name not in self._terms:
             bands = [read for read in self.steps[name].inputs if _is_band(read)]
             self._terms[name] = self._run(name, bands)
@@ -114,11 +134,8 @@ class Free:
                 del self._terms[next(iter(self._terms))]
         return self._terms[name]
 
-    def _real(self, name: str) -> np.ndarray:
-        """Like `_terms_of`, with every input as uncertain as the terms that it is made of."""
-        return self._run(name, self.steps[name].inputs)
-
     def _run(self, name: str, composed: Sequence[str]) -> np.ndarray:
+        """The op with every input off by `spread`; those of `composed` by that of their terms."""
         if name.endswith(".prob.z"):
             return self.spread * self.steps[name].value
         arithmetic, given = Arithmetic(0.0, self.spread), []
@@ -128,24 +145,37 @@ class Free:
                 given[-1].inherited = np.maximum(given[-1].inherited, self._terms_of(read))
         return _bounded(self.reference, name, given, arithmetic).error()
 
-    def _of_gradient(self, name: str) -> np.ndarray:
-        arithmetic = Arithmetic(self.unit, self.spread, power=2)
-        given = [self._given(read, arithmetic) for read in self.steps[name].inputs]
-        result = _bounded(self.reference, name, given, arithmetic)
-        self._gradients[name] = result.inherited
-        return result.error()
+    def _arriving(self, name: str) -> np.ndarray:
+        """The error that all steps up to this one leave in it.
 
-    def _square(self, name: str) -> np.ndarray:
-        if name not in self._gradients:
-            self._of_gradient(name)
-        return self._gradients[name]
+        In order of computation, since a chain of them is deeper than Python calls functions.
+        """
+        names = list(self.steps)
+        for step in names[: names.index(name) + 1]:
+            if step not in self._squares or step == name:
+                found = self._with_history(step)
+                self._squares[step] = np.fmin(found.inherited, UNKNOWN**2)  # of no number, too
+        return np.fmin(found.error(), UNKNOWN)
 
-    def _given(self, name: str, arithmetic: Arithmetic) -> Bounded:
-        given = arithmetic.value(self.steps[name].value)
+    def _with_history(self, name: str) -> Bounded:
+        """The op on inputs that carry their noise and what has arrived in them."""
         if name.startswith(GRADS):
-            given.inherited = given.inherited + self._square(name)
+            arithmetic = Arithmetic(self.unit, self.spread, power=2, jump=CORRELATED)
         else:
+            arithmetic = Arithmetic(0.0, NOISE * self.spread, power=2)
+        step = self.steps[name]
+        if kind_of(step.value) != "real" or name == INPUT:
+            return Bounded(step.value, np.zeros(()), 0, np.zeros(()), arithmetic)
+        given = [self._given(read, name, arithmetic) for read in step.inputs]
+        # far beyond UNKNOWN an exp or a square is infinite, and a difference of such no number
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _bounded(self.reference, name, given, arithmetic)
+
+    def _given(self, read: str, reader: str, arithmetic: Arithmetic) -> Bounded:
+        given = arithmetic.value(self.steps[read].value)
+        if reader.startswith(GRADS) and not read.startswith(GRADS):
             given.inherited = _spread_out(given.inherited)
+        given.inherited = given.inherited + self._squares[read]
         return given
 
 
@@ -223,14 +253,15 @@ def _weight_gradient(reference: Reference, name: str, given, arithmetic: Arithme
 
 
 def _ratio(reference: Reference, name: str, given, arithmetic: Arithmetic) -> Bounded:
-    """q = softmax(s) / alpha': q * (gamma_{N+8} + 4 u (|s| + max |s|))."""
+    """q = softmax(s) / alpha': q * (gamma_{N+8} + 4 u (|s| + max |s|)), and what s is off by."""
     (scores,) = given
     q = reference.steps[name].op(scores.value)
-    magnitude = np.abs(scores.value)
+    magnitude, inherited = np.abs(scores.value), scores.error()
     argument = magnitude + magnitude.max(axis=-1, keepdims=True)
+    shift = inherited + inherited.max(axis=-1, keepdims=True)
     tokens, unit = q.shape[-1], arithmetic.unit
-    error = q * (arithmetic.gamma(tokens + 8) + 4 * unit * argument)
-    return Bounded(q, q, 0, error, arithmetic)
+    error = q * (arithmetic.gamma(tokens + 8) + 4 * unit * argument + np.expm1(shift))
+    return Bounded(q, q, 0, error**arithmetic.power, arithmetic)
 
 
 def _mean(function: Callable, x: Bounded, roundings: int) -> Bounded:

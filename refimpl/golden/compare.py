@@ -263,23 +263,25 @@ def _unit(array: np.ndarray) -> float:
     return bounds.UNITS[array.dtype.name]
 
 
+class _Differences(NamedTuple):
+    """Where an array differs from what was expected; like the array, each."""
+
+    differs: np.ndarray
+    ties: np.ndarray  # differs, exactly at the threshold
+    hard: np.ndarray  # differs, beyond the tolerance
+    badness: np.ndarray  # the largest is the worst
+    worst_ulp: float | None = None  # of reals
+
+
 def _judge(name: str, kind: str, judge: Judge, array: np.ndarray) -> Verdict:
-    expected = judge.expected
     if kind == "real":
-        difference = np.abs(array.astype(np.float64) - expected)
-        differs = array != expected.astype(array.dtype)
-        hard = differs & (difference > judge.tolerance)
-        near, ties, badness = differs & ~hard, np.zeros_like(hard), difference / judge.tolerance
-        worst_ulp = _worst_ulp(difference, expected, array.dtype)
+        found = _of_reals(judge, array)
     elif kind == "bit":
-        differs, margin = array != expected, np.abs(judge.z - record.threshold_of(name))
-        ties = differs & (margin == 0)
-        near = differs & ~ties & (margin <= judge.tolerance)
-        hard, badness, worst_ulp = differs & ~ties & ~near, margin, None
+        found = _of_bits(judge, array, record.threshold_of(name))
     else:
-        differs = hard = array != expected
-        near = ties = np.zeros_like(hard)
-        badness, worst_ulp = np.abs(array.astype(np.int64) - expected), None
+        found = _of_integers(judge, array)
+    differs, ties, hard, badness, worst_ulp = found
+    near = differs & ~ties & ~hard
     word = (
         "FAIL" if hard.any() else "NEAR" if near.any() else "TIES-ONLY" if ties.any() else "EXACT"
     )
@@ -287,7 +289,7 @@ def _judge(name: str, kind: str, judge: Judge, array: np.ndarray) -> Verdict:
         name=name,
         kind=kind,
         verdict=word,
-        count=expected.size,
+        count=judge.expected.size,
         differing=int(differs.sum()),
         ties=int(ties.sum()),
         near=int(near.sum()),
@@ -295,9 +297,31 @@ def _judge(name: str, kind: str, judge: Judge, array: np.ndarray) -> Verdict:
         worst_ulp=worst_ulp,
         divergence=_divergence(name, judge, array, hard if hard.any() else differs, badness),
         flips=hard if hard.any() else None,
-        expected=expected,
+        expected=judge.expected,
         candidate=array,
     )
+
+
+def _of_reals(judge: Judge, array: np.ndarray) -> _Differences:
+    difference = np.abs(array.astype(np.float64) - judge.expected)
+    differs = array != judge.expected.astype(array.dtype)
+    hard = differs & (difference > judge.tolerance)
+    worst_ulp = _worst_ulp(difference, judge.expected, array.dtype)
+    return _Differences(
+        differs, np.zeros_like(differs), hard, difference / judge.tolerance, worst_ulp
+    )
+
+
+def _of_bits(judge: Judge, array: np.ndarray, threshold: float) -> _Differences:
+    differs, margin = array != judge.expected, np.abs(judge.z - threshold)
+    within = margin <= judge.tolerance
+    return _Differences(differs, differs & (margin == 0), differs & ~within, margin)
+
+
+def _of_integers(judge: Judge, array: np.ndarray) -> _Differences:
+    differs = array != judge.expected
+    distance = np.abs(array.astype(np.int64) - judge.expected)
+    return _Differences(differs, np.zeros_like(differs), differs, distance)
 
 
 def _worst_ulp(difference: np.ndarray, expected: np.ndarray, dtype: np.dtype) -> float:

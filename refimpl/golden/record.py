@@ -33,7 +33,7 @@ def trace(
     images: np.ndarray,
     dlogits: np.ndarray | None = None,
 ) -> dict[str, Step]:
-    """images (B, channels, H, W), dlogits (B, classes) or None for forward alone -> name -> Step.
+    """images (B, channels, H, W), dlogits like the logits or None for forward alone: name -> Step.
 
     In order of computation; the first is "input". Errors as `model.forward`.
     """

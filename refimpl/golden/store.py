@@ -3,7 +3,7 @@
     manifest.json          what it is, how it was made, conventions, hashes
     weights.safetensors    latent parameters by dotted name; of a binary matrix bits and scale, too
     input_0.npy            images (B, channels, H, W), one batch
-    output_0.npy           logits (B, classes)
+    output_0.npy           logits (B, classes), with a decoder (B, classes, H, W)
     index.csv              one line a tap or gradient, in order of computation
     taps/000.<name>.npy    values; grads/000.<name>.npy gradients
 
@@ -102,17 +102,13 @@ class Bundle:
     model: VisionTransformer
     params: Params  # latent, in the bundle's dtype
     input: np.ndarray  # (B, channels, H, W)
-    output: np.ndarray  # (B, classes)
+    output: np.ndarray  # logits: (B, classes), with a decoder (B, classes, H, W)
 
     def value(self, name: str) -> np.ndarray:
         """A stored tap in its logical shape: bool, int32 or float."""
         entry = self.entries[name]
         array = npy.read(self.path, entry.file)
         return unpack(array, entry.shape) if entry.kind == "bit" else array
-
-    def z_of(self, bit: str) -> str:
-        """The tap before the threshold, which may not be stored."""
-        return record.z_of(bit)
 
     @cached_property
     def reference(self) -> bounds.Reference:
@@ -178,10 +174,9 @@ def make(
     and logits. `search` is noted in the manifest.
     GoldenFileError where `path` exists and is not an empty folder; errors of the model; OSError.
     """
-    for option, value, choices in (
-        ("taps", taps, TAPS), ("dtype", dtype, DTYPES), ("kind", kind, KINDS),
-    ):  # fmt: skip
-        require_choice("golden make", option, value, choices)
+    chosen = {"kind": kind, "taps": taps, "grads": grads, "seed": seed, "dtype": dtype}
+    for option, choices in (("taps", TAPS), ("dtype", DTYPES), ("kind", KINDS)):
+        require_choice("golden make", option, chosen[option], choices)
     path = Path(path)
     require_free(path)
     parameters.check(model.config, params)
@@ -196,17 +191,21 @@ def make(
     exact = bounds.reference(model, used, images, dlogits)
     is_exact = images.dtype == np.float64
     steps = exact.steps if is_exact else record.trace(model, used, images, dlogits)
-    manifest = {
+    manifest = _description(model.config, chosen, search)
+    _write_folder(path, _contents(exact, steps, params, manifest))
+
+
+def _description(
+    config: Config, chosen: Mapping[str, Any], search: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The manifest without its hashes; `chosen` are options of `make`."""
+    return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "kind": kind,
-        "taps": taps,
-        "grads": grads,
-        "seed": seed,
-        "dtype": dtype,
+        **chosen,
         "free_margin": bounds.FREE_MARGIN,
         "search": dict(search) if search else None,
-        "config": model.config.to_json(),
+        "config": config.to_json(),
         "conventions": CONVENTIONS,
         "tool": {
             "refimpl": importlib.metadata.version("refimpl"),
@@ -214,7 +213,6 @@ def make(
             "python": platform.python_version(),
         },
     }
-    _write_folder(path, _contents(exact, steps, params, manifest))
 
 
 def _contents(

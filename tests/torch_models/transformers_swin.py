@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from transformers import SwinConfig, SwinForImageClassification
 
+from tests.torch_models import transformers_common as common
 from tests.torch_models import vit
 
 # Our names -> theirs (of transformers 5), below a block; s and b are its stage and place there.
@@ -29,23 +30,16 @@ _SHELL = (
 )
 
 
-def _their_names(name: str, config: vit.Config) -> list[str]:
-    """One name, or for qkv three: theirs are separate matrices."""
-    rules, prefix = _SHELL, ""
-    if name.startswith("blocks."):
-        _, number, name = name.split(".", 2)
-        s, place = 0, int(number)
-        while place >= config["depth"][s]:
-            place -= config["depth"][s]
-            s += 1
-        rules, prefix = _BLOCK, f"swin.encoder.layers.{s}.blocks.{place}."
-    for pattern, replacement in rules:
-        renamed, count = re.subn(pattern, replacement, name)
-        if count:
-            parts = "qkv" if ".qkv." in renamed else ""
-            names = [renamed.replace(".qkv.", f".{part}_proj.") for part in parts] or [renamed]
-            return [prefix + one for one in names]
-    raise ValueError(f"{name}: not a parameter of swin")
+def _their_names(config: vit.Config, name: str) -> list[str]:
+    if not name.startswith("blocks."):
+        return common.renamed(name, _SHELL)
+    _, number, name = name.split(".", 2)
+    s, place = 0, int(number)
+    while place >= config["depth"][s]:
+        place -= config["depth"][s]
+        s += 1
+    names = common.renamed(name, _BLOCK)
+    return [f"swin.encoder.layers.{s}.blocks.{place}.{theirs}" for theirs in names]
 
 
 def build(config: vit.Config, flat: Mapping[str, np.ndarray]) -> SwinForImageClassification:
@@ -56,27 +50,16 @@ def build(config: vit.Config, flat: Mapping[str, np.ndarray]) -> SwinForImageCla
     if config["norm_eps"] != 1e-5 or config["block"] != "real":
         raise ValueError(f"found norm_eps={config['norm_eps']} and block={config['block']!r},"
                          " expected 1e-5 and 'real'")  # fmt: skip
-    module = SwinForImageClassification(
-        SwinConfig(
-            image_size=vit._image_size(config),
-            patch_size=config["patch_size"],
-            num_channels=config["channels"],
-            embed_dim=config["dim"],
-            depths=list(config["depth"]),
-            num_heads=[config["heads"] * 2**s for s in range(len(config["depth"]))],
-            window_size=config["window"],
-            mlp_ratio=config["mlp_ratio"],
-            layer_norm_eps=config["norm_eps"],
-            num_labels=config["num_classes"],
-            hidden_act="gelu",
-            attn_implementation="sdpa",
-        )
-    ).eval()
-    theirs = {}
-    for name, value in flat.items():
-        names = _their_names(name, config)
-        theirs.update(zip(names, np.split(value, len(names))))
-    vit.fill(module, theirs)
+    theirs = SwinConfig(
+        **common.fields(config),
+        embed_dim=config["dim"],
+        depths=list(config["depth"]),
+        num_heads=[config["heads"] * 2**s for s in range(len(config["depth"]))],
+        window_size=config["window"],
+        mlp_ratio=config["mlp_ratio"],
+    )
+    module = SwinForImageClassification(theirs).eval()
+    common.fill(module, flat, partial(_their_names, config))
     return module
 
 
@@ -84,10 +67,5 @@ def run(
     config: vit.Config, flat: Mapping[str, np.ndarray], images: np.ndarray, dlogits: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Logits, gradient of the images, and under our names those of the parameters."""
-    module = build(config, flat)
-    logits, dimages = vit.forward_backward(lambda x: module(x).logits, images, dlogits)
-    theirs = vit.gradients(module)
-    grads = {
-        name: np.concatenate([theirs[part] for part in _their_names(name, config)]) for name in flat
-    }
-    return logits, dimages, grads
+    names = partial(_their_names, config)
+    return common.run(build(config, flat), names, list(flat), images, dlogits)
