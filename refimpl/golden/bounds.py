@@ -35,8 +35,8 @@ from refimpl.models.run import signs
 from refimpl.models.stage import Stage
 
 FREE_MARGIN = 64
-# Of free_margin: what an op's own roundings are, where errors add up in squares. A mean of 200
-# equal numbers, added up one by one, is off by about 5 u.
+# Of free_margin: a value's own noise, 8 u, where errors add up in squares. A mean of 6 equal
+# numbers is off by 2 u; one of 200, added up one by one, by up to 50 u: such rows would need more.
 NOISE = 1 / 8
 CORRELATED = 16.0  # what follows from one open kink of a gradient adds up, other than noise
 UNITS = {name: float(np.finfo(name).eps) / 2 for name in ("float32", "float64")}
