@@ -27,7 +27,16 @@ from refimpl.conventions import (
 )
 from refimpl.data.images import open_image
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import Config, VisionTransformer, files, flatten, packing, resize, unflatten
+from refimpl.models import (
+    Config,
+    VisionTransformer,
+    binary,
+    files,
+    flatten,
+    interpreter,
+    packing,
+    unflatten,
+)
 from refimpl.ops import softmax
 
 if TYPE_CHECKING:  # an answer does not wait for what data sets need
@@ -128,14 +137,13 @@ def _resized(
         model = file.model.replace(image_size=image_size)
     except ConfigError as error:
         raise ConfigError(f"{file.path}: {error}") from None
-    size = model.config.image_size
+    network = binary.network(file.model.config, model.config.image_size)
     if isinstance(file, files.ModelFile):
-        params, _ = resize.forward(file.params, file.model.config, size)
-        return file._replace(model=model, params=params)
+        params = interpreter.of_parameters(network, flatten(file.params))
+        return file._replace(model=model, params=unflatten(params))
     # interpolation is no operation of float16
     wide = {k: a.astype(np.float32) if a.dtype == np.float16 else a for k, a in file.arrays.items()}
-    arrays, _ = resize.forward(unflatten(wide), file.model.config, size)
-    return file._replace(model=model, arrays=flatten(arrays))
+    return file._replace(model=model, arrays=interpreter.of_parameters(network, wide))
 
 
 def _engine(file: files.ModelFile | files.PackedFile, backend: str) -> Any:

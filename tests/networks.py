@@ -8,7 +8,6 @@ differs by 1e-15, agree on every bit. So no test has to excuse a flip in float64
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from refimpl import ops
 from refimpl.models import Config, VisionTransformer, flatten, unflatten
-from refimpl.models.params import BINARY, block_of, shapes
+from refimpl.models import params as declared
 
 # Every field with a closed list of values [SPEC 6.5, 9]; the first is the baseline's.
 POOLS = ("cls", "mean")
@@ -213,9 +212,8 @@ def with_images_of(network: Network, grid: tuple[int, int], seed: int = 0) -> Ne
 
 def parameters(config: Config, rng: np.random.Generator, dtype: Any = np.float64) -> dict[str, Any]:
     """A random value of every parameter."""
-    return unflatten(
-        {path: _draw(path, s, config, rng).astype(dtype) for path, s in shapes(config).items()}
-    )
+    drawn = declared.draw(VisionTransformer(config).network.parameters, rng)
+    return unflatten({path: value.astype(dtype) for path, value in drawn.items()})
 
 
 def with_values(params: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,21 +248,6 @@ def as_type(network: Network, dtype: Any) -> Network:
     params = unflatten({path: v.astype(dtype) for path, v in flatten(network.params).items()})
     images, dlogits = (array.astype(dtype) for array in (network.images, network.dlogits))
     return Network(network.model, params, images, dlogits)
-
-
-def _draw(path: str, shape: tuple, config: Config, rng: np.random.Generator) -> np.ndarray:
-    normal = np.asarray(rng.standard_normal(shape))
-    leaf = path.rsplit(".", 1)[-1]
-    if path.endswith("attn.alpha"):
-        # the mean probability is 1 / N: bits and the branch above alpha are both mixed
-        return np.asarray(rng.uniform(0.6, 2.0, shape)) / config.stage_of(block_of(path)).keys
-    if leaf == "weight" and len(shape) > 1:
-        real = config.block == "real" or not path.startswith(BINARY)
-        return normal / math.sqrt(math.prod(shape[1:])) if real else 0.7 * normal
-    if leaf in ("cls_token", "pos_embed", "position_bias"):
-        return normal
-    center = {"weight": 1.0, "shortcut": 1.0, "alpha": 1.0, "band_weight": 0.5, "slope": 0.25}
-    return center.get(leaf, 0.0) + 0.3 * normal
 
 
 def _sizes(config: Config) -> set[int]:

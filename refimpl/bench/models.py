@@ -9,14 +9,14 @@ from refimpl.bench.measure import Row
 from refimpl.bench.peers import Peer, onnx_runtime, openvino_cpu, torch_eager
 from refimpl.bench.work import network
 from refimpl.conventions import require_choice
-from refimpl.models import config
+from refimpl.models import architectures
 
 PEERS = (
     Peer("torch", torch_eager.REQUIRES, torch_eager.networks),
     Peer("ONNX Runtime", onnx_runtime.REQUIRES, onnx_runtime.networks),
     Peer("OpenVINO", openvino_cpu.NETWORK_REQUIRES, openvino_cpu.networks),
 )
-BINARY = tuple(name for name in config.CLASSIFIERS if config.named(name).block == "binary")
+BINARY = tuple(name for name in architectures.CLASSIFIERS if config.named(name).block == "binary")
 MODELS = ("didb_micro", "didb_tiny", "didb_small")
 
 

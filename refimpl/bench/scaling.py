@@ -9,10 +9,10 @@ from refimpl.bench.measure import Row
 from refimpl.bench.models import BINARY
 from refimpl.bench.work import Network, network
 from refimpl.conventions import require_choice
-from refimpl.models import config, create_model
+from refimpl.models import architectures, create_model
 
 # windows would not divide every grid
-NAMES = tuple(name for name in BINARY if not config.named(name).window)
+NAMES = tuple(name for name in BINARY if not architectures.named(name).window)
 SIDES = (7, 10, 14, 20, 28)  # of the patch grid: 50 … 785 tokens
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 

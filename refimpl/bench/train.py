@@ -15,7 +15,7 @@ from typing import NamedTuple
 from refimpl.bench import launch, peers
 from refimpl.bench.train_step import TRAINERS, Result, Task
 from refimpl.conventions import RefimplError, require_choice
-from refimpl.models import config
+from refimpl.models import architectures
 
 PEERS = tuple(trainer for trainer in TRAINERS.values() if trainer.requires)
 MODELS = ("didb_cifar",)
@@ -62,7 +62,7 @@ def run(
     do not find the same loss.
     """
     for name in names:
-        require_choice("bench", "model", name, config.CLASSIFIERS)
+        require_choice("bench", "model", name, architectures.CLASSIFIERS)
     rows = []
     for name in names:
         tasks = [

@@ -190,11 +190,11 @@ def _case(args: argparse.Namespace) -> Any:
     from refimpl.classifier import ready
     from refimpl.data.images import open_image
     from refimpl.golden import search
-    from refimpl.models import config, create_model, files
+    from refimpl.models import architectures, create_model, files
 
     if args.model is None:
         raise ConfigError("--model is missing; expected a model's name or file")
-    if args.random is not None and args.model in config.NAMES:
+    if args.random is not None and args.model in architectures.NAMES:
         model = create_model(args.model)
         return model, *search.draw(model.config, args.random)
     file = files.read(args.model)

@@ -15,7 +15,7 @@ def add(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from refimpl.classifier import read_card
-    from refimpl.models import Config, config, files, params
+    from refimpl.models import Config, architectures, files, params
 
     def count(described: Config) -> int:
         return sum(math.prod(shape) for shape in params.shapes(described).values())
@@ -30,9 +30,9 @@ def run(args: argparse.Namespace) -> int:
         }
         for name, card in cards.items()
     }
-    architectures = {name: {"parameters": count(config.named(name))} for name in config.NAMES}
+    untrained = {name: {"parameters": count(architectures.named(name))} for name in architectures.NAMES}
     if args.json:
-        print_json({"trained": trained, "architectures": architectures})
+        print_json({"trained": trained, "architectures": untrained})
         return 0
     rows = [
         (
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     print_table(("trained", "parameters", "score", "measured on"), rows)
     print()
-    rows = [(name, f"{entry['parameters']:,}") for name, entry in architectures.items()]
+    rows = [(name, f"{entry['parameters']:,}") for name, entry in untrained.items()]
     print_table(("architecture (untrained)", "parameters"), rows)
     return 0
 

@@ -25,7 +25,7 @@ from refimpl.conventions import (
     require_finite,
     write_atomically,
 )
-from refimpl.models import config as configs
+from refimpl.models import architectures
 from refimpl.models import packing
 from refimpl.models import params as parameters
 from refimpl.models.config import Config
@@ -71,8 +71,8 @@ def save(
     ShapeError or DtypeError where the parameters are not the model's, NonFiniteError where one
     holds NaN or infinity; OSError from the disk.
     """
-    parameters.check(model.config, params)
     flat = parameters.flatten(params)
+    parameters.check(model.network.parameters, flat)
     for name, value in flat.items():
         require_finite(f"{os.fspath(path)} not written", name, value)
     described = _describe(model.config, class_names, preprocessing)
@@ -218,7 +218,7 @@ def find(name_or_path: str | os.PathLike) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    if name in configs.NAMES:
+    if name in architectures.NAMES:
         raise ModelFileError(f"{name}: an untrained architecture; expected trained weights")
     listing = ", ".join(shipped()) or "none is shipped"
     raise ModelFileError(f"{name}: no such file or model; shipped models: {listing}")

@@ -20,8 +20,10 @@ import numpy as np
 
 from refimpl.conventions import ModelFileError, NonFiniteError, require_choice, require_finite
 from refimpl.models import params as parameters
+from refimpl.models.binary import network
 from refimpl.models.config import Config
-from refimpl.models.params import Params, Shape
+from refimpl.models.nodes import Shape
+from refimpl.models.params import Params
 from refimpl.ops import weight_binarizer
 
 FLOATS = ("float32", "float16")
@@ -31,13 +33,8 @@ WORD = 64  # bits to which a row is padded
 
 def binary_matrices(config: Config) -> frozenset[str]:
     """Paths of the matrices of which a packed file holds bits; none unless binarize="full"."""
-    if config.block == "real" or config.binarize != "full":
-        return frozenset()
-    return frozenset(
-        path
-        for path, shape in parameters.shapes(config).items()
-        if path.startswith(parameters.BINARY) and path.endswith(".weight") and len(shape) == 2
-    )
+    declared = network(config).parameters
+    return frozenset(path for path, found in declared.items() if found.traits.binary)
 
 
 def for_engine(config: Config) -> bool:
@@ -67,8 +64,8 @@ def pack(config: Config, params: Params, floats: str = "float32") -> dict[str, n
     with the name, on NaN, infinity and what `floats` cannot hold.
     """
     require_choice("pack", "floats", floats, FLOATS)
-    parameters.check(config, params)
     flat, binary = parameters.flatten(params), binary_matrices(config)
+    parameters.check(network(config).parameters, flat)
     packed: dict[str, np.ndarray] = {}
     for path in parameters.shapes(config):
         require_finite("pack", path, flat[path])

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl.conventions import require_choice
-from refimpl.models import config as configs
+from refimpl.models import architectures
 from refimpl.models import files, packing
 from refimpl.models import params as parameters
 from refimpl.models.config import Config
@@ -117,8 +117,8 @@ def of(name_or_path: str | os.PathLike) -> Summary:
 
     A packed file is described with the floats it has. ModelFileError as in `files.read_any`.
     """
-    if os.fspath(name_or_path) in configs.NAMES:
-        return summarise(configs.named(os.fspath(name_or_path)))
+    if os.fspath(name_or_path) in architectures.NAMES:
+        return summarise(architectures.named(os.fspath(name_or_path)))
     file = files.read_any(name_or_path)
     if isinstance(file, files.PackedFile):
         return summarise(file.model.config, file.arrays["head.weight"].dtype.name)

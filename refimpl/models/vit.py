@@ -1,68 +1,28 @@
-"""The network: patch embedding, blocks, norm, head or decoder [SPEC 6.3, 6.7, 10].
+"""The network that users call: a configuration and its pure functions of parameters.
 
-tokens = [class token, PatchEmbed(images)] + position embedding
-       = LayerNorm(PatchEmbed(images))     with windows
-x      = block(x) for every block, between two stages merge(x)
-logits = head(LayerNorm(x))                of an image, or of every pixel where there is a decoder
-       = head(pyramid of all stages)       of every pixel, decoder="fpn"
-
-Images of another size than the configuration's run on parameters that are interpolated first.
+What is computed, `binary.network` lists; how, `interpreter` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import ShapeError, float_dtype, require_shape
-from refimpl.models import (
-    block,
-    classification_head,
-    feature_pyramid,
-    fork,
-    linear_decoder,
-    patch_merging,
-    real_block,
-    resize,
-)
+from refimpl.models import binary, interpreter
 from refimpl.models import params as parameters
-from refimpl.models.config import Config, named
-from refimpl.models.params import Params
-from refimpl.models.run import Run, Tap, pick
-from refimpl.models.stage import Stage
-
-
-class Cache(NamedTuple):
-    params: Params  # those that ran: for images of another size, interpolated
-    resize: resize.Cache
-    backend: Any
-    patch_embed: ops.patch_embed.Cache
-    embed_norm: ops.layer_norm.Cache | None  # with windows
-    layers: list[block.Cache | real_block.Cache | patch_merging.Cache]
-    norm: ops.layer_norm.Cache
-    pyramid: feature_pyramid.Cache | None  # with decoder="fpn"
-    head: classification_head.Cache | linear_decoder.Cache
-
-
-class Layer(NamedTuple):
-    """A block or a patch merging."""
-
-    module: Any  # with forward and backward
-    stage: Stage
-    name: str  # of its parameters and taps
-    source: str  # the tap that it reads
-
-    def params(self, tree: Params) -> Params:
-        group, key = self.name.split(".")
-        return tree[group][key]
+from refimpl.models.architectures import named
+from refimpl.models.config import Config
+from refimpl.models.interpreter import Cache, Tap
+from refimpl.models.nodes import Network
+from refimpl.models.params import Params, flatten, unflatten
 
 
 def create_model(name: str, **overrides: Any) -> VisionTransformer:
-    """An untrained architecture of [SPEC 6.5, 10] ("didb_micro", "segmenter_react_tiny", …).
+    """Make an untrained architecture of [SPEC 6.5, 10] ("didb_micro", "segmenter_react_tiny", …).
 
     Overrides are fields of Config. An unknown name or a bad field raises ConfigError.
     """
@@ -75,146 +35,80 @@ class VisionTransformer:
 
     config: Config
 
+    @property
+    def network(self) -> Network:
+        """The list of its operations, for images of the configuration's size."""
+        return binary.network(self.config)
+
     def replace(self, **fields: Any) -> VisionTransformer:
-        """The same network with other fields: `replace(binarize="activations")` is stage 1."""
+        """Give the same network with other fields: `replace(binarize="activations")` is stage 1."""
         return VisionTransformer(self.config.replace(**fields))
 
     def init(self, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
-        """Fresh parameters [SPEC 6.6], a nested dict [SPEC 6.4]."""
-        return parameters.initialise(self.config, rng, dtype)
+        """Draw fresh parameters [SPEC 6.6], a nested dict [SPEC 6.4]."""
+        return parameters.initialise(self.network.parameters, rng, dtype)
 
     def forward(
         self, params: Params, images: np.ndarray, *, tap: Tap | None = None, backend: Any = ops
     ) -> tuple[np.ndarray, Cache]:
         """images (B, channels, H, W) -> (logits (B, classes), cache for backward).
 
-        H and W are any multiples of the patch, with windows such that these divide every stage's
-        grid [SPEC 6.7]: for another size than the configuration's the
-        network of `resized` runs, made anew each time; a listener hears its values, and the
-        gradients of the parameters as they were given. With a decoder every pixel has logits,
-        (B, classes, H, W), here and below. Images and parameters share one dtype. Errors:
+        Parameters go by name; the order of their keys never matters. H and W are any multiples of
+        the patch, with windows such that these divide every stage's grid [SPEC 6.7]: for another
+        size than the configuration's the network of `resized` runs; a listener hears its values,
+        and the gradients of the parameters as they were given. With a decoder every pixel has
+        logits, (B, classes, H, W), here and below. Images and parameters share one dtype. Errors:
         ShapeError, DtypeError, ConfigError for a size that windows do not divide, and
         NonFiniteError with the dotted name of the layer.
         """
-        return self._forward(params, images, Run(self.config, backend, tap), keep=True)
+        return self._run(params, images, backend=backend, tap=tap)
 
     def predict(self, params: Params, images: np.ndarray, *, backend: Any = ops) -> np.ndarray:
         """images (B, channels, H, W) -> logits (B, classes), keeping no cache."""
-        return self._forward(params, images, Run(self.config, backend, None), keep=False)[0]
-
-    def resized(
-        self, params: Params, image_size: int | tuple[int, int]
-    ) -> tuple[VisionTransformer, Params]:
-        """The network for images of another size, (H, W) or the side of a square [SPEC 6.3].
-
-        Parameters with an entry a token are interpolated, the others are the same arrays.
-        ConfigError where the patch does not divide the size; ShapeError, DtypeError as in forward.
-        """
-        parameters.check(self.config, params)
-        model = self.replace(image_size=image_size)
-        return model, resize.forward(params, self.config, model.config.image_size)[0]
-
-    def _forward(
-        self, params: Params, images: np.ndarray, run: Run, keep: bool
-    ) -> tuple[np.ndarray, Cache]:
-        """With `keep` false each block's cache is dropped before the next block runs."""
-        self._check(params, images)
-        params, resized = resize.forward(params, run.config, images.shape[2:], run.backend)
-        run = run._replace(config=resized.config)
-        config, backend, tap, _ = run
-        patches, patch_embed_cache = backend.patch_embed.forward(images, **params["patch_embed"])
-        x, embed_norm_cache = _tokens(params, patches, run)  # (B, N, C)
-        if tap is not None:
-            tap("patch_embed.out", patches, pick(_embed(params), 0), ["input"])
-            tap("tokens", x, pick(_tokens_of(params, config), 0), ["patch_embed.out"])
-        layer_caches, features = [], []  # features: what a pyramid reads
-        for layer in _layers(config):
-            if config.decoder == "fpn" and layer.module is patch_merging:
-                features.append(x)
-            x, cache = layer.module.forward(
-                layer.params(params),
-                x,
-                run._replace(stage=layer.stage),
-                name=layer.name,
-                source=layer.source,
-            )
-            if keep:
-                layer_caches.append(cache)
-            del cache
-        norm, norm_cache = backend.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)
-        if tap is not None:
-            tap("norm.out", norm, pick(_normalise(params, config), 0), [_last(config)])
-        decoded, pyramid_cache = norm, None
-        if config.decoder == "fpn":
-            decoded, pyramid_cache = feature_pyramid.forward(
-                params["decoder"], [*features, norm], run
-            )
-        logits, head_cache = _head_module(config).forward(params["head"], decoded, run)
-        return logits, Cache(
-            params,
-            resized,
-            backend,
-            patch_embed_cache,
-            embed_norm_cache,
-            layer_caches,
-            norm_cache,
-            pyramid_cache,
-            head_cache,
-        )
+        return self._run(params, images, backend=backend, keep=False)[0]
 
     def backward(
         self, dlogits: np.ndarray, cache: Cache, *, tap: Tap | None = None
     ) -> tuple[np.ndarray, Params]:
-        """dlogits (B, classes) -> (dimages (B, channels, H, W), gradients shaped like forward's
-        params, also where these were interpolated).
+        """dlogits (B, classes) -> (dimages (B, channels, H, W), gradients by the names of params).
 
-        Reads the cache and leaves it as it was: any number of backwards, in any order.
+        The gradients are those of forward's params, also where these were interpolated. Reads the
+        cache and leaves it as it was: any number of backwards, in any order.
         """
-        config, params, backend = cache.resize.config, cache.params, cache.backend
-        tap = resize.listener(tap, cache.resize)
-        run = Run(config, backend, tap)
-        float_dtype("backward", dlogits=dlogits, parameters=params["head"]["weight"])
-        grads: Params = {}
-        dnorm, grads["head"] = _head_module(config).backward(
-            dlogits, params["head"], cache.head, run
-        )
-        forks: dict[str, fork.Fork] = {}
-        if cache.pyramid is not None:
-            dnorm, forks, grads["decoder"] = feature_pyramid.backward(
-                dnorm, params["decoder"], cache.pyramid, run
-            )
-        dx, *norm = backend.layer_norm.backward(dnorm, cache.norm)
-        grads["norm"] = {"weight": norm[0], "bias": norm[1]}
-        if tap is not None:
-            _tap_norm(params, dx, grads, run)
-        for layer, layer_cache in zip(
-            reversed(_layers(config)), reversed(cache.layers), strict=True
-        ):
-            group, key = layer.name.split(".")
-            other = forks.get(layer.source)
-            dx, grads.setdefault(group, {})[key] = layer.module.backward(
-                dx,
-                layer.params(params),
-                layer_cache,
-                run._replace(stage=layer.stage, tap=fork.listener(tap, layer.source, other)),
-                name=layer.name,
-                source=layer.source,
-            )
-            dx = fork.joined(dx, other)
-        dpatches, tokens_grads = _tokens_backward(dx, cache, config)
-        grads |= tokens_grads
-        dimages, *embed = backend.patch_embed.backward(dpatches, cache.patch_embed)
-        grads["patch_embed"] = {"weight": embed[0], "bias": embed[1]}
-        if tap is not None:
-            _tap_tokens(params, dpatches, grads, run)
-            _tap_embedding(params, dimages, grads, run)
-        return dimages, resize.backward(_in_order(grads, params), cache.resize)
+        shape = cache.network.shapes[cache.network.output][1:]
+        require_shape("backward", "dlogits", dlogits, (cache.batch, *shape))
+        first = next(iter(cache.params.values()))
+        float_dtype("backward", dlogits=dlogits, parameters=first)
+        dimages, grads = interpreter.backward(dlogits, cache, tap)
+        return dimages, unflatten({path: grads[path] for path in cache.params})
 
-    def _check(self, params: Params, images: np.ndarray) -> None:
-        parameters.check(self.config, params)
+    def resized(
+        self, params: Params, image_size: int | tuple[int, int]
+    ) -> tuple[VisionTransformer, Params]:
+        """Give the network for images of another size, (H, W) or the side of a square [SPEC 6.3].
+
+        Parameters with an entry a token are interpolated, the others are the same arrays.
+        ConfigError where the patch does not divide the size; ShapeError, DtypeError as in forward.
+        """
+        flat = flatten(params)
+        parameters.check(self.network.parameters, flat)
+        model = self.replace(image_size=image_size)
+        network = binary.network(self.config, model.config.image_size)
+        return model, unflatten(interpreter.of_parameters(network, flat))
+
+    def _run(self, params: Params, images: np.ndarray, **options: Any) -> tuple[np.ndarray, Cache]:
+        flat = flatten(params)
+        parameters.check(self.network.parameters, flat)
+        self._check(images, flat)
+        network = self.network
+        if images.shape[2:] != self.config.image_size:
+            network = binary.network(self.config, images.shape[2:])
+        return interpreter.forward(network, flat, images, **options)
+
+    def _check(self, images: np.ndarray, flat: dict[str, np.ndarray]) -> None:
         patch = self.config.patch_size
         require_shape("model", "images", images, (None, self.config.channels, None, None))
-        float_dtype("model", images=images, parameters=params["patch_embed"]["weight"])
+        float_dtype("model", images=images, parameters=next(iter(flat.values())))
         if len(images) == 0:
             raise ShapeError(f"model: images has shape {images.shape}; expected at least one image")
         if any(side == 0 or side % patch for side in images.shape[2:]):
@@ -222,124 +116,3 @@ class VisionTransformer:
                 f"model: images has shape {images.shape}; "
                 f"expected rows and columns that are multiples of patch_size {patch}"
             )
-
-
-def _layers(config: Config) -> list[Layer]:
-    """Everything between the tokens and the last norm, in order of computation."""
-    module = block if config.block == "binary" else real_block
-    merges = config.merges
-    found, source = [], "tokens"
-    for i in range(config.num_blocks):
-        if i in merges:
-            name = f"merges.{merges[i]}"
-            found.append(Layer(patch_merging, config.stage_of(i - 1), name, source))
-            source = f"{name}.proj.out"
-        found.append(Layer(module, config.stage_of(i), f"blocks.{i}", source))
-        source = f"blocks.{i}.out"
-    return found
-
-
-def _last(config: Config) -> str:
-    """The tap that the last norm reads."""
-    return f"blocks.{config.num_blocks - 1}.out"
-
-
-def _head_module(config: Config):
-    return classification_head if config.decoder == "none" else linear_decoder
-
-
-def _tokens(params: Params, patches: np.ndarray, run: Run):
-    """patches (B, gh*gw, C) -> ((B, N, C), the norm's cache); the class token first, if any."""
-    if run.config.window:
-        return run.backend.layer_norm.forward(
-            patches, **params["embed_norm"], eps=run.config.norm_eps
-        )
-    if "cls_token" in params:
-        cls_token = np.broadcast_to(params["cls_token"], (len(patches), 1, patches.shape[-1]))
-        patches = np.concatenate([cls_token, patches], axis=1)
-    return patches + params["pos_embed"], None
-
-
-def _tokens_backward(dx: np.ndarray, cache: Cache, config: Config) -> tuple[np.ndarray, Params]:
-    """(B, N, C) -> (gradient of the patches (B, gh*gw, C), gradients of the parameters)."""
-    if cache.embed_norm is not None:
-        dpatches, dweight, dbias = cache.backend.layer_norm.backward(dx, cache.embed_norm)
-        return dpatches, {"embed_norm": {"weight": dweight, "bias": dbias}}
-    # forward was tokens = [class token, patches] + position embedding
-    grads = {"pos_embed": dx.sum(axis=0, keepdims=True)}
-    first = config.first_patch
-    if first:
-        grads["cls_token"] = grads["pos_embed"][:, :1].copy()
-    return dx[:, first:], grads
-
-
-def _embed(params: Params) -> Callable:
-    return lambda image: ops.patch_embed.forward(image, **params["patch_embed"])
-
-
-def _tokens_of(params: Params, config: Config) -> Callable:
-    return lambda patches: _tokens(params, patches, Run(config, ops, None))
-
-
-def _normalise(params: Params, config: Config) -> Callable:
-    return lambda x: ops.layer_norm.forward(x, **params["norm"], eps=config.norm_eps)
-
-
-def _in_order(grads: Params, params: Params) -> Params:
-    """The gradients in the order of the parameters."""
-    flat = parameters.flatten(grads)
-    return parameters.unflatten({path: flat[path] for path in parameters.flatten(params)})
-
-
-def _tap_norm(params: Params, dx, grads: Params, run: Run) -> None:
-    config, tap = run.config, run.tap
-
-    def normalisation(dnorm, x):
-        return ops.layer_norm.backward(dnorm, _normalise(params, config)(x)[1])
-
-    last = _last(config)
-    read = ["grads/norm.out", last]
-    for i, leaf in enumerate(("weight", "bias")):
-        tap(f"grads/param.norm.{leaf}", grads["norm"][leaf], pick(normalisation, i + 1), read)
-    tap(f"grads/{last}", dx, pick(normalisation, 0), read)
-
-
-def _tap_tokens(params: Params, dpatches, grads: Params, run: Run) -> None:
-    tap, first = run.tap, run.config.first_patch
-    if run.config.window:
-        _tap_embed_norm(params, dpatches, grads, run)
-        return
-
-    def position_gradient(dx):
-        return dx.sum(axis=0, keepdims=True)
-
-    read = ["grads/tokens"]
-    tap("grads/param.pos_embed", grads["pos_embed"], position_gradient, read)
-    if first:
-        cls_gradient = grads["cls_token"]
-        tap("grads/param.cls_token", cls_gradient, lambda dx: position_gradient(dx)[:, :1], read)
-    tap("grads/patch_embed.out", dpatches, lambda dx: dx[:, first:], read)
-
-
-def _tap_embed_norm(params: Params, dpatches, grads: Params, run: Run) -> None:
-    def gradients(dtokens, patches):
-        return ops.layer_norm.backward(dtokens, _tokens_of(params, run.config)(patches)[1])
-
-    read = ["grads/tokens", "patch_embed.out"]
-    for i, leaf in enumerate(("weight", "bias")):
-        value, op = grads["embed_norm"][leaf], pick(gradients, i + 1)
-        run.tap(f"grads/param.embed_norm.{leaf}", value, op, read)
-    run.tap("grads/patch_embed.out", dpatches, pick(gradients, 0), read)
-
-
-def _tap_embedding(params: Params, dimages, grads: Params, run: Run) -> None:
-    tap = run.tap
-
-    def embedding(dpatches, image):
-        return ops.patch_embed.backward(dpatches, _embed(params)(image)[1])
-
-    read = ["grads/patch_embed.out", "input"]
-    for i, leaf in enumerate(("weight", "bias")):
-        op = pick(embedding, i + 1)
-        tap(f"grads/param.patch_embed.{leaf}", grads["patch_embed"][leaf], op, read)
-    tap("grads/input", dimages, pick(embedding, 0), read)

@@ -40,7 +40,7 @@ from refimpl.data.datasets import Dataset, require_classes
 from refimpl.data.image_folder import Array, in_batches, slices, subset
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, VisionTransformer, files, packing
-from refimpl.models.config import named
+from refimpl.models.architectures import named
 from refimpl.models.summary import summarise
 from refimpl.training.batches import Objective, score
 from refimpl.training.holdout import draw_evenly

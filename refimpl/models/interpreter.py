@@ -1,0 +1,226 @@
+"""Forward and backward of any network: its list of operations, one after the other, then from behind.
+
+A value is freed when its last reader has run. Backward adds up what every reader of a value sends
+back. A listener hears every tap; without one, a backend may run a unit of nodes as one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from refimpl import ops
+from refimpl.conventions import NonFiniteError
+from refimpl.models import insides, replay
+from refimpl.models.nodes import INPUT, Network, Node, Unit
+from refimpl.models.replay import Replay, Shown
+
+Flat = Mapping[str, np.ndarray]  # parameters or gradients by path
+
+
+class Tap(Protocol):
+    """A listener, called once for each named value of a run, in order of computation [SPEC 8.1].
+
+    `value` is bool for a bit (True is +1, or 1 where the tensor is boolean), int32 for an exact
+    product, the float type of the parameters otherwise. `op` is a pure function with its
+    parameters bound, `inputs` the names of the values it reads: `op(*inputs)` is `value` again,
+    bits and whole numbers exactly, floats to rounding. The image is "input", the gradient of tap t
+    is "grads/t", of a parameter "grads/param.<path>"; the op of "grads/logits", which is given, is
+    None.
+    """
+
+    def __call__(
+        self,
+        name: str,
+        value: np.ndarray,
+        op: Callable[..., np.ndarray] | None,
+        inputs: Sequence[str],
+    ) -> None: ...
+
+
+class Cache(NamedTuple):
+    """What forward leaves for backward."""
+
+    network: Network
+    params: Flat
+    backend: Any
+    batch: int
+    nodes: dict[int, Any]  # cache of each node that ran
+    units: dict[int, Any]  # of each unit that ran as one, by its first node
+
+
+def forward(
+    network: Network,
+    params: Flat,
+    images: np.ndarray,
+    *,
+    backend: Any = ops,
+    tap: Tap | None = None,
+    keep: bool = True,
+) -> tuple[np.ndarray, Cache]:
+    """images (B, channels, H, W) -> (logits, cache); with `keep` false the cache is empty."""
+    cache, values = Cache(network, params, backend, len(images), {}, {}), {INPUT: images}
+    units = _twins(network, backend) if tap is None else {}
+    begin = 0
+    while begin < len(network.nodes):
+        unit, end = units.get(begin), begin + 1
+        if unit is not None and _run_unit(unit, values, cache):
+            end = unit.end
+        else:
+            _run_node(begin, values, cache)
+            if tap is not None:
+                _show_forward(begin, values, cache, tap)
+        if not keep:
+            cache.nodes.clear()
+            cache.units.clear()
+        for name in itertools.chain(*network.last_reads[begin:end]):
+            values.pop(name, None)
+        begin = end
+    return values[network.output], cache
+
+
+def of_parameters(network: Network, params: Flat) -> dict[str, np.ndarray]:
+    """The parameters as the nodes read them: for images of another size, interpolated."""
+    cache, values = Cache(network, params, ops, 0, {}, {}), {}
+    made = {}
+    for name, i in network.of_parameters.items():
+        _run_node(i, values, cache)
+        made[network.nodes[i].params[0]] = values[name]
+    return {**params, **made}
+
+
+def _run_node(i: int, values: dict[str, np.ndarray], cache: Cache) -> None:
+    node = cache.network.nodes[i]
+    args = [_argument(name, values, cache.params) for name in node.args]
+    try:
+        y, cache.nodes[i] = getattr(cache.backend, node.op).forward(*args, **node.attributes)
+    except NonFiniteError as error:
+        raise NonFiniteError(error.message, layer=node.where) from None
+    values.update(zip(node.outputs, y if len(node.outputs) > 1 else (y,), strict=True))
+
+
+def _argument(name: str, values: Flat, params: Flat) -> np.ndarray:
+    return params[name] if name in params else values[name]
+
+
+def _twins(network: Network, backend: Any) -> dict[int, Unit]:
+    """Units that the backend may run as one, by their first node."""
+    return {unit.begin: unit for unit in network.units if hasattr(backend, unit.op)}
+
+
+def _run_unit(unit: Unit, values: dict[str, np.ndarray], cache: Cache) -> bool:
+    """Run it as one, where its twin can; it takes what its nodes take, in their order."""
+    nodes = cache.network.nodes[unit.begin : unit.end]
+    names = [unit.input, *(name for node in nodes for name in node.params)]
+    args = [_argument(name, values, cache.params) for name in names]
+    found = getattr(cache.backend, unit.op).forward(*args, **unit.attributes)
+    if found is None:
+        return False
+    values[nodes[-1].name], cache.units[unit.begin] = found
+    return True
+
+
+def backward(
+    dlogits: np.ndarray, cache: Cache, tap: Tap | None = None
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """dlogits like the logits -> (dimages, gradients of the parameters by path).
+
+    Reads the cache and leaves it as it was.
+    """
+    network, gradients = cache.network, {cache.network.output: dlogits}
+    if tap is not None:
+        cache = _step_by_step(cache)
+        given = replay.given(network)
+        tap(given.name, dlogits, given.make, given.reads)
+    units = {unit.end - 1: unit for unit in network.units if unit.begin in cache.units}
+    done = {i for unit in units.values() for i in range(unit.begin, unit.end)}
+    for place, i in enumerate(network.backward_order):
+        if i in units:
+            _unit_backward(units[i], gradients, cache)
+        if i in done:
+            continue
+        node = network.nodes[i]
+        dys = [gradients.pop(name) for name in node.outputs]
+        dy = dys[0] if len(dys) == 1 else tuple(dys)
+        found = getattr(cache.backend, node.op).backward(dy, cache.nodes[i])
+        _add(gradients, node.args, found)
+        _through_parameters(node.params, gradients, cache)
+        if tap is not None:
+            _show_backward(place, dy, gradients, cache, tap)
+    return gradients.pop(INPUT), gradients
+
+
+def _add(gradients: dict[str, np.ndarray], names: Sequence[str], found: Sequence[Any]) -> None:
+    for name, gradient in zip(names, found, strict=False):  # optional arguments may be left out
+        gradients[name] = gradients[name] + gradient if name in gradients else gradient
+
+
+def _through_parameters(
+    names: Sequence[str], gradients: dict[str, np.ndarray], cache: Cache
+) -> None:
+    """Back through the nodes that made values of parameters alone."""
+    network = cache.network
+    for name in names:
+        if name in network.of_parameters:
+            i = network.of_parameters[name]
+            op = getattr(cache.backend, network.nodes[i].op)
+            _add(gradients, network.nodes[i].params, op.backward(gradients.pop(name), cache.nodes[i]))
+
+
+def _unit_backward(unit: Unit, gradients: dict[str, np.ndarray], cache: Cache) -> None:
+    nodes = cache.network.nodes[unit.begin : unit.end]
+    dy = gradients.pop(nodes[-1].name)
+    found = getattr(cache.backend, unit.op).backward(dy, cache.units[unit.begin])
+    names = [name for node in nodes for name in node.params]
+    _add(gradients, [unit.input, *names], found)
+    _through_parameters(names, gradients, cache)
+
+
+# --- for listeners ---
+
+
+def _step_by_step(cache: Cache) -> Cache:
+    """The cache with every unit that ran as one taken apart: a listener wants each node."""
+    nodes = dict(cache.nodes)
+    for unit in cache.network.units:
+        if unit.begin in cache.units:
+            values = {unit.input: cache.units[unit.begin].x}
+            part = cache._replace(backend=ops, nodes=nodes)
+            for i in range(unit.begin, unit.end):
+                _run_node(i, values, part)
+    return cache._replace(nodes=nodes, units={})
+
+
+def _show_forward(i: int, values: Flat, cache: Cache, tap: Tap) -> None:
+    network, params = cache.network, cache.params
+    node = network.nodes[i]
+    steps = _arguments(node, values, params)
+    for shown in replay.taps(network).forward[i]:
+        if shown.what == "output":
+            value = insides.to_tap(shown.kind, values[shown.source])
+        else:
+            step = insides.of(node).values[shown.what]
+            value = steps[shown.what] = step.function(*(steps[read] for read in step.reads))
+        tap(shown.name, value, Replay(shown, network, params), shown.reads)
+
+
+def _show_backward(place: int, dy: Any, gradients: Flat, cache: Cache, tap: Tap) -> None:
+    network, params = cache.network, cache.params
+    for shown in replay.taps(network).backward[place]:
+        if shown.source:
+            value = gradients[shown.source]
+        else:
+            node = network.nodes[shown.node]
+            step = insides.of(node).gradients[shown.what.removeprefix("d.")]
+            steps = {"d": dy, **_arguments(node, {}, params)}
+            value = step.function(*(steps[read] for read in step.reads))
+        tap(shown.name, value, Replay(shown, network, params), shown.reads)
+
+
+def _arguments(node: Node, values: Flat, params: Flat) -> dict[str, np.ndarray]:
+    """What the steps inside a node read of it, by their names for it."""
+    found = {f"x{k}": values[name] for k, name in enumerate(node.inputs) if name in values}
+    return found | {f"p{k}": _argument(n, values, params) for k, n in enumerate(node.params)}

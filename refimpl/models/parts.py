@@ -1,0 +1,118 @@
+"""Parts that several networks share: norms, linear maps, heads and windows, parameters a token."""
+
+from __future__ import annotations
+
+from refimpl.conventions import ConfigError
+from refimpl.models.config import Config
+from refimpl.models.nodes import Builder
+from refimpl.models.stage import Stage
+
+
+class Parts(Builder):
+    """The builder of one configuration; `config` has the size of the images that will run.
+
+    `given` is the configuration on whose grid the parameters live; where the two differ, those
+    with an entry a token are interpolated and alpha is rescaled, by nodes like all others
+    [SPEC 6.3].
+    """
+
+    def __init__(self, given: Config, config: Config):
+        super().__init__((1, config.channels, *config.image_size))
+        self.given, self.config = given, config
+        _check_windows(given, config)
+        self.features: list[str] = []  # the output of each stage in front of its merge
+        self.stage = self.own = next(config.stages)
+        # matrices of a binary network have bits in stage "full" alone
+        full = config.block == "binary" and config.binarize == "full"
+        self.matrix = "binary_matrix" if full else "latent_matrix"
+
+    def enter(self, block: int) -> Stage:
+        """Go to the stage of a block."""
+        self.stage, self.own = self.config.stage_of(block), self.given.stage_of(block)
+        self.grid = self.stage.grid
+        return self.stage
+
+    def channels(self, name: str) -> int:
+        """The last axis of a value."""
+        return self.shapes[name][-1]
+
+    # --- parameters ---
+
+    def per_token(self, path: str, role: str, channels: int = 0) -> str:
+        """Declare a parameter with an entry a token, or a vector, which another size interpolates.
+
+        (N,), or (1, N, channels).
+        """
+        own, new = self.own, self.stage
+        self.param(path, (1, own.tokens, channels) if channels else (own.tokens,), role)
+        if own.grid == new.grid:
+            return path
+        grids = {"grid": own.grid, "new_grid": new.grid}
+        return self.hidden(f"{path}.resized", "resize_tokens", [], [path], **grids)
+
+    def alpha(self, path: str, shape: tuple[int, ...]) -> str:
+        """Declare alpha, which starts at 1 / keys and goes with it."""
+        self.param(path, shape, "alpha", start=1 / self.own.keys)
+        if self.own.keys == self.stage.keys:
+            return path
+        factor = self.own.keys / self.stage.keys
+        return self.hidden(f"{path}.rescaled", "rescale", [], [path], factor=factor)
+
+    def linear_params(self, p: str, inputs: int, outputs: int) -> list[str]:
+        """Declare weight and bias of a real linear map."""
+        weight = self.param(f"{p}.weight", (outputs, inputs), "matrix")
+        return [weight, self.param(f"{p}.bias", (outputs,), "bias")]
+
+    def position_bias(self, p: str, s: Stage) -> str | None:
+        """Declare the table of a windowed attention."""
+        if not s.window:
+            return None
+        shape = ((2 * s.window - 1) ** 2, s.heads)
+        return self.param(f"{p}.position_bias", shape, "position_bias")
+
+    # --- operations ---
+
+    def norm(self, name: str, p: str, x: str) -> str:
+        """LayerNorm of x, whose weight and bias stand below p."""
+        C = self.channels(x)
+        params = [self.param(f"{p}.weight", (C,), "gain"), self.param(f"{p}.bias", (C,), "bias")]
+        return self(name, "layer_norm", [x], params, eps=self.config.norm_eps)
+
+    def linear(self, name: str, p: str, x: str, outputs: int) -> str:
+        """x W^T + b, with parameters below p."""
+        return self(name, "linear", [x], self.linear_params(p, self.channels(x), outputs))
+
+    def cut(self, name: str, x: str, s: Stage, transposed: bool, tap: str = "real") -> str:
+        """Tokens into windows, where there are any, and heads."""
+        if s.window:
+            options = {"grid": s.grid, "window": s.window, "shift": s.shift}
+            x = self.hidden(f"{name}.windows", "windows", [x], **options)
+        return self(name, "split_heads", [x], tap=tap, heads=s.heads, transposed=transposed)
+
+    def join(self, name: str, x: str, s: Stage) -> str:
+        """Heads and windows back into tokens."""
+        x = self.hidden(name, "merge_heads", [x])
+        if s.window:
+            options = {"grid": s.grid, "window": s.window, "shift": s.shift}
+            x = self.hidden(f"{name}.grid", "join_windows", [x], **options)
+        return x
+
+    def softmax(self, name: str, scores: str, s: Stage, tap: str = "real") -> str:
+        """Over the keys that a query sees [SPEC 6.7]."""
+        if not s.shift:
+            return self(name, "softmax", [scores], tap=tap)
+        options = {"grid": s.grid, "window": s.window, "shift": s.shift}
+        return self(name, "window_softmax", [scores], tap=tap, **options)
+
+    def inside(self, p: str, *names: str) -> dict[str, str]:
+        """Names of the values inside an operation, below p."""
+        return {name: f"{p}.{name}" for name in names}
+
+
+def _check_windows(given: Config, config: Config) -> None:
+    for s, (own, new) in enumerate(zip(given.stages, config.stages, strict=True)):
+        if own.window != new.window:
+            raise ConfigError(
+                f"config: image_size {config.image_size} gives stage {s} windows of {new.window}; "
+                f"expected {own.window}, for which its position bias was made"
+            )

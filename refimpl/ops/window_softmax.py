@@ -1,0 +1,28 @@
+"""Softmax inside shifted windows: keys from the other side of the roll are left out [SPEC 6.7].
+
+>>> scores = np.zeros((2, 1, 4, 4))                      # an image of two windows of 2 x 2
+>>> forward(scores, grid=(2, 4), window=2, shift=1)[0][0, 0, 0]   # token 5 of 5, 6, 1, 2
+array([0.5, 0.5, 0. , 0. ])
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from refimpl.ops import softmax, windows
+from refimpl.ops.softmax import Cache, backward
+
+__all__ = ["Cache", "backward", "forward", "mask"]
+
+
+def forward(
+    x: np.ndarray, grid: tuple[int, int], window: int, shift: int
+) -> tuple[np.ndarray, Cache]:
+    """x (B*nW, heads, M*M, M*M) -> y like x, 0 where a key is masked; errors as `softmax`."""
+    return softmax.forward(x, mask(len(x), grid, window, shift))
+
+
+def mask(count: int, grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
+    """Say which keys a query sees in each of `count` windows, bool (count, 1, M*M, M*M)."""
+    seen = windows.mask(grid, window, shift)  # (nW, M*M, M*M)
+    return np.tile(seen[:, None], (count // len(seen), 1, 1, 1))

@@ -1,0 +1,150 @@
+"""Compare this code with an older checkout: logits, taps and gradients of many drawn networks.
+
+    git worktree add ../before 5f23d1a
+    python -m tests.unchanged ../before --networks 300
+
+Names and order of the taps must be equal; logits, forward taps, bits and whole numbers to the bit;
+gradients to 1e-12 of the largest entry. Both backends, images of other sizes and the shipped
+bundles are among the cases. Exit status 1 where anything differs; the worst gradient is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from refimpl.models import Config, flatten
+from tests import networks
+
+GRADIENTS = 1e-12
+# Run by either checkout: every case of a folder, results beside it.
+CHILD = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from refimpl.models import Config, VisionTransformer, flatten, unflatten
+for case in sorted(Path(sys.argv[1]).glob("case_*.npz")):
+    arrays = dict(np.load(case))
+    model = VisionTransformer(Config.from_json(json.loads(str(arrays.pop("config")))))
+    images, dlogits = arrays.pop("images"), arrays.pop("dlogits")
+    names, values, reads = [], {}, []
+    def tap(name, value, op, inputs):
+        values[f"{len(names):05d}"] = np.copy(value)
+        names.append(name)
+        reads.append(sorted(inputs))
+    params = unflatten(arrays)
+    logits, cache = model.forward(params, images, tap=tap)
+    model.backward(dlogits, cache, tap=tap)
+    silent, cache = model.forward(params, images)
+    dimages, grads = model.backward(dlogits, cache)
+    flat = {f"silent/{k}": v for k, v in flatten(grads).items()}
+    np.savez(sys.argv[2] + "/" + case.name, names=json.dumps(names), reads=json.dumps(reads),
+             silent=silent, dimages=dimages, **values, **flat)
+"""
+
+
+def draw(count: int) -> list[Config]:
+    """Configurations of all kinds, the same on every run."""
+    found: list[Config] = []
+
+    @settings(max_examples=count, derandomize=True, phases=[Phase.generate], deadline=None)
+    @given(st.one_of(networks.all_configs(), networks.narrow(), networks.pyramids()))
+    def collect(config: Config) -> None:
+        found.append(config)
+
+    collect()
+    return found[:count]
+
+
+def write(folder: Path, configs: list[Config]) -> None:
+    """A file a network: its arrays; every fifth has images of another size, a third float32."""
+    for i, config in enumerate(configs):
+        network = networks.make(config, i, np.float32 if i % 3 == 2 else np.float64)
+        if i % 5 == 1 and not config.window:
+            network = networks.with_images_of(network, (2 + i % 3, 4))
+        fields = json.dumps(config.to_json())
+        np.savez(
+            folder / f"case_{i:04d}.npz", config=fields, images=network.images,
+            dlogits=network.dlogits, **flatten(network.params),
+        )  # fmt: skip
+
+
+def run(checkout: Path, cases: Path, results: Path) -> None:
+    """Run every case with the package of a checkout."""
+    results.mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", CHILD, str(cases), str(results)]
+    subprocess.run(command, check=True, env=environment, cwd=checkout)
+
+
+def differences(old: Path, new: Path) -> tuple[list[str], float]:
+    """What differs between two results, and the worst gradient."""
+    before, after = np.load(old), np.load(new)
+    names = json.loads(str(before["names"]))
+    other = json.loads(str(after["names"]))
+    if names != other:
+        place = next((i for i, (a, b) in enumerate(zip(names, other)) if a != b), len(names))
+        return [f"names differ from tap {place} on: {names[place : place + 3]} "
+                f"before, {other[place : place + 3]} now"], 0.0  # fmt: skip
+    found, worst = [], 0.0
+    keys = [f"{i:05d}" for i in range(len(names))]
+    for key, name in [*zip(keys, names), ("silent", "logits"), ("dimages", "grads/input"),
+                      *((k, "grads/" + k) for k in before.files if k.startswith("silent/"))]:
+        a, b = before[key], after[key]
+        if (a.dtype, a.shape) != (b.dtype, b.shape):
+            found.append(f"{name}: {a.dtype} {a.shape} before, {b.dtype} {b.shape} now")
+        elif name.startswith("grads/"):
+            size = float(np.abs(a).max(initial=0)) or 1.0
+            error = float(np.abs(a - b).max(initial=0)) / size
+            worst = max(worst, error if a.dtype == np.float64 else 0.0)
+            if error > (GRADIENTS if a.dtype == np.float64 else 1e-4):
+                found.append(f"{name}: {error:.1e}")
+        elif not np.array_equal(a, b):
+            found.append(f"{name}: {np.sum(a != b)} of {a.size} entries")
+    return found, worst
+
+
+def main() -> int:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("before", type=Path, help="the older checkout")
+    parser.add_argument("--networks", type=int, default=300)
+    parser.add_argument("--reads", action="store_true")
+    args = parser.parse_args()
+    here = Path(__file__).resolve().parent.parent
+    with tempfile.TemporaryDirectory() as folder:
+        cases, old, new = (Path(folder) / name for name in ("cases", "old", "new"))
+        cases.mkdir()
+        configs = draw(args.networks)
+        write(cases, configs)
+        run(args.before.resolve(), cases, old)
+        run(here, cases, new)
+        wrong, worst, equal = 0, 0.0, 0
+        for i, config in enumerate(configs):
+            name = f"case_{i:04d}.npz"
+            found, error = differences(old / name, new / name)
+            worst, wrong = max(worst, error), wrong + bool(found)
+            equal += json.loads(str(np.load(old / name)["reads"])) == json.loads(
+                str(np.load(new / name)["reads"])
+            )
+            if args.reads:
+                for key, a, b in zip(*(json.loads(str(np.load(old / name)[k])) for k in ("names", "reads")), json.loads(str(np.load(new / name)["reads"]))):
+                    if a != b: print(i, key, a, b)
+            for line in found[:5]:
+                print(f"{i} {config}\n    {line}")
+    print(f"{len(configs)} networks, {wrong} differ; worst gradient {worst:.1e}; "
+          f"{equal} whose taps read the same")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
