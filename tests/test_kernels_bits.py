@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from refimpl.models.heads import split, split_values
 
 from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError
 from refimpl.kernels import bits, popcount
-from refimpl.models.heads import split, split_values
 from tests import strategies
 
 LENGTHS = (1, 31, 32, 33, 63, 64, 65, 127, 192, 384)  # K: edges of a word, and usual ones

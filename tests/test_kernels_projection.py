@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refimpl.models.run import Run
 
 from refimpl import ops
 from refimpl.conventions import NonFiniteError
 from refimpl.kernels import backend
 from refimpl.models import flatten, projection
 from refimpl.models.config import named
-from refimpl.models.run import Run
 from tests import oracles, strategies, tolerances
 
 F32 = np.dtype(np.float32)

@@ -118,7 +118,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("before", type=Path, help="the older checkout")
     parser.add_argument("--networks", type=int, default=300)
-    parser.add_argument("--reads", action="store_true")
     args = parser.parse_args()
     here = Path(__file__).resolve().parent.parent
     with tempfile.TemporaryDirectory() as folder:
@@ -136,9 +135,6 @@ def main() -> int:
             equal += json.loads(str(np.load(old / name)["reads"])) == json.loads(
                 str(np.load(new / name)["reads"])
             )
-            if args.reads:
-                for key, a, b in zip(*(json.loads(str(np.load(old / name)[k])) for k in ("names", "reads")), json.loads(str(np.load(new / name)["reads"]))):
-                    if a != b: print(i, key, a, b)
             for line in found[:5]:
                 print(f"{i} {config}\n    {line}")
     print(f"{len(configs)} networks, {wrong} differ; worst gradient {worst:.1e}; "

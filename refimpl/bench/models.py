@@ -16,7 +16,9 @@ PEERS = (
     Peer("ONNX Runtime", onnx_runtime.REQUIRES, onnx_runtime.networks),
     Peer("OpenVINO", openvino_cpu.NETWORK_REQUIRES, openvino_cpu.networks),
 )
-BINARY = tuple(name for name in architectures.CLASSIFIERS if config.named(name).block == "binary")
+BINARY = tuple(
+    name for name in architectures.CLASSIFIERS if architectures.named(name).block == "binary"
+)
 MODELS = ("didb_micro", "didb_tiny", "didb_small")
 
 

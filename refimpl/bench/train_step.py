@@ -79,6 +79,7 @@ def _ours(backend: Any, work: Network, batch: Lesson, threads: int) -> Iterator[
     from threadpoolctl import threadpool_limits
 
     from refimpl.models import unflatten
+    from refimpl.models.binary import network
     from refimpl.training import batches, optimizers, recipes
 
     recipe = recipes.Recipe()
@@ -86,7 +87,7 @@ def _ours(backend: Any, work: Network, batch: Lesson, threads: int) -> Iterator[
     # arrays of our own: the optimizer changes them in place
     flat = {path: value.copy() for path, value in work.parameters.items()}
     params = unflatten(flat)
-    optimizer = optimizers.for_network(work.config, flat, recipe)
+    optimizer = optimizers.for_network(network(work.config).parameters, flat, recipe)
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
 
         def step() -> float:

@@ -30,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
         }
         for name, card in cards.items()
     }
-    untrained = {name: {"parameters": count(architectures.named(name))} for name in architectures.NAMES}
+    untrained = {
+        name: {"parameters": count(architectures.named(name))} for name in architectures.NAMES
+    }
     if args.json:
         print_json({"trained": trained, "architectures": untrained})
         return 0

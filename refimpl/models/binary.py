@@ -172,7 +172,7 @@ def _signs(net: Parts, p: str, m: str, c: Config, s: Stage, transposed: bool) ->
 
 
 def _scores(net: Parts, p: str, b: dict[str, str], own: dict, c: Config, s: Stage) -> str:
-    """Products of queries and keys, of each band where there are two [SPEC 6.2], plus bias [6.7]."""
+    """Products of queries and keys, of both bands with Haar, plus the position bias of windows."""
     net.at(f"{p}.scores", p)
     tap, products = "" if c.binarize == "none" else "int", []
     with net.branches() as branch:

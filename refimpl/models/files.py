@@ -25,8 +25,7 @@ from refimpl.conventions import (
     require_finite,
     write_atomically,
 )
-from refimpl.models import architectures
-from refimpl.models import packing
+from refimpl.models import architectures, packing
 from refimpl.models import params as parameters
 from refimpl.models.config import Config
 from refimpl.models.params import Params

@@ -1,4 +1,4 @@
-"""Forward and backward of any network: its list of operations, one after the other, then from behind.
+"""Forward and backward of any network: its list of operations in order, then from behind.
 
 A value is freed when its last reader has run. Backward adds up what every reader of a value sends
 back. A listener hears every tap; without one, a backend may run a unit of nodes as one.
@@ -16,7 +16,7 @@ from refimpl import ops
 from refimpl.conventions import NonFiniteError
 from refimpl.models import insides, replay
 from refimpl.models.nodes import INPUT, Network, Node, Unit
-from refimpl.models.replay import Replay, Shown
+from refimpl.models.replay import Replay
 
 Flat = Mapping[str, np.ndarray]  # parameters or gradients by path
 
@@ -167,7 +167,8 @@ def _through_parameters(
         if name in network.of_parameters:
             i = network.of_parameters[name]
             op = getattr(cache.backend, network.nodes[i].op)
-            _add(gradients, network.nodes[i].params, op.backward(gradients.pop(name), cache.nodes[i]))
+            found = op.backward(gradients.pop(name), cache.nodes[i])
+            _add(gradients, network.nodes[i].params, found)
 
 
 def _unit_backward(unit: Unit, gradients: dict[str, np.ndarray], cache: Cache) -> None:

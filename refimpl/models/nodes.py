@@ -150,7 +150,9 @@ class Network:
     @functools.cached_property
     def last_reads(self) -> list[list[str]]:
         """Node -> the values that nobody reads behind it."""
-        last = {name: i for i, node in enumerate(self.nodes) for name in (*node.outputs, *node.args)}
+        last: dict[str, int] = {}
+        for i, node in enumerate(self.nodes):
+            last |= dict.fromkeys((*node.outputs, *node.args), i)
         found: list[list[str]] = [[] for _ in self.nodes]
         for name, i in last.items():
             if name not in self.parameters and name != self.output:

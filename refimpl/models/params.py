@@ -53,6 +53,11 @@ def shapes(config: Config) -> dict[str, Shape]:
     return {path: found.shape for path, found in network(config).parameters.items()}
 
 
+def decayed(declared: Declared) -> frozenset[str]:
+    """Paths of the matrices and kernels of real layers: those that get weight decay [SPEC 7]."""
+    return frozenset(path for path, found in declared.items() if found.traits.decayed)
+
+
 def initialise(declared: Declared, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
     """Fresh parameters of a network [SPEC 6.6]; the same generator gives the same ones."""
     dtype = np.dtype(dtype)

@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl.conventions import require_choice
-from refimpl.models import architectures
-from refimpl.models import files, packing
+from refimpl.models import architectures, files, packing
 from refimpl.models import params as parameters
 from refimpl.models.config import Config
 from refimpl.models.params import Shape

@@ -150,7 +150,7 @@ def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal:
     """The epochs of a stage that are not in the journal yet; changes `params` (flat) in place."""
     if len(journal.history) >= stage.last:
         return
-    optimizer = optimizers.for_network(stage.model.config, params, run.recipe)
+    optimizer = optimizers.for_network(stage.model.network.parameters, params, run.recipe)
     if len(journal.history) > stage.first:
         journal.restore(optimizer)
     journal.save(params, optimizer)  # where it cannot be written, say so now and not in an hour

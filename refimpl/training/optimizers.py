@@ -27,8 +27,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from refimpl.models.config import Config
-from refimpl.models.params import real_matrices
+from refimpl.models.params import Declared, decayed
 from refimpl.training.recipes import Recipe
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
@@ -97,10 +96,10 @@ class AdamW:
             self.second[name][...] = state[f"second.{name}"]
 
 
-def for_network(config: Config, params: dict[str, np.ndarray], recipe: Recipe) -> AdamW:
-    """The optimizer of a stage; `params`, flat, are those of a network of `config`."""
-    shares = {name: recipe.alpha_rate for name in params if name.endswith(".attn.alpha")}
-    return AdamW(params, recipe.weight_decay, real_matrices(config), shares)
+def for_network(declared: Declared, params: dict[str, np.ndarray], recipe: Recipe) -> AdamW:
+    """The optimizer of a stage; `params`, flat, are those that a network declares."""
+    shares = {path: recipe.alpha_rate for path, found in declared.items() if found.role == "alpha"}
+    return AdamW(params, recipe.weight_decay, decayed(declared), shares)
 
 
 def clip_by_global_norm(

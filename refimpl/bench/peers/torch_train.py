@@ -30,7 +30,7 @@ from refimpl.bench.peers import torch_eager
 from refimpl.bench.peers.torch_eager import norm
 from refimpl.bench.work import Lesson, Network
 from refimpl.models import Config
-from refimpl.models.params import real_matrices
+from refimpl.models.binary import network
 from refimpl.models.stage import Stage
 
 REQUIRES = torch_eager.REQUIRES
@@ -56,11 +56,11 @@ def start(torch: Any, work: Network, batch: Lesson, threads: int) -> Iterator[Ca
     torch.set_num_threads(threads)
     recipe = Recipe()
     mirror = Mirror(work.config, work.parameters)
-    decayed = real_matrices(work.config)
+    declared = network(work.config).parameters
     groups: dict[tuple[float, float], list[Any]] = {}  # (decay, rate) -> parameters
     for path, parameter in mirror.parameters.items():
-        decay = recipe.weight_decay if path in decayed else 0.0
-        share = recipe.alpha_rate if path.endswith(".attn.alpha") else 1.0
+        decay = recipe.weight_decay if declared[path].traits.decayed else 0.0
+        share = recipe.alpha_rate if declared[path].role == "alpha" else 1.0
         groups.setdefault((decay, recipe.learning_rate * share), []).append(parameter)
     optimizer = torch.optim.AdamW(
         [{"params": some, "weight_decay": d, "lr": rate} for (d, rate), some in groups.items()],

@@ -1,6 +1,7 @@
-"""Twin of a whole unit: the binary projection P of [SPEC 5], `models.projection`.
+"""Twin of a whole unit: the binary projection P of [SPEC 5], `models.binary.projection`.
 
-It is the one twin that is no operation of `refimpl.ops`: models ask for it where no one listens.
+It is the one twin that is no operation of `refimpl.ops`: the interpreter runs it in the place of a
+unit of nodes where no one listens. It takes what they take, in their order.
 
     P = RPReLU(LayerNorm(sign(x + move) W_b^T) + fit(x))
 
@@ -12,8 +13,7 @@ Stage "activations" keeps the real product of signs and weights. Gradients are s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,12 +24,12 @@ from refimpl.kernels.compile import jit
 from refimpl.kernels.rows import pairwise_sum
 from refimpl.kernels.vector import LANES, broadcast, load, load_as_floats, select, splat, store
 
-Params = Mapping[str, Any]  # of a projection [SPEC 6.4]
-_RPRELU = ("shift_in", "slope", "shift_out", "token_shift_in", "token_shift_out")
-
 
 class Cache(NamedTuple):
     x: np.ndarray  # (B, N, I)
+    move: np.ndarray
+    given: list[np.ndarray]  # of the norm and RPReLU, see `_contiguous`
+    per_token: bool
     linear: _Linear
     stats: np.ndarray  # (B * N, 2) mean and standard deviation of each row of the linear map
     ste: str
@@ -80,56 +80,67 @@ _Linear = _Full | _Activations
 
 
 def forward(
-    params: Params, x: np.ndarray, *, binarize: str, ste: str, eps: float
+    x: np.ndarray,
+    move: np.ndarray,
+    weight: np.ndarray,
+    gain: np.ndarray,
+    bias: np.ndarray,
+    shift_in: np.ndarray,
+    slope: np.ndarray,
+    shift_out: np.ndarray,
+    token_shift_in: np.ndarray | None = None,
+    token_shift_out: np.ndarray | None = None,
+    *,
+    binarize: str,
+    ste: str,
+    eps: float,
 ) -> tuple[np.ndarray, Cache] | None:
     """x (B, N, I) -> P (B, N, O); None where the operations must do it, one by one.
 
-    They must for float64, and where the channels are no vectors of sixteen.
+    They must for float64, and where the channels are no vectors of sixteen. gain and bias are
+    LayerNorm's; shapes are those of [SPEC 6.4].
     """
-    if not _fits(params, x) or binarize not in ("full", "activations") or ste not in ops.sign.STES:
+    channel = gain, bias, shift_in, slope, shift_out
+    token = token_shift_in, token_shift_out
+    if not _fits(x, move, weight, channel, token):
+        return None
+    if binarize not in ("full", "activations") or ste not in ops.sign.STES:
         return None
     batch, tokens, _ = x.shape
     x = np.ascontiguousarray(x)
-    linear = _multiply(params, rows.matrix(x), binarize)
+    linear = _multiply(move, weight, rows.matrix(x), binarize)
     if linear is None:
         return None
-    outputs = len(params["weight"])
-    y = np.empty((batch, tokens, outputs), x.dtype)
+    y = np.empty((batch, tokens, len(weight)), x.dtype)
     stats = np.empty((batch * tokens, 2), x.dtype)
+    given = _contiguous(channel, token, tokens)
     _forward(
-        rows.matrix(x),
-        linear.product(),
-        linear.scale,
-        x.dtype.type(eps),
-        *_norm_and_rprelu(params, tokens),
-        stats,
+        rows.matrix(x), linear.product(), linear.scale, x.dtype.type(eps), *given, stats,
         rows.matrix(y),
-    )
-    return y, Cache(x, linear, stats, ste)
+    )  # fmt: skip
+    per_token = token_shift_in is not None
+    return y, Cache(x, move, given, per_token, linear, stats, ste)
 
 
-def _fits(params: Params, x: np.ndarray) -> bool:
-    weight, norm, rprelu = params["weight"], params["norm"], params["rprelu"]
+def _fits(x: np.ndarray, move: np.ndarray, weight: np.ndarray, channel, token) -> bool:
     if x.ndim != 3 or weight.ndim != 2:
         return False
     outputs, inputs = len(weight), x.shape[2]
     few, many = sorted((outputs, inputs))
     if x.dtype != np.float32 or few == 0 or few % LANES or many % few:
         return False
-    channel = [*norm.values(), *(rprelu[key] for key in _RPRELU[:3])]
-    token = [rprelu[key] for key in _RPRELU[3:] if key in rprelu]
     return rows.fits(
         x,
         (weight, (outputs, inputs)),
-        (params["move"], (inputs,)),
+        (move, (inputs,)),
         *((array, (outputs,)) for array in channel),
-        *((array, x.shape[1:2]) for array in token),
+        *((array, x.shape[1:2]) for array in token if array is not None),
     )
 
 
-def _multiply(params: Params, x: np.ndarray, binarize: str) -> _Linear | None:
+def _multiply(move, weight: np.ndarray, x: np.ndarray, binarize: str) -> _Linear | None:
     """The linear map of rows x (R, I); None where something is NaN or infinite."""
-    z, weight = x + params["move"], params["weight"]
+    z = x + move
     try:
         if binarize == "full":
             centred, scale = np.empty_like(weight), np.empty_like(weight[:, 0])
@@ -174,10 +185,10 @@ def _weight_backward(centred, dweight):
             dweight[o, i] -= mean
 
 
-def _norm_and_rprelu(params: Params, tokens: int) -> list[np.ndarray]:
+def _contiguous(channel, token, tokens: int) -> list[np.ndarray]:
     """Weight and bias of the norm, and RPReLU's five arrays; a shift of 0 changes nothing."""
-    norm, rprelu, zero = params["norm"], params["rprelu"], np.zeros(tokens, params["weight"].dtype)
-    given = [norm["weight"], norm["bias"], *(rprelu.get(key, zero) for key in _RPRELU)]
+    zero = np.zeros(tokens, channel[0].dtype)
+    given = [*channel, *(zero if array is None else array for array in token)]
     return [np.ascontiguousarray(array) for array in given]
 
 
@@ -228,27 +239,20 @@ def _shortcut(x, r, fitted, outputs):
     return fitted, 0
 
 
-def backward(dy: np.ndarray, params: Params, cache: Cache) -> tuple[np.ndarray, dict[str, Any]]:
-    """dy (B, N, O) -> (dx (B, N, I), gradients of the parameters, nested like them)."""
-    x, linear, stats, ste = cache
-    given = _norm_and_rprelu(params, x.shape[1])
+def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray | None, ...]:
+    """dy (B, N, O) -> the gradients of forward's arrays, in their order."""
+    x, move, given, per_token, linear, stats, ste = cache
     grads = [np.zeros_like(array) for array in given]
     dx, signs = np.empty(x.shape, x.dtype), np.empty((len(stats), x.shape[2]), x.dtype)
     dlinear = np.empty((len(stats), dy.shape[2]), x.dtype)
     inputs = rows.matrix(x), linear.product(), linear.scale, stats
     _backward(rows.matrix(dy), *inputs, *given, dlinear, rows.matrix(dx), *grads)
-    dmove = np.zeros_like(params["move"])
+    dmove = np.zeros_like(move)
     dsigns = dlinear @ linear.used()
-    _signs_backward(
-        rows.matrix(x), params["move"], dsigns, ste == "clip", signs, rows.matrix(dx), dmove
-    )
-    dnorm_weight, dnorm_bias, *drprelu = grads
-    return dx, {
-        "move": dmove,
-        "weight": linear.weight_gradient(np.ascontiguousarray(dlinear.T @ signs)),
-        "norm": {"weight": dnorm_weight, "bias": dnorm_bias},
-        "rprelu": {key: drprelu[_RPRELU.index(key)] for key in params["rprelu"]},
-    }
+    _signs_backward(rows.matrix(x), move, dsigns, ste == "clip", signs, rows.matrix(dx), dmove)
+    dweight = linear.weight_gradient(np.ascontiguousarray(dlinear.T @ signs))
+    token = grads[5:] if per_token else (None, None)
+    return dx, dmove, dweight, *grads[:5], *token
 
 
 @jit
