@@ -30,13 +30,13 @@ def network(c: Config, image_size: tuple[int, int] | None = None) -> Network:
         block = _block if c.block == "binary" else real.block
         x = block(net, f"blocks.{i}", x, c, net.enter(i))
     net.at("norm")
-    x = net.norm("norm.out", "norm", x)
+    x = net.norm("norm.out", "norm", x, shell=True)
     if c.decoder != "none":
         decoders.pixels(net, x, c)
         return net.network()
     net.at("head")
     x = net.hidden("pooled", "pool", [x], pool=c.pool)
-    net("logits", "linear", [x], net.linear_params("head", c.last_stage.dim, c.num_classes))
+    net.linear("logits", "head", x, c.num_classes, shell=True)
     return net.network()
 
 
@@ -46,27 +46,27 @@ def _embed(net: Parts, c: Config) -> str:
     net.at("patch_embed")
     kernel = net.param("patch_embed.weight", (C, c.channels, p, p), "kernel")
     bias = net.param("patch_embed.bias", (C,), "bias")
-    x = net("patch_embed.out", "patch_embed", [INPUT], [kernel, bias])
+    x = net("patch_embed.out", "patch_embed", [INPUT], [kernel, bias], shell=True)
     net.at("tokens")
     if c.window:
-        return net.norm("tokens", "embed_norm", x)
+        return net.norm("tokens", "embed_norm", x, shell=True)
     if c.pool == "cls":
         cls_token = net.param("cls_token", (1, 1, C), "class_token")
         x = net.hidden("with_class_token", "class_token", [x], [cls_token])
     position = net.per_token("pos_embed", "position", C)
-    return net("tokens", "position_embedding", [x], [position])
+    return net("tokens", "position_embedding", [x], [position], shell=True)
 
 
 def _block(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     """mid = x + scale1(attention(LayerNorm1(x))), then likewise the MLP [SPEC 6.1]."""
     net.at(f"{p}.norm1")
     y = _attention(net, f"{p}.attn", net.norm(f"{p}.norm1.out", f"{p}.norm1", x), c, s)
-    mid = net(f"{p}.mid", "add", [x, _scaled(net, f"{p}.scale1", y, c, s)])
+    mid = net(f"{p}.mid", "add", [x, _scaled(net, f"{p}.scale1", y, c, s)], shell=True)
     net.at(f"{p}.norm2")
     y = net.norm(f"{p}.norm2.out", f"{p}.norm2", mid)
-    y = projection(net, f"{p}.mlp.up", y, c.mlp_ratio * s.dim, c, s)
-    y = projection(net, f"{p}.mlp.down", y, s.dim, c, s)
-    return net(f"{p}.out", "add", [mid, _scaled(net, f"{p}.scale2", y, c, s)])
+    y = projection(net, f"{p}.mlp.up", y, c.mlp_ratio * s.dim, c)
+    y = projection(net, f"{p}.mlp.down", y, s.dim, c)
+    return net(f"{p}.out", "add", [mid, _scaled(net, f"{p}.scale2", y, c, s)], shell=True)
 
 
 def _scaled(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
@@ -77,7 +77,7 @@ def _scaled(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     return net.hidden(p, "layer_scale", [x], [alpha, net.param(f"{p}.beta", (s.dim,), "bias")])
 
 
-def projection(net: Parts, p: str, x: str, outputs: int, c: Config, s: Stage) -> str:
+def projection(net: Parts, p: str, x: str, outputs: int, c: Config, shell: bool = False) -> str:
     """P(x) = RPReLU(LayerNorm(sign(x + move) W_b^T) + fit(x)) [SPEC 5]."""
     net.at(p)
     inputs = net.channels(x)
@@ -92,10 +92,10 @@ def projection(net: Parts, p: str, x: str, outputs: int, c: Config, s: Stage) ->
         )  # fmt: skip
         y = net.norm(f"{p}.norm", f"{p}.norm", y)
         y = net.hidden(f"{p}.sum", "add", [y, net.hidden(f"{p}.fit", "fit", [x], outputs=outputs)])
-        return _activate(net, p, y, c)
+        return _activate(net, p, y, c, shell)
 
 
-def _activate(net: Parts, p: str, x: str, c: Config) -> str:
+def _activate(net: Parts, p: str, x: str, c: Config, shell: bool = False) -> str:
     """The improved RPReLU [SPEC 3]."""
     C, q = net.channels(x), f"{p}.rprelu"
     params = [
@@ -106,7 +106,7 @@ def _activate(net: Parts, p: str, x: str, c: Config) -> str:
     if c.rprelu == "token":
         for leaf in ("token_shift_in", "token_shift_out"):
             params.append(net.per_token(f"{q}.{leaf}", "token_shift"))
-    return net(f"{p}.out", "rprelu", [x], params)
+    return net(f"{p}.out", "rprelu", [x], params, shell=shell)
 
 
 def _attention(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
@@ -123,7 +123,7 @@ def _attention(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     with net.branches() as branch:
         for t, source in bands.items():
             branch(t)
-            m[t] = projection(net, f"{p}.{t}", source, s.dim, c, s)
+            m[t] = projection(net, f"{p}.{t}", source, s.dim, c)
             b[t] = _signs(net, f"{p}.{t}", m[t], c, s, transposed=t == "v")
     for t in bands:
         net.put_last(f"{p}.{t}_move")
@@ -145,7 +145,7 @@ def _attention(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     net.at(f"{p}.rprelu", p)
     shortcuts = [m[t] for t in c.attention_inputs if t != "v"]
     y = _activate(net, p, net.hidden(f"{p}.sum", "add", [y, *shortcuts, value]), c)
-    return projection(net, f"{p}.proj", y, s.dim, c, s)
+    return projection(net, f"{p}.proj", y, s.dim, c)
 
 
 def _own_params(net: Parts, p: str, c: Config, s: Stage) -> dict[str, str]:
@@ -209,7 +209,7 @@ def _merge(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     x = net(f"{p}.patches", "merge_patches", [x], grid=(2 * gh, 2 * gw))
     x = net.norm(f"{p}.norm.out", f"{p}.norm", x)
     if c.block == "binary":
-        return projection(net, f"{p}.proj", x, s.dim, c, s)
+        return projection(net, f"{p}.proj", x, s.dim, c, shell=True)
     net.at(f"{p}.proj")
     weight = net.param(f"{p}.proj.weight", (s.dim, 2 * s.dim), "matrix")
-    return net(f"{p}.proj.out", "linear", [x], [weight])
+    return net(f"{p}.proj.out", "linear", [x], [weight], shell=True)

@@ -18,10 +18,12 @@ def pixels(net: Parts, x: str, c: Config) -> str:
     elif c.first_patch:
         x = net.hidden("patches", "drop_class_token", [x])
     net.at("head")
-    token = net.linear("head.out", "head", x, c.num_classes)
+    token = net.linear("head.out", "head", x, c.num_classes, shell=True)
     net.at("logits")
     image = net.hidden("head.grid", "to_grid", [token], grid=grid)
-    return net("logits", "interpolate", [image], size=c.image_size, mode="bilinear")
+    return net(
+        "logits", "interpolate", [image], shell=True, size=c.image_size, mode="bilinear"
+    )
 
 
 def _pyramid(net: Parts, features: list[str], c: Config) -> str:
@@ -37,7 +39,7 @@ def _pyramid(net: Parts, features: list[str], c: Config) -> str:
         for s, (stage, top) in enumerate(zip(c.stages, tops, strict=True)):
             level(s)
             net.at(f"decoder.{s}.smooth")
-            net.grid = stage.grid
+            net.stage = stage
             params = [f"decoder.{s}.smooth.weight", f"decoder.{s}.smooth.bias"]
             name = f"decoder.{s}.smooth.out"
             smooths.append(net(name, "convolution", [top], params, grid=stage.grid))
@@ -46,18 +48,18 @@ def _pyramid(net: Parts, features: list[str], c: Config) -> str:
         for s, (stage, smooth) in enumerate(zip(c.stages, smooths, strict=True)):
             level(s)
             placed.append(_enlarged(net, f"decoder.{s}.placed", smooth, stage.grid, first))
-    net.grid = first
+    net.stage = c.decoded_stage
     total = net("decoder.sum", "add", placed)
     net.at("decoder.gelu")
-    return net("decoder.gelu.out", "gelu", [total])
+    return net("decoder.gelu.out", "gelu", [total], shell=True)
 
 
 def _tops(net: Parts, features: list[str], c: Config, level: Callable[[int], None]) -> list[str]:
-    grids, last = [stage.grid for stage in c.stages], len(features) - 1
+    stages, last = list(c.stages), len(features) - 1
     tops = []
     for s, x in enumerate(features):
         level(s)
-        net.grid = grids[s]
+        net.stage = stages[s]
         if s < last:
             net.at(f"decoder.{s}.norm")
             x = net.norm(f"decoder.{s}.norm.out", f"decoder.{s}.norm", x)
@@ -69,8 +71,9 @@ def _tops(net: Parts, features: list[str], c: Config, level: Callable[[int], Non
     for s in reversed(range(last)):
         level(s)
         net.at(f"decoder.{s}.top")
-        net.grid = grids[s]
-        above = _enlarged(net, f"decoder.{s}.above", tops[s + 1], grids[s + 1], grids[s])
+        net.stage = stages[s]
+        grid, above = stages[s].grid, stages[s + 1].grid
+        above = _enlarged(net, f"decoder.{s}.above", tops[s + 1], above, grid)
         tops[s] = net(f"decoder.{s}.top", "add", [tops[s], above])
     return tops
 

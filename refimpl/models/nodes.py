@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from refimpl.models.operations import OPERATIONS
+from refimpl.models.stage import Stage
 
 INPUT = "input"  # the name of the image
 Shape = tuple[int, ...]
@@ -79,7 +80,8 @@ class Node(NamedTuple):
     inside: Mapping[str, str]  # names of the values inside the operation, see `insides`
     layer: str  # the row of `summary` to which its work belongs
     where: str  # the layer that a NonFiniteError names
-    grid: tuple[int, int] | None  # on which its output has tokens
+    stage: Stage  # where it works: its grid and heads
+    shell: bool  # a place between blocks, where a port may begin to compare
 
     @property
     def args(self) -> tuple[str, ...]:
@@ -190,7 +192,7 @@ class Network:
 class Builder:
     """Collects nodes and parameters; calling it adds a node and gives the name of its output."""
 
-    def __init__(self, input_shape: Shape):
+    def __init__(self, input_shape: Shape, stage: Stage):
         self.nodes: list[Node] = []
         self.of_parameters: list[Node] = []  # values made of parameters alone; first in the list
         self.parameters: dict[str, Parameter] = {}
@@ -199,7 +201,7 @@ class Builder:
         self._regions: list[dict[Any, list[int]]] = []
         self._branch: list[int] = []
         self.layer = self.where = ""
-        self.grid: tuple[int, int] | None = None
+        self.stage = stage
 
     def __call__(
         self,
@@ -210,13 +212,14 @@ class Builder:
         *,
         tap: str = "real",
         inside: Mapping[str, str] | None = None,
+        shell: bool = False,
         **attributes: Any,
     ) -> Any:
         """Add a node; several names where the operation gives several values."""
         outputs = (name,) if isinstance(name, str) else tuple(name)
         node = Node(
             outputs[0], op, tuple(inputs), tuple(params), attributes, outputs,
-            tap, dict(inside or {}), self.layer, self.where, self.grid,
+            tap, dict(inside or {}), self.layer, self.where, self.stage, shell,
         )  # fmt: skip
         if inputs:
             self._branch.append(len(self.nodes))

@@ -17,11 +17,12 @@ class Parts(Builder):
     """
 
     def __init__(self, given: Config, config: Config):
-        super().__init__((1, config.channels, *config.image_size))
+        first = next(config.stages)
+        super().__init__((1, config.channels, *config.image_size), first)
         self.given, self.config = given, config
         _check_windows(given, config)
         self.features: list[str] = []  # the output of each stage in front of its merge
-        self.stage = self.own = next(config.stages)
+        self.own = next(given.stages)
         # matrices of a binary network have bits in stage "full" alone
         full = config.block == "binary" and config.binarize == "full"
         self.matrix = "binary_matrix" if full else "latent_matrix"
@@ -29,7 +30,6 @@ class Parts(Builder):
     def enter(self, block: int) -> Stage:
         """Go to the stage of a block."""
         self.stage, self.own = self.config.stage_of(block), self.given.stage_of(block)
-        self.grid = self.stage.grid
         return self.stage
 
     def channels(self, name: str) -> int:
@@ -72,15 +72,16 @@ class Parts(Builder):
 
     # --- operations ---
 
-    def norm(self, name: str, p: str, x: str) -> str:
+    def norm(self, name: str, p: str, x: str, shell: bool = False) -> str:
         """LayerNorm of x, whose weight and bias stand below p."""
         C = self.channels(x)
         params = [self.param(f"{p}.weight", (C,), "gain"), self.param(f"{p}.bias", (C,), "bias")]
-        return self(name, "layer_norm", [x], params, eps=self.config.norm_eps)
+        return self(name, "layer_norm", [x], params, shell=shell, eps=self.config.norm_eps)
 
-    def linear(self, name: str, p: str, x: str, outputs: int) -> str:
+    def linear(self, name: str, p: str, x: str, outputs: int, shell: bool = False) -> str:
         """x W^T + b, with parameters below p."""
-        return self(name, "linear", [x], self.linear_params(p, self.channels(x), outputs))
+        params = self.linear_params(p, self.channels(x), outputs)
+        return self(name, "linear", [x], params, shell=shell)
 
     def cut(self, name: str, x: str, s: Stage, transposed: bool, tap: str = "real") -> str:
         """Tokens into windows, where there are any, and heads."""

@@ -16,7 +16,7 @@ def block(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     """mid = x + proj(attention(LayerNorm1(x))), y = mid + fc2(gelu(fc1(LayerNorm2(mid))))."""
     net.at(f"{p}.norm1", p)
     y = _attention(net, f"{p}.attn", net.norm(f"{p}.norm1.out", f"{p}.norm1", x), c, s, p)
-    mid = net(f"{p}.mid", "add", [x, y])
+    mid = net(f"{p}.mid", "add", [x, y], shell=True)
     net.at(f"{p}.norm2", p)
     y = net.norm(f"{p}.norm2.out", f"{p}.norm2", mid)
     net.at(f"{p}.mlp.fc1", p)
@@ -25,7 +25,7 @@ def block(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     y = net(f"{p}.mlp.gelu.out", "gelu", [y])
     net.at(f"{p}.mlp.fc2", p)
     y = net.linear(f"{p}.mlp.fc2.out", f"{p}.mlp.fc2", y, s.dim)
-    return net(f"{p}.out", "add", [mid, y])
+    return net(f"{p}.out", "add", [mid, y], shell=True)
 
 
 def _attention(net: Parts, p: str, x: str, c: Config, s: Stage, where: str) -> str:
