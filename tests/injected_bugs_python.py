@@ -263,11 +263,11 @@ def gradients_of_the_bands_exchanged(port, dlow, dhigh, *rest):
 
 
 @wrong(r"grads/.*\.v\.out", "grads/blocks.0.attn.v.out", None)
-def neighbours_counted_at_the_wrong_end(port, dnorm, dz, dmean):
+def neighbours_counted_at_the_wrong_end(port, dz, dmean, dnorm):
     """Neighbour mean: its own forward as its backward, which divides by the wrong counts."""
     config = port.config
     around = ops.neighbours.forward(dmean, config.grid, config.neighbours)[0]
-    return port.right(dnorm, dz, np.zeros_like(dmean)) + around
+    return port.right(dz, np.zeros_like(dmean), dnorm) + around
 
 
 @wrong(r"grads/param\..*\.neighbour", "grads/param.blocks.0.attn.neighbour", "polarity inverted")

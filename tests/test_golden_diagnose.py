@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from refimpl import ops
-from refimpl.golden import diagnose, fingerprints, record
-from refimpl.models import VisionTransformer, flatten, heads, unflatten
+from refimpl.golden import coordinates, diagnose, record
+from refimpl import ops
+from refimpl.models import VisionTransformer, flatten, unflatten
 from refimpl.models.packing import pack_rows
 from tests import networks
 
@@ -59,6 +60,7 @@ def setting(**fields: Any) -> Setting:
 
 
 DIDB = setting()
+SEGMENTER = setting(decoder="linear")
 REACT = setting(similarity="plain", attention="plain", rprelu="channel")
 DEIT = setting(block="real", norm_eps=1e-6, similarity="plain", attention="plain", rprelu="channel")
 CLIP = setting(ste="clip")
@@ -334,7 +336,9 @@ MISTAKES: dict[str, tuple] = {
         DIDB,
         f"{A}norm.out",
         lambda s: s.steps[f"{A}norm.out"].op(
-            heads.split(s.value(f"{A}context").transpose(0, 2, 3, 1).reshape(2, 13, 70), 5)
+            ops.split_heads.forward(
+                s.value(f"{A}context").transpose(0, 2, 3, 1).reshape(2, 13, 70), 5
+            )[0]
         ),
         "heads transposed",
     ),
@@ -671,8 +675,7 @@ def test_nothing_to_say_about_what_is_not_there_or_not_finite() -> None:
 
 def tied(s: Setting, name: str, zeros: np.ndarray) -> Setting:
     """The same network, the z of a bit exactly at its threshold in some places."""
-    z_name = record.z_of(name)
-    threshold = record.threshold_of(name)
+    z_name, threshold = s.steps[name].z, s.steps[name].threshold
     z = np.where(zeros, threshold, s.value(z_name))
     bit = z > threshold if threshold else z >= 0
     steps = {z_name: z, name: bit}
@@ -757,15 +760,21 @@ def test_other_shapes(name: str, change: Callable, words: str | None) -> None:
     assert found is None if words is None else re.search(words, found), found
 
 
+def axes_of(s: Setting, name: str) -> tuple[str, ...]:
+    return coordinates.axes(s.model.network, s.steps[name])
+
+
 def test_axes_have_the_names_of_the_spec() -> None:
     for name, step in DIDB.steps.items():
-        for size, axis in zip(step.value.shape, fingerprints.axes(name, step.value.ndim)):
+        for size, axis in zip(step.value.shape, axes_of(DIDB, name), strict=True):
             sizes = {"images": 2, "heads": 5, "tokens": 13, "queries": 13, "keys": 13, "classes": 4}
             assert size == sizes.get(axis, size), (name, axis)
             assert axis != "channels" or size in (14, 70, 210), name
-    assert fingerprints.axes("logits", 2) == ("images", "classes")
-    assert fingerprints.axes("logits", 4) == ("images", "classes", "rows", "columns")
-    assert fingerprints.axes("patch_embed.out", 2) == ("axis 0", "axis 1")
-    assert fingerprints.axes("grads/param.blocks.0.attn.q.weight", 2) == ("axis 0", "axis 1")
-    assert fingerprints.axes("blocks.0.attn.q.weight.bit", 2) == ("axis 0", "axis 1")
-    assert fingerprints.axes("blocks.0.attn.v.head_bit", 4)[2:] == ("channels", "tokens")
+    assert axes_of(DIDB, "logits") == ("images", "classes")
+    assert axes_of(SEGMENTER, "logits") == ("images", "classes", "rows", "columns")
+    assert axes_of(SEGMENTER, "head.out") == ("images", "patches", "classes")
+    assert axes_of(DIDB, "patch_embed.out") == ("images", "patches", "channels")
+    assert axes_of(DIDB, "grads/param.blocks.0.attn.q_low.weight") == ("axis 0", "axis 1")
+    assert axes_of(DIDB, "blocks.0.attn.q_low.weight.bit") == ("axis 0", "axis 1")
+    assert axes_of(DIDB, "blocks.0.attn.v.head_bit")[2:] == ("channels", "tokens")
+    assert axes_of(DIDB, "blocks.0.attn.scores")[2:] == ("queries", "keys")

@@ -51,7 +51,7 @@ def test_a_drawn_network_keeps_its_bits_mixed():
 
 
 def ties(steps: dict, name: str) -> np.ndarray:
-    return np.abs(steps[record.z_of(name)].value - record.threshold_of(name))
+    return np.abs(steps[steps[name].z].value - steps[name].threshold)
 
 
 def test_a_search_ends_with_margins_beyond_the_bounds():
@@ -154,8 +154,9 @@ def test_ties_are_ties_in_every_type_and_order():
 ])  # fmt: skip
 def test_a_wrong_rule_at_the_threshold_shows(name, wrong, tap):
     bundle = read(FOLDER / "small_adversarial")
-    z = bundle.value(record.z_of(tap))
-    candidate = {record.z_of(tap): z, tap: wrong(z)}
+    name = bundle.reference.steps[tap].z
+    z = bundle.value(name)
+    candidate = {name: z, tap: wrong(z)}
     for mode in ("free", "replay"):
         lenient, strict = (compare(bundle, candidate, mode=mode, strict=s) for s in (False, True))
         assert lenient.passed and not strict.passed

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from refimpl.conventions import ConfigError, GoldenFileError, NonFiniteError, ShapeError
-from refimpl.golden import make, read, record, store
+from refimpl.golden import compare, make, read, record, store
 from refimpl.models import flatten
 from refimpl.models.packing import binary_matrices, pack_rows
 from tests import golden_networks, networks
@@ -70,7 +70,8 @@ def test_it_needs_no_library_of_ours(original):
     steps = exact_taps()
     header = (original / "index.csv").read_text().splitlines()[0]
     assert header == (
-        "number,name,class,dtype,shape,file,inputs,threshold,tolerance,ties,margin,sha256"
+        "number,name,class,dtype,shape,file,op,attributes,inputs,threshold,tolerance,ties,margin,"
+        "sha256"
     )
     for row in rows(original):
         data = (original / row["file"]).read_bytes()
@@ -118,7 +119,7 @@ def test_numbers_and_files(original):
 
 def test_the_manifest(original):
     manifest = json.loads((original / "manifest.json").read_text())
-    assert manifest["format_version"] == "1" and manifest["free_margin"] == 64
+    assert manifest["format_version"] == "2" and manifest["free_margin"] == 64
     assert manifest["config"] == NETWORK.model.config.to_json()
     assert (manifest["dtype"], manifest["taps"], manifest["grads"]) == ("float64", "all", True)
     assert set(manifest["tool"]) == {"refimpl", "numpy", "python"}
@@ -347,15 +348,41 @@ def test_padding(path):
     ("2 7 10,taps/003", "2 7 ten,taps/003", "line 5: invalid literal"),
     ("2 7 10,taps/003", "2 -7 10,taps/003", "shape (2, -7, 10); expected sizes of at least 1"),
     ("2 7 10,taps/003", "2 10 7,taps/003", "shape (2, 7, 10); expected (2, 10, 7)"),
-    (",taps/003", ",,taps/003", "13 columns; expected 12"),
+    (",taps/003", ",,taps/003", "15 columns; expected 14"),
     ("number,", "n,", "line 1: expected number,name"),
-    (".npy,tokens,", ".npy,tokens.out,", "input 'tokens.out' is no line before it"),
+    ("eps=1e-05,tokens,", "eps=1e-05,tokens.out,", "input 'tokens.out' is no line before it"),
     (",0.0,", ",0.5,", "threshold 0.5; expected 0.0"),
     ("\n0,grads/logits", "\n1,grads/logits", "number 1; expected 0"),
 ])  # fmt: skip
 def test_an_index_that_is_wrong(path, old, new, part):
     edit_index(path, old, new)
     refuse(path, "bundle/", part)
+
+
+def test_operations_stand_in_the_index(original):
+    found = {row["name"]: (row["op"], row["attributes"]) for row in rows(original)}
+    block = "blocks.0."
+    assert found["patch_embed.out"] == ("patch_embed", "")
+    assert found[f"{block}attn.low"] == ("bands", "grid=2x3 mode=edge cls=both")
+    assert found[f"{block}norm1.out"] == ("layer_norm", "eps=1e-05")
+    assert found[f"{block}mlp.up.bit"] == ("binary_linear", "binarize=full ste=polynomial")
+    assert found[f"{block}attn.v.head_bit"] == ("sign", "ste=polynomial")
+    assert found["grads/logits"] == ("", "")
+
+
+def test_a_bundle_of_version_1_is_read(path):
+    """It has no columns `op` and `attributes`."""
+    new = read(path)
+    table = rows(path)
+    columns = [c for c in table[0] if c not in ("op", "attributes")]
+    lines = [",".join(columns), *(",".join(row[c] for c in columns) for row in table)]
+    forge(path, "index.csv", ("\n".join(lines) + "\n").encode())
+    refuse(path, "index.csv", "line 1: expected number,name,class,dtype,shape,file,op,")
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, "format_version": "1"}))
+    old = read(path)
+    assert old.entries == {n: e._replace(op="", attributes="") for n, e in new.entries.items()}
+    assert compare(old, {name: old.value(name) for name in old.entries}).passed
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xfe", b'"', b"a,b\n1,2\n"])
@@ -366,8 +393,8 @@ def test_an_index_that_is_none(path, data):
 
 @pytest.mark.parametrize("key, value, part", [
     ("format", "other", "no manifest of a golden bundle"),
-    ("format_version", "2", "format_version '2'; expected '1'"),
-    ("format_version", 1, "format_version 1; expected '1'"),
+    ("format_version", "3", "format_version '3'; expected '1' or '2'"),
+    ("format_version", 1, "format_version 1; expected '1' or '2'"),
     ("dtype", "float16", "dtype 'float16'; expected 'float64' or 'float32'"),
     ("taps", ["all"], "taps ['all']"),
     ("free_margin", -1, "free_margin -1"),

@@ -1,15 +1,12 @@
 """What a mistake inside an operation makes of its tap, by running that operation wrongly.
 
-The operation of one tap is traced from a network that has only the tap's block, with a parameter,
-a field of the configuration or an input changed. With windows it has all of them: blocks differ.
+The operation is the tap's own replay, with a parameter, an attribute of a node or an input changed.
 Each function takes a Case and yields guesses, as in `fingerprints`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,112 +14,125 @@ import numpy as np
 from refimpl import ops
 from refimpl.conventions import RefimplError
 from refimpl.golden.fingerprints import LAYOUTS, Case, Guess
-from refimpl.models import Config, VisionTransformer, flatten, heads, unflatten
+from refimpl.golden.record import Step
+from refimpl.models import insides
+from refimpl.models.insides import dot, signs
+from refimpl.models.nodes import Node, Parameter
 from refimpl.models.packing import WORD
-from refimpl.models.run import dot, signs
+from refimpl.models.replay import Evaluator
 
-# Fields of the configuration that a port may have got wrong: taps concerned, values.
-FIELDS = {
-    "haar_mode": (r"\.(low|high)$", ops.bands.MODES),
-    "haar_cls": (r"\.(low|high)$", ("both", "low")),
-    "neighbours": (r"(neighbour_mean|\.v\.out)$", ("existing", "eight")),
-    "norm_eps": (r"norm\d?(\.out)?$", (1e-5, 1e-6, 1e-12, 0.0)),
-    "ste": (r"^grads/.*z$", ("polynomial", "clip")),
-    "pool": (r"^(grads/)?(logits|norm\.out)$", ("cls", "mean")),
+RPRELU = ("shift_in", "slope", "shift_out", "token_shift_in", "token_shift_out")
+# Attributes of an operation that a port may have got wrong: field of the configuration, values.
+ATTRIBUTES: dict[tuple[str, str], tuple[str, tuple]] = {
+    ("bands", "mode"): ("haar_mode", ops.bands.MODES),
+    ("bands", "cls"): ("haar_cls", ("both", "low")),
+    ("neighbours", "border"): ("neighbours", ("existing", "eight")),
+    ("layer_norm", "eps"): ("norm_eps", (1e-5, 1e-6, 1e-12, 0.0)),
+    ("binary_linear", "ste"): ("ste", ("polynomial", "clip")),
+    ("sign", "ste"): ("ste", ("polynomial", "clip")),
+    ("pool", "pool"): ("pool", ("cls", "mean")),
 }
-# The last part of a tap's name -> parameters, below the same path, that its operation may use.
-PARAMETERS = {
-    "z": ("move", "alpha"),
-    "linear": ("weight",),
-    "norm": ("norm",),
-    "out": ("rprelu", "shortcut", "neighbour", "weight", "bias", "scale2"),
-    "mid": ("scale1",),
-    "scores": ("band_weight", "position_bias"),
-    "context": ("alpha",),
-    "tokens": ("cls_token", "pos_embed", "embed_norm"),
-    "logits": ("head",),
-}
-FACTORS = ("weight", "slope", "alpha", "shortcut", "band_weight")  # left out, they are 1, not 0
-
-
-class _Found(Exception):
-    """Ends a trace at the tap that was looked for."""
 
 
 class Operation:
-    """The operation behind one tap; `config` is that of the whole network."""
+    """What made one tap, to be done wrongly."""
 
-    def __init__(self, name: str, reads: Sequence[str], config: Config, params: Mapping[str, Any]):
-        """`reads`: names of the taps it reads; params: nested, of the whole network."""
-        self.name = name
-        self.reads = tuple(reads)
-        self.config = config
-        block = re.match(r"(?:grads/(?:param\.)?)?blocks\.(\d+)\.", name)
-        whole = bool(config.window)
-        self._block = int(block[1]) if block and not whole else 0
-        self._depth = config.depth if whole else 1
-        # The gradient of a block's result belongs to the block above it, unless it is the last.
-        above = name == f"grads/blocks.{self._block}.out" and self._block + 1 < config.num_blocks
-        self.known = whole or not above
-        self.params = {
-            path.replace(f"blocks.{self._block}.", "blocks.0.", 1): value.astype(np.float64)
-            for path, value in flatten(params).items()
-            if whole or not path.startswith("blocks.") or path.startswith(f"blocks.{self._block}.")
-        }
+    def __init__(self, step: Step):
+        self.step, self.reads = step, step.inputs
+
+    @property
+    def known(self) -> bool:
+        """Whether it was computed; the gradient of the logits is given."""
+        return self.step.op is not None
+
+    @property
+    def what(self) -> str:
+        """The value of a node that it is; see `models.replay.Shown`."""
+        return self.step.op.shown.what if self.known else ""
+
+    @property
+    def node(self) -> Node:
+        return self.step.op.node
+
+    @property
+    def params(self) -> Mapping[str, np.ndarray]:
+        """Of the whole network, by path."""
+        return self.step.op.params
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All that it runs."""
+        shown = self.step.op.shown
+        return [self.step.op.network.nodes[i] for i in shown.nodes]
+
+    def makes(self, *names: str) -> bool:
+        """Whether it is the output of such an operation, forward."""
+        return self.known and self.what == "output" and self.node.op in names
+
+    def runs(self, *names: str) -> bool:
+        """Whether such an operation is among those that it runs, forward."""
+        is_forward = self.known and not self.step.is_gradient
+        return is_forward and any(node.op in names for node in self.nodes)
+
+    @property
+    def root(self) -> float | None:
+        """sqrt(d), where the tap was divided by it."""
+        for node in self.nodes if self.known and self.what == "output" else ():
+            if node.op in ("divide", "band_sum"):
+                by = node.attributes
+                return by["divisor"] if node.op == "divide" else float(np.sqrt(by["head_dim"]))
+        return None
+
+    def param(self, position: int) -> np.ndarray:
+        """A parameter of the node, by its place among them."""
+        return self.params[self.node.params[position]]
 
     def __call__(
         self,
         inputs: Sequence[np.ndarray],
         params: Mapping[str, np.ndarray] | None = None,
-        **fields: Any,
+        attributes: Mapping[str, Any] | None = None,
     ) -> np.ndarray | None:
-        """The tap from its inputs, with other parameters or fields; None if that is impossible."""
+        """The tap from its inputs, with other parameters or attributes; None if impossible."""
+        if not self.known:
+            return None
+        changed = {**self.params, **(params or {})}
         try:
-            op = self._altered(params or {}, fields) if params or fields else self._op
-            return None if op is None else op(*inputs)
+            return self.step.op.run(inputs, lambda t, p: _Changed(t, p, attributes or {}), changed)
         except (RefimplError, ValueError, IndexError, TypeError):  # no network has this mistake
             return None
 
-    def own_params(self) -> Iterator[tuple[str, str]]:
-        """Paths of the parameters that the operation may use: (here, in the whole network)."""
-        here = self.here(self.name)
-        parent, leaf = re.sub(r"(^|(\.prob)?\.)[^.]+$", "", here), here.rpartition(".")[2]
-        for path in self.params:
-            below = path.startswith(f"{parent}.") or not parent
-            group = path.removeprefix(f"{parent}.").split(".")[0]
-            if (below and group in PARAMETERS.get(leaf, ())) or (
-                leaf == "head_z" and path == f"{parent}_move"
-            ):
-                yield path, path.replace("blocks.0.", f"blocks.{self._block}.", 1)
+    def own_params(self) -> Iterator[tuple[str, Parameter]]:
+        """The parameters that it takes: path, and what is declared of each."""
+        declared = self.step.op.network.parameters if self.known else {}
+        for path in self.step.op.shown.params if self.known else ():
+            yield path, declared[path]
 
-    def here(self, name: str) -> str:
-        """A path of the whole network as one of the network that has only the tap's block."""
-        return name.replace(f"blocks.{self._block}.", "blocks.0.", 1)
 
-    @cached_property
-    def _op(self) -> Callable[..., np.ndarray] | None:
-        return self._altered({}, {})
+class _Changed(Evaluator):
+    """Every node that has one of these attributes has it with another value."""
 
-    def _altered(self, params: Mapping[str, np.ndarray], fields: Mapping[str, Any]) -> Any:
-        model = VisionTransformer(self.config.replace(depth=self._depth, **fields))
-        config, wanted, found = model.config, self.here(self.name), []
+    def __init__(self, taps: Any, params: Any, attributes: Mapping[str, Any]):
+        super().__init__(taps, params)
+        self.attributes = attributes
 
-        def tap(name: str, value: Any, op: Any, inputs: Any) -> None:
-            if name == wanted:
-                found.append(op)
-                raise _Found
+    def forward(self, node: Node, args: list[Any]) -> Any:
+        return super().forward(self._changed(node), args)
 
-        image = np.zeros((1, config.channels, *config.image_size))
-        backward = wanted.startswith("grads/")
-        try:
-            logits, cache = model.forward(
-                unflatten({**self.params, **params}), image, tap=None if backward else tap
-            )
-            if backward:
-                model.backward(np.ones_like(logits), cache, tap=tap)
-        except _Found:
-            pass
-        return found[0] if found and self.known else None
+    def backward(self, node: Node, dy: Any, args: list[Any], output: Any, position: int) -> Any:
+        return super().backward(self._changed(node), dy, args, output, position)
+
+    def step(self, node: Node, key: str, function: Callable, args: list[Any]) -> Any:
+        changed, inside = self._changed(node), None
+        if changed != node:
+            inside = insides.of(changed)
+            steps = {**inside.values, **{f"d.{k}": s for k, s in inside.gradients.items()}}
+            function = steps[key].function if key in steps else function
+        return super().step(changed, key, function, args)
+
+    def _changed(self, node: Node) -> Node:
+        known = {k: v for k, v in self.attributes.items() if k in node.attributes}
+        return node._replace(attributes={**node.attributes, **known}) if known else node
 
 
 # --- an input, a parameter, a field ---------------------------------------------------------------
@@ -133,7 +143,7 @@ def inputs_changed(case: Case) -> Iterator[Guess]:
     op, inputs = case.operation, case.inputs()
     for name, value in zip(op.reads, inputs):
         if value.shape == case.expected.shape and value.dtype != bool:
-            yield Guess(_nothing_done(case.name, name), value.astype(np.float64))
+            yield Guess(_nothing_done(op, name), value.astype(np.float64))
     for i, value in enumerate(inputs):
         if len(inputs) > 1 and value.dtype.kind in "fi":
             changed = [*inputs[:i], np.zeros_like(value), *inputs[i + 1 :]]
@@ -147,12 +157,12 @@ def inputs_changed(case: Case) -> Iterator[Guess]:
                 yield from _guess(f"{op.reads[j]} and {op.reads[i]} exchanged", op(changed))
 
 
-def _nothing_done(name: str, read: str) -> str:
-    if name.endswith(".scores"):
+def _nothing_done(op: Operation, read: str) -> str:
+    if op.makes("divide", "band_sum", "position_bias"):
         return "scale missing: no division by sqrt(d)"
-    if name.endswith((".linear", ".context")):
+    if op.makes("binary_linear", "boolean_attention"):
         return f"scale missing: equal to {read}"
-    if name.endswith(".z") and not name.startswith("grads/"):
+    if op.runs("shift"):
         return f"move missing: equal to {read}"
     return f"nothing done: equal to {read}"
 
@@ -160,34 +170,38 @@ def _nothing_done(name: str, read: str) -> str:
 def params_changed(case: Case) -> Iterator[Guess]:
     """A parameter left out, or with the wrong sign."""
     op, inputs = case.operation, case.inputs()
-    for path, name in op.own_params():
+    for path, declared in op.own_params():
         value = op.params[path]
-        neutral = np.ones_like(value) if path.split(".")[-1] in FACTORS else np.zeros_like(value)
-        yield from _guess(f"{name} left out", op(inputs, {path: neutral}))
-        yield from _guess(f"{name} has the wrong sign", op(inputs, {path: -value}))
+        neutral = np.ones_like(value) if declared.traits.factor else np.zeros_like(value)
+        yield from _guess(f"{path} left out", op(inputs, {path: neutral}))
+        yield from _guess(f"{path} has the wrong sign", op(inputs, {path: -value}))
 
 
 def kernels_turned(case: Case) -> Iterator[Guess]:
     """The kernel of a convolution, or of the patch embedding, read in another order."""
     op, inputs = case.operation, case.inputs()
-    for path, name in op.own_params():
+    for path, declared in op.own_params():
         kernel = op.params[path]
-        if kernel.ndim == 4:
+        if declared.role == "kernel":
             turned, exchanged = kernel[:, :, ::-1, ::-1], kernel.swapaxes(2, 3)
-            yield from _guess(f"{name}: the kernel turned around", op(inputs, {path: turned}))
-            cause = f"{name}: rows and columns of the kernel exchanged"
+            yield from _guess(f"{path}: the kernel turned around", op(inputs, {path: turned}))
+            cause = f"{path}: rows and columns of the kernel exchanged"
             yield from _guess(cause, op(inputs, {path: exchanged}))
 
 
 def fields_changed(case: Case) -> Iterator[Guess]:
-    """Another value of a field of the configuration."""
+    """Another value of a field of the configuration, an attribute of an operation."""
     op, inputs = case.operation, case.inputs()
-    for field, (taps, values) in FIELDS.items():
-        own = getattr(op.config, field)
-        for value in values if re.search(taps, case.name) else ():
+    tried: dict[str, Any] = {}
+    for node in op.nodes if op.known else ():
+        for name, own in node.attributes.items():
+            if (node.op, name) in ATTRIBUTES:
+                tried[name] = (*ATTRIBUTES[node.op, name], own)
+    for name, (field, values, own) in tried.items():
+        for value in values:
             if value != own:
                 cause = f"{field} is {own!r}, the candidate seems to take {value!r}"
-                yield from _guess(cause, op(inputs, **{field: value}))
+                yield from _guess(cause, op(inputs, attributes={name: value}))
 
 
 # --- products of bits -----------------------------------------------------------------------------
@@ -201,7 +215,7 @@ def operands(case: Case) -> Iterator[Guess]:
     a, b = inputs
     for cause, change in LAYOUTS.items():
         yield from _guess(f"{cause}, in one operand of the product", op([change(a), b]))
-    boolean = case.name.endswith("context.int")
+    boolean = op.what == "context.int"
     size = a.shape[-1]
     for width in (WORD, 32, 8):
         whole = size // width * width
@@ -223,10 +237,11 @@ def operands(case: Case) -> Iterator[Guess]:
 
 def haar(case: Case) -> Iterator[Guess]:
     """Norm of the bands, rows and columns, details."""
-    if not case.name.endswith((".attn.low", ".attn.high")) or case.name.startswith("grads/"):
+    op = case.operation
+    if not op.makes("bands"):
         return
-    op, (x,) = case.operation, case.inputs()
-    first = x.shape[1] - case.grid[0] * case.grid[1]
+    (x,), node = case.inputs(), op.node
+    first, mode = node.stage.first, node.attributes["mode"]
     for factor, norm in ((2.0, "ortho"), (4.0, "no norm")):
         cause = f"Haar norm: {norm} instead of average, factor {factor:g} on the patches"
         yield Guess(
@@ -235,17 +250,17 @@ def haar(case: Case) -> Iterator[Guess]:
     without = case.expected.copy()
     without[:, :first] = 0
     yield Guess(f"class token left out of {case.name}", without)
-    flipped = (x, case.grid[::-1], op.config.haar_mode, op.config.haar_cls)
-    band = int(case.name.endswith("high"))
+    band = node.outputs.index(op.step.op.shown.source)
     cause = "H and V bands swapped: rows and columns of the patch grid exchanged"
-    yield Guess(cause, ops.bands.forward(*flipped)[0][band])
-    if band and op.config.haar_mode != "none":
+    flipped = {**node.attributes, "grid": case.grid[::-1]}
+    yield Guess(cause, ops.bands.forward(x, **flipped)[0][band])
+    if band and mode != "none":
         yield from _details(case, x, first)
 
 
 def _details(case: Case, x: np.ndarray, first: int) -> Iterator[Guess]:
     grid = x[:, first:].reshape(len(x), *case.grid, -1).transpose(0, 3, 1, 2)
-    _, (cH, cV, cD) = ops.haar.swt2(grid, case.operation.config.haar_mode, norm="average")
+    _, (cH, cV, cD) = ops.haar.swt2(grid, case.operation.node.attributes["mode"], norm="average")
     for cause, high in (
         ("H and V bands swapped: V taken twice, H never", cV + cV + cD),
         ("H and V bands swapped: H taken twice, V never", cH + cH + cD),
@@ -262,8 +277,9 @@ def _details(case: Case, x: np.ndarray, first: int) -> Iterator[Guess]:
 
 def softmax(case: Case) -> Iterator[Guess]:
     """The axis of the softmax."""
-    if case.name.endswith((".prob.z", ".prob")) and not case.name.startswith("grads/"):
-        op, (scores,) = case.operation, case.inputs()
+    op = case.operation
+    if op.runs("softmax", "window_softmax"):
+        (scores,) = case.inputs()
         wrong = op([scores.swapaxes(-1, -2)])
         if wrong is not None:
             yield Guess("softmax over the queries, not the keys", wrong.swapaxes(-1, -2))
@@ -271,41 +287,38 @@ def softmax(case: Case) -> Iterator[Guess]:
 
 def layer_norm(case: Case) -> Iterator[Guess]:
     """The variance's divisor."""
-    if not re.search(r"(norm\d?\.out|\.norm)$", case.name) or case.name.startswith("grads/"):
-        return
-    C = case.expected.shape[-1]
-    for path, _ in case.operation.own_params():
-        if re.search(r"norm\d?\.bias$", path):
-            bias = case.operation.params[path]
-            value = (case.expected - bias) * np.sqrt((C - 1) / C) + bias
-            yield Guess("unbiased variance: divided by C - 1, not by C", value)
+    op = case.operation
+    if op.makes("layer_norm"):
+        C, bias = case.expected.shape[-1], op.param(1)
+        value = (case.expected - bias) * np.sqrt((C - 1) / C) + bias
+        yield Guess("unbiased variance: divided by C - 1, not by C", value)
 
 
 def merged_heads(case: Case) -> Iterator[Guess]:
     """Channels of the heads put together in another order."""
-    if case.name.endswith(".attn.norm.out") and not case.name.startswith("grads/"):
+    if case.operation.runs("merge_heads"):
         (context,) = case.inputs()  # (B, heads, N, d)
         batch, count, tokens, d = context.shape
         apart = context.transpose(0, 2, 3, 1).reshape(batch, tokens, count * d)
         unmoved = context.reshape(batch, tokens, count * d)
         for channels in (apart, unmoved):
-            value = case.operation([heads.split(channels, count)])
+            value = case.operation([ops.split_heads.forward(channels, count)[0]])
             yield from _guess("heads transposed: channel c belongs to head c // d", value)
 
 
 def rprelu(case: Case) -> Iterator[Guess]:
     """The side of the slope, the sign and the axis of the shifts."""
     op, inputs = case.operation, case.inputs()
-    own = {path.split(".")[-1]: path for path, _ in op.own_params() if ".rprelu." in path}
-    if not own or not case.name.endswith(".out") or case.name.startswith("grads/"):
+    if not op.makes("rprelu"):
         return
+    own = dict(zip(RPRELU, op.node.params))
     params = {leaf: op.params[path] for leaf, path in own.items()}
     neutral = {leaf: np.full_like(p, leaf == "slope") for leaf, p in params.items()}
     y = op(inputs, {own[leaf]: value for leaf, value in neutral.items()})  # what RPReLU reads
     if y is None:
         return
-    channel = {leaf: params[leaf] for leaf in ("shift_in", "slope", "shift_out")}
-    token = {leaf: value for leaf, value in params.items() if leaf.startswith("token")}
+    channel = {leaf: params[leaf] for leaf in RPRELU[:3]}
+    token = {leaf: params[leaf] for leaf in RPRELU[3:] if leaf in params}
     yield from _guess("RPReLU's slope on the wrong side", _wrong_side(y, params))
     if token:
         yield from _wrong_axis(y, channel, token)
@@ -342,7 +355,7 @@ def _wrong_side(y: np.ndarray, params: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def _fit(case: Case, y: np.ndarray, params: Mapping[str, np.ndarray]) -> Iterator[Guess]:
     """Channels of the shortcut of a projection in another order."""
-    if len(case.inputs()) != 2:  # attention's output has no fit
+    if not case.operation.runs("fit"):  # attention's output has none
         return
     norm, x = case.inputs()
     inputs, outputs = x.shape[-1], norm.shape[-1]
@@ -359,14 +372,13 @@ def _fit(case: Case, y: np.ndarray, params: Mapping[str, np.ndarray]) -> Iterato
 
 def weights(case: Case) -> Iterator[Guess]:
     """Centring and scale of binary weights."""
-    if not case.name.endswith((".weight.z", ".weight.scale", ".weight.bit")):
+    op, bit = case.operation, case.kind == "bit"
+    if op.what not in ("weight.z", "weight.scale", "weight.bit"):
         return
-    path = case.operation.here(case.name.rpartition(".")[0])
-    weight = case.operation.params[path]
+    weight = op.param(0)
     centred = weight - weight.mean(axis=1, keepdims=True)
     columns = weight - weight.mean(axis=0)
-    bit = case.kind == "bit"
-    if case.name.endswith(".scale"):
+    if op.what == "weight.scale":
         yield Guess("scale from the centred weights, not the weights", np.abs(centred).mean(axis=1))
         yield Guess("scale is the largest weight, not the mean", np.abs(weight).max(axis=1))
     else:
@@ -377,7 +389,8 @@ def weights(case: Case) -> Iterator[Guess]:
 
 def mask(case: Case) -> Iterator[Guess]:
     """The clipped surrogate gradient at |z| = 1."""
-    if case.operation.config.ste != "clip" or not re.search(r"^grads/.*z$", case.name):
+    op = case.operation
+    if op.what != "d.value" or op.node.attributes.get("ste") != "clip":
         return
     z = case.inputs()[-1]
     if z.shape == case.expected.shape:
@@ -387,13 +400,14 @@ def mask(case: Case) -> Iterator[Guess]:
 
 def weight_gradient(case: Case) -> Iterator[Guess]:
     """The way back through the binarizer of the weights."""
-    if not re.search(r"^grads/param\..*\.weight$", case.name) or len(case.inputs()) != 2:
+    op = case.operation
+    if op.what != "d.param" or op.node.op != "binary_linear":
+        return
+    if op.node.attributes["binarize"] != "full":
         return
     dlinear, bit = case.inputs()
-    if bit.dtype != bool:
-        return
-    path = case.operation.here(case.name.removeprefix("grads/param."))
-    centred, used, s = ops.weight_binarizer.binarize(case.operation.params[path])
+    weight = op.param(0)
+    centred, used, s = ops.weight_binarizer.binarize(weight)
     rows = dlinear.reshape(-1, dlinear.shape[-1])
     dused = rows.T @ signs(bit, np.float64).reshape(-1, bit.shape[-1])
     inside = dused * (np.abs(centred) <= 1)
@@ -403,7 +417,6 @@ def weight_gradient(case: Case) -> Iterator[Guess]:
     )
     scale = s.reshape(-1, 1)
     yield Guess("gradient of the weights times their scale", case.expected * scale)
-    weight = case.operation.params[path]
     through = (dused * signs(centred >= 0, np.float64)).sum(1, keepdims=True)
     through = through * np.sign(weight) / weight.shape[1]
     yield Guess("gradient through the weight scale, which is a constant", case.expected + through)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from refimpl.conventions import ConfigError
-from refimpl.golden import record
 from refimpl.golden.store import Bundle
 from refimpl.models.packing import pack_rows
 
@@ -102,11 +101,11 @@ def first_row(bundle: Bundle, name: str) -> Iterator[str]:
     if len(row) < 8 * len(packed):
         yield f"  then padding: bits {len(row)} to {8 * len(packed) - 1} are 0"
     z = _z(bundle, name)[(0,) * (bit.ndim - 1)]
-    threshold = record.threshold_of(name)
+    threshold = bundle.entries[name].threshold
     yield f"z of the first bits, 1 where z {'> 1/2' if threshold else '>= 0'}"
     yield "  " + "  ".join(f"{value:.6g}" for value in z[:8])
 
 
 def _z(bundle: Bundle, name: str) -> np.ndarray:
-    z = record.z_of(name)
+    z = bundle.reference.steps[name].z
     return bundle.value(z) if z in bundle.entries else bundle.reference.steps[z].value

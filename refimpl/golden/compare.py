@@ -20,6 +20,7 @@ import numpy as np
 from refimpl.conventions import GoldenFileError, require_choice
 from refimpl.golden import bounds, record, replay, store
 from refimpl.golden.bounds import UNDERFLOW
+from refimpl.golden.record import Step
 from refimpl.golden.replay import CannotReplayError, Judge
 from refimpl.golden.store import Bundle
 
@@ -222,9 +223,10 @@ class _Session:
         verdict = self._unusable(name)
         if verdict is None:
             kind, expected = self.kind(name), self._golden(name)
-            z = self._golden(record.z_of(name)) if kind == "bit" else None
+            z = self._golden(self.steps[name].z) if kind == "bit" else None
             tolerance = None if kind == "int" else self.bounds[name]
-            verdict = _judge(name, kind, Judge(expected, tolerance, z), self.usable[name])
+            judge = Judge(expected, tolerance, z)
+            verdict = _judge(self.steps[name], name, kind, judge, self.usable[name])
         if verdict.verdict == "FAIL" or verdict.flipped:
             self.wrong.add(name)
         return verdict
@@ -241,7 +243,7 @@ class _Session:
             tap = self.taps.get(error.name)
             reason = f"input {error.name}: {tap.reason if tap else 'missing'}"
             return Verdict(name, kind, "NOT REPLAYED", reason=reason, candidate=array)
-        return _judge(name, kind, judge, array)
+        return _judge(self.steps[name], name, kind, judge, array)
 
     def _unusable(self, name: str) -> Verdict | None:
         if name not in self.taps:
@@ -273,11 +275,11 @@ class _Differences(NamedTuple):
     worst_ulp: float | None = None  # of reals
 
 
-def _judge(name: str, kind: str, judge: Judge, array: np.ndarray) -> Verdict:
+def _judge(step: Step, name: str, kind: str, judge: Judge, array: np.ndarray) -> Verdict:
     if kind == "real":
         found = _of_reals(judge, array)
     elif kind == "bit":
-        found = _of_bits(judge, array, record.threshold_of(name))
+        found = _of_bits(judge, array, step.threshold)
     else:
         found = _of_integers(judge, array)
     differs, ties, hard, badness, worst_ulp = found
@@ -295,7 +297,7 @@ def _judge(name: str, kind: str, judge: Judge, array: np.ndarray) -> Verdict:
         near=int(near.sum()),
         hard=int(hard.sum()),
         worst_ulp=worst_ulp,
-        divergence=_divergence(name, judge, array, hard if hard.any() else differs, badness),
+        divergence=_divergence(step, judge, array, hard if hard.any() else differs, badness),
         flips=hard if hard.any() else None,
         expected=judge.expected,
         candidate=array,
@@ -335,7 +337,7 @@ def _worst_ulp(difference: np.ndarray, expected: np.ndarray, dtype: np.dtype) ->
 
 
 def _divergence(
-    name: str, judge: Judge, array: np.ndarray, differs: np.ndarray, badness: np.ndarray
+    step: Step, judge: Judge, array: np.ndarray, differs: np.ndarray, badness: np.ndarray
 ) -> Divergence | None:
     """Of the elements that differ the one that is furthest off."""
     if not differs.any():
@@ -348,6 +350,6 @@ def _divergence(
         judge.expected[index].item(),
         array[index].item(),
         z,
-        None if z is None else abs(z - record.threshold_of(name)),
+        None if z is None else abs(z - step.threshold),
         None if judge.tolerance is None else float(judge.tolerance[index]),
     )

@@ -9,18 +9,15 @@ must meet at least EVIDENCE differing entries, and the first that explains them 
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refimpl.golden import alternatives, fingerprints, record
+from refimpl.golden import alternatives, coordinates, fingerprints
 from refimpl.golden.alternatives import Operation
 from refimpl.golden.fingerprints import Case, Guess, unpack
-from refimpl.models import Config
 from refimpl.models.packing import pack_rows
-from refimpl.models.stage import Stage
 
 if TYPE_CHECKING:
     from refimpl.golden.compare import Comparison, Verdict
@@ -191,65 +188,48 @@ def _alike(value: np.ndarray, found: np.ndarray) -> bool:
 
 
 def _case(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> Case:
-    name, config = verdict.name, bundle.model.config
-    step = bundle.reference.steps[name]
-    stage = _stage(name, config)
+    step = bundle.reference.steps[verdict.name]
 
     def inputs() -> list[np.ndarray]:
         return [_read(read, bundle, candidate) for read in step.inputs]
 
     sizes = tuple(bundle.reference.steps[read].value.shape[-1] for read in step.inputs)
+    network = bundle.model.network
+    stage = coordinates.stage(network, step)
     case = Case(
-        name,
+        verdict.name,
         verdict.kind,
         _widen(np.asarray(verdict.expected)),
         _widen(np.asarray(verdict.candidate)),
         heads=stage.heads,
         grid=stage.grid,
+        axes=coordinates.axes(network, step),
         inputs=inputs,
         sizes=sizes,
-        operation=Operation(name, step.inputs, config, bundle.params),
+        operation=Operation(step),
     )
     return _with_z(case, bundle, candidate) if case.kind == "bit" else case
 
 
-def _stage(name: str, config: Config) -> Stage:
-    """The stage on whose grid a tap has its tokens."""
-    stages = list(config.stages)
-    part = re.search(r"(blocks|merges|decoder)\.(\d+)\.", name)
-    if part:
-        number = int(part[2])
-        return {
-            "blocks": lambda: config.stage_of(number),
-            "merges": lambda: stages[number + 1],  # its patches are tokens of the next stage
-            "decoder": lambda: stages[number],
-        }[part[1]]()
-    if re.search(r"(^|/)(decoder\.(sum|gelu\.out)|head\.out)$", name):
-        return config.decoded_stage
-    return stages[-1] if re.search(r"(^|/)norm\.out$", name) else stages[0]
-
-
 def _with_z(case: Case, bundle: Bundle, candidate: Mapping[str, Any]) -> Case:
     """A bit's case with the z behind it, and how that was made if the candidate does not say."""
-    name = record.z_of(case.name)
-    z = _read(name, bundle, candidate)
-    z_case = None
-    if name not in candidate:
-        step = bundle.reference.steps[name]
+    bit = bundle.reference.steps[case.name]
+    z, z_case = _read(bit.z, bundle, candidate), None
+    if bit.z not in candidate:
+        step = bundle.reference.steps[bit.z]
         z_case = case._replace(
-            name=name,
+            name=bit.z,
             kind="real",
             expected=z,
             candidate=z,
             inputs=lambda: [_read(read, bundle, candidate) for read in step.inputs],
-            operation=Operation(name, step.inputs, bundle.model.config, bundle.params),
+            operation=Operation(step),
         )
     raw = np.asarray(candidate[case.name]) if case.name in candidate else None
     packed = raw if raw is not None and raw.shape == pack_rows(case.expected).shape else None
     if packed is not None and packed.dtype != np.uint8:
         packed = None
-    threshold = record.threshold_of(case.name)
-    return case._replace(packed=packed, z=z, threshold=threshold, z_case=z_case)
+    return case._replace(packed=packed, z=z, threshold=bit.threshold, z_case=z_case)
 
 
 def _read(name: str, bundle: Bundle, candidate: Mapping[str, Any]) -> np.ndarray:

@@ -8,30 +8,17 @@ more than the expected array, because the mistake lies in an operation, are in `
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from refimpl.models import heads
+from refimpl import ops
 from refimpl.models.packing import WORD, pack_rows
 
 if TYPE_CHECKING:
     from refimpl.golden.alternatives import Operation
 
-AXES = (  # of taps: name, axes [SPEC 1]
-    (r"param\.|\.weight\.|(^|/)input$", None),
-    (r"\.v\.head_(z|bit)$", ("images", "heads", "channels", "tokens")),
-    (r"\.(head_(z|bit)|context|context\.int)$", ("images", "heads", "tokens", "channels")),
-    (r"\.(scores.*|prob|prob\.(z|bit))$", ("images", "heads", "queries", "keys")),
-    (r"patch_embed\.out$", ("images", "patches", "channels")),
-    (r"(^|/)head\.out$", ("images", "patches", "classes")),
-    (r"(^|/)logits$", ("images", "classes", "rows", "columns")),
-    (r"(^|/)logits$", ("images", "classes")),
-    (r"", ("images", "tokens", "channels")),
-)
-HEAD_TAPS = ("head_z", "head_bit", ".context", ".context.int")
 
 
 class Case(NamedTuple):
@@ -46,6 +33,7 @@ class Case(NamedTuple):
     threshold: float | None = None
     heads: int = 1
     grid: tuple[int, int] = (1, 1)
+    axes: tuple[str, ...] = ()  # what they are
     inputs: Callable[[], list[np.ndarray]] = list  # of the operation
     sizes: tuple[int, ...] = ()  # last axes of the inputs
     operation: Operation | None = None
@@ -56,16 +44,6 @@ class Guess(NamedTuple):
     cause: str
     value: np.ndarray
     part: tuple[slice, ...] = ()  # of the candidate, where the value is only that of a part
-
-
-def axes(name: str, ndim: int) -> tuple[str, ...]:
-    """What the axes of a tap are; those of parameters and images are only numbered."""
-    fitting = [names for pattern, names in AXES if re.search(pattern, name)]
-    if fitting[0] is not None:
-        for names in fitting[:-1] or fitting:  # the last one is for what has no other
-            if len(names) == ndim:
-                return names
-    return tuple(f"axis {axis}" for axis in range(ndim))
 
 
 # --- bits -----------------------------------------------------------------------------------------
@@ -189,8 +167,8 @@ def scale(case: Case) -> Iterator[Guess]:
     if not np.isfinite(factor) or factor == 0:
         return
     known = {-1.0: "polarity inverted: every value has the other sign"}
-    if case.name.split(".")[-1] == "scores" and case.operation is not None:
-        root = np.sqrt(case.operation.config.head_dim)
+    root = case.operation.root if case.operation is not None else None
+    if root:
         known |= {root: "scale missing: no division by sqrt(d)", 1 / root: "division by d"}
     for value, cause in known.items():
         if np.isclose(factor, value, rtol=1e-3):
@@ -212,10 +190,9 @@ def head_order(case: Case) -> Iterator[Guess]:
         apart = x.reshape(*x.shape[:2], count, -1)  # (B, N, heads, d)
         yield Guess(rule, apart.swapaxes(-1, -2).reshape(x.shape))
         yield Guess(rule, apart.swapaxes(1, 2).reshape(x.shape))
-    if x.ndim == 4 and x.shape[1] == count and case.name.endswith(HEAD_TAPS):
-        values = ".v.head_" in case.name
-        merge = heads.merge_values if values else heads.merge
-        channels = merge(x)  # (B, N, C)
+    if x.ndim == 4 and x.shape[1] == count and {"tokens", "channels"} <= set(case.axes):
+        values = case.axes[-1] == "tokens"
+        (channels,) = ops.split_heads.backward(x, ops.split_heads.Cache(values))  # (B, N, C)
         batch, tokens, width = channels.shape
         interleaved = channels.reshape(batch, tokens, -1, count).transpose(0, 3, 1, 2)
         unmoved = channels.reshape(batch, count, tokens, -1)  # both (B, heads, N, d)
@@ -246,7 +223,7 @@ def transposed(case: Case) -> Iterator[Guess]:
 def shifted(case: Case) -> Iterator[Guess]:
     """Everything one place further along an axis; what entered at the border may be anything."""
     x = case.expected
-    names = axes(case.name, x.ndim)
+    names = case.axes or tuple(f"axis {axis}" for axis in range(x.ndim))
     for axis in reversed(range(x.ndim)):
         if x.shape[axis] < 2:
             continue

@@ -7,24 +7,41 @@ step.op(*(steps[name].value for name in step.inputs))      # step.value again
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.models import VisionTransformer, flatten, unflatten
+from refimpl.models import VisionTransformer, flatten, insides, unflatten
+from refimpl.models.nodes import INPUT
 from refimpl.models.params import Params
-
-INPUT = "input"
-GRADS = "grads/"
+from refimpl.models.replay import Replay
 
 
 class Step(NamedTuple):
     """One tap: `op(*inputs)` is `value`; the op of what was given is None."""
 
     value: np.ndarray
-    op: Callable[..., np.ndarray] | None
+    op: Replay | None
     inputs: tuple[str, ...]  # names of the steps that it reads
+
+    @property
+    def kind(self) -> str:
+        """The class of the tap [SPEC 8.1]: "bit", "int" or "real"."""
+        return kind_of(self.value)
+
+    @property
+    def is_gradient(self) -> bool:
+        return self.op is not None and self.op.shown.what.startswith("d.")
+
+    @property
+    def z(self) -> str:
+        """Of a bit: the name of the value before the threshold."""
+        return self.inputs[0]
+
+    @property
+    def threshold(self) -> float:
+        """Of a bit: 1/2 for attention's probabilities (z > 1/2), 0 elsewhere (z >= 0)."""
+        return insides.threshold(self.op.node)
 
 
 def trace(
@@ -56,13 +73,3 @@ def cast(params: Params, dtype: Any) -> Params:
 def kind_of(value: np.ndarray) -> str:
     """The class of a tap [SPEC 8.1]: "bit", "int" or "real"."""
     return {"b": "bit", "i": "int", "f": "real"}[value.dtype.kind]
-
-
-def z_of(bit: str) -> str:
-    """Name of the value before the threshold: p.bit -> p.z, head_bit -> head_z."""
-    return f"{bit.removesuffix('bit')}z"
-
-
-def threshold_of(bit: str) -> float:
-    """1/2 for attention's probabilities (bit: z > 1/2), 0 elsewhere (bit: z >= 0)."""
-    return 0.5 if bit.endswith(".prob.bit") else 0.0

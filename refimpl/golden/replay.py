@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.golden import bounds, record
+from refimpl.golden import bounds
 from refimpl.golden.bounds import Reference
 from refimpl.golden.record import INPUT
 
@@ -39,7 +39,7 @@ def judge(
     A bit is held against the candidate's own z, and where it has none against the z that its
     inputs give. CannotReplayError names the input that is missing.
     """
-    kind = record.kind_of(reference.steps[name].value)
+    kind = reference.steps[name].kind
     if kind == "bit":
         return _judge_bit(reference, name, candidate, unit)
     inputs = _inputs(reference, name, candidate)
@@ -51,7 +51,7 @@ def judge(
 def _judge_bit(
     reference: Reference, name: str, candidate: Mapping[str, np.ndarray], unit: float
 ) -> Judge:
-    z_name = record.z_of(name)
+    z_name = reference.steps[name].z
     try:
         inputs = _inputs(reference, z_name, candidate)
     except CannotReplayError:

@@ -6,7 +6,6 @@ every correct port has every bit and whole number of it. Few inputs are; a seede
 
 from __future__ import annotations
 
-import math
 import time
 from typing import NamedTuple
 
@@ -15,8 +14,10 @@ import numpy as np
 from refimpl.conventions import GoldenFileError
 from refimpl.golden import bounds, record
 from refimpl.golden.record import Step
-from refimpl.models import Config, VisionTransformer, unflatten
-from refimpl.models.params import Params, block_of, shapes
+from refimpl.models import Config, VisionTransformer, flatten, unflatten
+from refimpl.models import params as parameters
+from refimpl.models.binary import network
+from refimpl.models.params import Params
 
 
 class Found(NamedTuple):
@@ -30,9 +31,9 @@ class Found(NamedTuple):
 class _CloseError(Exception):
     """A value too near to its threshold: the rest of the run is not worth its time."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, step: Step):
         super().__init__(name)
-        self.name = name
+        self.name, self.step = name, step
 
 
 def draw(config: Config, seed: int) -> tuple[Params, np.ndarray]:
@@ -42,27 +43,10 @@ def draw(config: Config, seed: int) -> tuple[Params, np.ndarray]:
     both sides of alpha / 2: so every threshold is busy, and few values are ties [SPEC 6.6].
     """
     rng = np.random.default_rng(seed)
-    params = unflatten(
-        {
-            path: _draw(path, shape, config, rng).astype(np.float32)
-            for path, shape in shapes(config).items()
-        }
-    )
+    drawn = parameters.draw(network(config).parameters, rng)
+    params = unflatten({path: value.astype(np.float32) for path, value in drawn.items()})
     image = rng.standard_normal((1, config.channels, *config.image_size)).astype(np.float32)
     return params, image
-
-
-def _draw(path: str, shape: tuple, config: Config, rng: np.random.Generator) -> np.ndarray:
-    normal, leaf = np.asarray(rng.standard_normal(shape)), path.rsplit(".", 1)[-1]
-    if path.endswith("attn.alpha"):  # the mean probability is 1 / N
-        return np.asarray(rng.uniform(0.6, 2.0, shape)) / config.stage_of(block_of(path)).keys
-    if leaf == "weight" and len(shape) > 1:
-        real = config.block == "real" or not path.startswith(("blocks.", "merges."))
-        return normal / math.sqrt(math.prod(shape[1:])) if real else 0.7 * normal
-    if leaf in ("cls_token", "pos_embed", "position_bias"):
-        return normal
-    center = {"weight": 1.0, "shortcut": 1.0, "alpha": 1.0, "band_weight": 0.5, "slope": 0.25}
-    return center.get(leaf, 0.0) + 0.3 * normal
 
 
 def tie_free(
@@ -90,8 +74,10 @@ def tie_free(
         close = _first_close(model, params, found)
         if close is None:
             return Found(found, attempt + 1, time.perf_counter() - start)
-        if close.endswith(".weight.bit"):
-            raise GoldenFileError(f"{close}: ties of weights; expected none: no input removes them")
+        if close.step.op.shown.what == "weight.bit":
+            raise GoldenFileError(
+                f"{close.name}: ties of weights; expected none: no input removes them"
+            )
     raise GoldenFileError(
         f"no tie-free input among {limit}, {time.perf_counter() - start:.0f} s; expected one: "
         "try another seed or a smaller network"
@@ -103,21 +89,24 @@ def is_tie_free(model: VisionTransformer, params: Params, images: np.ndarray) ->
     return _first_close(model, params, images) is None
 
 
-def _first_close(model: VisionTransformer, params: Params, images: np.ndarray) -> str | None:
-    """Name of the first bit tap with a margin that does not exceed its bound."""
+def _first_close(
+    model: VisionTransformer, params: Params, images: np.ndarray
+) -> _CloseError | None:
+    """The first bit tap with a margin that does not exceed its bound."""
+    params = record.cast(params, np.float64)
     steps: dict[str, Step] = {record.INPUT: Step(images.astype(np.float64), None, ())}
-    reference = bounds.Reference(model.config, record.cast(params, np.float64), steps)
+    reference = bounds.Reference(model.network, flatten(params), steps)
     free = bounds.Free(reference, bounds.UNITS["float32"])
 
     def tap(name, value, op, inputs):
-        steps[name] = Step(value, op, tuple(inputs))
-        if record.kind_of(value) == "bit":
-            distance = np.abs(steps[record.z_of(name)].value - record.threshold_of(name))
+        step = steps[name] = Step(value, op, tuple(inputs))
+        if step.kind == "bit":
+            distance = np.abs(steps[step.z].value - step.threshold)
             if (distance <= free[name]).any():
-                raise _CloseError(name)
+                raise _CloseError(name, step)
 
     try:
-        model.forward(reference.params, steps[record.INPUT].value, tap=tap)
+        model.forward(params, steps[record.INPUT].value, tap=tap)
     except _CloseError as error:
-        return error.name
+        return error
     return None

@@ -42,13 +42,25 @@ from refimpl.conventions import (
     require_shape,
 )
 from refimpl.golden import bounds, npy, record
-from refimpl.golden.record import GRADS, INPUT, Step
-from refimpl.models import Config, VisionTransformer, files, flatten, packing, unflatten
+from refimpl.golden.record import INPUT, Step
+from refimpl.models import (
+    Config,
+    VisionTransformer,
+    files,
+    flatten,
+    insides,
+    packing,
+    replay,
+    unflatten,
+)
 from refimpl.models import params as parameters
+from refimpl.models.nodes import Network
 from refimpl.models.params import Params
+from refimpl.models.replay import GRADS
 from refimpl.ops import weight_binarizer
 
-FORMAT, FORMAT_VERSION = "refimpl golden bundle", "1"
+FORMAT, FORMAT_VERSION = "refimpl golden bundle", "2"
+VERSIONS = ("1", FORMAT_VERSION)  # that are read; "1" has no columns `op` and `attributes`
 MANIFEST, INDEX, WEIGHTS = "manifest.json", "index.csv", "weights.safetensors"
 INPUT_FILE, OUTPUT_FILE = "input_0.npy", "output_0.npy"
 HASHED = (INDEX, WEIGHTS, INPUT_FILE, OUTPUT_FILE)  # in the manifest; the taps in the index
@@ -77,6 +89,8 @@ class Entry(NamedTuple):
     dtype: str  # of the file
     shape: tuple[int, ...]  # logical: before packing
     file: str
+    op: str  # that made it, in `refimpl.ops`; of a gradient whose backward; "" of what was given
+    attributes: str  # of the op, name=value
     inputs: tuple[str, ...]  # the nearest stored taps that it was computed from
     threshold: float | None  # of a bit
     tolerance: float | None  # None of whole numbers, which are exact
@@ -89,7 +103,14 @@ class Entry(NamedTuple):
         return packed_shape(self.shape) if self.kind == "bit" else self.shape
 
 
-COLUMNS = tuple("class" if field == "kind" else field for field in Entry._fields)
+COLUMNS = {
+    version: tuple(
+        "class" if field == "kind" else field
+        for field in Entry._fields
+        if version != "1" or field not in ("op", "attributes")
+    )
+    for version in VERSIONS
+}
 
 
 @dataclass(frozen=True)
@@ -128,7 +149,7 @@ class Bundle:
         return record.trace(self.model, self.params, self.input, self._dlogits())
 
     def _dlogits(self) -> np.ndarray | None:
-        given = f"{GRADS}logits"
+        given = f"{GRADS}{self.model.network.output}"
         return self.value(given) if given in self.entries else None
 
 
@@ -179,7 +200,7 @@ def make(
         require_choice("golden make", option, chosen[option], choices)
     path = Path(path)
     require_free(path)
-    parameters.check(model.config, params)
+    parameters.check(model.network.parameters, flatten(params))
     size = (model.config.channels, *model.config.image_size)  # what the manifest will say
     require_shape("golden make", "images", images, (None, *size))
     used, images = record.cast(params, dtype), images.astype(dtype)
@@ -224,9 +245,9 @@ def _contents(
     """Names of files and what is in them; the manifest, which has the hashes, comes last."""
     hashes = {"config": _hash_of_config(manifest["config"])}
     whole = {
-        WEIGHTS: _weights(reference.config, params, np.dtype(manifest["dtype"])),
+        WEIGHTS: _weights(reference.network, params, np.dtype(manifest["dtype"])),
         INPUT_FILE: to_npy(steps[INPUT].value),
-        OUTPUT_FILE: to_npy(steps["logits"].value),
+        OUTPUT_FILE: to_npy(steps[reference.network.output].value),
     }
     entries = []
     for entry, data in _taps(reference, steps, manifest["taps"]):
@@ -243,20 +264,21 @@ def _contents(
 def _taps(
     reference: bounds.Reference, steps: Mapping[str, Step], taps: str
 ) -> Iterator[tuple[Entry, bytes]]:
-    chosen = [name for name, step in steps.items() if _is_chosen(name, step, taps)]
+    chosen = [name for name, step in steps.items() if name != INPUT and _is_chosen(step, taps)]
     sources = _sources(steps, {INPUT, *chosen})
     free = bounds.Free(reference, bounds.UNITS["float32"])
     numbers = {"taps": 0, "grads": 0}
     for name in chosen:
-        value, kind = steps[name].value, record.kind_of(steps[name].value)
+        step = steps[name]
+        value, kind = step.value, step.kind
         folder = "grads" if name.startswith(GRADS) else "taps"
         data = to_npy(packing.pack_rows(value) if kind == "bit" else value)
         threshold = ties = margin = tolerance = None
         if kind != "int":
             tolerance = float(free[name].max())
         if kind == "bit":
-            threshold = record.threshold_of(name)
-            distance = np.abs(steps[record.z_of(name)].value - threshold)
+            threshold = step.threshold
+            distance = np.abs(steps[step.z].value - threshold)
             ties, margin = int((distance == 0).sum()), float(distance.min())
         entry = Entry(
             number=numbers[folder],
@@ -265,6 +287,8 @@ def _taps(
             dtype="uint8" if kind == "bit" else value.dtype.name,
             shape=value.shape,
             file=_file(folder, numbers[folder], name),
+            op=_op(step),
+            attributes=_attributes(step),
             inputs=sources[name],
             threshold=threshold,
             tolerance=tolerance,
@@ -276,18 +300,35 @@ def _taps(
         yield entry, data
 
 
-def _is_chosen(name: str, step: Step, taps: str) -> bool:
-    tap = name.removeprefix(GRADS)
-    if name == INPUT:
-        return False
-    if taps == "all" or tap in (INPUT, "logits") or tap.startswith("param."):
+def _is_chosen(step: Step, taps: str) -> bool:
+    """Whether it is stored: the ends of the run and gradients of parameters always are."""
+    if step.op is None:  # given: the gradient of the logits
+        return True
+    shown, network = step.op.shown, step.op.network
+    ends = shown.source in (INPUT, network.output) or shown.what == "d.param"
+    if taps == "all" or ends:
         return True
     if taps == "io":
         return False
-    shell = tap in ("patch_embed.out", "tokens", "norm.out", "decoder.gelu.out", "head.out")
-    ends = re.fullmatch(r"blocks\.\d+\.(mid|out)|merges\.\d+\.proj\.out", tap)
-    bits = record.kind_of(step.value) == "bit" and ".weight." not in tap
-    return bool(shell or ends or bits)
+    made = network.maker.get(shown.source)
+    shell = made is not None and network.nodes[made].shell
+    return shell or (step.kind == "bit" and shown.what != "weight.bit")
+
+
+def _op(step: Step) -> str:
+    return step.op.node.op if step.op else ""
+
+
+def _attributes(step: Step) -> str:
+    """Of an op, as name=value, without blanks inside a value."""
+    if step.op is None:
+        return ""
+    attributes = step.op.node.attributes.items()
+    return " ".join(f"{key}={_text(value)}" for key, value in attributes)
+
+
+def _text(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _sources(steps: Mapping[str, Step], stored: set[str]) -> dict[str, tuple[str, ...]]:
@@ -305,10 +346,10 @@ def _file(folder: str, number: int, name: str) -> str:
     return f"{folder}/{number:03d}.{name.removeprefix(GRADS)}.npy"
 
 
-def _weights(config: Config, params: Params, dtype: np.dtype) -> bytes:
+def _weights(network: Network, params: Params, dtype: np.dtype) -> bytes:
     """Parameters as they were given, then bits and, in the bundle's dtype, scales."""
     arrays = dict(flatten(params))
-    for path in sorted(packing.binary_matrices(config)):
+    for path in sorted(path for path, p in network.parameters.items() if p.traits.binary):
         centred, _, scale = weight_binarizer.binarize(arrays[path].astype(dtype))
         stem = path.removesuffix("weight")
         arrays[f"{stem}bits"] = packing.pack_rows(centred >= 0)
@@ -327,7 +368,7 @@ def to_npy(array: np.ndarray) -> bytes:
 def _to_csv(entries: list[Entry]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    writer.writerow(COLUMNS[FORMAT_VERSION])
     for entry in entries:
         row = entry._replace(shape=_join(entry.shape), inputs=_join(entry.inputs))
         writer.writerow(["" if value is None else value for value in row])
@@ -401,7 +442,9 @@ def read(path: str | os.PathLike) -> Bundle:
     )
     output = _parse_npy(data[OUTPUT_FILE], path / OUTPUT_FILE)
     _check_array(path / OUTPUT_FILE, output, dtype.name, (*batch, *config.logits_shape))
-    entries = _entries(path / INDEX, data[INDEX], dtype.name)
+    columns = COLUMNS[manifest["format_version"]]
+    entries = _entries(path / INDEX, data[INDEX], columns, dtype.name)
+    _check_thresholds(path / INDEX, entries, model.network)
     for entry in entries.values():
         _check_tap(path, entry)
     return Bundle(path, manifest, entries, model, params, images, output)
@@ -416,7 +459,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise GoldenFileError(f"{where}: no manifest of a golden bundle")
     for key, expected in (
-        ("format_version", (FORMAT_VERSION,)), ("kind", KINDS), ("taps", TAPS), ("dtype", DTYPES),
+        ("format_version", VERSIONS), ("kind", KINDS), ("taps", TAPS), ("dtype", DTYPES),
     ):  # fmt: skip
         if manifest.get(key) not in expected:
             wanted = " or ".join(map(repr, expected))
@@ -504,19 +547,21 @@ def _taken(where: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
     return arrays.pop(name)
 
 
-def _entries(where: Path, data: bytes, dtype: str) -> dict[str, Entry]:
+def _entries(
+    where: Path, data: bytes, columns: tuple[str, ...], dtype: str
+) -> dict[str, Entry]:
     try:
         rows = list(csv.reader(io.StringIO(data.decode("ascii")), strict=True))
     except (ValueError, csv.Error) as error:
         raise GoldenFileError(f"{where}: no CSV: {error}") from None
-    if not rows or tuple(rows[0]) != COLUMNS:
-        raise GoldenFileError(f"{where}: line 1: expected {','.join(COLUMNS)}")
+    if not rows or tuple(rows[0]) != columns:
+        raise GoldenFileError(f"{where}: line 1: expected {','.join(columns)}")
     entries: dict[str, Entry] = {}
     numbers = {"taps": 0, "grads": 0}
     for line, row in enumerate(rows[1:], start=2):
         at = f"{where}: line {line}"
         try:
-            entry = _parse_row(row)
+            entry = _parse_row(row, columns)
         except ValueError as error:
             raise GoldenFileError(f"{at}: {error}") from None
         if entry.name in entries:
@@ -526,12 +571,15 @@ def _entries(where: Path, data: bytes, dtype: str) -> dict[str, Entry]:
     return entries
 
 
-def _parse_row(row: list[str]) -> Entry:
-    if len(row) != len(COLUMNS):
-        raise ValueError(f"{len(row)} columns; expected {len(COLUMNS)}")
-    cell = dict(zip(Entry._fields, row, strict=True))
+def _parse_row(row: list[str], columns: tuple[str, ...]) -> Entry:
+    if len(row) != len(columns):
+        raise ValueError(f"{len(row)} columns; expected {len(columns)}")
+    cell = dict(zip(columns, row, strict=True))
     return Entry(
         **{
+            "op": "",
+            "attributes": "",
+            "kind": cell.pop("class"),
             **cell,
             "number": int(cell["number"]),
             "shape": tuple(int(n) for n in cell["shape"].split()),
@@ -554,13 +602,12 @@ def _check_entry(
     if not re.fullmatch(r"[\w.]+", name.removeprefix(GRADS), re.ASCII):
         raise GoldenFileError(f"{at}: name {name!r:.80}; expected letters, digits, _ and .")
     dtypes = {"bit": "uint8", "int": "int32", "real": dtype}
-    threshold = record.threshold_of(name) if is_bit else None
     for column, found, expected in (
         ("class", entry.kind, entry.kind if entry.kind in dtypes else "bit, int or real"),
         ("dtype", entry.dtype, dtypes.get(entry.kind)),
         ("number", entry.number, numbers[folder]),
         ("file", entry.file, _file(folder, numbers[folder], name)),
-        ("threshold", entry.threshold, threshold),
+        ("threshold", entry.threshold is not None, is_bit),
         ("ties", entry.ties is not None, is_bit),
         ("margin", _is_size(entry.margin), is_bit),
         ("tolerance", _is_size(entry.tolerance), entry.kind != "int"),
@@ -573,6 +620,18 @@ def _check_entry(
         if read != INPUT and read not in before:
             raise GoldenFileError(f"{at}: {name}: input {read!r:.80} is no line before it")
     numbers[folder] += 1
+
+
+def _check_thresholds(where: Path, entries: Mapping[str, Entry], network: Network) -> None:
+    shown = {tap.name: tap for place in replay.taps(network).forward for tap in place}
+    for line, entry in enumerate(entries.values(), start=2):
+        if entry.kind == "bit" and entry.name in shown:
+            expected = insides.threshold(network.nodes[shown[entry.name].node])
+            if entry.threshold != expected:
+                raise GoldenFileError(
+                    f"{where}: line {line}: {entry.name}: threshold {entry.threshold}; "
+                    f"expected {expected}"
+                )
 
 
 def _is_size(number: float | None) -> bool:
@@ -590,8 +649,10 @@ def _check_tap(path: Path, entry: Entry) -> None:
 def _check_step(where: Path, entry: Entry, step: Step | None) -> None:
     if step is None:
         raise GoldenFileError(f"{where}: {entry.name}: the model has no such tap")
-    if (record.kind_of(step.value), step.value.shape) != (entry.kind, entry.shape):
-        raise GoldenFileError(
-            f"{where}: {entry.name}: {entry.kind} {entry.shape}; "
-            f"expected {record.kind_of(step.value)} {step.value.shape}"
-        )
+    for what, found, expected in (
+        ("class", entry.kind, step.kind),
+        ("shape", entry.shape, step.value.shape),
+        ("op", entry.op or _op(step), _op(step)),
+    ):
+        if found != expected:
+            raise GoldenFileError(f"{where}: {entry.name}: {what} {found}; expected {expected}")

@@ -64,6 +64,11 @@ def from_tap(kind: str, value: Any, dtype: Any) -> Any:
     return value.astype(dtype) if kind == "int" else value
 
 
+def threshold(node: Any) -> float:
+    """Say above which number a bit is 1: 1/2 of attention's probabilities, from 0 on elsewhere."""
+    return 0.5 if node.op == "boolean_attention" else 0.0
+
+
 def of(node: Any) -> Inside | None:
     """The steps inside a node; None where it is one step."""
     if node.op not in INSIDES or node.attributes["binarize"] == "none":

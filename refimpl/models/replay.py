@@ -33,6 +33,8 @@ class Shown(NamedTuple):
     what: str  # "output" or a step inside the node; of gradients "d.value", "d.param", "d." a step
     source: str  # the value or parameter; of a step ""
     reads: tuple[str, ...]
+    nodes: tuple[int, ...]  # that the replay runs, in the order of the list
+    params: tuple[str, ...]  # that it takes, by path
     make: Make | None  # None of what is given, the gradient of the logits
 
 
@@ -98,7 +100,8 @@ def taps(network: Network) -> Taps:
 def given(network: Network) -> Shown:
     """The gradient of the logits."""
     last = len(network.nodes) - 1
-    return Shown(GRADS + network.output, "real", last, "d.value", network.output, (), None)
+    name, source = GRADS + network.output, network.output
+    return Shown(name, "real", last, "d.value", source, (), (), (), None)
 
 
 class _Visible:
@@ -142,16 +145,15 @@ def _of_step(visible: _Visible, i: int, key: str, step: Step) -> Shown:
     name = visible.network.nodes[i].inside[key]
     maker = _Maker(visible, value=name)
     make = maker.step(i, key, step)
-    return Shown(name, step.kind, i, key, "", tuple(maker.reads), make)
+    return Shown(name, step.kind, i, key, "", *maker.found(), make)
 
 
 def _of_output(visible: _Visible, i: int, name: str) -> Shown:
     maker, kind = _Maker(visible, value=name), visible.kinds[name]
     made = maker.made(name)
     return Shown(
-        name, kind, i, "output", name, tuple(maker.reads),
-        lambda e: insides.to_tap(kind, made(e)),
-    )  # fmt: skip
+        name, kind, i, "output", name, *maker.found(), lambda e: insides.to_tap(kind, made(e))
+    )
 
 
 class _Target(NamedTuple):
@@ -172,7 +174,7 @@ def _of_gradient(visible: _Visible, target: _Target) -> Shown:
         name, what, make = PARAM + source, "d.param", maker.summed(source)
     else:
         name, what, make = GRADS + source, "d.value", maker.summed(source)
-    return Shown(name, "real", i, what, source, tuple(maker.reads), make)
+    return Shown(name, "real", i, what, source, *maker.found(), make)
 
 
 def _schedule(visible: _Visible) -> list[list[_Target]]:
@@ -243,10 +245,17 @@ class _Maker:
         self.visible, self.network = visible, visible.network
         self.own_value, self.own_gradient = value, gradient
         self.reads: dict[str, None] = {}
+        self.nodes: set[int] = set()
+        self.params: dict[str, None] = {}
+
+    def found(self) -> tuple[tuple[str, ...], tuple[int, ...], tuple[str, ...]]:
+        """Taps that are read, nodes that run, parameters that are taken."""
+        return tuple(self.reads), tuple(sorted(self.nodes)), tuple(self.params)
 
     def value(self, name: str) -> Make:
         """A value or parameter, from the nearest taps."""
         if name in self.network.parameters:
+            self.params[name] = None
             return lambda e: e.params[name]
         if name in self.visible.kinds and name != self.own_value:
             kind, tap = self.visible.kinds[name], self._read(name)
@@ -262,6 +271,7 @@ class _Maker:
         """A value, by the node that makes it."""
         i = self.network.maker[name]
         node = self.network.nodes[i]
+        self.nodes.add(i)
         if i in self.visible.inside:
             return self.step(i, "output", self.visible.inside[i].output)
         args = [self.value(arg) for arg in node.args]
@@ -280,7 +290,9 @@ class _Maker:
 
     def summed(self, name: str) -> Make:
         """The sum of what the readers of a value or parameter send back."""
-        first, *others = [self._part(i, k) for i, k in self.network.readers[name]]
+        readers = self.network.readers[name]
+        parts = {reader: self._part(*reader) for reader in sorted(readers)}
+        first, *others = [parts[reader] for reader in readers]
 
         def total(e: Evaluator) -> Any:
             found = first(e)
@@ -293,6 +305,7 @@ class _Maker:
     def step(self, i: int, key: str, step: Step) -> Make:
         """A step inside a node."""
         node = self.network.nodes[i]
+        self.nodes.add(i)
         args = [self._of_step(node, read) for read in step.reads]
         return lambda e: e.step(node, key, step.function, [arg(e) for arg in args])
 
@@ -320,6 +333,7 @@ class _Maker:
         if i in self.visible.inside:
             key = _keys(node)[position]
             return self.step(i, f"d.{key}", self.visible.inside[i].gradients[key])
+        self.nodes.add(i)
         operation, first = OPERATIONS[node.op], len(node.inputs)
         dys = [self.gradient(output) for output in node.outputs]
         needed = () if operation.of_output else operation.needs(position)

@@ -16,7 +16,7 @@ def forward(x: np.ndarray, token: np.ndarray) -> tuple[np.ndarray, None]:
     float_dtype("class_token", x=x, token=token)
     require_shape("class_token", "x", x, (None, None, None))
     require_shape("class_token", "token", token, (1, 1, x.shape[-1]))
-    first = np.broadcast_to(token, (len(x), 1, x.shape[-1]))
+    first = np.broadcast_to(token, (x.shape[0], 1, x.shape[-1]))
     return np.concatenate([first, x], axis=1), None
 
 

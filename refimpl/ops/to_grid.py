@@ -16,7 +16,7 @@ def forward(x: np.ndarray, grid: tuple[int, int]) -> tuple[np.ndarray, None]:
     """x (B, gh*gw, C) -> y (B, C, gh, gw)."""
     float_dtype("to_grid", x=x)
     require_shape("to_grid", "x", x, (None, grid[0] * grid[1], None))
-    return x.swapaxes(1, 2).reshape(len(x), x.shape[2], *grid), None
+    return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], *grid), None
 
 
 def backward(dy: np.ndarray, cache: None) -> tuple[np.ndarray]:
