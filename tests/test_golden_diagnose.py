@@ -13,7 +13,6 @@ import pytest
 
 from refimpl import ops
 from refimpl.golden import coordinates, diagnose, record
-from refimpl import ops
 from refimpl.models import VisionTransformer, flatten, unflatten
 from refimpl.models.packing import pack_rows
 from tests import networks

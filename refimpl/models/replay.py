@@ -16,7 +16,7 @@ import numpy as np
 from refimpl import ops
 from refimpl.models import insides
 from refimpl.models.insides import Inside, Step
-from refimpl.models.nodes import INPUT, Network, Node
+from refimpl.models.nodes import INPUT, Network, Node, Shape
 from refimpl.models.operations import OPERATIONS, cache_of, forward
 
 GRADS = "grads/"
@@ -238,6 +238,12 @@ def _has_gradient(visible: _Visible, name: str) -> bool:
     return name in visible.network.parameters or name in visible.gradients
 
 
+def _blank(shape: Shape, dy: np.ndarray, of_output: Shape, dtype: np.dtype) -> np.ndarray:
+    """In the place of an input of which backward reads no more than the shape."""
+    batch = dy.shape[0] // of_output[0]
+    return np.broadcast_to(dtype.type(0), (batch * shape[0], *shape[1:]))
+
+
 class _Maker:
     """Finds how one tap follows from others, and which; its own name is not among them."""
 
@@ -338,22 +344,22 @@ class _Maker:
         dys = [self.gradient(output) for output in node.outputs]
         needed = () if operation.of_output else operation.needs(position)
         args = [
-            self.value(arg) if k in needed or k >= first else self._blank(arg)
+            self.value(arg) if k in needed or k >= first else None
             for k, arg in enumerate(node.args)
         ]
+        shapes = [self.network.shapes.get(name) for name in (*node.args, node.name)]
         output = self.value(node.name) if operation.of_output else lambda e: None
 
         def part(e: Evaluator) -> Any:
             dy = [d(e) for d in dys]
+            given = [
+                _blank(shape, dy[0], shapes[-1], e.dtype) if arg is None else arg(e)
+                for arg, shape in zip(args, shapes)
+            ]
             dy = dy[0] if len(dy) == 1 else tuple(dy)
-            return e.backward(node, dy, [arg(e) for arg in args], output(e), position)
+            return e.backward(node, dy, given, output(e), position)
 
         return part
-
-    def _blank(self, name: str) -> Make:
-        """In the place of an input of which backward reads no more than the shape."""
-        shape = self.network.shapes[name]
-        return lambda e: np.zeros(shape, e.dtype)
 
     def _read(self, tap: str) -> Make:
         self.reads[tap] = None

@@ -19,7 +19,7 @@ def forward(
     x: np.ndarray, grid: tuple[int, int], window: int, shift: int
 ) -> tuple[np.ndarray, Cache]:
     """x (B*nW, heads, M*M, M*M) -> y like x, 0 where a key is masked; errors as `softmax`."""
-    return softmax.forward(x, mask(len(x), grid, window, shift))
+    return softmax.forward(x, mask(x.shape[0], grid, window, shift))
 
 
 def mask(count: int, grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
