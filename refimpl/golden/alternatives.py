@@ -7,6 +7,7 @@ Each function takes a Case and yields guesses, as in `fingerprints`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from refimpl import ops
 from refimpl.conventions import RefimplError
 from refimpl.golden.fingerprints import LAYOUTS, Case, Guess
 from refimpl.golden.record import Step
-from refimpl.models import insides
+from refimpl.models import Config, insides
 from refimpl.models.insides import dot, signs
 from refimpl.models.nodes import Node, Parameter
 from refimpl.models.packing import WORD
@@ -23,15 +24,15 @@ from refimpl.models.replay import Evaluator
 
 RPRELU = ("shift_in", "slope", "shift_out", "token_shift_in", "token_shift_out")
 # Attributes of an operation that a port may have got wrong: field of the configuration, values.
+# An attribute with the name of a field of the configuration has the choices of that field.
 ATTRIBUTES: dict[tuple[str, str], tuple[str, tuple]] = {
     ("bands", "mode"): ("haar_mode", ops.bands.MODES),
-    ("bands", "cls"): ("haar_cls", ("both", "low")),
-    ("neighbours", "border"): ("neighbours", ("existing", "eight")),
+    ("bands", "cls"): ("haar_cls", ops.bands.CLS),
+    ("neighbours", "border"): ("neighbours", ops.neighbours.BORDERS),
     ("layer_norm", "eps"): ("norm_eps", (1e-5, 1e-6, 1e-12, 0.0)),
-    ("binary_linear", "ste"): ("ste", ("polynomial", "clip")),
-    ("sign", "ste"): ("ste", ("polynomial", "clip")),
-    ("pool", "pool"): ("pool", ("cls", "mean")),
 }
+CHOICES = {f.name: f.metadata["choices"] for f in fields(Config) if "choices" in f.metadata}
+STEPS = ("binarize",)  # another value has other steps: no port mistakes it for another
 
 
 class Operation:
@@ -197,6 +198,8 @@ def fields_changed(case: Case) -> Iterator[Guess]:
         for name, own in node.attributes.items():
             if (node.op, name) in ATTRIBUTES:
                 tried[name] = (*ATTRIBUTES[node.op, name], own)
+            elif name in CHOICES and name not in STEPS:
+                tried[name] = (name, CHOICES[name], own)
     for name, (field, values, own) in tried.items():
         for value in values:
             if value != own:
