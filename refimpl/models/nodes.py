@@ -116,6 +116,10 @@ class Network:
         """The name of the logits."""
         return self.nodes[-1].name
 
+    def shape(self, name: str) -> Shape:
+        """The shape of a parameter, or of a value for one image."""
+        return self.parameters[name].shape if name in self.parameters else self.shapes[name]
+
     @functools.cached_property
     def maker(self) -> dict[str, int]:
         """Value -> index of the node that gives it."""
