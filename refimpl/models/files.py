@@ -273,7 +273,7 @@ def _check_arrays(path: Path, config: Config, flat: dict[str, np.ndarray]) -> No
         raise ModelFileError(
             f"{path}: {missing[0]}: missing; expected shape {expected[missing[0]]}"
         )
-    dtype = flat["head.weight"].dtype
+    dtype = flat[next(iter(expected))].dtype
     for name, array in flat.items():
         if name not in expected:
             raise ModelFileError(f"{path}: {name}: unknown parameter for this configuration")

@@ -62,10 +62,9 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
     (prediction,) = ask([picture])
     pixels = ask.preprocessing.pixels(picture)
     x = ask.preprocessing.normalise(pixels[None]).astype(ask.dtype)
+    network = ask.model.network
     taps = trace.look(ask, x)
-    if ask.model.config.haar_mode == "none":  # the tokens themselves are no bands to show
-        taps = {name: v for name, v in taps.items() if not name.endswith((".low", ".high"))}
-    data = trace.embedded(taps)
+    data = trace.embedded(network, taps)
     timed = timing.measure(ask.model, ask.params, x, ops)
     config = ask.model.config
     first = config.tokens - config.grid[0] * config.grid[1]
@@ -73,7 +72,7 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
     seen = html.png(Image.fromarray(_as_read(pixels, ask.preprocessing)))
     sections = [
         _answer(prediction, picture, seen),
-        *(_block(i, config, data, trace.margins(taps, i)) for i in range(config.depth)),
+        *(_block(i, config, data, trace.margins(network, taps, i)) for i in range(config.depth)),
         _budget(config, timed),
     ]
     style, script = html.asset("image.css"), html.asset("image.js")
@@ -290,8 +289,8 @@ def _budget(config: Config, timed: timing.Timing) -> str:
     total = found.total
     groups: dict[str, list[summary.Row]] = {}
     for row in found.rows:
-        name = ".".join(row.name.split(".")[:2]) if row.name.startswith("blocks.") else row.name
-        groups.setdefault(name, []).append(row)
+        block = summary.block_of(row.name)
+        groups.setdefault(row.name if block is None else f"blocks.{block}", []).append(row)
     groups_and_layers = groups, {row.name: [row] for row in found.rows}
     parts, layers = (
         [_cost(name, rows, timed) for name, rows in table.items()] for table in groups_and_layers
