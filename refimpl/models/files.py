@@ -9,6 +9,7 @@ and sha256.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -155,6 +156,13 @@ def read_packed(name_or_path: str | os.PathLike) -> PackedFile:
     return _read(name_or_path, "packed")
 
 
+def read_config(name_or_path: str | os.PathLike) -> Config:
+    """The configuration of an architecture's name, or of a file of either kind as `read_any`."""
+    if os.fspath(name_or_path) in architectures.NAMES:
+        return architectures.named(os.fspath(name_or_path))
+    return read_any(name_or_path).model.config
+
+
 def read_any(name_or_path: str | os.PathLike) -> ModelFile | PackedFile:
     """A file of either kind; errors as `read`."""
     return _read(name_or_path, *KINDS)
@@ -220,7 +228,9 @@ def find(name_or_path: str | os.PathLike) -> Path:
     if name in architectures.NAMES:
         raise ModelFileError(f"{name}: an untrained architecture; expected trained weights")
     listing = ", ".join(shipped()) or "none is shipped"
-    raise ModelFileError(f"{name}: no such file or model; shipped models: {listing}")
+    close = difflib.get_close_matches(name, [*shipped(), *architectures.NAMES], n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ModelFileError(f"{name}: no such file or model; shipped models: {listing}{hint}")
 
 
 def _weights() -> Any:
