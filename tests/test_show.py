@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import refimpl
 from refimpl import ops
 from refimpl.conventions import ConfigError
-from refimpl.models import architectures, binary, files, listing, summary
+from refimpl.models import architectures, binary, files, listing, packing, summary
+from refimpl.models.nodes import block_of
 from tests import networks
 from tests.command_line import assert_one_line, run
 
@@ -258,7 +259,7 @@ def test_every_node_has_a_line(name):
         known.update(entry["outputs"])
     blocks = architectures.named(name).num_blocks
     count = sum(len(listing.entries(network, block)) for block in range(blocks))
-    assert count == sum(summary.block_of(node.layer) is not None for node in network.nodes)
+    assert count == sum(block_of(node.layer) is not None for node in network.nodes)
     with pytest.raises(ConfigError, match=f"block is {blocks}; .* from 0 to {blocks - 1}$"):
         next(listing.lines(network, blocks))
 
@@ -307,6 +308,33 @@ def test_show_files_and_images_of_another_size(tmp_path):
     assert (outputs[0].status, outputs[0].err) == (0, "")
     assert "resize_tokens(pos_embed; grid=2x3, new_grid=1x2)" in outputs[0].out
     assert "(1, 7, 10) -> (1, 3, 10)" in outputs[0].out
+
+
+STAGES = {"window": 1, "pool": "mean", "patch_size": 1, "depth": [1] * 4000}
+
+
+@pytest.mark.parametrize("kind", ["latent", "packed"])
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({"depth": 10**9}, ("1000000000 blocks", "expected (")),
+        ({**STAGES, "image_size": 2**4000}, ("numbers are missing",) * 2),
+    ],
+)
+def test_a_hostile_number_of_blocks_is_refused_before_they_are_listed(
+    tmp_path, kind, fields, words
+):
+    """With the list this test would take all memory."""
+    made, path = networks.make(networks.small(), 73, dtype=np.float32), tmp_path / "m.safetensors"
+    arrays = refimpl.flatten(made.params)
+    if kind == "packed":
+        arrays = packing.join(packing.pack(made.model.config, made.params))
+    metadata = {"format": "refimpl", "format_version": files.FORMAT_VERSION, "kind": kind}
+    config = json.dumps({**made.model.config.to_json(), **fields})
+    metadata |= {"config": config, "class_names": "null", "preprocessing": "null"}
+    path.write_bytes(files.to_bytes(arrays, metadata))
+    for verb in ("show", "summary"):
+        assert_one_line(run(verb, path), str(path), words[kind == "packed"])
 
 
 def test_what_show_refuses():

@@ -34,6 +34,7 @@ from refimpl.models.vit import VisionTransformer
 
 FORMAT_VERSION = "1"
 SUFFIX = ".safetensors"
+MANY = 1000  # arrays that a file may lack, and each is looked for by its name
 KINDS = {"latent": "parameters, to train on", "packed": "bits for the engine, no latent weights"}
 
 
@@ -179,6 +180,9 @@ def _read(name_or_path: str | os.PathLike, *kinds: str) -> Any:
         config = Config.from_json(_json(path, metadata, "config"))
     except ConfigError as error:
         raise ModelFileError(f"{path}: {error}") from None
+    numbers, channels = sum(array.size for array in stored.values()), config.last_stage.dim
+    if numbers < channels:  # before a list is made of a hostile number of stages
+        raise ModelFileError(f"{path}: numbers are missing: {numbers} for {channels} channels")
     if metadata["kind"] == "latent":
         make, content = ModelFile, _latent(path, config, stored)
     else:
@@ -274,7 +278,8 @@ def _check_class_names(path: Path, config: Config, names: Any) -> None:
 
 
 def _check_arrays(path: Path, config: Config, flat: dict[str, np.ndarray]) -> None:
-    if config.num_blocks > len(flat):  # before a list of all names is made of a hostile number
+    count = sum(blocks for _, blocks in parameters.repeated(config))
+    if count > 2 * len(flat) + MANY:  # before a list of all names is made of a hostile number
         raise ModelFileError(
             f"{path}: parameters are missing: {len(flat)} arrays for {config.num_blocks} blocks"
         )

@@ -12,10 +12,9 @@ import numpy as np
 
 from refimpl.conventions import ConfigError
 from refimpl.models import insides
-from refimpl.models.nodes import Network, Node
+from refimpl.models.nodes import Network, Node, block_of
 from refimpl.models.operations import OPERATIONS
 from refimpl.models.replay import GRADS, PARAM
-from refimpl.models.summary import block_of
 
 _LEGEND = """\
 .name is below the layer in the heading, ..name beside it; - has no tap [SPEC 8.1]

@@ -9,6 +9,7 @@ and `decoders.py` write the lists, `interpreter.py` and `replay.py` walk them.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -286,3 +287,9 @@ class Builder:
 
     def _shape(self, name: str) -> Shape:
         return self.parameters[name].shape if name in self.parameters else self.shapes[name]
+
+
+def block_of(layer: str) -> int | None:
+    """The number of the block to which a layer belongs; None outside blocks."""
+    found = re.match(r"blocks\.(\d+)\.", layer)
+    return int(found[1]) if found else None

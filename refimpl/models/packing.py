@@ -145,22 +145,11 @@ def _check_values(config: Config, arrays: Mapping[str, np.ndarray]) -> None:
 
 def _lengths(config: Config) -> dict[str, int]:
     """Length of the two arrays of a file."""
-
-    def count(depths: list[int]) -> dict[str, int]:
-        found = {"bits": 0, "floats": 0}
-        for shape, part in _all_stored(config.with_depths(depths)).values():
-            found[part] += math.prod(shape)
-        return found
-
-    # by arithmetic: a hostile file may say any depth, and a list of all names would be as long
-    ones = [1] * len(config.depths)
-    one = count(ones)
-    total = dict(one)
-    for s, depth in enumerate(config.depths):
-        two = count([*ones[:s], 2, *ones[s + 1 :]])
-        for key in total:
-            total[key] += (depth - 1) * (two[key] - one[key])
-    return total
+    found = dict.fromkeys(STORED, 0)
+    for parameter, blocks in parameters.repeated(config):
+        for shape, part in stored(parameter).values():
+            found[part] += blocks * math.prod(shape)
+    return found
 
 
 def _all_stored(config: Config) -> dict[str, Stored]:

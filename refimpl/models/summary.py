@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -158,12 +157,6 @@ def layers(network: Network) -> dict[str, list[Node]]:
         if node.inputs:  # others make parameters ready, before the first layer
             found.setdefault(node.layer, []).append(node)
     return found
-
-
-def block_of(layer: str) -> int | None:
-    """The number of the block to which a layer belongs; None outside blocks."""
-    found = re.match(r"blocks\.(\d+)\.", layer)
-    return int(found[1]) if found else None
 
 
 def _width(binary: bool) -> str:

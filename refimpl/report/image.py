@@ -25,6 +25,7 @@ from refimpl.classifier import Classifier, Prediction
 from refimpl.conventions import ConfigError
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, summary
+from refimpl.models.nodes import block_of
 from refimpl.report import html, timing, trace
 
 CLASSES = 10  # that are listed at most, the most probable ones
@@ -289,7 +290,7 @@ def _budget(config: Config, timed: timing.Timing) -> str:
     total = found.total
     groups: dict[str, list[summary.Row]] = {}
     for row in found.rows:
-        block = summary.block_of(row.name)
+        block = block_of(row.name)
         groups.setdefault(row.name if block is None else f"blocks.{block}", []).append(row)
     groups_and_layers = groups, {row.name: [row] for row in found.rows}
     parts, layers = (
@@ -423,7 +424,7 @@ def _legend(config: Config, data: Mapping[str, Any]) -> str:
     if config.block == "binary":
         lines = [f"{_swatch('minus')}−1, and below 0", f"{_swatch('plus')}+1, and above 0"]
     lines.append(f"{_swatch('one')}attends")
-    if any(name.endswith("head_bit") for name in data):
+    if any("margins" in tap for tap in data.values()):
         lines.append(
             '<label for="fade"><input type="checkbox" id="fade"></label>'
             '<label for="fade">fade bits that nearly flip</label>'

@@ -10,8 +10,8 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.classifier import Classifier
-from refimpl.models import flatten, insides, summary
-from refimpl.models.nodes import Network, Node
+from refimpl.models import flatten, insides
+from refimpl.models.nodes import Network, Node, block_of
 from refimpl.models.packing import pack_rows
 
 CHANNELS = 64  # of a wide network the first ones are shown
@@ -82,7 +82,7 @@ def margins(network: Network, taps: Mapping[str, np.ndarray], block: int) -> lis
     return [
         _margins(name, taps[name], threshold)
         for layer, name, threshold in _thresholds(network)
-        if summary.block_of(layer) == block
+        if block_of(layer) == block
     ]
 
 
