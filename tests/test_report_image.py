@@ -200,15 +200,15 @@ def test_probabilities(didb) -> None:
 def test_margins_in_numbers() -> None:
     config = networks.small(**networks.DIDB)
     ask = asker(config)
-    taps = trace.look(ask, ask.preprocessing.apply(photo())[None])
+    network, taps = ask.model.network, trace.look(ask, ask.preprocessing.apply(photo())[None])
     taps["blocks.0.attn.v.z"] = np.array([[0.0, -0.0], [3.0, -4.0], [0.01, 0.1]])
     taps["blocks.0.attn.prob.z"] = np.array([[[0.5, 0.5], [0.4, 0.8]]])
-    found = {row.name: row for row in trace.margins(taps, 0)}
+    found = {row.name: row for row in trace.margins(network, taps, 0)}
     projections = [f"attn.{t}" for t in (*config.attention_inputs, "proj")] + ["mlp.up", "mlp.down"]
     heads = [f"attn.{t}.head_z" for t in config.attention_inputs]
     expected = [f"{p}.z" for p in projections] + heads + ["attn.prob.z"]
     assert sorted(found) == sorted(f"blocks.0.{name}" for name in expected)
-    assert trace.margins(taps, 1)[0].name == "blocks.1.attn.q_low.z"
+    assert trace.margins(network, taps, 1)[0].name == "blocks.1.attn.q_low.z"
 
     row = found["blocks.0.attn.v.z"]  # root mean square 2.04...
     assert (row.count, row.zero, row.closest) == (6, 2, 0.0)
@@ -325,7 +325,8 @@ def test_the_budget_is_that_of_the_summary(name) -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_clock_knows_every_call(name) -> None:
-    network = networks.make(CONFIGS[name], seed=62)
+    """The n-th call belongs to the n-th node, whatever that is called."""
+    made = networks.make(CONFIGS[name], seed=62)
     called = []
 
     class Recorder:
@@ -338,8 +339,17 @@ def test_the_clock_knows_every_call(name) -> None:
 
             return SimpleNamespace(forward=forward)
 
-    network.model.predict(network.params, network.images, backend=Recorder())
-    assert [operation for _, operation in timing.operations(CONFIGS[name])] == called
+    made.model.predict(made.params, made.images, backend=Recorder())
+    network = made.model.network
+    assert [node.op for node in network.nodes] == called
+    layers = timing.by_layer(network, range(len(called)))
+    assert list(layers) == [row.name for row in summary.summarise(CONFIGS[name]).rows]
+    assert sum(layers.values()) == sum(range(len(called)))
+    for i, node in enumerate(network.nodes):
+        if node.op == "softmax":
+            assert layers[node.layer] == i  # the layer's only operation
+    renamed = network.renamed(lambda old: f"other.{old}")
+    assert timing.by_layer(renamed, range(len(called))) == layers
 
 
 def test_time_is_counted_where_it_is_spent() -> None:
@@ -359,7 +369,14 @@ def test_time_is_counted_where_it_is_spent() -> None:
     assert above >= {"blocks.0.attn.prob", "blocks.1.attn.prob"}
     assert sum(timed.layers.values()) - timed.layers["blocks.0.attn.prob"] < 0.9 * timed.seconds
     assert timed.seconds >= 0.04 and timed.runs >= 1
-    assert timed.layers["tokens"] == 0
+
+
+def test_images_of_another_size_are_timed_too() -> None:
+    """Parameters that are interpolated first are operations, too."""
+    made = networks.make(CONFIGS["didb-pool-cls"], seed=64)
+    other = networks.with_images_of(made, (1, 2))
+    timed = timing.measure(made.model, made.params, other.images)
+    assert list(timed.layers) == [row.name for row in summary.summarise(made.model.config).rows]
 
 
 # --- the command ----------------------------------------------------------------------------------

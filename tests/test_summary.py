@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 import refimpl
 from refimpl import ops
 from refimpl.conventions import ConfigError, ModelFileError
-from refimpl.models import config as configs
-from refimpl.models import files, packing, summary
+from refimpl.models import architectures, binary, files, packing, summary
 from refimpl.models import params as parameters
 from tests import networks
 
@@ -125,6 +125,15 @@ def test_the_pyramid_by_hand():
     assert found["logits"] == ((4, 8, 16), 0, 0, 0, 0, 0)
 
 
+def test_windows_by_hand():
+    """A grid of 4 x 4 has four windows of 2 x 2, one of 2 x 2 a single one, which is counted."""
+    found = rows(networks.swin(image_size=(8, 8)))
+    assert found["blocks.0.attn.scores"] == ((4, 2, 4, 4), 0, 9 * 2, 72, 4 * 2 * 16 * 5, 0)
+    assert found["blocks.2.attn.scores"] == ((1, 4, 4, 4), 0, 9 * 4, 144, 4 * 16 * 5, 0)
+    assert found["blocks.2.attn.context"] == ((1, 4, 4, 5), 0, 0, 0, 4 * 4 * 5 * 4, 0)
+    assert found["blocks.2.attn.norm"] == ((4, 20), 0, 40, 160, 0, 0)
+
+
 def test_rows_of_bits_are_whole_words():
     """65 inputs take two words of 64 bits a row, 64 take one."""
     for inputs, words in ((64, 1), (65, 2), (128, 2), (130, 3)):
@@ -175,6 +184,15 @@ def test_every_parameter_and_byte_is_in_one_row(config):
             math.prod(shape) * (1 if name.endswith(".bits") else size)
             for name, shape in packing.shapes(config).items()
         )
+
+
+@given(networks.all_configs(), st.randoms())
+def test_costs_do_not_depend_on_names(config, random):
+    """Values and parameters get the names of others."""
+    made = binary.network(config)
+    old = [*made.parameters, *made.maker, *(n for node in made.nodes for n in node.inside.values())]
+    new = dict(zip(old, random.sample(old, len(old)), strict=True))
+    assert summary.rows(made.renamed(new.__getitem__)) == summary.summarise(config).rows
 
 
 TAPS = {
@@ -258,7 +276,8 @@ def test_size_and_share_of_the_header(tmp_path: Path, name: str, floats: str):
     assert size == header + predicted
     assert header <= 0.02 * size
     if "tiny" in name and "deit" not in name:  # against the real network of the same size
-        real = 4 * sum(math.prod(s) for s in parameters.shapes(configs.named("deit_tiny")).values())
+        deit = parameters.shapes(architectures.named("deit_tiny"))
+        real = 4 * sum(math.prod(shape) for shape in deit.values())
         assert size <= real / {"float32": 6.5, "float16": 10.5}[floats]
 
 
@@ -273,10 +292,10 @@ LEAST = {
 }
 
 
-@pytest.mark.parametrize("name", configs.NAMES)
+@pytest.mark.parametrize("name", architectures.NAMES)
 def test_every_architecture_has_one(name):
     found = summary.of(name)
-    assert found.config == configs.named(name)
+    assert found.config == architectures.named(name)
     real = found.config.block == "real"
     assert found.compression == 1 if real else found.compression > LEAST.get(name, 5)
 

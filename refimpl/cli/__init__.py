@@ -28,6 +28,7 @@ from refimpl.cli import (
     report,
     scenes,
     segment,
+    show,
     summary,
     train,
 )
@@ -37,8 +38,8 @@ from refimpl.conventions import RefimplError
 
 # In the order of --help.
 VERBS = (
-    *(demo, classify, segment, evaluate, train, scenes, ablate, summary, pack, models, report),
-    *(golden, bench),
+    *(demo, classify, segment, evaluate, train, scenes, ablate, summary, show, pack, models),
+    *(report, golden, bench),
 )
 
 

@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     from refimpl.models import Config, architectures, files, params
 
     def count(described: Config) -> int:
-        return sum(math.prod(shape) for shape in params.shapes(described).values())
+        return sum(blocks * math.prod(p.shape) for p, blocks in params.repeated(described))
 
     cards = {name: read_card(name) for name in files.shipped()}
     trained = {

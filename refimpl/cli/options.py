@@ -32,10 +32,12 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_image_size(parser: argparse.ArgumentParser) -> None:
+def add_image_size(
+    parser: argparse.ArgumentParser, what: str = "to resize images to, or of a segmenter's window"
+) -> None:
     parser.add_argument(
         "--image-size", type=_size, metavar="H[xW]",
-        help="pixels to resize images to, or of a segmenter's window, instead of the model's own "
+        help=f"pixels {what}, instead of the model's own "
         "size; it is interpolated to match (multiples of its patch, and of the grids of windows)",
     )  # fmt: skip
 

@@ -9,6 +9,7 @@ and sha256.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -33,6 +34,7 @@ from refimpl.models.vit import VisionTransformer
 
 FORMAT_VERSION = "1"
 SUFFIX = ".safetensors"
+MANY = 1000  # arrays that a file may lack, and each is looked for by its name
 KINDS = {"latent": "parameters, to train on", "packed": "bits for the engine, no latent weights"}
 
 
@@ -155,6 +157,13 @@ def read_packed(name_or_path: str | os.PathLike) -> PackedFile:
     return _read(name_or_path, "packed")
 
 
+def read_config(name_or_path: str | os.PathLike) -> Config:
+    """The configuration of an architecture's name, or of a file of either kind as `read_any`."""
+    if os.fspath(name_or_path) in architectures.NAMES:
+        return architectures.named(os.fspath(name_or_path))
+    return read_any(name_or_path).model.config
+
+
 def read_any(name_or_path: str | os.PathLike) -> ModelFile | PackedFile:
     """A file of either kind; errors as `read`."""
     return _read(name_or_path, *KINDS)
@@ -171,6 +180,9 @@ def _read(name_or_path: str | os.PathLike, *kinds: str) -> Any:
         config = Config.from_json(_json(path, metadata, "config"))
     except ConfigError as error:
         raise ModelFileError(f"{path}: {error}") from None
+    numbers, channels = sum(array.size for array in stored.values()), config.last_stage.dim
+    if numbers < channels:  # before a list is made of a hostile number of stages
+        raise ModelFileError(f"{path}: numbers are missing: {numbers} for {channels} channels")
     if metadata["kind"] == "latent":
         make, content = ModelFile, _latent(path, config, stored)
     else:
@@ -220,7 +232,9 @@ def find(name_or_path: str | os.PathLike) -> Path:
     if name in architectures.NAMES:
         raise ModelFileError(f"{name}: an untrained architecture; expected trained weights")
     listing = ", ".join(shipped()) or "none is shipped"
-    raise ModelFileError(f"{name}: no such file or model; shipped models: {listing}")
+    close = difflib.get_close_matches(name, [*shipped(), *architectures.NAMES], n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ModelFileError(f"{name}: no such file or model; shipped models: {listing}{hint}")
 
 
 def _weights() -> Any:
@@ -264,7 +278,8 @@ def _check_class_names(path: Path, config: Config, names: Any) -> None:
 
 
 def _check_arrays(path: Path, config: Config, flat: dict[str, np.ndarray]) -> None:
-    if config.num_blocks > len(flat):  # before a list of all names is made of a hostile number
+    count = sum(blocks for _, blocks in parameters.repeated(config))
+    if count > 2 * len(flat) + MANY:  # before a list of all names is made of a hostile number
         raise ModelFileError(
             f"{path}: parameters are missing: {len(flat)} arrays for {config.num_blocks} blocks"
         )
@@ -273,7 +288,7 @@ def _check_arrays(path: Path, config: Config, flat: dict[str, np.ndarray]) -> No
         raise ModelFileError(
             f"{path}: {missing[0]}: missing; expected shape {expected[missing[0]]}"
         )
-    dtype = flat["head.weight"].dtype
+    dtype = flat[next(iter(expected))].dtype
     for name, array in flat.items():
         if name not in expected:
             raise ModelFileError(f"{path}: {name}: unknown parameter for this configuration")

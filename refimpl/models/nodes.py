@@ -9,6 +9,7 @@ and `decoders.py` write the lists, `interpreter.py` and `replay.py` walk them.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -117,6 +118,10 @@ class Network:
     def output(self) -> str:
         """The name of the logits."""
         return self.nodes[-1].name
+
+    def shape(self, name: str) -> Shape:
+        """The shape of a parameter, or of a value for one image."""
+        return self.parameters[name].shape if name in self.parameters else self.shapes[name]
 
     @functools.cached_property
     def maker(self) -> dict[str, int]:
@@ -285,3 +290,9 @@ class Builder:
 
     def _shape(self, name: str) -> Shape:
         return self.parameters[name].shape if name in self.parameters else self.shapes[name]
+
+
+def block_of(layer: str) -> int | None:
+    """The number of the block to which a layer belongs; None outside blocks."""
+    found = re.match(r"blocks\.(\d+)\.", layer)
+    return int(found[1]) if found else None

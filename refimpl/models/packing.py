@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,13 +23,20 @@ from refimpl.conventions import ModelFileError, NonFiniteError, require_choice, 
 from refimpl.models import params as parameters
 from refimpl.models.binary import network
 from refimpl.models.config import Config
-from refimpl.models.nodes import Shape
+from refimpl.models.nodes import Parameter, Shape
 from refimpl.models.params import Params
 from refimpl.ops import weight_binarizer
 
 FLOATS = ("float32", "float16")
 STORED = {"bits": ("uint8",), "floats": FLOATS}  # arrays of a file: dtypes
 WORD = 64  # bits to which a row is padded
+
+
+class Stored(NamedTuple):
+    """A packed array: its shape, and which of the two arrays of a file holds it."""
+
+    shape: Shape
+    part: str  # "bits" or "floats"
 
 
 def binary_matrices(config: Config) -> frozenset[str]:
@@ -44,16 +52,17 @@ def for_engine(config: Config) -> bool:
 
 def shapes(config: Config) -> dict[str, Shape]:
     """Dotted name -> shape of every packed array, in the order in which a file holds them."""
-    binary = binary_matrices(config)
-    found: dict[str, Shape] = {}
-    for path, shape in parameters.shapes(config).items():
-        if path in binary:
-            outputs, inputs = shape
-            found[_sibling(path, "bits")] = (outputs, -(-inputs // WORD) * WORD // 8)
-            found[_sibling(path, "scale")] = (outputs,)
-        else:
-            found[path] = shape
-    return found
+    return {name: found.shape for name, found in _all_stored(config).items()}
+
+
+def stored(parameter: Parameter) -> dict[str, Stored]:
+    """Dotted name -> packed array of a parameter: bits and scales of a binary matrix, else one."""
+    if not parameter.traits.binary:
+        return {parameter.path: Stored(parameter.shape, "floats")}
+    outputs, inputs = parameter.shape
+    bits, scale = _bits_and_scale(parameter.path)
+    row = -(-inputs // WORD) * WORD // 8
+    return {bits: Stored((outputs, row), "bits"), scale: Stored((outputs,), "floats")}
 
 
 def pack(config: Config, params: Params, floats: str = "float32") -> dict[str, np.ndarray]:
@@ -64,15 +73,15 @@ def pack(config: Config, params: Params, floats: str = "float32") -> dict[str, n
     with the name, on NaN, infinity and what `floats` cannot hold.
     """
     require_choice("pack", "floats", floats, FLOATS)
-    flat, binary = parameters.flatten(params), binary_matrices(config)
-    parameters.check(network(config).parameters, flat)
+    flat, declared = parameters.flatten(params), network(config).parameters
+    parameters.check(declared, flat)
     packed: dict[str, np.ndarray] = {}
-    for path in parameters.shapes(config):
+    for path, found in declared.items():
         require_finite("pack", path, flat[path])
-        if path in binary:
-            centred, _, scale = weight_binarizer.binarize(flat[path])
-            packed[_sibling(path, "bits")] = pack_rows(centred >= 0)
-            packed[_sibling(path, "scale")] = _cast(_sibling(path, "scale"), scale, floats)
+        if found.traits.binary:
+            centred, _, value = weight_binarizer.binarize(flat[path])
+            bits, scale = _bits_and_scale(path)
+            packed |= {bits: pack_rows(centred >= 0), scale: _cast(scale, value, floats)}
         else:
             packed[path] = _cast(path, flat[path], floats)
     return packed
@@ -86,80 +95,72 @@ def pack_rows(bit: np.ndarray) -> np.ndarray:
 
 def join(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What `pack` gave -> the two flat arrays of a file, `bits` and `floats`."""
-    bits = [array.ravel() for name, array in arrays.items() if _store(name) == "bits"]
-    floats = [array.ravel() for name, array in arrays.items() if _store(name) == "floats"]
+    bits, floats = (
+        [array.ravel() for array in arrays.values() if array.dtype.name in dtypes]
+        for dtypes in STORED.values()
+    )
     empty = np.zeros(0, np.uint8)  # a network may have no binary matrix
     return {"bits": np.concatenate([empty, *bits]), "floats": np.concatenate(floats)}
 
 
-def split(config: Config, stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def split(config: Config, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The two flat arrays of a file -> views on them by dotted name, the inverse of `join`.
 
     ModelFileError where an array is missing, unknown, or of another dtype or length than the
     configuration says, where a padding bit is not 0, and on NaN or infinity.
     """
-    _check_stored(config, stored)
+    _check_given(config, given)
     arrays, begin = {}, {"bits": 0, "floats": 0}
-    for name, shape in shapes(config).items():
-        key = _store(name)
-        end = begin[key] + math.prod(shape)
-        arrays[name] = stored[key][begin[key] : end].reshape(shape)
-        begin[key] = end
+    for name, (shape, part) in _all_stored(config).items():
+        end = begin[part] + math.prod(shape)
+        arrays[name] = given[part][begin[part] : end].reshape(shape)
+        begin[part] = end
     _check_values(config, arrays)
     return arrays
 
 
-def _check_stored(config: Config, stored: Mapping[str, np.ndarray]) -> None:
+def _check_given(config: Config, given: Mapping[str, np.ndarray]) -> None:
     for key, length in _lengths(config).items():
-        if key not in stored:
+        if key not in given:
             raise ModelFileError(f"{key}: missing; expected shape ({length},)")
-        array, dtypes = stored[key], STORED[key]
+        array, dtypes = given[key], STORED[key]
         if array.dtype.name not in dtypes:
             raise ModelFileError(f"{key}: {array.dtype}; expected {' or '.join(dtypes)}")
         if array.shape != (length,):
             raise ModelFileError(f"{key}: shape {array.shape}; expected ({length},)")
-    if unknown := sorted(set(stored) - set(STORED)):
+    if unknown := sorted(set(given) - set(STORED)):
         raise ModelFileError(f"{unknown[0]}: unknown array; expected bits and floats")
 
 
 def _check_values(config: Config, arrays: Mapping[str, np.ndarray]) -> None:
-    latent = parameters.shapes(config)
+    declared = network(config).parameters
     for path in binary_matrices(config):
-        name, inputs = _sibling(path, "bits"), latent[path][1]
+        (name, _), (_, inputs) = _bits_and_scale(path), declared[path].shape
         if np.unpackbits(arrays[name], axis=1, bitorder="little")[:, inputs:].any():
             raise ModelFileError(f"{name}: a padding bit is 1; expected 0 from bit {inputs} on")
     for name, array in arrays.items():
-        if _store(name) == "floats" and not np.isfinite(array).all():
+        if not np.isfinite(array).all():
             raise ModelFileError(f"{name}: holds NaN or infinity; expected finite numbers")
 
 
 def _lengths(config: Config) -> dict[str, int]:
     """Length of the two arrays of a file."""
-
-    def count(depths: list[int]) -> dict[str, int]:
-        found = {"bits": 0, "floats": 0}
-        for name, shape in shapes(config.with_depths(depths)).items():
-            found[_store(name)] += math.prod(shape)
-        return found
-
-    # by arithmetic: a hostile file may say any depth, and a list of all names would be as long
-    ones = [1] * len(config.depths)
-    one = count(ones)
-    total = dict(one)
-    for s, depth in enumerate(config.depths):
-        two = count([*ones[:s], 2, *ones[s + 1 :]])
-        for key in total:
-            total[key] += (depth - 1) * (two[key] - one[key])
-    return total
+    found = dict.fromkeys(STORED, 0)
+    for parameter, blocks in parameters.repeated(config):
+        for shape, part in stored(parameter).values():
+            found[part] += blocks * math.prod(shape)
+    return found
 
 
-def _store(name: str) -> str:
-    """The array of a file that holds the packed array of this name."""
-    return "bits" if name.endswith(".bits") else "floats"
+def _all_stored(config: Config) -> dict[str, Stored]:
+    declared = network(config).parameters.values()
+    return {name: found for p in declared for name, found in stored(p).items()}
 
 
-def _sibling(path: str, leaf: str) -> str:
-    return f"{path.removesuffix('weight')}{leaf}"
+def _bits_and_scale(path: str) -> tuple[str, str]:
+    """Names of the packed arrays of a binary matrix."""
+    stem = path.removesuffix("weight")
+    return f"{stem}bits", f"{stem}scale"
 
 
 def _cast(name: str, value: np.ndarray, floats: str) -> np.ndarray:

@@ -6,7 +6,7 @@ Order never matters: they go by name. What there is, and what kind each is, the 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from refimpl.conventions import FLOATS, DtypeError, ShapeError, float_dtype
 from refimpl.models.binary import network
 from refimpl.models.config import Config
-from refimpl.models.nodes import Parameter, Shape
+from refimpl.models.nodes import Parameter, Shape, block_of
 
 Params = dict[str, Any]  # nested: a value is an array or again such a dict
 Declared = Mapping[str, Parameter]  # by path, as `Network.parameters`
@@ -51,6 +51,16 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
 def shapes(config: Config) -> dict[str, Shape]:
     """Dotted path -> shape of every parameter of a network, in the order of files [SPEC 6.4]."""
     return {path: found.shape for path, found in network(config).parameters.items()}
+
+
+def repeated(config: Config) -> Iterator[tuple[Parameter, int]]:
+    """Every parameter of one block a stage, and how many blocks have it; of others that is 1.
+
+    For sums over all: a hostile file may say any depth, and a list would be as long.
+    """
+    for found in network(config.with_depths([1] * len(config.depths))).parameters.values():
+        stage = block_of(found.layer)
+        yield found, 1 if stage is None else config.depths[stage]
 
 
 def decayed(declared: Declared) -> frozenset[str]:

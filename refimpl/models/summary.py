@@ -1,9 +1,9 @@
-"""What a network costs, layer by layer, from its configuration alone.
+"""What a network costs, layer by layer, from the list of its operations alone.
 
 One row a layer, in order of computation, for one image. Conventions:
 
-- Parameters are those of `params.shapes`: 1-bit ones are the entries of the matrices that are
-  binarized, 32-bit ones all others. A matrix of stage "activations" or "none" is real.
+- Parameters: 1-bit ones are the entries of the matrices that are binarized, 32-bit ones all
+  others. A matrix of stage "activations" or "none" is real.
 - Bytes are those of a packed file: bits in rows padded to 64 [SPEC 1], a float for the scale of
   each row, a float for every other parameter; without the file's header.
 - MACs are multiply-accumulates of matrix products. One is 1-bit where both factors have one bit
@@ -23,11 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl.conventions import require_choice
-from refimpl.models import architectures, files, packing
-from refimpl.models import params as parameters
+from refimpl.models import architectures, binary, files, insides, packing
 from refimpl.models.config import Config
-from refimpl.models.params import Shape
-from refimpl.models.stage import Stage
+from refimpl.models.nodes import Network, Node, Parameter, Shape
+from refimpl.models.operations import OPERATIONS
 
 HEADER = (
     "layer",
@@ -120,158 +119,79 @@ def of(name_or_path: str | os.PathLike) -> Summary:
         return summarise(architectures.named(os.fspath(name_or_path)))
     file = files.read_any(name_or_path)
     if isinstance(file, files.PackedFile):
-        return summarise(file.model.config, file.arrays["head.weight"].dtype.name)
+        dtypes = {array.dtype.name for array in file.arrays.values()}
+        (floats,) = dtypes.intersection(packing.FLOATS)
+        return summarise(file.model.config, floats)
     return summarise(file.model.config)
 
 
 def summarise(config: Config, floats: str = "float32") -> Summary:
     """Summary of a network; `floats` ("float32", "float16") is what a packed file is to hold."""
     require_choice("summary", "floats", floats, packing.FLOATS)
-    N = config.tokens
-    # blocks of a stage are alike: one of each is counted
-    counter = _Counter(config.with_depths([1] * len(config.depths)), floats)
-    block = _binary_block if config.block == "binary" else _real_block
-    embedding = ("cls_token", "pos_embed", "embed_norm.weight", "embed_norm.bias")
-    rows = [
-        counter.row(_Layer("patch_embed", (math.prod(config.grid), config.dim))),
-        counter.row(_Layer("tokens", (N, config.dim), also=embedding)),
-    ]
-    i = 0
-    for s, stage in enumerate(config.stages):
-        if s > 0:
-            rows += [counter.row(layer) for layer in _merging(s - 1, stage)]
-        prefix = f"blocks.{s}."  # of the counter's network
-        own = [counter.row(layer.below(prefix)) for layer in block(config, stage)]
-        for _ in range(config.depths[s]):
-            rows += [
-                row._replace(name=f"blocks.{i}.{row.name.removeprefix(prefix)}") for row in own
-            ]
-            i += 1
-    rows += [
-        counter.row(layer)
-        for layer in (_Layer("norm", (stage.tokens, stage.dim)), *_after_the_norm(config))
-    ]
-    return Summary(config, floats, rows)
+    return Summary(config, floats, rows(binary.network(config), floats))
 
 
-class _Layer(NamedTuple):
-    """A layer to be counted. Its parameters are those below its name, and those in `also`."""
-
-    name: str
-    shape: Shape
-    also: tuple[str, ...] = ()
-    product: int = 0  # MACs of a product of two activations
-
-    def below(self, prefix: str) -> _Layer:
-        also = tuple(prefix + path for path in self.also)
-        return self._replace(name=prefix + self.name, also=also)
-
-
-def _after_the_norm(config: Config) -> list[_Layer]:
-    if config.decoder == "none":
-        return [_Layer("head", config.logits_shape)]
-    pyramid = _pyramid(config) if config.decoder == "fpn" else []
-    tokens = config.decoded_stage.patches
-    logits = _Layer("logits", config.logits_shape)  # enlarged, no product
-    return [*pyramid, _Layer("head", (tokens, config.num_classes)), logits]
-
-
-def _pyramid(config: Config) -> list[_Layer]:
-    D, levels = config.dim, list(enumerate(stage.tokens for stage in config.stages))
-    last = len(levels) - 1
-    layers = []
-    for (s, N), stage in zip(levels, config.stages, strict=True):
-        layers += [_Layer(f"decoder.{s}.norm", (N, stage.dim))] * (s < last)
-        layers.append(_Layer(f"decoder.{s}.lateral", (N, D)))
-    layers += [_Layer(f"decoder.{s}.top", (N, D)) for s, N in reversed(levels[:-1])]
-    layers += [_Layer(f"decoder.{s}.smooth", (N, D)) for s, N in levels]
-    return layers + [_Layer(f"decoder.{name}", (levels[0][1], D)) for name in ("sum", "gelu")]
-
-
-def _merging(s: int, stage: Stage) -> list[_Layer]:
-    """Patch merging behind stage s, which leads to `stage`."""
-    N, C = stage.tokens, stage.dim
-    return [_Layer(f"merges.{s}.norm", (N, 2 * C)), _Layer(f"merges.{s}.proj", (N, C))]
-
-
-def _binary_block(config: Config, stage: Stage) -> list[_Layer]:
-    C, N, inputs = stage.dim, stage.tokens, config.attention_inputs
-    product = N * stage.keys * C  # heads * N * keys * d
-    layers = [_Layer("norm1", (N, C))]
-    if config.similarity == "haar":
-        layers.append(_Layer("attn.bands", (2, N, C)))
-    layers += [_Layer(f"attn.{t}", (N, C), also=(f"attn.{t}_move",)) for t in inputs]
-    layers += _products(stage, scores=len(config.bands) * product, context=product)
-    layers.append(_Layer("attn.norm", (N, C)))
-    if config.attention == "differential":
-        also = ("attn.shortcut", "attn.neighbour")
-        layers.append(_Layer("attn.differential", (N, C), also))
-    layers += [_Layer("attn.rprelu", (N, C)), _Layer("attn.proj", (N, C))]
-    layers += [_Layer("scale1", (N, C))] * config.layer_scale
-    layers.append(_Layer("norm2", (N, C)))
-    layers.append(_Layer("mlp.up", (N, config.mlp_ratio * C)))
-    layers.append(_Layer("mlp.down", (N, C)))
-    return layers + [_Layer("scale2", (N, C))] * config.layer_scale
-
-
-def _real_block(config: Config, stage: Stage) -> list[_Layer]:
-    C, N = stage.dim, stage.tokens
-    hidden, product = (N, config.mlp_ratio * C), N * stage.keys * C
-    return [
-        _Layer("norm1", (N, C)),
-        _Layer("attn.qkv", (N, 3 * C)),
-        *_products(stage, scores=product, context=product),
-        _Layer("attn.proj", (N, C)),
-        _Layer("norm2", (N, C)),
-        _Layer("mlp.fc1", hidden),
-        _Layer("mlp.gelu", hidden),
-        _Layer("mlp.fc2", (N, C)),
-    ]
-
-
-def _products(stage: Stage, scores: int, context: int) -> list[_Layer]:
-    """Scores, probabilities (softmax and boolean) and context, with the MACs of the products."""
-    keys, d = stage.keys, stage.dim // stage.heads
-    heads = (stage.windows, stage.heads) if stage.window else (stage.heads,)
-    own = ("attn.band_weight", "attn.position_bias")
-    return [
-        _Layer("attn.scores", (*heads, keys, keys), also=own, product=scores),
-        _Layer("attn.prob", (*heads, keys, keys), also=("attn.alpha",)),
-        _Layer("attn.context", (*heads, keys, d), product=context),
-    ]
-
-
-class _Counter:
-    """Counts the parameters, bytes and MACs of the layers of one network."""
-
-    def __init__(self, config: Config, floats: str):
-        self.latent = parameters.shapes(config)
-        self.packed = packing.shapes(config)
-        self.binary_matrices = packing.binary_matrices(config)
-        self.binary_products = config.block == "binary" and config.binarize != "none"
-        self.itemsize = np.dtype(floats).itemsize
-
-    def row(self, layer: _Layer) -> Row:
+def rows(network: Network, floats: str = "float32") -> list[Row]:
+    """Every layer of a list of operations; `floats` as in `summarise`."""
+    owned: dict[str, list[Parameter]] = {}
+    for parameter in network.parameters.values():
+        owned.setdefault(parameter.layer, []).append(parameter)
+    size = {"bits": 1, "floats": np.dtype(floats).itemsize}
+    cut, found = _cut(network), []
+    for layer, nodes in layers(network).items():
         counts = dict.fromkeys(Row._fields[2:], 0)
-        counts["macs_1bit" if self.binary_products else "macs_32bit"] = layer.product
-        tokens = math.prod(layer.shape[:-1])  # a matrix is applied to each
-        for path, shape in _own(layer, self.latent):
-            width = "1bit" if path in self.binary_matrices else "32bit"
-            counts[f"params_{width}"] += math.prod(shape)
-            if path.endswith(".weight") and len(shape) > 1:
-                counts[f"macs_{width}"] += tokens * math.prod(shape)
-        for name, shape in _own(layer, self.packed):
-            counts["bytes"] += math.prod(shape) * (1 if name.endswith(".bits") else self.itemsize)
-        return Row(layer.name, layer.shape, **counts)
+        for parameter in owned.get(layer, ()):
+            counts[f"params_{_width(parameter.traits.binary)}"] += math.prod(parameter.shape)
+            for shape, part in packing.stored(parameter).values():
+                counts["bytes"] += math.prod(shape) * size[part]
+        for node in nodes:
+            counts[f"macs_{_width(_is_whole(node))}"] += _macs(network, node)
+        found.append(Row(layer, _output(network, nodes, cut), **counts))
+    return found
 
 
-def _own(layer: _Layer, shapes: dict[str, Shape]) -> list[tuple[str, Shape]]:
-    """The part of `shapes` that belongs to the layer."""
-    return [
-        (path, shape)
-        for path, shape in shapes.items()
-        if path in layer.also or path.startswith(f"{layer.name}.")
-    ]
+def layers(network: Network) -> dict[str, list[Node]]:
+    """Layer -> the nodes that compute in it, in order of computation."""
+    found: dict[str, list[Node]] = {}
+    for node in network.nodes:
+        if node.inputs:  # others make parameters ready, before the first layer
+            found.setdefault(node.layer, []).append(node)
+    return found
+
+
+def _width(binary: bool) -> str:
+    return "1bit" if binary else "32bit"
+
+
+def _is_whole(node: Node) -> bool:
+    """Whether a product is one of bits: then, and only then, it is a whole number."""
+    inside = insides.of(node)
+    steps = inside.values.values() if inside else ()
+    return node.tap == "int" or any(step.kind == "int" for step in steps)
+
+
+def _macs(network: Network, node: Node) -> int:
+    return OPERATIONS[node.op].macs(*map(network.shape, (*node.args, node.name)))
+
+
+def _output(network: Network, nodes: list[Node], cut: set[str]) -> Shape:
+    """What the layer makes: the output of its last node with parameters or a product.
+
+    Behind that it is cut for the windows and heads that read it, or added to others.
+    """
+    makers = [node for node in nodes if node.params or _macs(network, node)]
+    last = (makers or nodes)[-1]
+    shape = network.shapes[last.name][0 if last.name in cut else 1 :]
+    return (len(last.outputs), *shape) if len(last.outputs) > 1 else shape
+
+
+def _cut(network: Network) -> set[str]:
+    """Values whose first axis counts windows."""
+    found: set[str] = set()
+    for node in network.nodes:
+        if node.op == "windows" or (node.op != "join_windows" and found.intersection(node.inputs)):
+            found.update(node.outputs)
+    return found
 
 
 def _cells(row: Row) -> list[str]:

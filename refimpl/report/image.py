@@ -25,6 +25,7 @@ from refimpl.classifier import Classifier, Prediction
 from refimpl.conventions import ConfigError
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, summary
+from refimpl.models.nodes import block_of
 from refimpl.report import html, timing, trace
 
 CLASSES = 10  # that are listed at most, the most probable ones
@@ -62,10 +63,9 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
     (prediction,) = ask([picture])
     pixels = ask.preprocessing.pixels(picture)
     x = ask.preprocessing.normalise(pixels[None]).astype(ask.dtype)
+    network = ask.model.network
     taps = trace.look(ask, x)
-    if ask.model.config.haar_mode == "none":  # the tokens themselves are no bands to show
-        taps = {name: v for name, v in taps.items() if not name.endswith((".low", ".high"))}
-    data = trace.embedded(taps)
+    data = trace.embedded(network, taps)
     timed = timing.measure(ask.model, ask.params, x, ops)
     config = ask.model.config
     first = config.tokens - config.grid[0] * config.grid[1]
@@ -73,7 +73,7 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
     seen = html.png(Image.fromarray(_as_read(pixels, ask.preprocessing)))
     sections = [
         _answer(prediction, picture, seen),
-        *(_block(i, config, data, trace.margins(taps, i)) for i in range(config.depth)),
+        *(_block(i, config, data, trace.margins(network, taps, i)) for i in range(config.depth)),
         _budget(config, timed),
     ]
     style, script = html.asset("image.css"), html.asset("image.js")
@@ -290,8 +290,8 @@ def _budget(config: Config, timed: timing.Timing) -> str:
     total = found.total
     groups: dict[str, list[summary.Row]] = {}
     for row in found.rows:
-        name = ".".join(row.name.split(".")[:2]) if row.name.startswith("blocks.") else row.name
-        groups.setdefault(name, []).append(row)
+        block = block_of(row.name)
+        groups.setdefault(row.name if block is None else f"blocks.{block}", []).append(row)
     groups_and_layers = groups, {row.name: [row] for row in found.rows}
     parts, layers = (
         [_cost(name, rows, timed) for name, rows in table.items()] for table in groups_and_layers
@@ -424,7 +424,7 @@ def _legend(config: Config, data: Mapping[str, Any]) -> str:
     if config.block == "binary":
         lines = [f"{_swatch('minus')}−1, and below 0", f"{_swatch('plus')}+1, and above 0"]
     lines.append(f"{_swatch('one')}attends")
-    if any(name.endswith("head_bit") for name in data):
+    if any("margins" in tap for tap in data.values()):
         lines.append(
             '<label for="fade"><input type="checkbox" id="fade"></label>'
             '<label for="fade">fade bits that nearly flip</label>'

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import base64
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from refimpl import ops
 from refimpl.classifier import Classifier
+from refimpl.models import flatten, insides
+from refimpl.models.nodes import Network, Node, block_of
 from refimpl.models.packing import pack_rows
 
 CHANNELS = 64  # of a wide network the first ones are shown
-# Of a block, what is drawn and what has a threshold.
-SHOWN = re.compile(
-    r"blocks\.\d+\.("
-    r"norm1\.out|attn\.(low|high|neighbour_mean|v\.out|prob|prob\.bit)"
-    r"|attn\.[qk](_low|_high)?\.head_bit|(?!.*\.weight\.).*\.(z|head_z))"
-)
 BINS = 40  # of a histogram
 REACH = 2.0  # of a histogram, each way, and of the largest margin that is told from others: in RMS
 NEAR = 0.01  # of the RMS: a sign so close to its threshold is called near
@@ -39,28 +34,28 @@ class Margins(NamedTuple):
 def look(ask: Classifier, x: np.ndarray) -> dict[str, np.ndarray]:
     """Run the network on one image (1, channels, H, W) -> the taps that are shown, without B.
 
-    With differential attention there is one value more a block, `attn.differential`, the term
+    With differential attention there is one value more a block, by the name of its layer, the term
     itself (N, C). Errors as in `model.forward`.
     """
-    taps = {}
+    taps, network = {}, ask.model.network
+    drawn = {name for _, names in _drawn(network) for name in names}
+    shown = drawn.union(name for _, name, _ in _thresholds(network))
 
     def listen(name: str, value: np.ndarray, op: Any, inputs: Any) -> None:
-        if SHOWN.fullmatch(name):
+        if name in shown:
             taps[name] = value[0]
 
     ask.model.forward(ask.params, x.astype(ask.dtype), tap=listen, backend=ops)
-    if ask.model.config.attention == "differential":
-        for i, block in ask.params["blocks"].items():
-            value, mean = (taps[f"blocks.{i}.attn.{t}"] for t in ("v.out", "neighbour_mean"))
-            attn = block["attn"]
-            term, _ = ops.differential.forward(
-                value[None], mean[None], attn["shortcut"], attn["neighbour"]
-            )
-            taps[f"blocks.{i}.attn.differential"] = term[0]
+    flat = flatten(ask.params)
+    for node in network.nodes:
+        if node.op == "differential":
+            args = [taps[name][None] for name in node.inputs]
+            term, _ = ops.differential.forward(*args, *(flat[path] for path in node.params))
+            taps[node.layer] = term[0]
     return taps
 
 
-def embedded(taps: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+def embedded(network: Network, taps: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     """What the page draws, by tap, as JSON: {"shape", "data"}, data as base64.
 
     A bit is a bit, in the order of the shape, the first in the lowest place [SPEC 1]. Queries and
@@ -68,38 +63,60 @@ def embedded(taps: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     with the "scale" that 127 stands for, the same for those that are to be compared;
     probabilities are bytes, see `_probabilities`.
     """
-    found = {}
-    for name, value in taps.items():
-        stem, _, leaf = name.rpartition(".")
-        if leaf == "head_bit":
-            found[name] = _bits(value) | {"margins": _margin_bytes(taps[f"{stem}.head_z"])}
-        elif leaf == "bit":
+    found: dict[str, dict[str, Any]] = {}
+    for what, (name, *others) in _drawn(network):
+        value = taps[name]
+        if what == "signs":
+            found[name] = _bits(value) | {"margins": _margin_bytes(taps[others[0]])}
+        elif what == "booleans":
             found[name] = _bits(value)
-        elif name.endswith("attn.prob.z") or leaf == "prob":
-            found[name] = _probabilities(value, binary=leaf == "z")
-    for group in (
-        ("norm1.out", "attn.low", "attn.high"),
-        (
-            "attn.v.out",
-            "attn.neighbour_mean",
-            "attn.differential",
-        ),
-    ):
-        found |= _tokens(taps, group)
+        elif what == "tokens":
+            found |= _tokens({name: taps[name] for name in (name, *others)})
+        else:
+            found[name] = _probabilities(value, binary=what == "ratios")
     return found
 
 
-def margins(taps: Mapping[str, np.ndarray], block: int) -> list[Margins]:
+def margins(network: Network, taps: Mapping[str, np.ndarray], block: int) -> list[Margins]:
     """Of every threshold of a block, in order of computation; none where nothing is binary."""
-    prefix = f"blocks.{block}."
-    if f"{prefix}attn.prob.z" not in taps:
-        return []
-    names = [n for n in taps if n.startswith(prefix) and n.endswith((".z", ".head_z"))]
-    return [_margins(name, taps[name]) for name in names]
+    return [
+        _margins(name, taps[name], threshold)
+        for layer, name, threshold in _thresholds(network)
+        if block_of(layer) == block
+    ]
 
 
-def _margins(name: str, z: np.ndarray) -> Margins:
-    distance = z.astype(np.float64) - (0.5 if name.endswith("attn.prob.z") else 0.0)
+def _drawn(network: Network) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """What is drawn, as (kind, names of taps): of several, those that belong together."""
+    for node in network.nodes:
+        if node.op == "bands" and node.attributes["mode"] != "none":
+            yield "tokens", (*node.inputs, *node.outputs)
+        elif node.op == "sign" and network.nodes[network.readers[node.name][0][0]].op == "matmul":
+            yield "signs", (node.name, *node.inputs)  # of queries and keys
+        elif node.op in ("softmax", "window_softmax") and node.tap == "real":
+            yield "probabilities", (node.name,)
+        elif node.op == "boolean_attention" and _has_bits(node):
+            yield "ratios", (node.inside["prob.z"],)
+            yield "booleans", (node.inside["prob.bit"],)
+        elif node.op == "differential":
+            yield "tokens", (*node.inputs, node.layer)
+
+
+def _thresholds(network: Network) -> Iterator[tuple[str, str, float]]:
+    """Every value in front of a bit, as (layer, name, threshold), in order of computation."""
+    for node in network.nodes:
+        if node.op == "sign" or (node.op == "binary_linear" and _has_bits(node)):
+            yield node.layer, node.inputs[0], 0.0
+        elif node.op == "boolean_attention" and _has_bits(node):
+            yield node.layer, node.inside["prob.z"], 0.5
+
+
+def _has_bits(node: Node) -> bool:
+    return bool(insides.of(node).values)
+
+
+def _margins(name: str, z: np.ndarray, threshold: float) -> Margins:
+    distance = z.astype(np.float64) - threshold
     relative = distance / (_rms(distance) or 1.0)
     size = np.abs(relative)
     histogram, _ = np.histogram(relative, BINS, (-REACH, REACH))
@@ -132,19 +149,15 @@ def _probabilities(value: np.ndarray, binary: bool) -> dict[str, Any]:
     return {"shape": value.shape, "data": _base64(np.rint(255 * share).astype(np.uint8))}
 
 
-def _tokens(taps: Mapping[str, np.ndarray], group: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Tokens (N, C) of each block; a few values beyond the scale are clipped."""
-    found: dict[str, dict[str, Any]] = {}
-    for first in [name for name in taps if name.endswith(f".{group[0]}")]:
-        names = [first.removesuffix(group[0]) + end for end in group]
-        values = {name: taps[name][:, :CHANNELS] for name in names if name in taps}
-        if len(values) < 2:  # nothing to compare: an architecture without the bands, or the term
-            continue
-        sizes = np.concatenate([np.abs(value).ravel() for value in values.values()])
-        scale = float(np.quantile(sizes, 0.97)) or 1.0
-        for name, value in values.items():
-            signed = np.rint(127 * np.clip(value / scale, -1, 1)).astype(np.int8)
-            found[name] = {"shape": signed.shape, "scale": scale, "data": _base64(signed)}
+def _tokens(taps: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """Tokens (N, C) that are to be compared; a few values beyond the scale are clipped."""
+    values = {name: value[:, :CHANNELS] for name, value in taps.items()}
+    sizes = np.concatenate([np.abs(value).ravel() for value in values.values()])
+    scale = float(np.quantile(sizes, 0.97)) or 1.0
+    found = {}
+    for name, value in values.items():
+        signed = np.rint(127 * np.clip(value / scale, -1, 1)).astype(np.int8)
+        found[name] = {"shape": signed.shape, "scale": scale, "data": _base64(signed)}
     return found
 
 
