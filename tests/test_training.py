@@ -85,7 +85,8 @@ def test_only_alpha_has_a_rate_of_its_own(name: str) -> None:
         for path, value in flatten(network.init(np.random.default_rng(0))).items()
     }
     before = {path: value.copy() for path, value in params.items()}
-    optimizer = for_network(network.network.parameters, params, Recipe(alpha_rate=0.25, weight_decay=0.0))
+    recipe = Recipe(alpha_rate=0.25, weight_decay=0.0)
+    optimizer = for_network(network.network.parameters, params, recipe)
     optimizer.step({path: np.ones_like(value) for path, value in params.items()}, rate=1e-3)
     for path, value in params.items():  # the first step has the length of the rate
         rate = 2.5e-4 if path in ("blocks.0.attn.alpha", "blocks.1.attn.alpha") else 1e-3
