@@ -188,7 +188,7 @@ def test_prediction_holds_no_cache(name):
 
 def test_prediction_takes_no_more_for_more_blocks():
     def peak(depth: int) -> int:
-        network = networks.make(networks.small(depth=depth), 0, batch=40)
+        network = networks.make(networks.small(depth=depth), 0, batch=400)
         network.model.predict(network.params, network.images)  # the list is made once
         tracemalloc.start()
         try:

@@ -58,6 +58,7 @@ def test_order_of_keys_never_matters_in_forward(config, seed, dtype):
     np.testing.assert_array_equal(other.model.forward(other.params, other.images)[0], expected)
 
 
+@settings(max_examples=12)
 @given(ANY, strategies.seeds(), strategies.floats())
 def test_order_of_keys_never_matters_in_backward(config, seed, dtype):
     """Silently, and with a listener, who hears the same in the same order."""
@@ -177,7 +178,7 @@ def test_a_name_that_is_missing_or_unknown_is_named(tmp_path, reader, path):
 # Other names
 
 
-@settings(max_examples=60)
+@settings(max_examples=15)
 @given(ANY, strategies.seeds(), strategies.floats())
 def test_nothing_goes_by_a_name(config, seed, dtype):
     """Results, and every tap but for its name, its inputs' names and those of parameters."""
@@ -197,7 +198,7 @@ def test_nothing_goes_by_a_name(config, seed, dtype):
         assert a.dtype == value.dtype
         np.testing.assert_array_equal(a, value, err_msg=name)
         assert list(other_reads) == [new(read) for read in reads], name
-        if op is not None:
+        if op is not None and seed % 5 == len(name) % 5:  # a fifth; all of them in test_taps
             inputs = [values[read] for read in other_reads]
             np.testing.assert_array_equal(other_op(*inputs), op(*inputs), err_msg=name)
 

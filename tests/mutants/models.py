@@ -384,7 +384,7 @@ def the_image_is_never_freed(original):
     return property(last_reads)
 
 
-@mutant("models.interpreter._run_node", f"{WALK}.test_prediction_holds_no_cache")
+@mutant("models.interpreter._run_node", f"{WALK}.test_prediction_holds_no_cache", name="react")
 def caches_are_kept_in_front(original):
     """predict keeps what backward would need of the node in front."""
     kept = {}
@@ -510,11 +510,11 @@ def one_reader_replayed(original):
 
 @mutant("models.replay._Maker.made", REPLAY)
 def hidden_nodes_are_left_out(original):
-    """What no one hears between two taps is not computed."""
+    """What no one hears between two taps is not computed: moves of the heads, layer scale."""
 
     def made(self, name):
         node = self.network.nodes[self.network.maker[name]]
-        if node.tap == "" and node.op in ("split_heads", "merge_heads", "layer_scale", "fit"):
+        if node.tap == "" and node.op in ("shift", "layer_scale"):
             return self.value(node.inputs[0])
         return original(self, name)
 
@@ -555,19 +555,19 @@ def bits_are_heard_as_numbers(original):
     return lambda kind, value: value if kind == "bit" else original(kind, value)
 
 
-@mutant("models.replay.OPERATIONS", ORDER)
+@mutant("models.replay.OPERATIONS", ORDER, name="small_tie_free")
 def nothing_is_late(original):
     """Gradients of what combines branches are shown before those of the branches."""
     return {name: found._replace(late=False) for name, found in original.items()}
 
 
-@mutant("models.replay.OPERATIONS", ORDER)
+@mutant("models.replay.OPERATIONS", ORDER, name="small_tie_free")
 def differential_in_the_order_of_its_arguments(original):
     """Its gradients are shown shortcut first."""
     return {name: found._replace(order=()) for name, found in original.items()}
 
 
-@mutant("models.replay._schedule", ORDER)
+@mutant("models.replay._schedule", ORDER, name="small_tie_free")
 def what_waits_is_shown_at_once(original):
     """What several branches read is shown with the last of them, in front of its own gradients."""
 
@@ -582,7 +582,7 @@ def what_waits_is_shown_at_once(original):
     return _schedule
 
 
-@mutant("models.replay._of_node", ORDER)
+@mutant("models.replay._of_node", ORDER, name="small_tie_free")
 def readers_show_nothing_for_others(original):
     """z is shown by the node that makes it, in front of the weights."""
 
