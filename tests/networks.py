@@ -8,14 +8,15 @@ differs by 1e-15, agree on every bit. So no test has to excuse a flip in float64
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
 
 from refimpl import ops
-from refimpl.models import Config, VisionTransformer, flatten, unflatten
+from refimpl.models import Config, VisionTransformer, flatten, nodes, unflatten
 from refimpl.models import params as declared
 
 # Every field with a closed list of values [SPEC 6.5, 9]; the first is the baseline's.
@@ -248,6 +249,47 @@ def as_type(network: Network, dtype: Any) -> Network:
     params = unflatten({path: v.astype(dtype) for path, v in flatten(network.params).items()})
     images, dlogits = (array.astype(dtype) for array in (network.images, network.dlogits))
     return Network(network.model, params, images, dlogits)
+
+
+@dataclasses.dataclass(frozen=True)
+class Relisted(VisionTransformer):
+    """A model that runs another list in the place of its own, on images of its own size."""
+
+    listed: nodes.Network = dataclasses.field(compare=False)
+
+    @property
+    def network(self) -> nodes.Network:
+        return self.listed
+
+
+def renamed(network: Network, seed: int = 0) -> tuple[Network, Callable[[str], str]]:
+    """The same network where no value and no parameter has its name, and the new name of a tap.
+
+    Names are numbers in random order: nothing can be read off them. Parameters, a flat dict, have
+    their new names too. So whatever decides by a name shows: verdicts, bounds, causes, costs.
+    """
+    own = network.model.network
+    names = {*own.parameters, *own.maker, *(v for n in own.nodes for v in n.inside.values())}
+    order = np.random.default_rng(seed).permutation(len(names))
+    new = {name: f"n{number}" for name, number in zip(sorted(names), order, strict=True)}
+
+    def of_tap(tap: str) -> str:
+        for prefix in ("grads/param.", "grads/"):
+            if tap.startswith(prefix):
+                return prefix + of_tap(tap.removeprefix(prefix))
+        return new.get(tap, tap)  # "input" keeps its name
+
+    model = Relisted(network.model.config, own.renamed(new.__getitem__))
+    params = {new[path]: value for path, value in flatten(network.params).items()}
+    return network._replace(model=model, params=params), of_tap
+
+
+def permuted(tree: Any, rng: np.random.Generator) -> Any:
+    """The same nested dict, its keys in another order at every depth."""
+    if not isinstance(tree, Mapping):
+        return tree
+    keys = list(tree)
+    return {keys[i]: permuted(tree[keys[i]], rng) for i in rng.permutation(len(keys))}
 
 
 def _sizes(config: Config) -> set[int]:

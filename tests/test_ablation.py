@@ -28,7 +28,7 @@ from refimpl.conventions import DataError
 from refimpl.data import datasets, segmentation
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files, summary
-from refimpl.models.config import named
+from refimpl.models.architectures import named
 from refimpl.report import tradeoff
 from refimpl.training import ablation, ablation_table, history
 from refimpl.training.batches import Score

@@ -29,7 +29,7 @@ from refimpl.bench import (
 from refimpl.bench.measure import Contender, Row
 from refimpl.bench.peers import Peer, numpy_blas, openvino_cpu, torch_train
 from refimpl.conventions import ConfigError, RefimplError
-from refimpl.models import config, flatten
+from refimpl.models import architectures, flatten
 from tests import networks, oracles, tolerances
 from tests.command_line import run
 
@@ -178,8 +178,8 @@ def test_the_timed_mirror_has_our_logits_and_gradients(shell, fields) -> None:
 def test_the_timed_mirror_is_written_for_every_architecture() -> None:
     """What a named architecture leaves at its default, the mirror does not know."""
     known = {"similarity", "attention", "rprelu", "block"}
-    for name in config.CLASSIFIERS:
-        fields = config.named(name).to_json()
+    for name in architectures.CLASSIFIERS:
+        fields = architectures.named(name).to_json()
         plain = networks.small(block=fields["block"]).to_json()
         for field in networks.SWITCHES:
             assert field in known or fields[field] == plain[field], (name, field)

@@ -454,7 +454,7 @@ def test_models_lists_what_there_is() -> None:
     status, text, _ = run("models", "--json")
     listed = json.loads(text)
     assert sorted(listed["trained"]) == files.shipped()
-    assert set(listed["architectures"]) == set(refimpl.models.config.NAMES)
+    assert set(listed["architectures"]) == set(refimpl.models.architectures.NAMES)
     for name in ("didb_micro", "deit_cifar"):
         params = refimpl.create_model(name).init(np.random.default_rng(0))
         count = sum(array.size for array in refimpl.flatten(params).values())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from refimpl.conventions import ConfigError
 from refimpl.models import Config, create_model
-from refimpl.models.config import NAMES, named
+from refimpl.models.architectures import NAMES, named
 from tests import networks
 
 BASELINE = {

@@ -12,7 +12,8 @@ from refimpl import engine, ops
 from refimpl.golden import compare, diagnose, read, store
 from refimpl.kernels import backend
 from refimpl.models import create_model, files, flatten, packing
-from refimpl.models.params import real_matrices, shapes
+from refimpl.models.binary import network as listed
+from refimpl.models.params import decayed, shapes
 from refimpl.training import optimizers
 from tests import networks, strategies, tolerances
 from tests.test_models import assert_equal, assert_mirrored, assert_slope
@@ -165,8 +166,9 @@ def test_names_shapes_and_start():
     assert 0.015 < params["decoder.0.smooth.weight"].std() < 0.02
     assert (params["decoder.0.norm.weight"] == 1).all()
     kernels = {f"decoder.{s}.{part}.weight" for s in (0, 1) for part in ("lateral", "smooth")}
-    assert real_matrices(config) == {"patch_embed.weight", "head.weight", *kernels}
-    assert kernels <= real_matrices(networks.swin(decoder="fpn", block="real"))
+    assert decayed(listed(config).parameters) == {"patch_embed.weight", "head.weight", *kernels}
+    real = listed(networks.swin(decoder="fpn", block="real"))
+    assert kernels <= decayed(real.parameters)
     assert not kernels & packing.binary_matrices(config)
 
 

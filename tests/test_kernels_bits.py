@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from refimpl.models.heads import split, split_values
 
 from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError
 from refimpl.kernels import bits, popcount
+from refimpl.ops import split_heads
 from tests import strategies
 
 LENGTHS = (1, 31, 32, 33, 63, 64, 65, 127, 192, 384)  # K: edges of a word, and usual ones
@@ -127,8 +127,8 @@ def test_both_zeros_are_plus_one_and_the_threshold_itself_is_no_one(dtype):
     lambda x: x[:, ::-1, 3:],
     lambda x: x[..., ::-1],
     lambda x: x[..., ::3],
-    lambda x: split(x, 3),
-    lambda x: split_values(x, 3),
+    lambda x: split_heads.forward(x, 3)[0],
+    lambda x: split_heads.forward(x, 3, transposed=True)[0],
     lambda x: np.broadcast_to(x[:1], x.shape),
     np.asfortranarray,
 ])  # fmt: skip
@@ -141,12 +141,11 @@ def test_any_strides(strided):
 
 def test_heads_are_packed_where_they_lie(monkeypatch):
     x = draw(np.random.default_rng(3), (2, 5, 66))
-    expected = x >= 0
     monkeypatch.setattr(np, "ascontiguousarray", lambda x: pytest.fail("a copy"))
-    heads = split(x, 2)
+    heads, _ = split_heads.forward(x, 2)
     packed = bits.pack(heads)
     monkeypatch.undo()
-    np.testing.assert_array_equal(bits.unpack(packed), split(expected, 2))
+    np.testing.assert_array_equal(bits.unpack(packed), heads >= 0)
 
 
 def test_read_only_input():

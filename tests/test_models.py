@@ -493,17 +493,42 @@ class Recorder:
         return call
 
 
-SHELL = Counter(patch_embed=1, layer_norm=1, linear=1)
-# q, k, v, proj, up, down; a sign for each head of q, k, v
-REACT = Counter(
-    layer_norm=9, binary_linear=6, fit=6, rprelu=7, sign=3, matmul=1, softmax=1, boolean_attention=1
+SHELL = Counter(patch_embed=1, class_token=1, position_embedding=1, layer_norm=1, pool=1, linear=1)
+PROJECTION = Counter(identity=1, shift=1, binary_linear=1, layer_norm=1, fit=1, add=1, rprelu=1)
+HEADS = Counter(shift=1, split_heads=1, sign=1)  # their signs, of q, k or v
+
+
+def times(count: int, calls: Counter) -> Counter:
+    return Counter({name: count * number for name, number in calls.items()})
+
+
+# q, k, v, proj, up, down; norms of block and context, both residual sums and that of the shortcuts
+REACT = (
+    times(6, PROJECTION)
+    + times(3, HEADS)
+    + Counter(
+        layer_norm=3,
+        add=3,
+        matmul=1,
+        divide=1,
+        softmax=1,
+        boolean_attention=1,
+        merge_heads=1,
+        rprelu=1,
+    )
 )
 # q and k twice
-DIDB = REACT + Counter(
-    layer_norm=2, binary_linear=2, fit=2, rprelu=2, sign=2, matmul=1,
-    bands=1, band_sum=1, neighbours=1, differential=1,
+DIDB = (
+    REACT
+    - Counter(divide=1)
+    + times(2, PROJECTION)
+    + times(2, HEADS)
+    + Counter(matmul=1, bands=1, band_sum=1, neighbours=1, differential=1)
+)
+DEIT = Counter(
+    layer_norm=2, linear=4, split=1, split_heads=3, matmul=2, divide=1, softmax=1, merge_heads=1,
+    gelu=1, add=2,
 )  # fmt: skip
-DEIT = Counter(layer_norm=2, linear=4, matmul=2, softmax=1, gelu=1)
 CALLS = {
     "didb": (networks.small(**networks.DIDB), DIDB),
     "react": (networks.small(), REACT),
@@ -530,11 +555,13 @@ def test_every_op_is_called_through_the_backend_in_both_directions(name, monkeyp
 @pytest.mark.parametrize("pool", networks.POOLS)
 def test_interpolations_are_called_through_the_backend_in_both_directions(pool, monkeypatch):
     network = networks.make(networks.small(**networks.DIDB, pool=pool), seed=4)
-    network = networks.with_images_of(network, (3, 2))
+    network = networks.with_images_of(network, (4, 2))
     expected = network.run()
     recorder = Recorder(monkeypatch)
     assert_equal(network.run(backend=recorder), expected)
-    assert recorder.calls["forward"]["interpolate"] == 1  # of all maps
+    # the position embedding, two token shifts of nine RPReLUs a block; alpha of each block
+    assert recorder.calls["forward"]["resize_tokens"] == 1 + 2 * 2 * 9
+    assert recorder.calls["forward"]["rescale"] == 2
     assert recorder.calls["forward"] == recorder.calls["backward"]
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import refimpl
 from refimpl.conventions import DtypeError
 from refimpl.models import create_model, flatten, unflatten
-from refimpl.models.params import real_matrices, shapes
+from refimpl.models.binary import network as listed
+from refimpl.models.params import decayed, shapes
 from tests import networks, strategies
 
 # The tree
@@ -137,8 +138,8 @@ def test_stages_have_the_same_parameters(config):
 
 def test_matrices_of_real_layers():
     for name in ("didb", "react"):
-        assert real_matrices(SHAPES[name][0]) == {"patch_embed.weight", "head.weight"}
-    assert real_matrices(SHAPES["deit"][0]) == {
+        assert decayed(listed(SHAPES[name][0]).parameters) == {"patch_embed.weight", "head.weight"}
+    assert decayed(listed(SHAPES["deit"][0]).parameters) == {
         "patch_embed.weight", "head.weight",
         "blocks.0.attn.qkv.weight", "blocks.0.attn.proj.weight",
         "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight",

@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import refimpl
-from refimpl import engine, golden
+from refimpl import engine, golden, ops
 from refimpl.conventions import ConfigError, ShapeError
 from refimpl.data import bundled
 from refimpl.golden import store
 from refimpl.kernels import backend
-from refimpl.models import files, flatten, resize
+from refimpl.models import VisionTransformer, binary, files, flatten, interpreter
 from refimpl.models.packing import pack_rows
 from tests import networks, strategies
 from tests.command_line import SEVEN, SMALL, assert_one_line, run, save_model
@@ -38,22 +38,34 @@ def model(tmp_path_factory):
 
 @given(networks.configs(), strategies.seeds(), strategies.floats())
 def test_resizing_is_linear_and_its_backward_is_the_adjoint(config, seed, dtype):
-    """<resize(p), g> = <p, adjoint(g)> over all parameters that are interpolated."""
+    """<resize(p), g> = <p, adjoint(g)> for every parameter that is interpolated.
+
+    The adjoint is that of the nodes that make the list's values of parameters alone.
+    """
     rng = np.random.default_rng(seed)
-    size = (3 * config.patch_size, 4 * config.patch_size)
-    params = networks.parameters(config, rng, dtype)
+    listed = binary.network(config, (3 * config.patch_size, 4 * config.patch_size))
+    params = flatten(networks.parameters(config, rng, dtype))
     networks.freeze(params)
-    resized, cache = resize.forward(params, config, size)
-    grads = networks.parameters(config.replace(image_size=size), rng, dtype)
-    networks.freeze(grads)
-    adjoint = resize.backward(grads, cache)
-    terms = []
-    for inner, left, right in ((1, resized, grads), (-1, params, adjoint)):
-        flat = flatten(right)
-        terms += [inner * (v.astype(float) * flat[p]).sum() for p, v in flatten(left).items()]
-    assert abs(sum(terms)) <= 1e3 * np.finfo(dtype).eps * sum(map(abs, terms))
-    for array in networks.arrays((resized, adjoint)):
-        assert array.dtype == dtype and array.flags.c_contiguous
+    resized = interpreter.of_parameters(listed, params)
+    changed = {path for path in params if resized[path] is not params[path]}
+    per_token = {path for path in params if path == "pos_embed" or ".token_shift_" in path}
+    alphas = {path for path in params if path.endswith("attn.alpha")}
+    own = config.grid != (3, 4), config.tokens != 12 + config.first_patch
+    assert changed == (per_token if own[0] else set()) | (alphas if own[1] else set())
+    for name, i in listed.of_parameters.items():
+        node = listed.nodes[i]
+        if node.op == "stop_gradient":
+            continue
+        (path,), op = node.params, getattr(ops, node.op)
+        y, cache = op.forward(params[path], **node.attributes)
+        np.testing.assert_array_equal(resized[path], y, err_msg=name)
+        dy = rng.standard_normal(y.shape).astype(dtype)
+        (dx,) = op.backward(dy, cache)
+        left, right = (y.astype(float) * dy).ravel(), (params[path].astype(float) * dx).ravel()
+        size = np.abs(left).sum() + np.abs(right).sum()
+        assert abs(left.sum() - right.sum()) <= 1e3 * np.finfo(dtype).eps * size, path
+        for array in (y, dx):
+            assert array.dtype == dtype and array.flags.c_contiguous
 
 
 def test_there_and_back_again():
@@ -61,20 +73,19 @@ def test_there_and_back_again():
     config = networks.small(**networks.DIDB)
     params = networks.parameters(config, np.random.default_rng(0))
     params["pos_embed"][:, 1:] = np.arange(10)
-    found = params
+    model, found = VisionTransformer(config), params
     for size in ((10, 14), (2, 2), (4, 6)):
-        found, _ = resize.forward(found, config, size)
-        config = config.replace(image_size=size)
+        model, found = model.resized(found, size)
         np.testing.assert_array_equal(found["pos_embed"][:, 0], params["pos_embed"][:, 0])
         np.testing.assert_allclose(found["pos_embed"][0, 1:, 9], 9, rtol=1e-14)
-    assert config == networks.small(**networks.DIDB)
+    assert model.config == config
 
 
 @pytest.mark.parametrize("pool, ratio", (("cls", 7 / 36), ("mean", 6 / 35)))
 def test_alpha_goes_with_one_by_the_number_of_tokens(pool, ratio):
     config = networks.small(**networks.DIDB | {"pool": pool})  # a grid of 2 x 3
     params = networks.parameters(config, np.random.default_rng(0))
-    found, _ = resize.forward(params, config, (10, 14))  # 5 x 7
+    _, found = VisionTransformer(config).resized(params, (10, 14))  # 5 x 7
     for i, block in params["blocks"].items():
         alpha = found["blocks"][i]["attn"]["alpha"]
         np.testing.assert_allclose(alpha, block["attn"]["alpha"] * ratio, rtol=1e-15)

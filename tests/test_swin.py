@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from refimpl.conventions import ConfigError
 from refimpl.kernels import backend
 from refimpl.models import create_model, flatten
-from refimpl.models.params import real_matrices, shapes
+from refimpl.models.binary import network as listed
+from refimpl.models.params import decayed, shapes
 from tests import networks, oracles, strategies
 from tests.test_models import assert_close, assert_mirrored, assert_slope
 from tests.test_taps import assert_replayed, listen
@@ -174,6 +175,6 @@ def test_start_and_weight_decay():
     table = params["blocks.3.attn.position_bias"]
     assert table.shape == (9, 4) and 0.01 < table.std() < 0.03
     assert params["merges.0.proj.rprelu.token_shift_in"].shape == (8,)
-    assert real_matrices(config) == {"patch_embed.weight", "head.weight"}
-    real = real_matrices(networks.swin(block="real"))
+    assert decayed(listed(config).parameters) == {"patch_embed.weight", "head.weight"}
+    real = decayed(listed(networks.swin(block="real")).parameters)
     assert "merges.0.proj.weight" in real and not any("bias" in path for path in real)

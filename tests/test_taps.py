@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import math
 from collections.abc import Callable
+from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
@@ -197,6 +200,46 @@ def test_the_table_by_hand():
         ("grads/input", (3, 3, 4, 6), float),
     ):
         assert (taps[name].value.shape, taps[name].value.dtype) == (shape, dtype), name
+
+
+@pytest.mark.parametrize("name", ["small_tie_free", "small_adversarial"])
+def test_order_of_a_shipped_bundle(name):
+    """Forward, backward and parameters, as the index of a bundle has them."""
+    folder = resources.files("refimpl.weights") / "golden" / name
+    config = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["config"]
+    with (folder / "index.csv").open(encoding="utf-8", newline="") as file:
+        expected = [row["name"] for row in csv.DictReader(file)]
+    heard = listen(networks.make(Config.from_json(config), 1)).taps
+    assert [tap for tap in heard if tap not in ("input", "grads/logits")] == [
+        tap for tap in expected if tap not in ("input", "grads/logits")
+    ]
+    assert any(tap.startswith("grads/param.") for tap in expected)
+
+
+def test_order_where_bundles_have_no_windows_and_no_pyramid():
+    """The table of a position bias behind both products; a level of the pyramid after another."""
+    config = networks.swin(depth=(1, 1), decoder="fpn")
+    names = list(listen(networks.make(config, 1)).taps)
+    assert [name for name in names if name.startswith("decoder.")] == [
+        f"decoder.{end}" for end in (
+            "0.norm.out", "0.lateral.out", "1.lateral.out", "0.top", "0.smooth.out", "1.smooth.out",
+            "sum", "gelu.out",
+        )
+    ]  # fmt: skip
+    assert [name for name in names if name.startswith("grads/decoder.")] == [
+        f"grads/decoder.{end}" for end in (
+            "gelu.out", "sum", "0.smooth.out", "0.top", "0.lateral.out", "0.norm.out",
+            "1.smooth.out", "1.lateral.out",
+        )
+    ]  # fmt: skip
+    below = names[names.index("grads/blocks.0.attn.scores") :][:6]
+    assert below == [
+        "grads/blocks.0.attn.scores", "grads/blocks.0.attn.q.head_bit",
+        "grads/blocks.0.attn.k.head_bit", "grads/param.blocks.0.attn.position_bias",
+        "grads/blocks.0.attn.q.head_z", "grads/param.blocks.0.attn.q_move",
+    ]  # fmt: skip
+    merge = names[names.index("grads/param.merges.0.norm.bias") :]
+    assert merge.index("grads/merges.0.patches") == 1
 
 
 # Ops

@@ -11,6 +11,7 @@ bundles are among the cases. Exit status 1 where anything differs; the worst gra
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -92,13 +93,20 @@ def differences(old: Path, new: Path) -> tuple[list[str], float]:
     names = json.loads(str(before["names"]))
     other = json.loads(str(after["names"]))
     if names != other:
-        place = next((i for i, (a, b) in enumerate(zip(names, other)) if a != b), len(names))
+        both = enumerate(itertools.zip_longest(names, other))
+        place = next(i for i, (a, b) in both if a != b)
         return [f"names differ from tap {place} on: {names[place : place + 3]} "
                 f"before, {other[place : place + 3]} now"], 0.0  # fmt: skip
+    if set(before.files) != set(after.files):
+        return [f"results differ: {sorted(set(before.files) ^ set(after.files))[:3]}"], 0.0
     found, worst = [], 0.0
     keys = [f"{i:05d}" for i in range(len(names))]
-    for key, name in [*zip(keys, names), ("silent", "logits"), ("dimages", "grads/input"),
-                      *((k, "grads/" + k) for k in before.files if k.startswith("silent/"))]:
+    for key, name in [
+        *zip(keys, names),
+        ("silent", "logits"),
+        ("dimages", "grads/input"),
+        *((k, "grads/" + k) for k in before.files if k.startswith("silent/")),
+    ]:
         a, b = before[key], after[key]
         if (a.dtype, a.shape) != (b.dtype, b.shape):
             found.append(f"{name}: {a.dtype} {a.shape} before, {b.dtype} {b.shape} now")
@@ -106,11 +114,17 @@ def differences(old: Path, new: Path) -> tuple[list[str], float]:
             size = float(np.abs(a).max(initial=0)) or 1.0
             error = float(np.abs(a - b).max(initial=0)) / size
             worst = max(worst, error if a.dtype == np.float64 else 0.0)
-            if error > (GRADIENTS if a.dtype == np.float64 else 1e-4):
+            if not error <= (GRADIENTS if a.dtype == np.float64 else 1e-4):  # nor is NaN
                 found.append(f"{name}: {error:.1e}")
-        elif not np.array_equal(a, b):
-            found.append(f"{name}: {np.sum(a != b)} of {a.size} entries")
+        elif a.tobytes() != b.tobytes():  # -0.0 is not 0.0, and NaN is NaN
+            found.append(f"{name}: {_unequal(a, b)} of {a.size} entries")
     return found, worst
+
+
+def _unequal(a: np.ndarray, b: np.ndarray) -> int:
+    """Entries of other bits."""
+    raw = [np.ascontiguousarray(x).reshape(-1, 1).view(np.uint8) for x in (a, b)]
+    return int((raw[0] != raw[1]).any(axis=1).sum())
 
 
 def main() -> int:
@@ -137,8 +151,10 @@ def main() -> int:
             )
             for line in found[:5]:
                 print(f"{i} {config}\n    {line}")
-    print(f"{len(configs)} networks, {wrong} differ; worst gradient {worst:.1e}; "
-          f"{equal} whose taps read the same")
+    print(
+        f"{len(configs)} networks, {wrong} differ; worst gradient {worst:.1e}; "
+        f"{equal} whose taps read the same"
+    )
     return int(wrong > 0)
 
 

@@ -226,3 +226,10 @@ def _queries_first(tiles: np.ndarray, tokens: int) -> np.ndarray:
 
 def _signs(bit: np.ndarray) -> np.ndarray:
     return np.where(bit, np.float32(1), np.float32(-1))
+
+
+def _cut(x: np.ndarray, stage: ModelStage, transposed: bool = False) -> np.ndarray:
+    """(1, N, C) -> heads, (nW, heads, M*M, d), or transposed (nW, heads, d, M*M)."""
+    if stage.window:
+        x, _ = windows.forward(x, stage.grid, stage.window, stage.shift)
+    return split_heads.forward(x, stage.heads, transposed)[0]

@@ -10,9 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from refimpl.ops import softmax, windows
-from refimpl.ops.softmax import Cache, backward
-
-__all__ = ["Cache", "backward", "forward", "mask"]
+from refimpl.ops.softmax import Cache
 
 
 def forward(
@@ -20,6 +18,11 @@ def forward(
 ) -> tuple[np.ndarray, Cache]:
     """x (B*nW, heads, M*M, M*M) -> y like x, 0 where a key is masked; errors as `softmax`."""
     return softmax.forward(x, mask(x.shape[0], grid, window, shift))
+
+
+def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray]:
+    """dy (B*nW, heads, M*M, M*M) -> (dx like dy,), 0 where a key is masked."""
+    return softmax.backward(dy, cache)
 
 
 def mask(count: int, grid: tuple[int, int], window: int, shift: int) -> np.ndarray:

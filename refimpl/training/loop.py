@@ -114,9 +114,10 @@ def train(
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
     if params is None:
         params = model.init(np.random.default_rng(recipe.seed))
-    check(model.config, params)
-    # one flat dict of our own arrays: the optimizer changes them in place
-    flat = {name: np.array(value, order="C") for name, value in flatten(params).items()}
+    given, declared = flatten(params), model.network.parameters
+    check(declared, given)
+    # one flat dict of our own arrays, in one order: the optimizer changes them in place
+    flat = {name: np.array(given[name], order="C") for name in declared}
     identity = {
         "recipe": recipe.to_json(),
         "config": model.config.to_json(),

@@ -84,7 +84,7 @@ def _read(name: str, class_names: Sequence[str], prepare: Prepare) -> Teacher:
 
 def _require_fit(teacher: Teacher, name: str, classes: int, image: np.ndarray) -> None:
     config = teacher.model.config
-    check(config, teacher.params)
+    check(teacher.model.network.parameters, flatten(teacher.params))
     if config.num_classes != classes:
         raise ConfigError(f"{name}: has {config.num_classes} classes, expected {classes}")
     found, expected = teacher.prepare(image).shape[1:], (config.channels, *config.image_size)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 
 class Mutant(NamedTuple):
-    module: str  # where the wrong version goes: refimpl.ops.sign
+    module: str  # where the wrong version goes: refimpl.ops.sign, or a class in a module
     attribute: str  # forward
     make: Callable[[Callable], Callable]  # the right function -> the wrong one
     test: str  # the one that must fail: test_sign.test_against_torch

@@ -624,3 +624,244 @@ def gradient_of_an_unlabelled_pixel(original):
         return (dlogits,)
 
     return backward
+
+
+# what lies between the operations with numbers
+
+
+@mutant("ops.add.forward", "test_add.test_terms_are_added_from_left_to_right")
+def terms_added_from_the_right(original):
+    """a + (b + c) instead of (a + b) + c."""
+
+    def forward(*terms):
+        if len(terms) == 1:
+            return original(*terms)
+        return original(terms[0], forward(*terms[1:])[0])
+
+    return forward
+
+
+@mutant("ops.add.backward", "test_add.test_against_torch")
+def gradient_shared_among_the_terms(original):
+    """Every term gets its share of the gradient."""
+
+    def backward(dy, cache):
+        return (dy / cache.count,) * cache.count
+
+    return backward
+
+
+@mutant("ops.shift.backward", "test_shift.test_against_torch")
+def move_hears_the_mean_of_the_tokens(original):
+    """Its gradient is a mean over the tokens, no sum."""
+
+    def backward(dy, cache):
+        return dy, dy.mean(axis=1).sum(axis=0)
+
+    return backward
+
+
+@mutant("ops.divide.backward", "test_divide.test_against_torch")
+def quotient_without_its_divisor_on_the_way_back(original):
+    """The gradient is not divided."""
+    return lambda dy, cache: (dy,)
+
+
+@mutant("ops.rescale.backward", "test_rescale.test_against_torch")
+def gradient_divided_by_the_factor(original):
+    """The inverse of the product in the place of its adjoint."""
+    return lambda dy, cache: (np.asarray(dy / dy.dtype.type(cache.factor)),)
+
+
+@mutant(
+    "ops.rescale.forward",
+    "test_rescale.test_a_number_stays_an_array_of_its_type",
+    dtype=np.dtype(np.float32),
+)
+def factor_in_full_precision(original):
+    """The product is rounded to float32, its factor is not."""
+
+    def forward(x, factor):
+        y, cache = original(x.astype(np.float64), factor)
+        return y.astype(x.dtype), cache
+
+    return forward
+
+
+@mutant("ops.stop_gradient.backward", "test_stop_gradient.test_against_torch")
+def gradient_not_stopped(original):
+    """It hands on what it should keep."""
+    return lambda dy, cache: (dy,)
+
+
+@mutant("ops.identity.backward", "test_identity.test_against_torch")
+def identity_stops_the_gradient(original):
+    """It keeps what it should hand on."""
+    return lambda dy, cache: (np.zeros_like(dy),)
+
+
+@mutant("ops.class_token.forward", "test_class_token.test_against_torch")
+def class_token_behind_the_patches(original):
+    """The class token is the last one."""
+
+    def forward(x, token):
+        y, cache = original(x, token)
+        return np.roll(y, -1, axis=1), cache
+
+    return forward
+
+
+@mutant("ops.class_token.backward", "test_class_token.test_against_torch")
+def class_token_hears_the_first_image(original):
+    """Its gradient is not summed over the batch."""
+    return lambda dy, cache: (dy[:, 1:], dy[:1, :1])
+
+
+@mutant("ops.drop_class_token.backward", "test_drop_class_token.test_against_torch")
+def dropped_token_hears_the_last_patch(original):
+    """Gradients of the patches begin at the class token."""
+    return lambda dy, cache: (np.roll(original(dy, cache)[0], -1, axis=1),)
+
+
+@mutant("ops.position_embedding.backward", "test_position_embedding.test_against_torch")
+def position_hears_the_mean_of_the_batch(original):
+    """Its gradient is a mean over the images, no sum."""
+    return lambda dy, cache: (dy, dy.mean(axis=0, keepdims=True))
+
+
+@mutant("ops.pool.forward", "test_pool.test_against_torch")
+def the_last_token_is_pooled(original):
+    """pool="cls" reads the end of the sequence."""
+
+    def forward(x, pool):
+        y, cache = original(x, pool)
+        return (x[:, -1] if pool == "cls" else y), cache
+
+    return forward
+
+
+@mutant("ops.pool.backward", "test_pool.test_against_torch")
+def mean_pool_gradient_is_not_divided(original):
+    """pool="mean" hands the whole gradient to every token."""
+
+    def backward(dy, cache):
+        (dx,) = original(dy, cache)
+        return (dx * cache.tokens if cache.pool == "mean" else dx,)
+
+    return backward
+
+
+@mutant("ops.split.backward", "test_split.test_against_torch")
+def parts_joined_in_reverse(original):
+    """The gradient of the last part stands first."""
+    return lambda dy, cache: original(dy[::-1], cache)
+
+
+@mutant("ops.split_heads.forward", "test_split_heads.test_against_torch")
+def every_other_channel_is_a_head(original):
+    """Channel c belongs to head c mod heads instead of head c // d."""
+
+    def forward(x, heads, transposed=False):
+        order = np.arange(x.shape[-1]).reshape(-1, heads).T.reshape(-1)
+        return original(x[..., order], heads, transposed)
+
+    return forward
+
+
+@mutant("ops.split_heads.backward", "test_split_heads.test_against_torch")
+def heads_swap_with_channels_on_the_way_back(original):
+    """Channels of the gradient lie by their place in a head first."""
+
+    def backward(dy, cache):
+        (dx,) = original(dy, cache)
+        heads = dy.shape[1]
+        return (dx.reshape(*dx.shape[:2], heads, -1).swapaxes(2, 3).reshape(dx.shape),)
+
+    return backward
+
+
+@mutant("ops.merge_heads.forward", "test_merge_heads.test_against_torch")
+def heads_interleaved(original):
+    """Channel c comes from head c mod heads."""
+
+    def forward(x):
+        y, cache = original(x)
+        batch, heads, tokens, d = x.shape
+        return x.transpose(0, 2, 3, 1).reshape(batch, tokens, heads * d), cache
+
+    return forward
+
+
+@mutant("ops.to_grid.forward", "test_to_grid.test_against_torch_and_its_inverse")
+def tokens_laid_out_column_by_column(original):
+    """The grid is filled down its columns instead of along its rows."""
+
+    def forward(x, grid):
+        y, cache = original(x, grid[::-1])
+        return y.swapaxes(2, 3), cache
+
+    return forward
+
+
+@mutant("ops.from_grid.forward", "test_from_grid.test_against_torch")
+def tokens_read_column_by_column(original):
+    """Tokens are taken down the columns of the grid."""
+
+    def forward(x):
+        _, cache = original(x)
+        return original(np.ascontiguousarray(x.swapaxes(2, 3)))[0], cache
+
+    return forward
+
+
+@mutant("ops.join_windows.forward", "test_join_windows.test_against_torch")
+def windows_not_rolled_back(original):
+    """Tokens stay where the roll has put them."""
+
+    def forward(x, grid, window, shift=0):
+        return original(x, grid, window)[0], ops.windows.Cache(grid, window, shift)
+
+    return forward
+
+
+@mutant("ops.join_windows.backward", "test_join_windows.test_against_torch")
+def gradient_rolled_back(original):
+    """The gradient is cut without being rolled."""
+    return lambda dy, cache: original(dy, cache._replace(shift=0))
+
+
+@mutant("ops.window_softmax.mask", "test_window_softmax.test_against_torch")
+def both_sides_of_the_roll_seen(original):
+    """Every key of a window is seen."""
+    return lambda count, *place: np.ones_like(original(count, *place))
+
+
+@mutant("ops.window_softmax.mask", "test_window_softmax.test_against_torch")
+def images_of_a_batch_take_turns(original):
+    """Masks lie window by window, all images of the first window in front."""
+
+    def mask(count, grid, window, shift):
+        seen = original(count, grid, window, shift)
+        windows = grid[0] * grid[1] // window**2
+        return np.repeat(seen[:windows], count // windows, axis=0)
+
+    return mask
+
+
+@mutant("ops.resize_tokens._split", "test_resize_tokens.test_against_torch")
+def entry_of_the_class_token_behind(original):
+    """The entry of the class token is looked for behind those of the patches."""
+
+    def _split(x, grid):
+        first, maps = original(x, grid)
+        entries = np.concatenate([first, maps.reshape(len(maps), -1).T])
+        count = grid[0] * grid[1]
+        return entries[count:], entries[:count].T.reshape(-1, *grid)
+
+    return _split
+
+
+@mutant("ops.resize_tokens.backward", "test_resize_tokens.test_against_torch")
+def parameter_gradient_interpolated_back(original):
+    """The backward makes the gradient smaller as it would the parameter."""
+    return lambda dy, cache: (ops.resize_tokens.forward(dy, cache.new_grid, cache.grid)[0],)

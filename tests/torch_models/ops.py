@@ -324,3 +324,110 @@ def pixel_cross_entropy(
 ) -> Tensor:
     """[SPEC 10] logits (B, K, H, W), target (B, H, W) int; torch gives NaN without any label."""
     return F.cross_entropy(logits, target.long(), label_smoothing=smoothing, ignore_index=ignored)
+
+
+# What lies between the operations with numbers: tokens, heads, grids
+
+
+def add(first: Tensor, *others: Tensor) -> Tensor:
+    """[SPEC 6.1] The sum of values of one shape."""
+    return torch.stack([first, *others]).sum(dim=0)
+
+
+def shift(x: Tensor, move: Tensor) -> Tensor:
+    """[SPEC 5] x (B, N, C) plus move (C,)."""
+    return torch.add(x, move)
+
+
+def divide(x: Tensor, divisor: float) -> Tensor:
+    """[SPEC 6.1] Division by a number."""
+    return torch.div(x, divisor)
+
+
+def rescale(x: Tensor, factor: float) -> Tensor:
+    """[SPEC 6.3] x times a number of its own type."""
+    return x * torch.tensor(factor, dtype=x.dtype)
+
+
+def identity(x: Tensor) -> Tensor:
+    """[SPEC 5] x."""
+    return x.clone()
+
+
+def stop_gradient(x: Tensor) -> Tensor:
+    """[R5] x, as a constant; with a path of factor 0, for autograd wants one."""
+    return x.detach() + 0 * x
+
+
+def class_token(x: Tensor, token: Tensor) -> Tensor:
+    """[SPEC 6.3] x (B, gh * gw, C), token (1, 1, C) -> (B, 1 + gh * gw, C)."""
+    return torch.cat([token.expand(len(x), -1, -1), x], dim=1)
+
+
+def drop_class_token(x: Tensor) -> Tensor:
+    """[SPEC 10] (B, 1 + gh * gw, C) -> (B, gh * gw, C)."""
+    return x.narrow(1, 1, x.shape[1] - 1)
+
+
+def position_embedding(x: Tensor, position: Tensor) -> Tensor:
+    """[SPEC 6.3] x (B, N, C) plus position (1, N, C)."""
+    return x + position.expand_as(x)
+
+
+def pool(x: Tensor, pool: str) -> Tensor:
+    """[SPEC 6.3] (B, N, C) -> (B, C)."""
+    return x[:, 0] if pool == "cls" else x.mean(dim=1)
+
+
+def split(x: Tensor, parts: int) -> tuple[Tensor, ...]:
+    """[SPEC 6.4] (…, parts * C) -> as many of (…, C)."""
+    return x.chunk(parts, dim=-1)
+
+
+def split_heads(x: Tensor, heads: int, transposed: bool = False) -> Tensor:
+    """[SPEC 1] (B, N, C) -> (B, heads, N, d), or transposed (B, heads, d, N)."""
+    y = torch.stack(x.chunk(heads, dim=-1), dim=1)
+    return y.mT if transposed else y
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[SPEC 1] (B, heads, N, d) -> (B, N, C)."""
+    return torch.cat(x.unbind(dim=1), dim=-1)
+
+
+def to_grid(x: Tensor, grid: Grid) -> Tensor:
+    """[SPEC 10] (B, gh * gw, C) -> (B, C, gh, gw)."""
+    return x.unflatten(1, grid).movedim(3, 1)
+
+
+def from_grid(x: Tensor) -> Tensor:
+    """[SPEC 10] (B, C, gh, gw) -> (B, gh * gw, C)."""
+    return x.movedim(1, 3).flatten(1, 2)
+
+
+def join_windows(x: Tensor, grid: Grid, window: int, shift: int = 0) -> Tensor:
+    """[SPEC 6.7] (B nW, M M, C) -> (B, gh * gw, C)."""
+    count = grid[0] * grid[1] // window**2
+    cut = x.unflatten(0, (-1, count)).permute(0, 3, 2, 1).flatten(1, 2)  # (B, C M M, nW)
+    image = F.fold(cut, grid, window, stride=window)  # (B, C, gh, gw)
+    return image.roll((shift, shift), dims=(2, 3)).flatten(2).mT
+
+
+def window_softmax(x: Tensor, grid: Grid, window: int, shift: int) -> Tensor:
+    """[SPEC 6.7] Scores (B nW, heads, M M, M M); the nine regions of Swin's own code."""
+    region = torch.zeros(grid, dtype=x.dtype)
+    spans = slice(0, -window), slice(-window, -shift), slice(-shift, None)
+    for number, (rows, columns) in enumerate((r, c) for r in spans for c in spans):
+        region[rows, columns] = number
+    cut = windows(region.view(1, -1, 1), grid, window)[..., 0]  # (nW, M M)
+    apart = (cut[:, :, None] != cut[:, None]).repeat(len(x) // len(cut), 1, 1)
+    return F.softmax(x.masked_fill(apart[:, None], -math.inf), dim=-1)
+
+
+def resize_tokens(x: Tensor, grid: Grid, new_grid: Grid) -> Tensor:
+    """[SPEC 6.3] (1, N, C) or (N,) of a grid -> of another; the class token's entry is kept."""
+    entries = x if x.ndim == 3 else x.view(1, -1, 1)
+    first, patches = entries.split((entries.shape[1] - grid[0] * grid[1], grid[0] * grid[1]), dim=1)
+    image = F.interpolate(to_grid(patches, grid), new_grid, mode="bicubic", align_corners=False)
+    y = torch.cat([first, from_grid(image)], dim=1)
+    return y if x.ndim == 3 else y.flatten()
