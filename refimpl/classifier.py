@@ -17,16 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from refimpl.conventions import (
-    ConfigError,
-    DataError,
-    ModelFileError,
-    cpus,
-    require_finite,
-    write_atomically,
-)
+from refimpl.conventions import ConfigError, DataError, ModelFileError, require_finite
 from refimpl.data.images import open_image
 from refimpl.data.preprocessing import Preprocessing
+from refimpl.disk import write_atomically
+from refimpl.machine import cpus
 from refimpl.models import Config, VisionTransformer, files, flatten, packing, resize, unflatten
 from refimpl.ops import softmax
 

@@ -20,11 +20,6 @@ after the other along the leading axes.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-from pathlib import Path
-
 import numpy as np
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -57,6 +52,10 @@ class ModelFileError(RefimplError, ValueError):
 
 class GoldenFileError(RefimplError, ValueError):
     """A golden bundle or a candidate for comparison is missing, broken or not what was expected."""
+
+
+class OutputError(RefimplError, ValueError):
+    """An output would destroy something, or cannot be written where it is to go."""
 
 
 class NonFiniteError(RefimplError, FloatingPointError):
@@ -104,39 +103,3 @@ def require_choice(op: str, name: str, value: object, choices: tuple) -> None:
     if value not in choices:
         wanted = ", ".join(repr(c) for c in choices)
         raise ConfigError(f"{op}: {name} is {value!r}; expected one of {wanted}")
-
-
-def cpus() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file so that at every moment the old one or the whole new one is there.
-
-    Raises OSError, and leaves nothing behind, where the folder cannot be written or is full.
-    """
-    try:
-        _replace(Path(path), data)
-    except OSError as error:
-        # a full disk names no file, and the name of the temporary one says little
-        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 is meant for secrets
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

@@ -20,8 +20,9 @@ from PIL import Image
 
 from refimpl import metrics
 from refimpl.classifier import Picture, compute, opened, read, ready
-from refimpl.conventions import ModelFileError, cpus
+from refimpl.conventions import ModelFileError
 from refimpl.data.preprocessing import Preprocessing
+from refimpl.machine import cpus
 from refimpl.models import VisionTransformer
 from refimpl.ops import interpolate
 

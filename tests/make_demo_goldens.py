@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from refimpl.classifier import classifier, read_card
-from refimpl.conventions import DataError, write_atomically
+from refimpl.conventions import DataError
 from refimpl.data import bundled
+from refimpl.disk import write_atomically
 
 
 def goldens(model: str, paths: list[Path], what: str) -> dict:

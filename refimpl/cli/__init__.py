@@ -24,6 +24,7 @@ from refimpl.cli import (
     evaluate,
     golden,
     models,
+    outputs,
     pack,
     report,
     scenes,
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # what overflows is told by the checks of the operations, in one line with a name
         with np.errstate(all="ignore"):
+            outputs.check(args)
             status = args.run(args)
         sys.stdout.flush()
         return status

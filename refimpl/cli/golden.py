@@ -13,7 +13,8 @@ from typing import Any
 from refimpl.cli.options import FILES, add_json, not_negative
 from refimpl.cli.output import complain, print_json, print_table
 from refimpl.cli.verbs import Verbs
-from refimpl.conventions import ConfigError, GoldenFileError, write_atomically
+from refimpl.conventions import ConfigError, GoldenFileError
+from refimpl.disk import write_atomically
 
 UNREADABLE = 3
 

@@ -7,13 +7,10 @@ from typing import Any
 
 from refimpl.classifier import BACKENDS
 from refimpl.cli.output import progress_bar, warn
+from refimpl.cli.outputs import FILES
 
 DEFAULT_MODEL = "didb_micro_mnist"
 TRAINING_BACKENDS = ("kernels", "numpy")
-
-
-# What shtab reads from an option of the parser to let the shell complete names of files.
-FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 
 
 def add_model(
@@ -108,12 +105,6 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="names for the class folders: lines such as 'n01440764 tench', or a .json object; "
         "of a segmenter's data the list of classes",
     ).complete = FILES  # fmt: skip
-
-
-def add_output(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="FILE", help=text
-    ).complete = FILES
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

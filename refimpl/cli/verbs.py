@@ -25,7 +25,7 @@ class Verbs:
             epilog="\n  ".join(("examples:", *examples)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, parser=added)
         return added
 
     def group(self, name: str, summary: str) -> "Verbs":

@@ -18,13 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import (
-    FLOATS,
-    ConfigError,
-    ModelFileError,
-    require_finite,
-    write_atomically,
-)
+from refimpl.conventions import FLOATS, ConfigError, ModelFileError, require_finite
+from refimpl.disk import write_atomically
 from refimpl.models import config as configs
 from refimpl.models import packing
 from refimpl.models import params as parameters

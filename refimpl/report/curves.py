@@ -5,7 +5,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from refimpl.conventions import ConfigError, write_atomically
+from refimpl.conventions import ConfigError
+from refimpl.disk import write_atomically
 from refimpl.training import EpochResult
 
 DOTS_PER_INCH = 100

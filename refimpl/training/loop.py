@@ -19,16 +19,10 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from refimpl import ops
-from refimpl.conventions import (
-    IGNORED,
-    ConfigError,
-    DataError,
-    ModelFileError,
-    NonFiniteError,
-    cpus,
-)
+from refimpl.conventions import IGNORED, ConfigError, DataError, ModelFileError, NonFiniteError
 from refimpl.data.image_folder import Array, in_batches, slices
 from refimpl.data.preprocessing import Preprocessing
+from refimpl.machine import cpus
 from refimpl.models import VisionTransformer, files
 from refimpl.models.params import check, flatten, unflatten
 from refimpl.training import optimizers, stages, teachers
@@ -80,6 +74,7 @@ def train(
     threads: int | None = None,
     resume: bool = False,
     curves: bool = False,
+    overwrite: bool = False,
     card: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Train `model` and write it, with its card, to `out` (a .safetensors file).
@@ -98,14 +93,16 @@ def train(
     progress: one line an epoch on stderr, and a bar where stderr is a terminal.
     resume: go on from the checkpoint that an interrupted run of the same recipe left.
     curves: write the history to `out` with the suffix .csv, anew after every epoch.
-    card: entries to add to the card, such as the name of the data.
+    overwrite: what exists under the names that the run writes may go, the checkpoint of another run
+        too; else it is an error.
+    card: entries to add to the card, JSON values, such as the name of the data.
 
     While it runs, `out` with the suffix .checkpoint holds the state after the last epoch, so a run
     that is interrupted loses the epoch it was in. One that is killed while it writes leaves a file
-    `.<name>.<8 characters>` beside it, which the next run with the same `out` removes.
+    `.<name>.<16 hex digits>.part` beside it, which the next run with the same `out` removes.
     Raises ConfigError, DataError or ModelFileError before the first step where the arguments do
-    not fit together, or `out` or its card exists; OSError where `out` cannot be written,
-    NonFiniteError when training diverges.
+    not fit together, OutputError where `out`, its card or its curves exist; OSError where `out`
+    cannot be written, NonFiniteError when training diverges.
     """
     out = Path(out)
     prepare = Preprocessing.from_json(preprocessing).apply_array
@@ -126,7 +123,7 @@ def train(
     teach = tutor and functools.partial(tutor.probabilities, backend=backend)
     objective = Objective(prepare, backend, recipe.smoothing, teach, recipe.distillation)
     journal = Journal(out, identity, curves)
-    journal.begin(flat, resume)
+    journal.begin(flat, resume, overwrite)
     _check_labels(model, recipe, labels, progress)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # a thread a part: those of BLAS on top of them cost half the speed or more
