@@ -12,10 +12,10 @@ import importlib
 from types import ModuleType
 
 from refimpl import models, ops
-from refimpl.classifier import classifier
+from refimpl.classifiers import classifier
 from refimpl.models import create_model, flatten, unflatten
 from refimpl.models.files import load, save
-from refimpl.segmenter import segmenter
+from refimpl.segmenters import segmenter
 
 __version__ = "0.1.0"
 

@@ -28,7 +28,6 @@ import pytest
 from PIL import Image
 
 import refimpl
-from refimpl.classifier import read_card
 from refimpl.conventions import (
     ConfigError,
     DataError,
@@ -38,7 +37,7 @@ from refimpl.conventions import (
 )
 from refimpl.data import archives, datasets, idx, images, mnist, segmentation
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import files, summary
+from refimpl.models import cards, files, summary
 from refimpl.training import Recipe, checkpoints, hold_out, recipes, train
 from tests.command_line import (
     SEVEN,
@@ -581,7 +580,7 @@ WEIGHTS = {
         lambda path: save_model(path.with_suffix(".safetensors")).with_suffix(".json").unlink(),
         "evaluate --data {small} --model {bad}.safetensors --limit 3 --record",
         ModelFileError,
-        lambda path: read_card(f"{path}.safetensors"),
+        lambda path: cards.read(Path(f"{path}.safetensors")),
         ("cannot read the card",),
         "{bad}.json",
     ),

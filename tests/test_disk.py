@@ -132,7 +132,8 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch) -
 def test_what_a_killed_writer_left_is_removed_and_no_neighbour(tmp_path) -> None:
     path = tmp_path / "digits.csv"
     code = (
-        "import os, sys; from refimpl import disk; os.fsync = lambda handle: os.kill(os.getpid(), 9);"
+        "import os, sys; from refimpl import disk;"
+        "os.fsync = lambda handle: os.kill(os.getpid(), 9);"
         "disk.write_atomically(sys.argv[1], b'new')"
     )
     subprocess.run([sys.executable, "-c", code, path], check=False)

@@ -69,8 +69,8 @@ def verbs(room: Path, out: Path) -> dict[str, tuple]:
 
 
 SUFFIXES = {
-    **{"report": ".html", "pack": ".safetensors", "segment": ".png", "overlay": ".png"},
-    **{"train": ".safetensors", "card": ".json", "csv": ".csv", "png": ".png"},
+    "report": ".html", "pack": ".safetensors", "segment": ".png", "overlay": ".png",
+    "train": ".safetensors", "card": ".json", "csv": ".csv", "png": ".png",
     "packed card": ".json",
 }
 
@@ -197,7 +197,7 @@ def test_a_packed_file_never_takes_the_card_of_what_was_there(room, tmp_path) ->
 def test_a_table_that_lies_in_the_folder_of_an_ablation_is_spared(room, tmp_path) -> None:
     recipe, out = tmp_path / "ablation.json", tmp_path / "out"
     row = {"name": "one", "model": "didb_micro", "fields": {"depth": 1, "dim": 8}}
-    recipe.write_text(json.dumps({"rows": [row], "images": 4, "seeds": [0]}))
+    recipe.write_text(json.dumps({"recipe": {"epochs": 1}, "rows": [row], "images": 4, "seeds": [0]}))
     out.mkdir()
     (out / "table.md").write_bytes(MINE)
     call = ("ablate", "--recipe", recipe, "--data", room / "data", "-o", out)

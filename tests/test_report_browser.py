@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refimpl.classifier import Classifier
+from refimpl.classifiers import Classifier
 from refimpl.report import image
 from tests import networks
 from tests.command_line import SEVEN, run

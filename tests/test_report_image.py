@@ -22,7 +22,7 @@ from PIL import Image
 
 import refimpl
 from refimpl import ops
-from refimpl.classifier import Classifier
+from refimpl.classifiers import Classifier
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, VisionTransformer, files, summary
 from refimpl.report import image, timing, trace

@@ -66,14 +66,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_segmenter(args: argparse.Namespace) -> int:
-    from refimpl.classifier import read_card
     from refimpl.data import datasets, image_folder
     from refimpl.data import segmentation as maps
-    from refimpl.segmenter import segmenter
+    from refimpl.models import cards, files
+    from refimpl.segmenters import segmenter
 
     model = segmenter(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
-        read_card(args.model)
+        cards.own(files.find(args.model))
     _check_confusion(args.confusion)
     folder = maps.find(args.data, args.split, args.class_names, args.limit)
     datasets.require_classes(args.data, folder.classes.names, model.class_names)
@@ -101,10 +101,11 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
 
 
 def _record(args: argparse.Namespace, result: Any, described: str) -> None:
-    from refimpl.classifier import record
+    from refimpl.models import cards, files
 
     if args.record:
-        path = record(args.model, result, f"{args.data.resolve().name}, {described}")
+        data = f"{args.data.resolve().name}, {described}"
+        path = cards.record(files.find(args.model), result, data)
         print(f"recorded in {path}", file=sys.stderr)
 
 
@@ -158,12 +159,13 @@ def _write_confusion(path: Path, counts: np.ndarray, names: tuple[str, ...]) -> 
 
 
 def _evaluate_classifier(args: argparse.Namespace) -> int:
-    from refimpl.classifier import classifier, read_card
+    from refimpl.classifiers import classifier
     from refimpl.data import datasets
+    from refimpl.models import cards, files
 
     model = classifier(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
-        read_card(args.model)  # a missing card is told before the work, not after it
+        cards.own(files.find(args.model))  # a missing card is told before the work, not after it
     data = load_data(args, args.split, model.preprocessing, "classification")
     datasets.require_classes(args.data, data.class_names, model.class_names)
     with progress_bar("evaluate", len(data.images)) as bar:

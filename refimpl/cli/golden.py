@@ -188,10 +188,10 @@ def _case(args: argparse.Namespace) -> Any:
     """Model, parameters and images that the options name."""
     import numpy as np
 
-    from refimpl.classifier import ready
     from refimpl.data.images import open_image
     from refimpl.golden import search
     from refimpl.models import config, create_model, files
+    from refimpl.predictors import ready
 
     if args.model is None:
         raise ConfigError("--model is missing; expected a model's name or file")

@@ -14,22 +14,22 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from refimpl.classifier import read_card
-    from refimpl.models import Config, config, files, params
+    from refimpl.models import Config, cards, config, files, params
 
     def count(described: Config) -> int:
         return sum(math.prod(shape) for shape in params.shapes(described).values())
 
-    cards = {name: read_card(name) for name in files.shipped()}
-    trained = {
-        name: {
+    trained = {}
+    for name in files.shipped():
+        path = files.find(name)
+        card = cards.read(path)
+        figures = cards.evaluation(card, cards.path_of(path))
+        trained[name] = {
             "parameters": count(Config.from_json(card["config"])),
-            "top1": card.get("evaluation", {}).get("top1"),
-            "mean_iou": card.get("evaluation", {}).get("mean_iou"),
-            "measured_on": card.get("evaluation", {}).get("data"),
+            "top1": figures.get("top1"),
+            "mean_iou": figures.get("mean_iou"),
+            "measured_on": figures.get("data"),
         }
-        for name, card in cards.items()
-    }
     architectures = {name: {"parameters": count(config.named(name))} for name in config.NAMES}
     if args.json:
         print_json({"trained": trained, "architectures": architectures})

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from refimpl.classifier import BACKENDS
 from refimpl.cli.output import progress_bar, warn
 from refimpl.cli.outputs import FILES
+from refimpl.predictors import BACKENDS
 
 DEFAULT_MODEL = "didb_micro_mnist"
 TRAINING_BACKENDS = ("kernels", "numpy")

@@ -37,8 +37,6 @@ def run(args: argparse.Namespace) -> int:
         file.model,
         file.params,
         floats=args.floats,
-        class_names=file.class_names,
-        preprocessing=file.preprocessing,
     )
     if not packing.binary_matrices(file.model.config):
         warn(f"{args.model}: no binary weights; the engine cannot run what was packed")

@@ -28,7 +28,7 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from refimpl.classifier import classifier
+    from refimpl.classifiers import classifier
     from refimpl.data.images import open_image
     from refimpl.models import files
     from refimpl.report import image

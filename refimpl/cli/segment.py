@@ -47,7 +47,7 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl.data import palette
     from refimpl.report import segmentation
-    from refimpl.segmenter import segmenter
+    from refimpl.segmenters import segmenter
 
     _check_suffixes(args)
     start_engine(args.backend)

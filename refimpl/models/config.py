@@ -21,6 +21,11 @@ from refimpl.ops.neighbours import BORDERS
 from refimpl.ops.sign import STES
 
 
+# A slip of a digit, or a hostile file, is told at once instead of filling the memory.
+MOST_BLOCKS = 1000
+LARGEST = 10**6  # of any whole number; of depth see above
+
+
 def _choice(default: str, *choices: str) -> Any:
     """A field of the binary block with a closed list of values."""
     return field(default=default, metadata={"choices": choices or (default,), "binary": True})
@@ -100,6 +105,7 @@ class Config:
             object.__setattr__(self, "window", _positive_integer("window", window))
         if not self.window:
             object.__setattr__(self, "depth", _positive_integer("depth", depth))
+            self._check_blocks()
             if self.decoder == "fpn":
                 raise ConfigError(
                     "config: decoder is 'fpn', which reads stages, but window is 0; "
@@ -112,11 +118,18 @@ class Config:
                 f"since window is {window}"
             )
         object.__setattr__(self, "depth", tuple(_positive_integer("depth", d) for d in depth))
+        self._check_blocks()
         if self.pool != "mean":
             raise ConfigError(
                 f"config: pool is {self.pool!r}; expected 'mean', since window is {window}"
             )
         self._check_grids()
+
+    def _check_blocks(self) -> None:
+        if self.num_blocks > MOST_BLOCKS:
+            raise ConfigError(
+                f"config: depth is {self.depth}; expected at most {MOST_BLOCKS:,} blocks"
+            )
 
     def _check_grids(self) -> None:
         last = len(self.depths) - 1
@@ -257,6 +270,8 @@ class Config:
 def _positive_integer(name: str, value: object) -> int:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"config: {name} is {value!r}; expected a whole number of at least 1")
+    if value > LARGEST:
+        raise ConfigError(f"config: {name} is {value}; expected at most {LARGEST:,}")
     return int(value)  # NumPy's integers have no place in JSON
 
 

@@ -11,14 +11,16 @@ Images of another size than the configuration's run on parameters that are inter
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from refimpl import ops
-from refimpl.conventions import ShapeError, float_dtype, require_shape
+from refimpl.conventions import ConfigError, DtypeError, ShapeError, float_dtype, require_shape
+from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import (
     block,
     classification_head,
@@ -74,10 +76,44 @@ class VisionTransformer:
     """A configuration and its pure functions of parameters; it holds no arrays."""
 
     config: Config
+    # of a model that was loaded: how its images are made ready, and what its classes are called
+    preprocessing: Preprocessing | None = field(default=None, compare=False)
+    class_names: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", _names(self.class_names, self.config))
+        if self.preprocessing is not None:
+            found = (self.preprocessing.channels, *self.preprocessing.size)
+            expected = (self.config.channels, *self.config.image_size)
+            if found != expected:
+                raise ConfigError(f"preprocessing makes {found}, the model reads {expected}")
 
     def replace(self, **fields: Any) -> VisionTransformer:
-        """The same network with other fields: `replace(binarize="activations")` is stage 1."""
-        return VisionTransformer(self.config.replace(**fields))
+        """The same network with other fields: `replace(binarize="activations")` is stage 1.
+
+        Its preprocessing makes images of the new size, and it has the same class names; either is
+        None where the number of channels or of classes is another.
+        """
+        config, preprocessing, names = self.config.replace(**fields), None, None
+        if self.preprocessing is not None and config.channels == self.config.channels:
+            preprocessing = dataclasses.replace(self.preprocessing, size=config.image_size)
+        if config.num_classes == self.config.num_classes:
+            names = self.class_names
+        return VisionTransformer(config, preprocessing, names)
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """Turn images uint8 (n, H, W) or (n, H, W, 3), of any size, into what `predict` takes.
+
+        Returns float32 (n, channels, H, W) of the model's size, by `preprocessing`: what the model
+        was trained on. ConfigError for a model that was not loaded and has none, DataError for
+        arrays of another kind.
+        """
+        if self.preprocessing is None:
+            raise ConfigError(
+                "model: preprocessing is None; expected that of a trained model, from refimpl.load"
+            )
+        return self.preprocessing.apply_array(images)
 
     def init(self, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
         """Fresh parameters [SPEC 6.6], a nested dict [SPEC 6.4]."""
@@ -211,6 +247,15 @@ class VisionTransformer:
         return dimages, resize.backward(_in_order(grads, params), cache.resize)
 
     def _check(self, params: Params, images: np.ndarray) -> None:
+        if not isinstance(params, Mapping):
+            raise DtypeError(
+                f"model: params is {type(params).__name__}; expected a dict: (params, images)"
+            )
+        if np.asarray(images).dtype.kind in "biu":
+            raise DtypeError(
+                f"model: images is {np.asarray(images).dtype}; expected floats, such as "
+                "model.prepare(images) makes of pixels"
+            )
         parameters.check(self.config, params)
         patch = self.config.patch_size
         require_shape("model", "images", images, (None, self.config.channels, None, None))
@@ -222,6 +267,14 @@ class VisionTransformer:
                 f"model: images has shape {images.shape}; "
                 f"expected rows and columns that are multiples of patch_size {patch}"
             )
+
+
+def _names(names: Any, config: Config) -> tuple[str, ...]:
+    if not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
+        raise ConfigError(f"class_names is {names!r:.80}; expected a list of strings")
+    if len(names) != config.num_classes:
+        raise ConfigError(f"{len(names)} class names; expected {config.num_classes}")
+    return tuple(names)
 
 
 def _layers(config: Config) -> list[Layer]:

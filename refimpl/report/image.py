@@ -21,7 +21,7 @@ from PIL import Image
 
 import refimpl
 from refimpl import ops
-from refimpl.classifier import Classifier, Prediction
+from refimpl.classifiers import Classifier, Prediction
 from refimpl.conventions import ConfigError
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, summary

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from refimpl.data.palette import colours
 from refimpl.report.curves import DOTS_PER_INCH, require_matplotlib, write_png
-from refimpl.segmenter import Segmentation
+from refimpl.segmenters import Segmentation
 
 ROW = 18  # pixels of a line of the legend
 LEGEND = 220  # its width

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl import ops
-from refimpl.classifier import Classifier
+from refimpl.classifiers import Classifier
 from refimpl.models.packing import pack_rows
 
 CHANNELS = 64  # of a wide network the first ones are shown

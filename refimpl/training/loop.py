@@ -23,7 +23,7 @@ from refimpl.conventions import IGNORED, ConfigError, DataError, ModelFileError,
 from refimpl.data.image_folder import Array, in_batches, slices
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus
-from refimpl.models import VisionTransformer, files
+from refimpl.models import VisionTransformer, cards, files
 from refimpl.models.params import check, flatten, unflatten
 from refimpl.training import optimizers, stages, teachers
 from refimpl.training.augmentation import augment, augment_with_labels
@@ -106,6 +106,9 @@ def train(
     """
     out = Path(out)
     prepare = Preprocessing.from_json(preprocessing).apply_array
+    # all that will be written, so that nothing fails after the last epoch
+    described = files.describe(model, list(class_names), preprocessing)
+    cards.to_bytes({**described, **(card or {})})
     plan = stages.plan(model, recipe)
     _check(model, recipe, images, labels, class_names, prepare, out)
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
