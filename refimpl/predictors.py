@@ -38,7 +38,10 @@ def ready(
     model, config = file.model, file.model.config
     preprocessing = model.preprocessing
     if preprocessing is None:  # nothing is known but the size: pixels from 0 to 1
-        preprocessing = Preprocessing.plain(config.image_size, config.channels)
+        try:
+            preprocessing = Preprocessing.plain(config.image_size, config.channels)
+        except ConfigError as error:
+            raise ModelFileError(f"{file.path}: {error}") from None
     params = None if isinstance(file, files.PackedFile) else file.params
     if backend == "numpy" and params is None:
         raise ModelFileError(f"{file.path}: packed; backend 'numpy' expects a latent file")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 import refimpl
@@ -199,7 +200,11 @@ def test_preprocessing_that_does_not_fit(tmp_path, preprocessing, channels, mess
         "react_micro", image_size=(8, 12), channels=channels, dim=6, depth=1
     )
     path = tmp_path / "odd.safetensors"
-    refimpl.save(path, model, model.init(RNG), preprocessing=preprocessing)
+    refimpl.save(path, model, model.init(RNG))
+    stored = safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, "numpy") as file:
+        metadata = file.metadata() | {"preprocessing": json.dumps(preprocessing)}
+    safetensors.numpy.save_file(stored, path, metadata)
     with pytest.raises(ModelFileError) as caught:
         refimpl.classifier(path)
     assert message in str(caught.value)

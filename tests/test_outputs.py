@@ -197,7 +197,8 @@ def test_a_packed_file_never_takes_the_card_of_what_was_there(room, tmp_path) ->
 def test_a_table_that_lies_in_the_folder_of_an_ablation_is_spared(room, tmp_path) -> None:
     recipe, out = tmp_path / "ablation.json", tmp_path / "out"
     row = {"name": "one", "model": "didb_micro", "fields": {"depth": 1, "dim": 8}}
-    recipe.write_text(json.dumps({"recipe": {"epochs": 1}, "rows": [row], "images": 4, "seeds": [0]}))
+    ablation = {"recipe": {"epochs": 1}, "rows": [row], "images": 4, "seeds": [0]}
+    recipe.write_text(json.dumps(ablation))
     out.mkdir()
     (out / "table.md").write_bytes(MINE)
     call = ("ablate", "--recipe", recipe, "--data", room / "data", "-o", out)

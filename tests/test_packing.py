@@ -331,7 +331,7 @@ BAD = {
         f"floats: shape ({FLOAT_COUNT},); expected ({FLOAT_COUNT + 11},)",
     ),
     "deeper": (raw(config=config(depth=3)), f"bits: shape ({BIT_COUNT},); expected (2400,)"),
-    "absurdly deep": (raw(config=config(depth=10**15)), "expected at most 1,000,000"),
+    "absurdly deep": (raw(config=config(depth=10**15)), "expected at most 1,000 blocks"),
     "another stage": (raw(config=config(binarize="none")), f"bits: shape ({BIT_COUNT},); expec"),
     "class names": (raw(class_names='["a"]'), "1 class names; expected 4"),
     "preprocessing": (raw(preprocessing="?"), "'preprocessing' is missing or no JSON"),

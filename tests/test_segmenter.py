@@ -302,7 +302,7 @@ def test_train_then_segment(workshop, tmp_path):
         np.asarray(written.convert("RGB")), palette.colours(11)[answer.labels]
     )
     assert Image.open(seen).size[0] == 224 + 220
-    status, out, _ = run(*command, "--json")
+    status, out, _ = run(*command, "--json", "--force")
     classes = json.loads(out)["classes"]
     assert sum(entry["share"] for entry in classes) == pytest.approx(1)
     assert {entry["number"]: entry["share"] for entry in classes} == answer.shares()
@@ -360,6 +360,7 @@ def test_tables_shorten_long_names(workshop, tmp_path):
         assert status == 0, err
         assert "1, a name that no line of..." in out
         assert max(len(line) for line in out.splitlines()[1:]) < 80
+        (tmp_path / "mask.png").unlink(missing_ok=True)
         found = json.loads(run(*command, "--model", path, "--json").out)
         assert names[1] in json.dumps(found)
 
@@ -385,14 +386,16 @@ def test_segment_overwrites_nothing_that_it_reads(workshop, tmp_path):
     shutil.copy(workshop / "scenes" / "images" / "test" / "00000.png", image)
     before = model.read_bytes(), image.read_bytes()
     command = ("segment", image, "--model", model, "-o")
-    assert_one_line(run(*command, image), "a.png: is the image itself")
-    assert_one_line(run(*command, out, "--overlay", image), "a.png: is the image itself")
-    assert_one_line(run(*command, out, "--overlay", out), "mask.png: is the mask itself")
-    assert_one_line(run(*command, model), "suffix '.safetensors', expected '.png'")
+    assert_one_line(run(*command, image), "a.png: is read as well")
+    assert_one_line(run(*command, out, "--overlay", image), "a.png: is read as well")
+    assert_one_line(run(*command, out, "--overlay", out), "mask.png: is named for two outputs")
+    assert_one_line(run(*command, model), "m.safetensors: is read as well")
+    other = tmp_path / "mask.npz"
+    assert_one_line(run(*command, other), "suffix '.npz', expected '.png'")
     assert_one_line(run(*command, tmp_path / "mask.jpg"), "suffix '.jpg', expected '.png'")
     linked = tmp_path / "linked.png"
     linked.symlink_to(model)
-    assert_one_line(run(*command, linked), "linked.png: is the model itself")
+    assert_one_line(run(*command, linked), "linked.png: is read as well")
     assert_one_line(run(*command, out, "--overlay", tmp_path / "no" / "seen.png"), "no such folder")
     assert (model.read_bytes(), image.read_bytes()) == before
     assert not out.exists()

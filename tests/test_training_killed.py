@@ -135,12 +135,13 @@ def test_killed_at_any_moment_again_and_again(tmp_path, uninterrupted) -> None:
 def test_only_its_own_leftovers_are_removed(tmp_path) -> None:
     others = [
         ".run.checkpoint",
-        ".run.checkpoint.abc",
-        ".run.checkpoint.ABCDEFGH",
-        ".other.checkpoint.abcdefgh",
-        "run.checkpoint.abcdefgh",
+        ".run.checkpoint.original",
+        ".run.checkpoint.0123456789ABCDEF.part",
+        ".other.checkpoint.0123456789abcdef.part",
+        "run.checkpoint.0123456789abcdef.part",
     ]
-    own = [".run.checkpoint.abcdefg_", ".run.json.01234567", ".run.safetensors.abcdefgh"]
+    names = ("run.checkpoint", "run.json", "run.safetensors")
+    own = [f".{name}.0123456789abcdef.part" for name in names]
     for name in others + own:
         (tmp_path / name).touch()
     trained = train(tmp_path)

@@ -73,7 +73,7 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
 
     model = segmenter(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
-        cards.own(files.find(args.model))
+        cards.read(files.find(args.model))
     _check_confusion(args.confusion)
     folder = maps.find(args.data, args.split, args.class_names, args.limit)
     datasets.require_classes(args.data, folder.classes.names, model.class_names)
@@ -83,6 +83,8 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
             folder = folder.without_broken(image_folder.Workers(workers), bar.update)
     for text in folder.broken:
         warn(text)
+    if args.record:
+        cards.own(files.find(args.model), len(folder.pairs))
     with progress_bar("evaluate", len(folder.pairs)) as bar:
         result = model.evaluate(folder, bar.update, workers=workers)
     described = _described(result.count, folder)
@@ -165,9 +167,11 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
 
     model = classifier(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
-        cards.own(files.find(args.model))  # a missing card is told before the work, not after it
+        cards.read(files.find(args.model))  # a missing card is told before the work, not after it
     data = load_data(args, args.split, model.preprocessing, "classification")
     datasets.require_classes(args.data, data.class_names, model.class_names)
+    if args.record:
+        cards.own(files.find(args.model), len(data.images))
     with progress_bar("evaluate", len(data.images)) as bar:
         result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
     size = " at {} x {} pixels".format(*args.image_size) if args.image_size else ""

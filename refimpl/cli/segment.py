@@ -25,7 +25,7 @@ def add(verbs: Verbs) -> None:
         run,
         "name what every pixel of an image belongs to",
         "refimpl segment scenes/images/test/00000.png -o mask.png --overlay seen.png",
-        "refimpl segment street.jpg -o mask.png --model segmenter.safetensors",
+        "refimpl segment street.jpg -o street.png --model segmenter.safetensors",
     )
     added.add_argument(
         "image", metavar="IMAGE", help="a file of any usual format, or - for standard input"

@@ -62,13 +62,19 @@ def evaluation(card: dict[str, Any], path: Path) -> dict[str, Any]:
     return found
 
 
-def own(model: Path) -> dict[str, Any]:
-    """Read the card that belongs to these very weights; ModelFileError where it is another's.
+def own(model: Path, count: int) -> dict[str, Any]:
+    """Read the card of these very weights, to write figures of `count` images into it.
 
-    It has their sha256; a card without one may be anybody's, and is taken.
+    ModelFileError where it has the sha256 of others (a card without one may be anybody's, and is
+    taken), and where it has figures of more images: they are worth more.
     """
     card, path = read(model), path_of(model)
-    evaluation(card, path)
+    before = evaluation(card, path).get("count") or 0
+    if count < before:
+        raise ModelFileError(
+            f"{path}: has figures of {before:,} images, found {count:,}; "
+            "expected as many, or a card without its evaluation"
+        )
     found, expected = card.get("sha256"), hashlib.sha256(model.read_bytes()).hexdigest()
     if found is not None and found != expected:
         raise ModelFileError(
@@ -82,15 +88,9 @@ def record(model: Path, found: Any, data: str) -> Path:
     """Write an evaluation into the card beside a model's file; `data` says on what it was made.
 
     found: an Evaluation, or another dataclass of JSON values. Returns the card's path.
-    ModelFileError as `own`, and where the card has figures of more images: they are worth more.
+    ModelFileError as `own`.
     """
-    card, path = own(model), path_of(model)
-    before = evaluation(card, path).get("count") or 0
-    if found.count < before:
-        raise ModelFileError(
-            f"{path}: has figures of {before:,} images, found {found.count:,}; "
-            "expected as many, or a card without its evaluation"
-        )
+    card, path = own(model, found.count), path_of(model)
     card["evaluation"] = {"data": data, **dataclasses.asdict(found)}
     write_atomically(path, to_bytes(card))
     return path
