@@ -20,6 +20,8 @@ after the other along the leading axes.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -65,6 +67,18 @@ class NonFiniteError(RefimplError, FloatingPointError):
         super().__init__(f"{layer}: {message}" if layer else message)
         self.message = message
         self.layer = layer
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Find what a name was probably meant to be, to be put behind an error; "" where nothing is.
+
+    >>> did_you_mean("didb-tiny", ["didb_tiny", "swin_tiny"])
+    "; did you mean 'didb_tiny'?"
+    """
+    import difflib  # for an error only
+
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def float_dtype(op: str, **arrays: np.ndarray | None) -> np.dtype:

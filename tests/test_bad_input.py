@@ -739,7 +739,7 @@ PACKED = {
     "onto itself": packing(
         "pack {tmp}/latent.safetensors -o {tmp}/latent.safetensors",
         lambda path: files.read_packed(path.with_name("latent.safetensors")),
-        "is read as well; expected another file to write",
+        "is the model itself, expected another file to write",
         name="latent.safetensors",
     )._replace(same=False),
     "another suffix": packing(

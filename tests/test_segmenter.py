@@ -386,16 +386,16 @@ def test_segment_overwrites_nothing_that_it_reads(workshop, tmp_path):
     shutil.copy(workshop / "scenes" / "images" / "test" / "00000.png", image)
     before = model.read_bytes(), image.read_bytes()
     command = ("segment", image, "--model", model, "-o")
-    assert_one_line(run(*command, image), "a.png: is read as well")
-    assert_one_line(run(*command, out, "--overlay", image), "a.png: is read as well")
+    assert_one_line(run(*command, image), "a.png: is the image itself")
+    assert_one_line(run(*command, out, "--overlay", image), "a.png: is the image itself")
     assert_one_line(run(*command, out, "--overlay", out), "mask.png: is named for two outputs")
-    assert_one_line(run(*command, model), "m.safetensors: is read as well")
+    assert_one_line(run(*command, model), "m.safetensors: is the model itself")
     other = tmp_path / "mask.npz"
     assert_one_line(run(*command, other), "suffix '.npz', expected '.png'")
     assert_one_line(run(*command, tmp_path / "mask.jpg"), "suffix '.jpg', expected '.png'")
     linked = tmp_path / "linked.png"
     linked.symlink_to(model)
-    assert_one_line(run(*command, linked), "linked.png: is read as well")
+    assert_one_line(run(*command, linked), "linked.png: is the model itself")
     assert_one_line(run(*command, out, "--overlay", tmp_path / "no" / "seen.png"), "no such folder")
     assert (model.read_bytes(), image.read_bytes()) == before
     assert not out.exists()

@@ -1,12 +1,14 @@
 """Options that several verbs have, and what they name."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from refimpl.cli.output import progress_bar, warn
 from refimpl.cli.outputs import FILES
+from refimpl.conventions import ConfigError
 from refimpl.predictors import BACKENDS
 
 DEFAULT_MODEL = "didb_micro_mnist"
@@ -37,22 +39,30 @@ def add_image_size(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+own_process = False  # of the command, and nobody else's; `cli.main` says so
+
+
 def start_engine(backend: str) -> None:
-    """Numba's start, before the first kernel, without what no kernel here needs.
+    """Start Numba before the first kernel, in a process of our own without what no kernel needs.
 
     Numba imports SciPy's linear algebra when it starts, in case compiled code calls it, which takes
-    as long as all the rest. In a library this would be somebody else's loss; this is the command.
+    as long as all the rest. ConfigError where it does not start.
     """
     if backend == "numpy" or "numba" in sys.modules:
         return
     hidden = "scipy.linalg.cython_blas"
-    sys.modules[hidden] = None  # type: ignore[assignment]
+    if own_process:  # others in this process might want it
+        sys.modules[hidden] = None  # type: ignore[assignment]
     try:
         from numba.core.registry import cpu_target
 
         cpu_target.target_context.refresh()
+    except ValueError as error:  # of a variable that Numba reads
+        given = ", ".join(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_"))
+        raise ConfigError(f"Numba does not start: {error} The environment has {given}") from None
     finally:
-        del sys.modules[hidden]
+        if own_process:
+            del sys.modules[hidden]
 
 
 def add_training_backend(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
@@ -14,6 +15,8 @@ def complain(error: Exception) -> None:
     text = str(error)
     if isinstance(error, OSError):  # without a name it is no file: those have one
         text = f"{error.filename or 'standard output'}: {error.strerror or error}"
+    if re.match(r"[a-z][a-z0-9+.-]+:/", text):
+        text += "; addresses are not read: download it, and name the file"
     print(paint("refimpl:", RED, sys.stderr), " ".join(text.split()), file=sys.stderr)
 
 

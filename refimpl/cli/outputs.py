@@ -43,8 +43,8 @@ def check(args: argparse.Namespace) -> None:
     read = [*_paths(args, writes=False), *_models(args)]
     seen: list[Path] = []
     for path, own in _written(args):
-        for other in read:
-            _require_no_input(path, other, own)
+        for what, other in read:
+            _require_no_input(path, what, other, own)
         if any(_same(path, other) for other in seen):
             raise OutputError(f"{path}: is named for two outputs; expected a file of its own")
         seen.append(path)
@@ -54,42 +54,42 @@ def check(args: argparse.Namespace) -> None:
 def _written(args: argparse.Namespace) -> Iterator[tuple[Path, bool]]:
     """Every file that the verb writes, and whether one that is there is of the same run."""
     resumed = getattr(args, "resume", False)
-    for path in _paths(args, writes=True):
+    for _, path in _paths(args, writes=True):
         yield path, resumed
     if "beside" in args:
         yield from args.beside(args)
 
 
-def _paths(args: argparse.Namespace, writes: bool) -> Iterator[Path]:
-    """What the options of the verb name: the files that it writes, or those that it reads."""
+def _paths(args: argparse.Namespace, writes: bool) -> Iterator[tuple[str, Path]]:
+    """What the options of the verb name, by the option: what it writes, or what it reads."""
     for action in args.parser._actions:
         if not hasattr(action, "complete") or getattr(action, "writes", False) != writes:
             continue
         values = getattr(args, action.dest, None)
         for value in values if isinstance(values, list) else [values]:
             if value == "-":
-                yield Path("/dev/stdin")
+                yield action.dest, Path("/dev/stdin")
             elif value is not None:
-                yield Path(value)
+                yield action.dest, Path(value)
 
 
-def _models(args: argparse.Namespace) -> Iterator[Path]:
+def _models(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     """Files of the shipped models, which have names instead of paths."""
     from refimpl.models import files
 
     shipped = files.shipped()
-    for path in _paths(args, writes=False):
+    for what, path in _paths(args, writes=False):
         if str(path) in shipped:
-            yield files.find(str(path))
+            yield what, files.find(str(path))
 
 
-def _require_no_input(path: Path, read: Path, own: bool) -> None:
+def _require_no_input(path: Path, what: str, read: Path, own: bool) -> None:
     """OutputError where an output is a file that is read, or one in a folder that is."""
     if _same(path, read):
-        raise OutputError(f"{path}: is read as well; expected another file to write")
+        raise OutputError(f"{path}: is the {what} itself, expected another file to write")
     inside = Path(os.path.realpath(read)) in Path(os.path.realpath(path)).parents
     if inside and path.is_file() and not own:
-        raise OutputError(f"{path}: exists in {read}, which is read; expected a new file")
+        raise OutputError(f"{path}: is in the {what} {read}, expected another file to write")
 
 
 def _same(path: Path, other: Path) -> bool:

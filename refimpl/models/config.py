@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from refimpl.conventions import ConfigError
+from refimpl.conventions import ConfigError, did_you_mean
 from refimpl.models.stage import Stage
 from refimpl.ops.bands import CLS, MODES
 from refimpl.ops.binary_linear import STAGES
@@ -344,5 +344,6 @@ NAMES = tuple(_NAMED)
 def named(name: str, **overrides: Any) -> Config:
     """The configuration of an architecture of [SPEC 6.5, 10], some of its fields overridden."""
     if name not in NAMES:
-        raise ConfigError(f"unknown architecture {name!r}; expected one of {', '.join(NAMES)}")
+        listing = f"expected one of {', '.join(NAMES)}{did_you_mean(name, NAMES)}"
+        raise ConfigError(f"unknown architecture {name!r}; {listing}")
     return Config.from_json({**_NAMED[name], **overrides})

@@ -10,6 +10,7 @@ and sha256.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import hashlib
 import json
 import os
@@ -20,7 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import FLOATS, ConfigError, ModelFileError, require_finite
+from refimpl.conventions import (
+    FLOATS,
+    ConfigError,
+    ModelFileError,
+    did_you_mean,
+    require_finite,
+)
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.disk import write_atomically
 from refimpl.models import cards, packing
@@ -216,6 +223,14 @@ def shipped() -> list[str]:
     return sorted(Path(f.name).stem for f in _weights().iterdir() if f.name.endswith(SUFFIX))
 
 
+def list_models(pattern: str = "*", *, trained: bool = False) -> list[str]:
+    """List the names that a pattern such as "didb*" has: architectures, for `create_model`.
+
+    trained: the trained models that come with refimpl instead, for `load`.
+    """
+    return fnmatch.filter(shipped() if trained else configs.NAMES, pattern)
+
+
 def find(name_or_path: str | os.PathLike) -> Path:
     """The path of a shipped model's file, by its name, or of any file, by its path."""
     name = os.fspath(name_or_path)
@@ -225,9 +240,11 @@ def find(name_or_path: str | os.PathLike) -> Path:
     if path.is_file():
         return path
     if name in configs.NAMES:
-        raise ModelFileError(f"{name}: an untrained architecture; expected trained weights")
+        meant = did_you_mean(name, shipped())
+        raise ModelFileError(f"{name}: an untrained architecture; expected trained weights{meant}")
     listing = ", ".join(shipped()) or "none is shipped"
-    raise ModelFileError(f"{name}: no such file or model; shipped models: {listing}")
+    meant = did_you_mean(name, shipped())
+    raise ModelFileError(f"{name}: no such file or model; shipped models: {listing}{meant}")
 
 
 def _weights() -> Any:

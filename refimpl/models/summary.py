@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import require_choice
+from refimpl.conventions import ModelFileError, did_you_mean, require_choice
 from refimpl.models import config as configs
 from refimpl.models import files, packing
 from refimpl.models import params as parameters
@@ -117,9 +117,16 @@ def of(name_or_path: str | os.PathLike) -> Summary:
 
     A packed file is described with the floats it has. ModelFileError as in `files.read_any`.
     """
-    if os.fspath(name_or_path) in configs.NAMES:
-        return summarise(configs.named(os.fspath(name_or_path)))
-    file = files.read_any(name_or_path)
+    name = os.fspath(name_or_path)
+    if name in configs.NAMES:
+        return summarise(configs.named(name))
+    if not os.path.exists(name) and name not in files.shipped():
+        names = [*files.shipped(), *configs.NAMES]
+        raise ModelFileError(
+            f"{name}: no such file or model, and no architecture; expected one that "
+            f"`refimpl models` lists{did_you_mean(name, names)}"
+        )
+    file = files.read_any(name)
     if isinstance(file, files.PackedFile):
         return summarise(file.model.config, file.arrays["head.weight"].dtype.name)
     return summarise(file.model.config)

@@ -106,11 +106,10 @@ def train(
     """
     out = Path(out)
     prepare = Preprocessing.from_json(preprocessing).apply_array
-    # all that will be written, so that nothing fails after the last epoch
-    described = files.describe(model, list(class_names), preprocessing)
-    cards.to_bytes({**described, **(card or {})})
     plan = stages.plan(model, recipe)
     _check(model, recipe, images, labels, class_names, prepare, out)
+    # what the last epoch will write must not fail then
+    cards.to_bytes({**files.describe(model, list(class_names), preprocessing), **(card or {})})
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
     if params is None:
         params = model.init(np.random.default_rng(recipe.seed))
