@@ -48,6 +48,7 @@ from tests.command_line import (
     run,
     save_model,
     save_segmenter,
+    wanting_signals,
     write_mnist,
 )
 from tests.test_data import encoded, idx_bytes, png
@@ -1010,6 +1011,7 @@ def test_an_interrupt_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=wanting_signals,
     )
     try:
         # a first line may say that kernels are compiled; it goes on after the first epoch

@@ -14,7 +14,15 @@ import pytest
 import refimpl
 from refimpl import cli
 from refimpl.models import config, files
-from tests.command_line import SEVEN, SMALL, assert_one_line, process, run, save_model
+from tests.command_line import (
+    SEVEN,
+    SMALL,
+    assert_one_line,
+    process,
+    run,
+    save_model,
+    wanting_signals,
+)
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals, closes streams")
 
@@ -22,12 +30,6 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals, closes s
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
     return save_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-def wanting_signals() -> None:
-    """A parent that ignores interrupts, such as `nohup pytest &`, must not hide them."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def child(code: str, *arguments: object, **options) -> subprocess.CompletedProcess:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from refimpl.training import checkpoints
+from tests.command_line import wanting_signals
 from tests.training_child import RECIPE
 from tests.training_runs import contents, timeless, train
 
@@ -27,7 +28,12 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals")
 def _start(folder: Path, moment: str, *resume: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.training_child", str(folder), moment, *resume]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=wanting_signals,
     )
 
 
