@@ -102,6 +102,14 @@ def require_shape(op: str, name: str, array: np.ndarray, expected: tuple) -> Non
         raise ShapeError(f"{op}: {name} has shape {shape}; expected {wanted}")
 
 
+def require_integers(op: str, name: str, array: np.ndarray) -> None:
+    """Raise DtypeError unless ``array`` is an array of integers; a list is none."""
+    dtype = getattr(array, "dtype", None)
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "iu":
+        found = type(array).__name__ if dtype is None else dtype
+        raise DtypeError(f"{op}: {name} is {found}; expected an array of integers")
+
+
 def require_finite(op: str, name: str, array: np.ndarray) -> None:
     """Raise NonFiniteError with the first offending index if there is a NaN or an infinity."""
     finite = np.isfinite(array)

@@ -44,7 +44,9 @@ def ready(
             raise ModelFileError(f"{file.path}: {error}") from None
     params = None if isinstance(file, files.PackedFile) else file.params
     if backend == "numpy" and params is None:
-        raise ModelFileError(f"{file.path}: packed; backend 'numpy' expects a latent file")
+        raise ModelFileError(
+            f"{file.path}: packed, so only the engine can run it; expected a latent file for NumPy"
+        )
     class_names = model.class_names or tuple(map(str, range(config.num_classes)))
     return model, params, preprocessing, class_names, _engine(file, backend)
 

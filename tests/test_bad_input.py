@@ -752,7 +752,7 @@ PACKED = {
     "packed for NumPy": packing(
         "classify {digit} --backend numpy --model {tmp}/packed.safetensors",
         lambda path: refimpl.classifier(path.with_name("packed.safetensors"), backend="numpy"),
-        "packed; backend 'numpy' expects a latent file",
+        "packed, so only the engine can run it; expected a latent file",
         name="packed.safetensors",
     ),
     "summary of nothing": packing(

@@ -10,6 +10,7 @@ Modules that take long to import are imported by the `run` that needs them.
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,7 +33,7 @@ from refimpl.cli import (
     summary,
     train,
 )
-from refimpl.cli.output import complain
+from refimpl.cli.output import complain, warn
 from refimpl.cli.verbs import Parser, Verbs
 from refimpl.conventions import RefimplError
 
@@ -49,6 +50,8 @@ def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int
     own_process: nobody else lives in this process, so that short cuts may be taken in it.
     """
     options.own_process = own_process
+    if own_process:  # one line instead of a place in our sources
+        warnings.showwarning = lambda message, *place, **more: warn(" ".join(str(message).split()))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name need not be valid text
             stream.reconfigure(errors="backslashreplace")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 import refimpl
 from refimpl import ops
@@ -66,7 +67,8 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
     if ask.model.config.haar_mode == "none":  # the tokens themselves are no bands to show
         taps = {name: v for name, v in taps.items() if not name.endswith((".low", ".high"))}
     data = trace.embedded(taps)
-    timed = timing.measure(ask.model, ask.params, x, ops)
+    with threadpool_limits(1):  # threads of BLAS that wait for each other are no layer's time
+        timed = timing.measure(ask.model, ask.params, x, ops)
     config = ask.model.config
     first = config.tokens - config.grid[0] * config.grid[1]
     height, width = config.image_size

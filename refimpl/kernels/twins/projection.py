@@ -12,6 +12,8 @@ Stage "activations" keeps the real product of signs and weights. Gradients are s
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -84,8 +86,12 @@ def forward(
 ) -> tuple[np.ndarray, Cache] | None:
     """x (B, N, I) -> P (B, N, O); None where the operations must do it, one by one.
 
-    They must for float64, and where the channels are no vectors of sixteen.
+    They must for float64, and where the channels are no vectors of sixteen; a warning says so once.
     """
+    if x.dtype != np.float32:
+        _say_once(f"of {x.dtype}; expected float32")
+    elif len(params["weight"]) % LANES or x.shape[-1] % LANES:
+        _say_once(f"where {LANES} does not divide the channels")
     if not _fits(params, x) or binarize not in ("full", "activations") or ste not in ops.sign.STES:
         return None
     batch, tokens, _ = x.shape
@@ -106,6 +112,14 @@ def forward(
         rows.matrix(y),
     )
     return y, Cache(x, linear, stats, ste)
+
+
+@functools.cache
+def _say_once(of_what: str) -> None:
+    warnings.warn(
+        f"kernels: there is no fused projection {of_what}; NumPy computes it, which takes longer",
+        stacklevel=2,
+    )
 
 
 def _fits(params: Params, x: np.ndarray) -> bool:
