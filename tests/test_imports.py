@@ -166,6 +166,13 @@ def test_every_import_is_a_declared_dependency():
         assert found <= of_room.get(room(path), set()), identify(path)
 
 
+@pytest.mark.parametrize("name", ["numba", "llvmlite"])
+def test_what_is_used_inside_has_an_upper_bound(name):
+    """A release of Numba that moves its inner parts must not be installed before it was tried."""
+    (line,) = re.findall(rf"^{name}\b.*$", SETUP["options"]["install_requires"], re.MULTILINE)
+    assert re.fullmatch(rf"{name}>=[\d.]+,<[\d.]+", line)
+
+
 def test_every_package_is_in_the_wheel():
     listed = set(SETUP["options"]["packages"].split())
     folders = {".".join(p.parent.relative_to(ROOT).parts) for p in PACKAGE.rglob("__init__.py")}
