@@ -77,7 +77,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     import difflib  # for an error only
 
-    found = difflib.get_close_matches(name, list(known), n=1)
+    sane = isinstance(name, str) and len(name) < 100
+    found = difflib.get_close_matches(name, list(known), n=1) if sane else []
     return f"; did you mean {found[0]!r}?" if found else ""
 
 
