@@ -44,6 +44,11 @@ def require_free(path: str | os.PathLike, *, overwrite: bool = False) -> None:
         _require_folder(path)
 
 
+def is_stdout(path: str | os.PathLike) -> bool:
+    """Tell whether a path is what this process has open as its standard output."""
+    return _stream(Path(path)) == 1
+
+
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:
     """Write a file so that at every moment the old one or the whole new one is there.
 

@@ -1,6 +1,15 @@
 """The machine: what of it this process may use."""
 
+import math
 import os
+
+
+def memory() -> float:
+    """Read how many bytes of memory the machine has; infinity where it does not say."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def cpus() -> int:

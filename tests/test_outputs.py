@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,3 +207,32 @@ def test_a_table_that_lies_in_the_folder_of_an_ablation_is_spared(room, tmp_path
     call = ("ablate", "--recipe", recipe, "--data", room / "data", "-o", out)
     assert_one_line(run(*call), "table.md: exists")
     assert (out / "table.md").read_bytes() == MINE
+
+
+def test_the_teacher_of_a_recipe_is_an_input_too(room, tmp_path) -> None:
+    teacher = save_model(tmp_path / "teacher.safetensors")
+    before = teacher.read_bytes()
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"teacher": str(teacher), "distillation": 0.5}))
+    call = train(room, teacher, "--recipe", recipe, "--force")
+    assert_one_line(run(*call), "teacher.safetensors: is the teacher itself")
+    assert teacher.read_bytes() == before
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_page_goes_through_a_pipe_alone(room, tmp_path, append) -> None:
+    """What is printed goes to stderr; and `>>` keeps what is in the file."""
+    call = verbs(room, tmp_path)["report"][:-1]
+    command = [sys.executable, "-m", "refimpl", *map(str, call), "/dev/stdout"]
+    page = tmp_path / "page.html"
+    page.write_bytes(b"before\n" if append else b"")
+    with page.open("ab" if append else "wb") as file:
+        done = subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 0
+    assert "bytes" in done.stderr
+    written = page.read_bytes()
+    assert written.startswith(b"before\n<!DOCTYPE html>" if append else b"<!DOCTYPE html>")
+    assert written.endswith(b"</html>\n")
+    piped = subprocess.run(command, capture_output=True)
+    assert piped.stdout.startswith(b"<!DOCTYPE html>")
+    assert piped.stdout.endswith(b"</html>\n")

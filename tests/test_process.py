@@ -149,6 +149,25 @@ def test_main_takes_no_short_cuts_in_the_process_of_others(model) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+# --- sizes that nobody means ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("depth=1000000000", "depth is 1000000000; expected at most 1,000 blocks"),
+        ("dim=1000000000000", "dim is 1000000000000; expected at most 1,000,000"),
+        ("dim=60000", "GB; expected a model that fits into"),
+        ("mlp_ratio=1000000", "GB; expected a model that fits into"),
+    ],
+)
+def test_networks_that_nobody_can_train_are_told_at_once(tmp_path, field, words) -> None:
+    arguments = ("--data", SMALL, "--limit", 5, "--model", "didb_micro", "--set", field)
+    result = run("train", *arguments, "-o", tmp_path / "x.safetensors")
+    assert_one_line(result, words)
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- words that are not known ---------------------------------------------------------------------
 
 

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int
     args = parser().parse_args(_meant(sys.argv[1:] if argv is None else argv))
     try:
         # what overflows is told by the checks of the operations, in one line with a name
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), outputs.answers(args):
             outputs.check(args)
             status = args.run(args)
         sys.stdout.flush()

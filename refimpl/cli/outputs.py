@@ -5,7 +5,9 @@ output by another. A verb that writes more than its options name says so in its 
 """
 
 import argparse
+import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,12 +37,13 @@ def add_folder(parser: argparse.ArgumentParser, help: str, metavar: str) -> None
     action.complete, action.writes = FILES, None
 
 
-def check(args: argparse.Namespace) -> None:
+def check(args: argparse.Namespace, *inputs: tuple[str, Path]) -> None:
     """Raise OutputError where the outputs of a verb would destroy something.
 
-    args: as parsed; `args.parser` is the verb's parser.
+    args: as parsed; `args.parser` is the verb's parser. inputs: what it reads besides the files
+    that its options name, such as ("teacher", path).
     """
-    read = [*_paths(args, writes=False), *_models(args)]
+    read = [*_paths(args, writes=False), *_models(args), *inputs]
     seen: list[Path] = []
     for path, own in _written(args):
         for what, other in read:
@@ -49,6 +52,13 @@ def check(args: argparse.Namespace) -> None:
             raise OutputError(f"{path}: is named for two outputs; expected a file of its own")
         seen.append(path)
         disk.require_free(path, overwrite=own or args.force)
+
+
+def answers(args: argparse.Namespace) -> contextlib.AbstractContextManager:
+    """Print answers to stderr where a file is written to the standard output, as in a pipe."""
+    if any(disk.is_stdout(path) for _, path in _paths(args, writes=True)):
+        return contextlib.redirect_stdout(sys.stderr)
+    return contextlib.nullcontext()
 
 
 def _written(args: argparse.Namespace) -> Iterator[tuple[Path, bool]]:

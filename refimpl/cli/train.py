@@ -99,9 +99,12 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl import training
     from refimpl.data.preprocessing import Preprocessing
+    from refimpl.models import files
     from refimpl.training import journal
 
     recipe = _recipe(args)
+    if recipe.teacher is not None:
+        outputs.check(args, ("teacher", files.find(recipe.teacher)))
     # before data are read, which may take a minute
     journal.require_free(
         args.output, args.curves is not None, resume=args.resume, overwrite=args.force

@@ -22,9 +22,9 @@ from refimpl import ops
 from refimpl.conventions import IGNORED, ConfigError, DataError, ModelFileError, NonFiniteError
 from refimpl.data.image_folder import Array, in_batches, slices
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.machine import cpus
+from refimpl.machine import cpus, memory
 from refimpl.models import VisionTransformer, cards, files
-from refimpl.models.params import check, flatten, unflatten
+from refimpl.models.params import check, flatten, shapes, unflatten
 from refimpl.training import optimizers, stages, teachers
 from refimpl.training.augmentation import augment, augment_with_labels
 from refimpl.training.batches import BatchResult, Objective, Prepare, batch_gradients, score
@@ -35,6 +35,8 @@ from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
 from refimpl.training.stages import Stage
 from refimpl.training.teachers import Teacher
+
+BYTES = 16  # of a parameter at least: itself, its gradient, and two means of the optimizer
 
 
 class Trained(NamedTuple):
@@ -280,6 +282,12 @@ def _check(
     """All that can be known before the first step, so that nothing fails after the last one."""
     if out.suffix != files.SUFFIX:
         raise ModelFileError(f"{out}: suffix {out.suffix!r}; expected {files.SUFFIX!r}")
+    needed = BYTES * sum(math.prod(shape) for shape in shapes(model.config).values())
+    if needed > memory():
+        raise ConfigError(
+            f"the parameters, their gradients and the optimizer take {needed / 1e9:,.0f} GB; "
+            f"expected a model that fits into the {memory() / 1e9:,.0f} GB of this machine"
+        )
     classes = model.config.num_classes
     if len(class_names) != classes:
         raise ConfigError(
