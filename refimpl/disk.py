@@ -45,8 +45,8 @@ def require_free(path: str | os.PathLike, *, overwrite: bool = False) -> None:
 
 
 def is_stdout(path: str | os.PathLike) -> bool:
-    """Tell whether a path is what this process has open as its standard output."""
-    return _stream(Path(path)) == 1
+    """Tell whether a path is what this process has open as its standard output, and is read."""
+    return _stream(Path(path)) == 1 and not Path(path).samefile(os.devnull)
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import itertools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +16,10 @@ import pytest
 
 import refimpl
 from refimpl import cli
-from refimpl.models import config, files
+from refimpl.conventions import ConfigError
+from refimpl.models import cards, config, files
+from refimpl.training import loop
+from tests import training_runs
 from tests.command_line import (
     SEVEN,
     SMALL,
@@ -168,6 +174,36 @@ def test_networks_that_nobody_can_train_are_told_at_once(tmp_path, field, words)
     assert list(tmp_path.iterdir()) == []
 
 
+# --- names that are no text -----------------------------------------------------------------------
+
+
+def test_class_folders_and_data_whose_names_are_no_text(tmp_path) -> None:
+    """The card could not be written, after the last epoch, and never again by --resume."""
+    data, out = tmp_path / os.fsdecode(b"donn\xe9es"), tmp_path / "x.safetensors"
+    names = [os.fsdecode(b"caf\xe9"), "the"]
+    try:
+        for split, name in itertools.product(("train", "test"), names):
+            (data / split / name).mkdir(parents=True)
+            shutil.copy(SEVEN, data / split / name)
+    except OSError:
+        pytest.skip("this file system wants names to be text")
+    model = ("--model", "didb_micro", *("--set", "num_classes=2", "--set", "depth=1"))
+    assert run("train", "--data", data, *model, "--epochs", 1, "-o", out).status == 0
+    assert refimpl.load(out)[0].class_names == tuple(names)
+    assert run("evaluate", "--data", data, "--model", out, "--record").status == 0
+    card = cards.read(out)
+    assert card["class_names"] == names
+    assert card["data"] == data.name
+    assert card["evaluation"]["data"].startswith(data.name)
+
+
+def test_what_a_card_cannot_hold_is_told_before_the_first_epoch(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "_epoch", lambda *arguments: pytest.fail("it trained"))
+    with pytest.raises(ConfigError, match="card: .*PosixPath"):
+        training_runs.train(tmp_path, card={"data": tmp_path})
+    assert list(tmp_path.iterdir()) == []
+
+
 # --- words that are not known ---------------------------------------------------------------------
 
 
@@ -226,3 +262,12 @@ def test_the_package_imports_nothing_that_takes_time() -> None:
     for name in refimpl.__all__:
         assert getattr(refimpl, name).__name__.rpartition(".")[2] == name
     assert cli.VERBS
+
+
+def test_a_function_hides_no_module() -> None:
+    """`import refimpl.classifier` used to give the function of that name, or the module."""
+    for name in ("classifier", "segmenter"):
+        function = getattr(refimpl, name)
+        module = importlib.import_module(f"refimpl.{name}s")
+        assert getattr(refimpl, name) is function is getattr(module, name)
+        assert importlib.util.find_spec(f"refimpl.{name}") is None

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from refimpl import disk
 from refimpl.conventions import ConfigError, ModelFileError
 from refimpl.disk import write_atomically
 
@@ -66,9 +67,11 @@ def own(model: Path, count: int) -> dict[str, Any]:
     """Read the card of these very weights, to write figures of `count` images into it.
 
     ModelFileError where it has the sha256 of others (a card without one may be anybody's, and is
-    taken), and where it has figures of more images: they are worth more.
+    taken), and where it has figures of more images: they are worth more; OutputError where it
+    cannot be written.
     """
     card, path = read(model), path_of(model)
+    disk.require_free(path, overwrite=True)
     before = evaluation(card, path).get("count") or 0
     if count < before:
         raise ModelFileError(

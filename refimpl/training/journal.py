@@ -15,6 +15,7 @@ import numpy as np
 from refimpl import disk
 from refimpl.conventions import ConfigError, ModelFileError
 from refimpl.data.image_folder import Array, FolderArray
+from refimpl.models.files import SUFFIX
 from refimpl.training import checkpoints
 from refimpl.training.history import EpochResult, is_csv, write_csv
 from refimpl.training.optimizers import AdamW
@@ -36,14 +37,16 @@ class Journal:
         for suffix in (out.suffix, ".json", ".checkpoint", ".csv"):
             disk.remove_leftovers(out.with_suffix(suffix))
 
-    def begin(self, params: dict[str, np.ndarray], resume: bool, overwrite: bool) -> None:
-        """With `resume`, set `params` (flat) and the history to those of the checkpoint.
-
-        Errors as `require_free`.
-        """
-        require_free(self.out, self.curves is not None, resume=resume, overwrite=overwrite)
-        if resume:
-            self._resume(params)
+    def resume(self, params: dict[str, np.ndarray]) -> None:
+        """Set `params` (flat) and the history to those of the checkpoint."""
+        saved = checkpoints.load(self.checkpoint)
+        require_same(self.checkpoint, saved.progress, self.identity)
+        checkpoints.require_like(self.checkpoint, "parameter", saved.params, params)
+        for name, value in params.items():
+            value[...] = saved.params[name]
+        self.history = [EpochResult(**result) for result in saved.progress["history"]]
+        self._optimizer = saved.optimizer
+        self._write_curves()  # it may have been killed between the checkpoint and them
 
     def restore(self, optimizer: AdamW) -> None:
         """Set the optimizer to its state at the end of the last epoch before the interruption."""
@@ -63,16 +66,6 @@ class Journal:
         """The run is over: its checkpoint is not needed any more."""
         self.checkpoint.unlink()
 
-    def _resume(self, params: dict[str, np.ndarray]) -> None:
-        saved = checkpoints.load(self.checkpoint)
-        require_same(self.checkpoint, saved.progress, self.identity)
-        checkpoints.require_like(self.checkpoint, "parameter", saved.params, params)
-        for name, value in params.items():
-            value[...] = saved.params[name]
-        self.history = [EpochResult(**result) for result in saved.progress["history"]]
-        self._optimizer = saved.optimizer
-        self._write_curves()  # it may have been killed between the checkpoint and them
-
     def _write_curves(self) -> None:
         if self.curves is not None:
             write_csv(self.curves, self.history)
@@ -81,10 +74,12 @@ class Journal:
 def require_free(out: Path, curves: bool, *, resume: bool, overwrite: bool) -> None:
     """Refuse a run that would destroy what lies where it writes: another run, or another's file.
 
-    OutputError where the model, its card or its curves exist, and ModelFileError where the
-    checkpoint holds epochs of an interrupted run or is none; with `resume` they are those of the
-    run itself. `overwrite`: what exists may go.
+    OutputError where the model, its card or its curves exist, ModelFileError where the checkpoint
+    holds epochs of an interrupted run or is none; with `resume` they are those of the run itself.
+    `overwrite`: what exists may go. ModelFileError, too, for another suffix than a model has.
     """
+    if out.suffix != SUFFIX:
+        raise ModelFileError(f"{out}: suffix {out.suffix!r}; expected {SUFFIX!r}")
     for suffix in (out.suffix, ".json"):  # a run may be killed after it wrote them
         disk.require_free(out.with_suffix(suffix), overwrite=overwrite or resume)
     checkpoint = out.with_suffix(".checkpoint")

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from refimpl import ops
-from refimpl.conventions import IGNORED, ConfigError, DataError, ModelFileError, NonFiniteError
+from refimpl.conventions import IGNORED, ConfigError, DataError, NonFiniteError
 from refimpl.data.image_folder import Array, in_batches, slices
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus, memory
@@ -29,7 +29,7 @@ from refimpl.training import optimizers, stages, teachers
 from refimpl.training.augmentation import augment, augment_with_labels
 from refimpl.training.batches import BatchResult, Objective, Prepare, batch_gradients, score
 from refimpl.training.history import EpochResult
-from refimpl.training.journal import Journal, fingerprint
+from refimpl.training.journal import Journal, fingerprint, require_free
 from refimpl.training.optimizers import AdamW, clip_by_global_norm
 from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
@@ -107,9 +107,10 @@ def train(
     cannot be written, NonFiniteError when training diverges.
     """
     out = Path(out)
+    require_free(out, curves, resume=resume, overwrite=overwrite)
     prepare = Preprocessing.from_json(preprocessing).apply_array
     plan = stages.plan(model, recipe)
-    _check(model, recipe, images, labels, class_names, prepare, out)
+    _check(model, recipe, images, labels, class_names, prepare)
     # what the last epoch will write must not fail then
     cards.to_bytes({**files.describe(model, list(class_names), preprocessing), **(card or {})})
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
@@ -127,7 +128,8 @@ def train(
     teach = tutor and functools.partial(tutor.probabilities, backend=backend)
     objective = Objective(prepare, backend, recipe.smoothing, teach, recipe.distillation)
     journal = Journal(out, identity, curves)
-    journal.begin(flat, resume, overwrite)
+    if resume:
+        journal.resume(flat)
     _check_labels(model, recipe, labels, progress)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # a thread a part: those of BLAS on top of them cost half the speed or more
@@ -277,11 +279,8 @@ def _check(
     labels: Array,
     class_names: Sequence[str],
     prepare: Prepare,
-    out: Path,
 ) -> None:
     """All that can be known before the first step, so that nothing fails after the last one."""
-    if out.suffix != files.SUFFIX:
-        raise ModelFileError(f"{out}: suffix {out.suffix!r}; expected {files.SUFFIX!r}")
     needed = BYTES * sum(math.prod(shape) for shape in shapes(model.config).values())
     if needed > memory():
         raise ConfigError(

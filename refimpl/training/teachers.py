@@ -60,27 +60,20 @@ def choose(
     if given is not None:
         model, params = given
     elif recipe.teacher is not None:
-        model, params = _read(recipe.teacher, class_names)
+        model, params = files.load(recipe.teacher)
     else:
         raise ConfigError(
             f"recipe: distillation is {recipe.distillation}, expected 0.0: there is no teacher"
         )
-    own = model.preprocessing
-    teacher = Teacher(model, params, prepare if own is None else own.apply_array)
-    _require_fit(teacher, recipe.teacher or "the teacher", len(class_names), image)
-    return teacher
-
-
-def _read(
-    name: str, class_names: Sequence[str]
-) -> tuple[VisionTransformer, Mapping[str, Any]]:
-    model, params = files.load(name)
+    name, own = recipe.teacher or "the teacher", model.preprocessing
     if model.class_names is not None and model.class_names != tuple(class_names):
         raise ConfigError(
             f"{name}: the teacher's classes are {', '.join(model.class_names)}, "
             f"expected those of the data: {', '.join(class_names)}"
         )
-    return model, params
+    teacher = Teacher(model, params, prepare if own is None else own.apply_array)
+    _require_fit(teacher, name, len(class_names), image)
+    return teacher
 
 
 def _require_fit(teacher: Teacher, name: str, classes: int, image: np.ndarray) -> None:
