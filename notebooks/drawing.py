@@ -119,4 +119,8 @@ def verdict(answer: Any, is_right: Callable[[np.ndarray], bool], hint: str) -> s
     """What to say to the answer of an exercise; None is no answer yet."""
     if answer is None:
         return "Not answered yet: replace None in the cell above, run it, then this one."
-    return "Right." if is_right(np.array(answer, float)) else f"Not yet. {hint}"
+    try:
+        numbers = np.array(answer, float)
+    except (TypeError, ValueError):
+        return f"Not yet: {answer!r} is no number and no array of numbers."
+    return "Right." if is_right(numbers) else f"Not yet. {hint}"

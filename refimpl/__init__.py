@@ -3,19 +3,25 @@
 Pure NumPy for the equations (`refimpl.ops`), forward and backward written out by hand; read
 `refimpl/SPEC.md` for what is computed and `refimpl/conventions.py` for how it is written.
 
+    ask = refimpl.classifier("didb_micro_mnist")
+    ask("seven.png")[0].label
+
     model, params = refimpl.load("didb_micro_mnist")
-    logits, cache = model.forward(params, images)
+    logits, cache = model.forward(params, model.prepare(images))    # images uint8 (n, H, W)
     dimages, grads = model.backward(dlogits, cache)
 """
 
-import importlib
-from types import ModuleType
+from __future__ import annotations
 
-from refimpl import models, ops
-from refimpl.classifier import classifier
-from refimpl.models import create_model, flatten, unflatten
-from refimpl.models.files import load, save
-from refimpl.segmenter import segmenter
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from refimpl import engine, golden, kernels, models, ops
+    from refimpl.classifiers import classifier
+    from refimpl.models import create_model, flatten, unflatten
+    from refimpl.models.files import list_models, load, save
+    from refimpl.segmenters import segmenter
 
 __version__ = "0.1.0"
 
@@ -26,6 +32,7 @@ __all__ = [
     "flatten",
     "golden",
     "kernels",
+    "list_models",
     "load",
     "models",
     "ops",
@@ -34,10 +41,27 @@ __all__ = [
     "unflatten",
 ]
 
-_ON_DEMAND = ("engine", "golden", "kernels")  # Numba alone takes longer to import than all the rest
+# Function -> its module. All is imported when it is first asked for: so the command can be
+# interrupted from its first moment on, and one operation costs no more than itself.
+_FUNCTIONS = {
+    "classifier": "classifiers",
+    "create_model": "models",
+    "flatten": "models",
+    "list_models": "models.files",
+    "load": "models.files",
+    "save": "models.files",
+    "segmenter": "segmenters",
+    "unflatten": "models",
+}
 
 
-def __getattr__(name: str) -> ModuleType:
-    if name in _ON_DEMAND:
+def __getattr__(name: str) -> Any:
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(f"refimpl.{_FUNCTIONS[name]}"), name)
+    if name in __all__:
         return importlib.import_module(f"refimpl.{name}")
     raise AttributeError(f"module 'refimpl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

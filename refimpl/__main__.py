@@ -1,8 +1,73 @@
-"""`python -m refimpl` is the command `refimpl`."""
+"""The program `refimpl`, and `python -m refimpl`: the command line as a process of its own.
 
+Nothing is imported at the top that takes time: what comes then may be interrupted.
+"""
+
+import gc
+import os
+import signal
 import sys
+from types import FrameType
 
-from refimpl.cli import command
+
+def command() -> int:
+    """Run the command line -> exit status.
+
+    It looks for garbage seldom, and not once more at its end: among the hundred thousand objects
+    with which Numba starts that takes a third of the time of a short command.
+    """
+    _open_streams()
+    _answer_signals(_stop_at_once)  # an exception out of the middle of an import is a traceback
+    gc.set_threshold(100_000)
+    from refimpl import cli
+
+    _answer_signals(_interrupt)
+    try:
+        status = cli.main(own_process=True)
+    except KeyboardInterrupt:  # outside of a verb
+        print("refimpl: interrupted", file=sys.stderr)
+        status = 130
+    _answer_signals(_stop_at_once)  # nor out of the end of the process
+    gc.freeze()
+    return 128 + _received[-1] if status == 130 and _received else status
+
+
+# A kill and a closed terminal are answered like Ctrl-C: what is half done is taken away.
+_SIGNALS = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+_received: list[int] = []
+
+
+def _answer_signals(answer) -> None:
+    for number in filter(None, _SIGNALS):
+        # whoever started us may want it ignored, as nohup does
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, answer)
+
+
+def _stop_at_once(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"refimpl: interrupted\n")
+    os._exit(128 + number)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
+def _open_streams() -> None:
+    """Put the null device in the place of standard streams that are closed, as a daemon has them.
+
+    The next file that is opened would else become one of them, and take what is printed.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            opened = open(number, mode, closefd=False, encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, opened)
+
 
 if __name__ == "__main__":
     sys.exit(command())

@@ -20,10 +20,7 @@ after the other along the leading axes.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import tempfile
-from pathlib import Path
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -59,6 +56,10 @@ class GoldenFileError(RefimplError, ValueError):
     """A golden bundle or a candidate for comparison is missing, broken or not what was expected."""
 
 
+class OutputError(RefimplError, ValueError):
+    """An output would destroy something, or cannot be written where it is to go."""
+
+
 class NonFiniteError(RefimplError, FloatingPointError):
     """NaN or infinity entered a sign, a boolean or a softmax; ``layer`` is its dotted name."""
 
@@ -66,6 +67,19 @@ class NonFiniteError(RefimplError, FloatingPointError):
         super().__init__(f"{layer}: {message}" if layer else message)
         self.message = message
         self.layer = layer
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Find what a name was probably meant to be, to be put behind an error; "" where nothing is.
+
+    >>> did_you_mean("didb-tiny", ["didb_tiny", "swin_tiny"])
+    "; did you mean 'didb_tiny'?"
+    """
+    import difflib  # for an error only
+
+    sane = isinstance(name, str) and len(name) < 100
+    found = difflib.get_close_matches(name, list(known), n=1) if sane else []
+    return f"; did you mean {found[0]!r}?" if found else ""
 
 
 def float_dtype(op: str, **arrays: np.ndarray | None) -> np.dtype:
@@ -89,6 +103,14 @@ def require_shape(op: str, name: str, array: np.ndarray, expected: tuple) -> Non
         raise ShapeError(f"{op}: {name} has shape {shape}; expected {wanted}")
 
 
+def require_integers(op: str, name: str, array: np.ndarray) -> None:
+    """Raise DtypeError unless ``array`` is an array of integers; a list is none."""
+    dtype = getattr(array, "dtype", None)
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "iu":
+        found = type(array).__name__ if dtype is None else dtype
+        raise DtypeError(f"{op}: {name} is {found}; expected an array of integers")
+
+
 def require_finite(op: str, name: str, array: np.ndarray) -> None:
     """Raise NonFiniteError with the first offending index if there is a NaN or an infinity."""
     finite = np.isfinite(array)
@@ -104,39 +126,3 @@ def require_choice(op: str, name: str, value: object, choices: tuple) -> None:
     if value not in choices:
         wanted = ", ".join(repr(c) for c in choices)
         raise ConfigError(f"{op}: {name} is {value!r}; expected one of {wanted}")
-
-
-def cpus() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file so that at every moment the old one or the whole new one is there.
-
-    Raises OSError, and leaves nothing behind, where the folder cannot be written or is full.
-    """
-    try:
-        _replace(Path(path), data)
-    except OSError as error:
-        # a full disk names no file, and the name of the temporary one says little
-        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp's 0600 is meant for secrets
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

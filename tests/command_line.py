@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,15 @@ def process(*args: object, **options) -> subprocess.CompletedProcess:
     """The command in a process of its own."""
     command = [sys.executable, "-m", "refimpl", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+def wanting_signals() -> None:
+    """For `preexec_fn`: who ignores interrupts, as `nohup pytest &` does, hides them from children.
+
+    Without it a test that sends one would wait for its end in vain.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
 
 
 def assert_one_line(result: Result, *words: str) -> None:

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from refimpl.classifier import classifier, read_card
-from refimpl.conventions import DataError, write_atomically
+from refimpl.classifiers import classifier
+from refimpl.conventions import DataError
 from refimpl.data import bundled
+from refimpl.disk import write_atomically
+from refimpl.models import cards, files
 
 
 def goldens(model: str, paths: list[Path], what: str) -> dict:
@@ -23,7 +25,7 @@ def goldens(model: str, paths: list[Path], what: str) -> dict:
     exact = classifier(model).astype(np.float64)
     answers = zip(paths, exact(paths), strict=True)
     images = {path.name: {"label": a.label, "probability": a.probability} for path, a in answers}
-    sha256 = read_card(model)["sha256"]
+    sha256 = cards.read(files.find(model))["sha256"]
     dtype = "float64"
     return {
         "model": model,

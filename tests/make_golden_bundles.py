@@ -42,7 +42,7 @@ def small_adversarial(path: Path) -> None:
 
 def didb_micro_mnist(path: Path) -> None:
     file = files.read("didb_micro_mnist")
-    image = digit(Preprocessing.from_json(file.preprocessing))
+    image = digit(file.model.preprocessing)
     store.make(path, file.model, file.params, image, taps="block")
 
 

@@ -131,7 +131,7 @@ def test_the_last_weights_are_evaluated_on_the_test_split(finished, data) -> Non
         stem = row["row"].replace(" + ", "_")
         (path,) = (finished / "out" / "unfinished").glob(f"{stem}-{row['seed']}-*.safetensors")
         file = files.read(path)
-        x = Preprocessing.from_json(file.preprocessing).apply_array(test.images)
+        x = file.model.prepare(test.images)
         right = file.model.predict(file.params, x).argmax(axis=1) == test.labels
         assert float(row["top1"]) == right.mean()
         card = json.loads(path.with_suffix(".json").read_text())

@@ -424,7 +424,7 @@ def test_summary_of_an_architecture_and_of_a_file(model, tmp_path) -> None:
     assert (status, err) == (0, "")
     assert out.startswith(f"{packed}: {packed.stat().st_size:,} bytes, ")
     assert json.loads(run("summary", packed, "--json").out) == found
-    assert files.read_packed(packed).class_names == list(mnist.CLASS_NAMES)
+    assert files.read_packed(packed).model.class_names == mnist.CLASS_NAMES
     half = tmp_path / "half.safetensors"
     assert run("pack", model, "-o", half, "--floats", "float16").status == 0
     assert half.stat().st_size < packed.stat().st_size

@@ -13,7 +13,6 @@ import sys
 import threading
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given
@@ -154,11 +153,10 @@ def test_a_batch_gives_the_answers_of_its_images(config) -> None:
 
 @every_shell
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_the_number_of_threads_changes_nothing(config, threads: int, monkeypatch) -> None:
+def test_the_number_of_threads_changes_nothing(config, threads: int) -> None:
     drawn = network(config, batch=11)
     expected = engine.compile(drawn.model, drawn.params)(drawn.images)
-    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", threads)
-    built = engine.compile(drawn.model, drawn.params)
+    built = engine.compile(drawn.model, drawn.params, threads=threads)
     np.testing.assert_array_equal(built(drawn.images), expected)
 
 
@@ -258,13 +256,12 @@ def test_nothing_of_an_image_reaches_the_next(config) -> None:
         np.testing.assert_array_equal(built(drawn.images), expected)
 
 
-def test_one_bad_image_of_a_batch_is_an_error(monkeypatch) -> None:
+def test_one_bad_image_of_a_batch_is_an_error() -> None:
     drawn = network(networks.small(**networks.DIDB), batch=9)
     images = drawn.images.copy()
     images[7, 0, 1, 1] = np.nan
-    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 3)
     with pytest.raises(NonFiniteError, match="NaN or infinity entered a sign"):
-        engine.compile(drawn.model, drawn.params)(images)
+        engine.compile(drawn.model, drawn.params, threads=3)(images)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import pytest
 
 import refimpl
 from refimpl.conventions import ModelFileError, RefimplError, ShapeError
+from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, files
 
 MODEL = refimpl.create_model("didb_micro", image_size=(8, 12), dim=6, depth=1, num_classes=3)
@@ -90,8 +91,8 @@ def test_round_trip(tmp_path: Path, dtype) -> None:
     file = files.read(path)
     assert file.path == path
     assert file.model.config == MODEL.config
-    assert file.class_names == names
-    assert file.preprocessing == preprocessing
+    assert file.model.class_names == tuple(names)
+    assert file.model.preprocessing == Preprocessing.from_json(preprocessing)
     assert_same(file.params, params)
     model, loaded = refimpl.load(str(path))
     assert model.config == MODEL.config
@@ -102,7 +103,7 @@ def test_a_file_without_names_and_preprocessing(tmp_path: Path) -> None:
     path = tmp_path / "bare.safetensors"
     refimpl.save(path, MODEL, PARAMS)
     file = files.read(path)
-    assert (file.class_names, file.preprocessing) == (None, None)
+    assert (file.model.class_names, file.model.preprocessing) == (None, None)
     assert [p.name for p in tmp_path.iterdir()] == ["bare.safetensors"]  # no card unless given
 
 
@@ -153,7 +154,7 @@ def test_a_file_written_by_hand_is_read(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(changed())
     file = files.read(path)
-    assert file.class_names == ["one", "two", "three"]
+    assert file.model.class_names == ("one", "two", "three")
     assert_same(file.params, PARAMS)
 
 

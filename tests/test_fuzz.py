@@ -1,9 +1,9 @@
 """Damaged and made-up bytes: whatever they are, there is an answer or a RefimplError of one line.
 
-Seven targets: image files of eleven formats, idx files, tar and zip archives (damaged as packed and
-before they are packed), safetensors (damaged bytes; a sound file with odd JSON in its header), and
-recipes. The profile ci draws 300 examples a target, 2,100 in all, the same on every run; explore
-draws 10,000 a target, 70,000 in all:
+Twelve targets: image files of eleven formats, idx files, tar and zip archives (damaged as packed
+and before they are packed), safetensors (damaged bytes; a sound file with odd JSON in its header),
+recipes, ablations, cards, checkpoints, and tables of runs. The profile ci draws 300 examples a
+target, 3,600 in all, the same on every run; explore draws 10,000 a target, 120,000 in all:
 
     HYPOTHESIS_PROFILE=explore pytest tests/test_fuzz.py
 """
@@ -11,6 +11,7 @@ draws 10,000 a target, 70,000 in all:
 from __future__ import annotations
 
 import bz2
+import dataclasses
 import gzip
 import io
 import json
@@ -27,11 +28,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import refimpl
+from refimpl.classifiers import Evaluation
 from refimpl.conventions import RefimplError
 from refimpl.data import datasets, idx, images
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import files
-from refimpl.training import recipes
+from refimpl.models import cards, files
+from refimpl.training import ablation, ablation_table, checkpoints, recipes
 from tests.test_bad_input import ANIMALS, ANIMALS_PARAMS, tar, zipped
 from tests.test_data import encoded, idx_bytes
 
@@ -244,6 +246,106 @@ def test_recipes(place: Path, content: bytes, suffix: str) -> None:
         assert recipe.epochs >= 1
 
 
+ROW = {"name": "one", "model": "react_micro", "fields": {"depth": 2}, "seeds": [3]}
+ABLATION = {"recipe": {"epochs": 2}, "rows": [ROW, ROW | {"name": "two"}], "images": 40}
+ABLATIONS = [json.dumps(ABLATION | {"seeds": [0, 1], "baseline": "one"}).encode()]
+
+
+@st.composite
+def odd_json(draw: st.DrawFn, corpus: list[bytes]) -> bytes:
+    """One of the corpus with another JSON value somewhere in it, or without a key."""
+    content = json.loads(draw(st.sampled_from(corpus)))
+    for _ in range(draw(st.integers(1, 2))):
+        inner: Any = content
+        while inner:
+            keys = sorted(inner) if isinstance(inner, dict) else range(len(inner))
+            key = draw(st.sampled_from(keys))
+            if not isinstance(inner[key], (dict, list)) or draw(st.booleans()):
+                break
+            inner = inner[key]
+        if not inner:
+            continue
+        if isinstance(inner, dict) and draw(st.integers(0, 4)) == 0:
+            del inner[key]
+        else:
+            inner[key] = draw(VALUES)
+    return json.dumps(content).encode()
+
+
+@fuzz
+@given(st.one_of(damaged(ABLATIONS), odd_json(ABLATIONS)))
+def test_ablations(place: Path, content: bytes) -> None:
+    path = place.with_suffix(".json")
+    path.write_bytes(content)
+    asked = answer_or_one_line(lambda: ablation.read(path), str(path))
+    if asked is not None:
+        assert all(run.row.config.num_blocks >= 1 for run in asked.runs())
+
+
+# --- cards, checkpoints, tables -------------------------------------------------------------------
+
+
+EVALUATION = Evaluation(7, 0.5, 1.0, {"ant": 0.5}, {"ant": 7}, 100.0)
+CARDS = [
+    json.dumps({"data": "mnist", "config": {"depth": 2}, "evaluation": evaluation}).encode()
+    for evaluation in (None, {"count": 5, "top1": 0.25, "data": "before"})
+]
+
+
+@fuzz
+@given(st.one_of(damaged(CARDS), odd_json(CARDS), VALUES.map(lambda v: json.dumps(v).encode())))
+def test_cards(place: Path, content: bytes) -> None:
+    """The figures are in the card and nothing is lost, or it stays as it was."""
+    model = place.with_suffix(".safetensors")
+    model.write_bytes(WEIGHTS[0])
+    card = cards.path_of(model)
+    card.write_bytes(content)
+    if answer_or_one_line(lambda: cards.record(model, EVALUATION, "fuzz"), str(card)) is None:
+        assert card.read_bytes() == content
+        return
+    before, after = json.loads(content), json.loads(card.read_bytes())
+    assert after.pop("evaluation") == {"data": "fuzz", **dataclasses.asdict(EVALUATION)}
+    before.pop("evaluation", None)
+    assert json.dumps(after, sort_keys=True) == json.dumps(before, sort_keys=True)
+
+
+def checkpoint() -> bytes:
+    """A checkpoint, as bytes."""
+    written = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checkpoints, "write_atomically", lambda path, data: written.append(data))
+        state = {"weight": np.arange(6, dtype=np.float32)}
+        progress = {"recipe": {}, "history": [{"epoch": 1}]}
+        checkpoints.save(Path("x"), checkpoints.Checkpoint(state, state, progress))
+    return written[0]
+
+
+CHECKPOINTS = [checkpoint()]
+
+
+@fuzz
+@given(st.one_of(damaged(CHECKPOINTS), st.binary(max_size=100)))
+def test_checkpoints(place: Path, content: bytes) -> None:
+    place.write_bytes(content)
+    found = answer_or_one_line(lambda: checkpoints.load(place), str(place))
+    if found is not None:
+        assert isinstance(found.progress["history"], list)
+
+
+CELLS = [
+    "{}" if "dict" in str(kind) or "Mapping" in str(kind) else "1"
+    for kind in ablation.Result.__annotations__.values()
+]
+TABLES = [f"{','.join(ablation.Result._fields)}\n{','.join(CELLS)}\n".encode()]
+
+
+@fuzz
+@given(st.one_of(damaged(TABLES), st.binary(max_size=100)))
+def test_tables(place: Path, content: bytes) -> None:
+    place.write_bytes(content)
+    answer_or_one_line(lambda: ablation_table.read_results(place), str(place))
+
+
 def test_the_corpus_is_sound(place: Path) -> None:
     """Damage to what was broken before would prove nothing."""
     for content in IMAGES:
@@ -257,5 +359,15 @@ def test_the_corpus_is_sound(place: Path) -> None:
     for content in WEIGHTS:
         place.write_bytes(content)
         files.read_any(place)
+    for content in ABLATIONS:
+        path = place.with_suffix(".json")
+        path.write_bytes(content)
+        assert len(ablation.read(path).runs()) == 3 - 1
+    for content in CHECKPOINTS:
+        place.write_bytes(content)
+        checkpoints.load(place)
+    for content in TABLES:
+        place.write_bytes(content)
+        assert len(ablation_table.read_results(place)) == 1
     buffer = io.BytesIO(IMAGES[0])
     assert Image.open(buffer).format == "PNG"

@@ -45,7 +45,7 @@ def one_line(result: Result, status: int, *words: str) -> None:
 
 
 def test_make_from_an_image_as_the_model_prepares_it(model, tmp_path) -> None:
-    from refimpl.classifier import classifier
+    from refimpl.classifiers import classifier
     from refimpl.data.images import open_image
 
     result = run("golden", "make", "--model", model, "--image", SEVEN, SEVEN, "-o", tmp_path / "b")

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from refimpl import create_model, ops
 from refimpl.conventions import NonFiniteError
 from refimpl.kernels import backend
+from refimpl.kernels.twins import projection
 from refimpl.models import flatten, unflatten
 from tests import networks, oracles, strategies, tolerances
 
@@ -129,3 +130,29 @@ def test_a_nan_is_found_in_the_same_layer(path):
         found.append((str(error.value), error.value.layer))
     assert found[0] == found[1]
     assert found[0][1] == path.rsplit(".", 1)[0]
+
+
+@pytest.mark.parametrize(
+    ("fields", "dtype", "words"),
+    [
+        ({"dim": 16}, "float64", "of float64; expected float32"),
+        ({"dim": 24, "heads": 3}, "float32", "where 16 does not divide the channels"),
+    ],
+)
+def test_a_fall_back_to_numpy_is_said_once(fields, dtype, words) -> None:
+    projection._say_once.cache_clear()
+    model = create_model("react_micro", depth=1, image_size=8, **fields)
+    params = model.init(np.random.default_rng(0), dtype)
+    images = np.zeros((1, 1, 8, 8), dtype)
+    with pytest.warns(UserWarning, match=f"no fused projection {words}") as caught:
+        for _ in range(2):
+            model.predict(params, images, backend=backend)
+    assert len(caught) == 1
+
+
+def test_what_the_kernels_can_do_is_not_warned_of(recwarn) -> None:
+    projection._say_once.cache_clear()
+    model = create_model("react_micro", depth=1, image_size=8, dim=16)
+    params = model.init(np.random.default_rng(0))
+    model.predict(params, np.zeros((1, 1, 8, 8), np.float32), backend=backend)
+    assert not recwarn.list

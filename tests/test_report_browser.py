@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refimpl.classifier import Classifier
+import refimpl
+from refimpl.classifiers import Classifier
 from refimpl.report import image
 from tests import networks
 from tests.command_line import SEVEN, run
@@ -77,6 +78,21 @@ def folder(tmp_path_factory) -> Path:
         (folder / f"{name}.html").write_bytes(image.page(ask, photo(), called, called).content)
     assert run("report", SEVEN, "-o", folder / "shipped.html").status == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory) -> Path:
+    """The page of a comparison in which a tap differs."""
+    folder = tmp_path_factory.mktemp("comparison")
+    bundle = Path(refimpl.__file__).parents[1] / "weights" / "golden" / "small_tie_free"
+    shutil.copytree(bundle / "taps", folder / "port")
+    (tap,) = (folder / "port").glob("*.blocks.0.attn.v.out.npy")
+    values = np.load(tap)
+    values.flat[5:9] += 1
+    np.save(tap, values)
+    page = folder / "page.html"
+    assert run("golden", "compare", "small_tie_free", folder / "port", "--html", page).status == 1
+    return page
 
 
 @pytest.fixture
@@ -414,3 +430,64 @@ def test_it_is_quick(show) -> None:
       arguments[0].click();
       return performance.now() - start;"""
     assert driver.execute_script(script, cells(driver)[3]) < 1000
+
+
+# --- any size of a window -------------------------------------------------------------------------
+
+
+def test_no_table_is_cut_on_a_desktop(show) -> None:
+    driver = show("shipped", width=1280)
+    script = (
+        "return [...document.querySelectorAll('.scroll')].map("
+        "(e) => e.scrollWidth - e.clientWidth)"
+    )
+    found = driver.execute_script(script)
+    assert len(found) > 4
+    assert max(found) <= 0
+
+
+def test_arrow_keys_work_without_a_click(show) -> None:
+    driver = show("shipped")
+    for key, expected in (("ARROW_RIGHT", "row 4, column 5"), ("ARROW_DOWN", "row 5, column 5")):
+        press(driver, key)
+        assert chosen(driver).endswith(expected)
+    driver = show("shipped")
+    press(driver, "ARROW_UP")
+    assert chosen(driver).endswith("row 3, column 4")
+    driver = show("shipped")
+    driver.execute_script("window.scrollTo(0, 900)")
+    press(driver, "ARROW_DOWN")  # scrolls
+    assert chosen(driver).endswith("row 4, column 4")
+    press(driver, "ARROW_LEFT")
+    assert chosen(driver).endswith("row 4, column 3")
+
+
+def test_the_menu_of_blocks_is_there_on_a_phone(show) -> None:
+    driver = show("shipped", width=390)
+    links = driver.find_elements("css selector", "nav a")
+    assert [link.text for link in links][:3] == ["Answer", "Block 0", "Block 1"]
+    for link in links:
+        target = driver.find_element("css selector", link.get_attribute("hash"))
+        driver.execute_script("arguments[0].scrollIntoView({inline: 'center'})", link)
+        link.click()
+        top = "return document.querySelector(arguments[0]).getBoundingClientRect().{}"
+        bar = driver.execute_script(top.format("bottom"), "aside")
+        assert target.is_displayed()
+        last = "return window.scrollY + window.innerHeight >= document.body.scrollHeight - 2"
+        if not driver.execute_script(last):
+            assert driver.execute_script(top.format("top"), link.get_attribute("hash")) >= bar - 1
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280])
+def test_the_verdicts_of_a_comparison_are_on_the_screen(browser, comparison, width) -> None:
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(comparison.as_uri())
+    script = (
+        "return [...document.querySelectorAll('td.verdict')].map((e) => "
+        "e.getBoundingClientRect().right)"
+    )
+    found = browser.execute_script(script)
+    assert len(found) > 100
+    assert 0 < max(found) <= width
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width

@@ -22,7 +22,7 @@ from PIL import Image
 
 import refimpl
 from refimpl import ops
-from refimpl.classifier import Classifier
+from refimpl.classifiers import Classifier
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, VisionTransformer, files, summary
 from refimpl.report import image, timing, trace
@@ -413,7 +413,7 @@ def test_an_image_unlike_those_of_the_training(tmp_path) -> None:
     assert done.status == 0
     assert done.err.startswith(f"refimpl: warning: {light}: brightness")
     assert "Careful: brightness" in (tmp_path / "page.html").read_text()
-    done = run("report", light, "-o", tmp_path / "page.html", "--invert")
+    done = run("report", light, "-o", tmp_path / "page.html", "--invert", "--force")
     assert (done.status, done.err) == (0, "")
     assert ": 7 0.9" in done.out
 
@@ -441,8 +441,8 @@ def test_bad_input(model, tmp_path, monkeypatch) -> None:
         (("none.png", "-o", out), ("none.png", "No such file")),
         ((broken, "-o", out), ("broken.png", "broken or truncated")),
         ((tmp_path, "-o", out), (str(tmp_path), "Is a directory")),
-        ((SEVEN, "-o", tmp_path / "no" / "page.html", "--model", model), ("page.html", "No such")),
-        ((SEVEN, "-o", tmp_path, "--model", model), (str(tmp_path), "directory")),
+        ((SEVEN, "-o", tmp_path / "no" / "page.html", "--model", model), ("page.html", "no such")),
+        ((SEVEN, "-o", tmp_path, "--model", model), (str(tmp_path), "folder")),
         ((SEVEN, "-o", out, "--model", "didb_tiny"), ("didb_tiny", "untrained")),
         ((SEVEN, "-o", out, "--model", packed), ("packed.safetensors", "packed")),
         ((SEVEN, "-o", out, "--model", "nothing"), ("nothing", "no such file or model")),
@@ -456,7 +456,8 @@ def test_bad_input(model, tmp_path, monkeypatch) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    assert_one_line(run("report", SEVEN, "--model", model, "-o", out), "page.html", "No space left")
+    done = run("report", SEVEN, "--model", model, "-o", out, "--force")
+    assert_one_line(done, "page.html", "No space left")
     assert out.read_text() == "the page before"
     assert sorted(os.listdir(tmp_path)) == sorted([*before, "page.html"])
 

@@ -154,9 +154,7 @@ def test_its_own_size_changes_nothing():
 def test_a_packed_file_is_resized_like_a_latent_one(tmp_path, floats):
     file = files.read(NAME)
     path = tmp_path / "packed.safetensors"
-    files.save_packed(
-        path, file.model, file.params, floats=floats, preprocessing=file.preprocessing
-    )
+    files.save_packed(path, file.model, file.params, floats=floats)
     x = np.random.default_rng(0).standard_normal((2, 1, 28, 40)).astype(np.float32)
     found, expected = (
         refimpl.classifier(p, "engine", (28, 40)).logits(x) for p in (path, file.path)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from refimpl.conventions import DataError
+from refimpl.conventions import DataError, OutputError
 from refimpl.data import mnist, palette, scenes, segmentation
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.training.augmentation import augment, augment_with_labels, random_crop
@@ -244,7 +244,7 @@ def test_scenes_as_a_folder(tmp_path):
         images, labels = mnist.load(SMALL, split)
         rng = np.random.default_rng([4, ("train", "test").index(split), 0])
         np.testing.assert_array_equal(scenes.draw(images, labels, rng).labels, data.labels[0])
-    with pytest.raises(DataError, match="exists, expected the name of a new folder"):
+    with pytest.raises(OutputError, match="exists; expected the name of a new folder"):
         scenes.write(SMALL, path, {"train": 1, "test": 1})
     with pytest.raises(DataError):
         scenes.write(tmp_path, tmp_path / "none", {"train": 1, "test": 1})

@@ -21,13 +21,12 @@ from PIL import Image
 
 import refimpl
 from refimpl import metrics
-from refimpl.classifier import read_card
 from refimpl.conventions import DataError, ModelFileError
 from refimpl.data import palette, scenes, segmentation
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import files
+from refimpl.models import cards, files
 from refimpl.report.segmentation import LEGEND, ROW, overlay
-from refimpl.segmenter import Segmentation, Segmenter, covering_size, windows
+from refimpl.segmenters import Segmentation, Segmenter, covering_size, windows
 from tests import oracles, tolerances
 from tests.command_line import SMALL, assert_one_line, run, save_model, save_segmenter
 
@@ -124,7 +123,7 @@ def test_the_engine_answers_like_numpy(tmp_path, pool):
     slow, quick = (refimpl.segmenter(path, backend=b).logits(pixels) for b in ("numpy", "engine"))
     packed = tmp_path / "packed.safetensors"
     file = files.read(path)
-    files.save_packed(packed, file.model, file.params, preprocessing=file.preprocessing)
+    files.save_packed(packed, file.model, file.params)
     np.testing.assert_array_equal(refimpl.segmenter(packed).logits(pixels), quick)
     # a bit that flips between the two changes pixels around it
     assert np.mean(slow.argmax(axis=0) == quick.argmax(axis=0)) > 0.95
@@ -153,7 +152,7 @@ def test_the_task_is_in_the_file(tmp_path):
     with pytest.raises(ModelFileError, match="a classifier of whole images, expected a segmenter"):
         refimpl.segmenter(classifier)
     file = files.read(segmenter)
-    cropped = {**file.preprocessing, "crop": 0.5}
+    cropped = {**file.model.preprocessing.to_json(), "crop": 0.5}
     refimpl.save(tmp_path / "c.safetensors", file.model, file.params, preprocessing=cropped)
     with pytest.raises(ModelFileError, match=r"crop is 0\.5, expected 1"):
         refimpl.segmenter(tmp_path / "c.safetensors")
@@ -261,7 +260,7 @@ def test_the_shipped_segmenter(tmp_path):
     ask = refimpl.segmenter("segmenter_didb_scenes")
     assert ask.engine is not None
     found = ask.evaluate(segmentation.find(tmp_path / "scenes", "test"))
-    card = read_card("segmenter_didb_scenes")["evaluation"]
+    card = cards.read(files.find("segmenter_didb_scenes"))["evaluation"]
     assert card["count"] == 2000 and card["mean_iou"] >= 0.7
     assert found.mean_iou == pytest.approx(card["mean_iou"], abs=0.05)
     image = tmp_path / "scenes" / "images" / "test" / "00000.png"
@@ -303,7 +302,7 @@ def test_train_then_segment(workshop, tmp_path):
         np.asarray(written.convert("RGB")), palette.colours(11)[answer.labels]
     )
     assert Image.open(seen).size[0] == 224 + 220
-    status, out, _ = run(*command, "--json")
+    status, out, _ = run(*command, "--json", "--force")
     classes = json.loads(out)["classes"]
     assert sum(entry["share"] for entry in classes) == pytest.approx(1)
     assert {entry["number"]: entry["share"] for entry in classes} == answer.shares()
@@ -352,8 +351,7 @@ def test_tables_shorten_long_names(workshop, tmp_path):
     file = files.read(workshop / "model.safetensors")
     path, listed = tmp_path / "m.safetensors", tmp_path / "names.txt"
     names = [name.strip() for name in names]
-    refimpl.save(path, file.model, file.params, class_names=names,
-                 preprocessing=file.preprocessing)  # fmt: skip
+    refimpl.save(path, file.model, file.params, class_names=names)
     listed.write_text("".join(f"{i} {name}\n" for i, name in enumerate(names)))
     image = workshop / "scenes" / "images" / "test" / "00000.png"
     data = ("--data", workshop / "scenes", "--class-names", listed)
@@ -362,6 +360,7 @@ def test_tables_shorten_long_names(workshop, tmp_path):
         assert status == 0, err
         assert "1, a name that no line of..." in out
         assert max(len(line) for line in out.splitlines()[1:]) < 80
+        (tmp_path / "mask.png").unlink(missing_ok=True)
         found = json.loads(run(*command, "--model", path, "--json").out)
         assert names[1] in json.dumps(found)
 
@@ -389,8 +388,10 @@ def test_segment_overwrites_nothing_that_it_reads(workshop, tmp_path):
     command = ("segment", image, "--model", model, "-o")
     assert_one_line(run(*command, image), "a.png: is the image itself")
     assert_one_line(run(*command, out, "--overlay", image), "a.png: is the image itself")
-    assert_one_line(run(*command, out, "--overlay", out), "mask.png: is the mask itself")
-    assert_one_line(run(*command, model), "suffix '.safetensors', expected '.png'")
+    assert_one_line(run(*command, out, "--overlay", out), "mask.png: is named for two outputs")
+    assert_one_line(run(*command, model), "m.safetensors: is the model itself")
+    other = tmp_path / "mask.npz"
+    assert_one_line(run(*command, other), "suffix '.npz', expected '.png'")
     assert_one_line(run(*command, tmp_path / "mask.jpg"), "suffix '.jpg', expected '.png'")
     linked = tmp_path / "linked.png"
     linked.symlink_to(model)

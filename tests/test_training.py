@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 
 import refimpl
 from refimpl import ops
-from refimpl.conventions import ConfigError, DataError, ModelFileError, NonFiniteError
+from refimpl.conventions import (
+    ConfigError,
+    DataError,
+    ModelFileError,
+    NonFiniteError,
+    OutputError,
+)
 from refimpl.kernels import backend as kernels_backend
 from refimpl.models.params import flatten
 from refimpl.training import batches, checkpoints, loop
@@ -510,5 +516,5 @@ def test_data_that_does_not_fit_is_refused_at_once(tmp_path, change, error, word
 
 def test_a_folder_that_cannot_be_written_is_noticed_before_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_epoch", lambda *arguments: pytest.fail("it trained"))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(OutputError, match="no such folder"):
         train(tmp_path / "missing")

@@ -86,7 +86,7 @@ def test_a_full_disk_leaves_the_table_of_the_epoch_before(tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
-        train(tmp_path, curves=True)
+        train(tmp_path, curves=True, overwrite=True)
     assert (tmp_path / "run.csv").read_text() == before
     assert os.listdir(tmp_path) == ["run.csv"]
 

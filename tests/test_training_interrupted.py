@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import refimpl
-from refimpl.conventions import ConfigError, ModelFileError, NonFiniteError
+from refimpl.conventions import ConfigError, ModelFileError, NonFiniteError, OutputError
 from refimpl.training import batches, checkpoints, loop
 from refimpl.training.optimizers import AdamW
 from tests.training_runs import bars, model, recipe, same_bits, timeless, train
@@ -118,7 +118,7 @@ def test_a_finished_run_is_not_overwritten(tmp_path, monkeypatch, kept: str) -> 
         (tmp_path / name).unlink()
     before = (tmp_path / kept).read_bytes()
     monkeypatch.setattr(loop, "_epoch", lambda *arguments: pytest.fail("it trained"))
-    with pytest.raises(ModelFileError, match=rf"{kept}: exists; expected the name of a new file$"):
+    with pytest.raises(OutputError, match=rf"{kept}: exists; expected the name of a new file$"):
         train(tmp_path)
     assert os.listdir(tmp_path) == [kept]
     assert (tmp_path / kept).read_bytes() == before

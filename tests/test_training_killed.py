@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from refimpl.training import checkpoints
+from tests.command_line import wanting_signals
 from tests.training_child import RECIPE
 from tests.training_runs import contents, timeless, train
 
@@ -27,7 +28,12 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals")
 def _start(folder: Path, moment: str, *resume: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.training_child", str(folder), moment, *resume]
     return subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=wanting_signals,
     )
 
 
@@ -135,12 +141,13 @@ def test_killed_at_any_moment_again_and_again(tmp_path, uninterrupted) -> None:
 def test_only_its_own_leftovers_are_removed(tmp_path) -> None:
     others = [
         ".run.checkpoint",
-        ".run.checkpoint.abc",
-        ".run.checkpoint.ABCDEFGH",
-        ".other.checkpoint.abcdefgh",
-        "run.checkpoint.abcdefgh",
+        ".run.checkpoint.original",
+        ".run.checkpoint.0123456789ABCDEF.part",
+        ".other.checkpoint.0123456789abcdef.part",
+        "run.checkpoint.0123456789abcdef.part",
     ]
-    own = [".run.checkpoint.abcdefg_", ".run.json.01234567", ".run.safetensors.abcdefgh"]
+    names = ("run.checkpoint", "run.json", "run.safetensors")
+    own = [f".{name}.0123456789abcdef.part" for name in names]
     for name in others + own:
         (tmp_path / name).touch()
     trained = train(tmp_path)

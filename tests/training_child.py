@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from refimpl import conventions
+from refimpl import disk
 from refimpl.conventions import RefimplError
 from refimpl.training import checkpoints
 from refimpl.training.optimizers import AdamW
@@ -76,9 +76,9 @@ def stop_in_write(moment: str) -> None:
         calls.append(None)
         if len(calls) == WRITE + 1:
             if moment == "write":
-                conventions.os.fdopen = lambda *given: HalfWritten(fdopen(*given))
+                disk.os.fdopen = lambda *given: HalfWritten(fdopen(*given))
             elif moment == "replace":
-                conventions.os.replace = wait_here
+                disk.os.replace = wait_here
             else:
                 import resource
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from numba import config
 
 from refimpl.bench.measure import OURS, Contender, timed
 from refimpl.bench.work import Network, Product
@@ -87,17 +86,9 @@ def networks(work: Network, threads: int) -> Iterator[Contender]:
     """The engine."""
     from refimpl import engine
 
-    compiled = engine.compile(work.model, work.params)
+    compiled = engine.compile(work.model, work.params, threads=threads)
 
     def logits() -> np.ndarray:
         return compiled(work.images)
 
-    def run(calls: int) -> float:
-        before = config.NUMBA_NUM_THREADS
-        config.NUMBA_NUM_THREADS = threads  # what the variable of this name sets at the start
-        try:
-            return timed(logits)(calls)
-        finally:
-            config.NUMBA_NUM_THREADS = before
-
-    yield Contender(OURS, run, logits, work.macs, threads)
+    yield Contender(OURS, timed(logits), logits, work.macs, threads)

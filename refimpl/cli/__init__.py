@@ -8,9 +8,9 @@ Modules that take long to import are imported by the `run` that needs them.
 """
 
 import argparse
-import gc
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -24,6 +24,8 @@ from refimpl.cli import (
     evaluate,
     golden,
     models,
+    options,
+    outputs,
     pack,
     report,
     scenes,
@@ -32,8 +34,8 @@ from refimpl.cli import (
     summary,
     train,
 )
-from refimpl.cli.output import complain
-from refimpl.cli.verbs import Verbs
+from refimpl.cli.output import complain, warn
+from refimpl.cli.verbs import Parser, Verbs
 from refimpl.conventions import RefimplError
 
 # In the order of --help.
@@ -43,27 +45,22 @@ VERBS = (
 )
 
 
-def command() -> int:
-    """`main` as a process of its own, the program `refimpl`.
+def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int:
+    """Run the command with these arguments (default: the program's) -> exit status.
 
-    It looks for garbage seldom, and not once more at its end: among the hundred thousand objects
-    with which Numba starts that takes a third of the time of a short command.
+    own_process: nobody else lives in this process, so that short cuts may be taken in it.
     """
-    gc.set_threshold(100_000)
-    status = main()
-    gc.freeze()
-    return status
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments (default: the program's) -> exit status."""
+    options.own_process = own_process
+    if own_process:  # one line instead of a place in our sources
+        warnings.showwarning = lambda message, *place, **more: warn(" ".join(str(message).split()))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name need not be valid text
             stream.reconfigure(errors="backslashreplace")
-    args = parser().parse_args(argv)
+    args = parser().parse_args(_meant(sys.argv[1:] if argv is None else argv))
     try:
         # what overflows is told by the checks of the operations, in one line with a name
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), outputs.answers(args):
+            outputs.check(args)
             status = args.run(args)
         sys.stdout.flush()
         return status
@@ -85,6 +82,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def _meant(argv: Sequence[str]) -> list[str]:
+    """Arguments as the parser has them: `help` and `version` are options there."""
+    if argv and argv[0] == "help":
+        return [*argv[1:], "--help"]
+    return ["--version"] if list(argv) == ["version"] else list(argv)
+
+
 def _drop_output() -> None:
     """What could not be written: Python would try once more at exit, and complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -92,7 +96,7 @@ def _drop_output() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command's arguments; what it parses has `run`, the verb's function."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="refimpl",
         description="DIDB-ViT, a 1-bit vision transformer, as an executable NumPy reference.",
         epilog="`refimpl VERB --help` explains a verb and shows examples.",

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from refimpl.cli import outputs
 from refimpl.cli.options import (
     FILES,
     add_json,
@@ -36,11 +37,11 @@ def add(verbs: Verbs) -> None:
         help="data set with the splits train and test, as for `refimpl train`: of classes, or of "
         "label maps where the rows are segmenters",
     ).complete = FILES  # fmt: skip
-    added.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="DIR",
-        help="folder of runs.csv and table.md; finished runs in it are not run again, interrupted "
-        "ones go on",
-    ).complete = FILES  # fmt: skip
+    text = (
+        "folder of runs.csv and table.md; finished runs in it are not run again, interrupted ones "
+        "go on"
+    )
+    outputs.add_folder(added, text, "DIR")
     added.add_argument(
         "--validation", action="store_true",
         help="evaluate on the held-out training images instead of the test split, into "
@@ -55,11 +56,11 @@ def add(verbs: Verbs) -> None:
         help="run this seed only; may be repeated",
     )  # fmt: skip
     added.add_argument("--only-table", action="store_true", help="run nothing, print the table")
-    added.add_argument(
-        "--plot", type=Path, metavar="FILE",
+    outputs.add(
+        added, "--plot",
         help="draw accuracy or mean IoU over packed size and over speed as PNG (needs matplotlib); "
         "the speed of all rows is measured side by side and printed",
-    ).complete = FILES  # fmt: skip
+    )  # fmt: skip
     add_training_backend(added)
     add_json(added)
 

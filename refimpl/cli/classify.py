@@ -45,7 +45,7 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from refimpl.classifier import classifier
+    from refimpl.classifiers import classifier
 
     start_engine(args.backend)
     ask = classifier(args.model, backend=args.backend, image_size=args.image_size)

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(folder: Path, backend: str) -> bool:
     """Classify the images of a folder; whether all answers are those that are stored."""
-    from refimpl.classifier import classifier
+    from refimpl.classifiers import classifier
     from refimpl.data import bundled
 
     goldens = bundled.goldens(folder)

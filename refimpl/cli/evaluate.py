@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from refimpl.cli import outputs
 from refimpl.cli.options import (
-    FILES,
     add_backend,
     add_data,
     add_image_size,
@@ -21,7 +21,8 @@ from refimpl.cli.options import (
 )
 from refimpl.cli.output import print_json, print_table, progress_bar, warn
 from refimpl.cli.verbs import Verbs
-from refimpl.conventions import ConfigError, write_atomically
+from refimpl.conventions import ConfigError
+from refimpl.disk import write_atomically
 
 
 def add(verbs: Verbs) -> None:
@@ -45,11 +46,11 @@ def add(verbs: Verbs) -> None:
     added.add_argument(
         "--record", action="store_true", help="write the figures into the card beside the model"
     )
-    added.add_argument(
-        "--confusion", type=Path, action="append", default=[], metavar="FILE",
+    outputs.add(
+        added, "--confusion", action="append", default=[],
         help="of a segmenter: write the confusion matrix of its pixels, as .csv or .png (needs "
         "matplotlib); may be repeated",
-    ).complete = FILES  # fmt: skip
+    )  # fmt: skip
     add_json(added)
 
 
@@ -65,15 +66,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_segmenter(args: argparse.Namespace) -> int:
-    from refimpl.classifier import read_card, record
     from refimpl.data import datasets, image_folder
     from refimpl.data import segmentation as maps
-    from refimpl.report import segmentation
-    from refimpl.segmenter import segmenter
+    from refimpl.models import cards, files
+    from refimpl.segmenters import segmenter
 
     model = segmenter(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
-        read_card(args.model)
+        cards.read(files.find(args.model))
     _check_confusion(args.confusion)
     folder = maps.find(args.data, args.split, args.class_names, args.limit)
     datasets.require_classes(args.data, folder.classes.names, model.class_names)
@@ -83,19 +83,38 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
             folder = folder.without_broken(image_folder.Workers(workers), bar.update)
     for text in folder.broken:
         warn(text)
+    if args.record:
+        cards.own(files.find(args.model), len(folder.pairs))
     with progress_bar("evaluate", len(folder.pairs)) as bar:
         result = model.evaluate(folder, bar.update, workers=workers)
     described = _described(result.count, folder)
-    for path in args.confusion:
-        _write_confusion(path, np.array(result.confusion), model.class_names)
+    try:
+        if args.json:
+            answer = {"model": args.model, "split": folder.split, **dataclasses.asdict(result)}
+            print_json(answer | {"broken": folder.broken})
+        else:
+            _print_segmenter(args.model, described, result)
+        sys.stdout.flush()
+    finally:  # after the figures, since it may fail, and also where nobody reads them
+        _record(args, result, described)
+        for path in sorted(args.confusion, key=lambda path: path.suffix):  # .csv needs no drawing
+            _write_confusion(path, np.array(result.confusion), model.class_names)
+    return 0
+
+
+def _record(args: argparse.Namespace, result: Any, described: str) -> None:
+    from refimpl.models import cards, files
+
     if args.record:
-        path = record(args.model, result, f"{args.data.resolve().name}, {described}")
+        data = f"{args.data.resolve().name}, {described}"
+        path = cards.record(files.find(args.model), result, data)
         print(f"recorded in {path}", file=sys.stderr)
-    if args.json:
-        answer = {"model": args.model, "split": folder.split, **dataclasses.asdict(result)}
-        print_json(answer | {"broken": folder.broken})
-        return 0
-    print(f"{args.model} on {described}\n")
+
+
+def _print_segmenter(model: str, described: str, result: Any) -> None:
+    from refimpl.report import segmentation
+
+    print(f"{model} on {described}\n")
     present = sum(value is not None for value in result.per_class_iou.values())
     print(
         f"mean IoU        {result.mean_iou:8.2%}  over the {present} classes that the labels have"
@@ -111,7 +130,6 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
     ]
     print_table(("class", "IoU", "labelled pixels"), rows)
     print(f"\n{result.images_per_second:.1f} images a second")
-    return 0
 
 
 def _described(count: int, data: Any, size: str = "") -> str:
@@ -143,36 +161,45 @@ def _write_confusion(path: Path, counts: np.ndarray, names: tuple[str, ...]) -> 
 
 
 def _evaluate_classifier(args: argparse.Namespace) -> int:
-    from refimpl.classifier import classifier, read_card, record
+    from refimpl.classifiers import classifier
     from refimpl.data import datasets
+    from refimpl.models import cards, files
 
     model = classifier(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
-        read_card(args.model)  # a missing card is told before the work, not after it
+        cards.read(files.find(args.model))  # a missing card is told before the work, not after it
     data = load_data(args, args.split, model.preprocessing, "classification")
     datasets.require_classes(args.data, data.class_names, model.class_names)
+    if args.record:
+        cards.own(files.find(args.model), len(data.images))
     with progress_bar("evaluate", len(data.images)) as bar:
         result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
     size = " at {} x {} pixels".format(*args.image_size) if args.image_size else ""
     described = _described(result.count, data, size)
-    if args.record:
-        path = record(args.model, result, f"{args.data.resolve().name}, {described}")
-        print(f"recorded in {path}", file=sys.stderr)
-    if args.json:
-        print_json(
-            {
-                "model": args.model,
-                "split": data.split,
-                "count": result.count,
-                "top1": result.top1,
-                "top5": result.top5,
-                "per_class": result.per_class,
-                "images_per_second": result.images_per_second,
-                "broken": data.broken,
-            }
-        )
-        return 0
-    print(f"{args.model} on {described}\n")
+    try:
+        if args.json:
+            print_json(
+                {
+                    "model": args.model,
+                    "split": data.split,
+                    "count": result.count,
+                    "top1": result.top1,
+                    "top5": result.top5,
+                    "per_class": result.per_class,
+                    "images_per_second": result.images_per_second,
+                    "broken": data.broken,
+                }
+            )
+        else:
+            _print_classifier(args.model, described, result)
+        sys.stdout.flush()
+    finally:
+        _record(args, result, described)
+    return 0
+
+
+def _print_classifier(model: str, described: str, result: Any) -> None:
+    print(f"{model} on {described}\n")
     print(f"top-1  {result.top1:8.2%}\ntop-5  {result.top5:8.2%}\n")
     rows = [
         (name, f"{accuracy:.2%}", f"{result.per_class_count[name]:,}")
@@ -180,4 +207,3 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
     ]
     print_table(("class", "top-1", "images"), rows)
     print(f"\n{result.images_per_second:.0f} images a second")
-    return 0

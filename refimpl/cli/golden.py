@@ -13,7 +13,8 @@ from typing import Any
 from refimpl.cli.options import FILES, add_json, not_negative
 from refimpl.cli.output import complain, print_json, print_table
 from refimpl.cli.verbs import Verbs
-from refimpl.conventions import ConfigError, GoldenFileError, write_atomically
+from refimpl.conventions import ConfigError, GoldenFileError
+from refimpl.disk import write_atomically
 
 UNREADABLE = 3
 
@@ -187,10 +188,10 @@ def _case(args: argparse.Namespace) -> Any:
     """Model, parameters and images that the options name."""
     import numpy as np
 
-    from refimpl.classifier import ready
     from refimpl.data.images import open_image
     from refimpl.golden import search
     from refimpl.models import architectures, create_model, files
+    from refimpl.predictors import ready
 
     if args.model is None:
         raise ConfigError("--model is missing; expected a model's name or file")

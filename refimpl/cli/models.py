@@ -14,22 +14,22 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from refimpl.classifier import read_card
-    from refimpl.models import Config, architectures, files, params
+    from refimpl.models import Config, architectures, cards, files, params
 
     def count(described: Config) -> int:
         return sum(blocks * math.prod(p.shape) for p, blocks in params.repeated(described))
 
-    cards = {name: read_card(name) for name in files.shipped()}
-    trained = {
-        name: {
+    trained = {}
+    for name in files.shipped():
+        path = files.find(name)
+        card = cards.read(path)
+        figures = cards.evaluation(card, cards.path_of(path))
+        trained[name] = {
             "parameters": count(Config.from_json(card["config"])),
-            "top1": card.get("evaluation", {}).get("top1"),
-            "mean_iou": card.get("evaluation", {}).get("mean_iou"),
-            "measured_on": card.get("evaluation", {}).get("data"),
+            "top1": figures.get("top1"),
+            "mean_iou": figures.get("mean_iou"),
+            "measured_on": figures.get("data"),
         }
-        for name, card in cards.items()
-    }
     untrained = {
         name: {"parameters": count(architectures.named(name))} for name in architectures.NAMES
     }

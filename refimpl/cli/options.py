@@ -1,19 +1,18 @@
 """Options that several verbs have, and what they name."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from refimpl.classifier import BACKENDS
 from refimpl.cli.output import progress_bar, warn
+from refimpl.cli.outputs import FILES
+from refimpl.conventions import ConfigError
+from refimpl.predictors import BACKENDS
 
 DEFAULT_MODEL = "didb_micro_mnist"
 TRAINING_BACKENDS = ("kernels", "numpy")
-
-
-# What shtab reads from an option of the parser to let the shell complete names of files.
-FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 
 
 def add_model(
@@ -42,22 +41,30 @@ def add_image_size(
     )  # fmt: skip
 
 
+own_process = False  # of the command, and nobody else's; `cli.main` says so
+
+
 def start_engine(backend: str) -> None:
-    """Numba's start, before the first kernel, without what no kernel here needs.
+    """Start Numba before the first kernel, in a process of our own without what no kernel needs.
 
     Numba imports SciPy's linear algebra when it starts, in case compiled code calls it, which takes
-    as long as all the rest. In a library this would be somebody else's loss; this is the command.
+    as long as all the rest. ConfigError where it does not start.
     """
     if backend == "numpy" or "numba" in sys.modules:
         return
     hidden = "scipy.linalg.cython_blas"
-    sys.modules[hidden] = None  # type: ignore[assignment]
+    if own_process:  # others in this process might want it
+        sys.modules[hidden] = None  # type: ignore[assignment]
     try:
         from numba.core.registry import cpu_target
 
         cpu_target.target_context.refresh()
+    except ValueError as error:  # of a variable that Numba reads
+        given = ", ".join(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_"))
+        raise ConfigError(f"Numba does not start: {error} The environment has {given}") from None
     finally:
-        del sys.modules[hidden]
+        if own_process:
+            del sys.modules[hidden]
 
 
 def add_training_backend(parser: argparse.ArgumentParser) -> None:
@@ -110,12 +117,6 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="names for the class folders: lines such as 'n01440764 tench', or a .json object; "
         "of a segmenter's data the list of classes",
     ).complete = FILES  # fmt: skip
-
-
-def add_output(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="FILE", help=text
-    ).complete = FILES
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

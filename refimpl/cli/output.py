@@ -2,9 +2,9 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, TextIO
 
 BOLD, RED, YELLOW = "1", "31", "33"  # of a terminal
@@ -15,14 +15,9 @@ def complain(error: Exception) -> None:
     text = str(error)
     if isinstance(error, OSError):  # without a name it is no file: those have one
         text = f"{error.filename or 'standard output'}: {error.strerror or error}"
+    if re.match(r"[a-z][a-z0-9+.-]+:/", text):
+        text += "; addresses are not read: download it, and name the file"
     print(paint("refimpl:", RED, sys.stderr), " ".join(text.split()), file=sys.stderr)
-
-
-def require_other(output: Path, read: str | Path, error: type[Exception], what: str) -> None:
-    """`error` where an output is the very file that is read, or another output."""
-    same = output.samefile(read) if output.exists() and Path(read).exists() else False
-    if same or output.absolute() == Path(read).absolute():
-        raise error(f"{output}: is {what} itself, expected another file to write")
 
 
 def warn(text: str) -> None:

@@ -3,10 +3,11 @@
 import argparse
 import os
 
-from refimpl.cli.options import FILES, add_json, add_model, add_output
-from refimpl.cli.output import print_json, require_other, warn
+from refimpl.cli import outputs
+from refimpl.cli.options import FILES, add_json, add_model
+from refimpl.cli.output import print_json, warn
 from refimpl.cli.verbs import Verbs
-from refimpl.conventions import DataError, ModelFileError, write_atomically
+from refimpl.disk import write_atomically
 
 
 def add(verbs: Verbs) -> None:
@@ -18,13 +19,16 @@ def add(verbs: Verbs) -> None:
     )
     added.add_argument("image", metavar="IMAGE", help="a file of any usual format").complete = FILES
     add_model(added)
-    add_output(added, "the .html file to write; it needs no other file and no network")
+    outputs.add(
+        added, "-o", "--output", required=True,
+        help="the .html file to write; it needs no other file and no network",
+    )  # fmt: skip
     added.add_argument("--invert", action="store_true", help="exchange dark and light")
     add_json(added)
 
 
 def run(args: argparse.Namespace) -> int:
-    from refimpl.classifier import classifier
+    from refimpl.classifiers import classifier
     from refimpl.data.images import open_image
     from refimpl.models import files
     from refimpl.report import image
@@ -33,8 +37,6 @@ def run(args: argparse.Namespace) -> int:
     if args.invert:
         ask = ask.inverted()
     picture = open_image(args.image)
-    require_other(args.output, args.image, DataError, "the image")
-    require_other(args.output, files.find(args.model), ModelFileError, "the model")
     name = os.path.basename(args.image)
     model = os.path.basename(args.model).removesuffix(files.SUFFIX)
     page, prediction = image.page(ask, picture, name, model)

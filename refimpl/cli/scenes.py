@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from refimpl.cli import outputs
 from refimpl.cli.options import FILES, not_negative, positive
 from refimpl.cli.output import progress_bar
 from refimpl.cli.verbs import Verbs
@@ -18,10 +19,8 @@ def add(verbs: Verbs) -> None:
         "--data", required=True, type=Path, metavar="PATH",
         help="folder with MNIST's four idx files",
     ).complete = FILES  # fmt: skip
-    added.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="FOLDER",
-        help="the new folder to write: images, annotations and the list of classes",
-    ).complete = FILES  # fmt: skip
+    text = "the new folder to write: images, annotations and the list of classes"
+    outputs.add_folder(added, text, "FOLDER")
     for split, count in (("train", 12000), ("test", 2000)):
         added.add_argument(
             f"--{split}", type=positive, default=count, metavar="N",

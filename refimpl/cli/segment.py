@@ -3,21 +3,21 @@
 import argparse
 import io
 import sys
-from pathlib import Path
 from typing import Any
 
+from refimpl.cli import outputs
 from refimpl.cli.options import (
     FILES,
     add_backend,
     add_image_size,
     add_json,
     add_model,
-    add_output,
     start_engine,
 )
-from refimpl.cli.output import print_json, print_table, require_other, warn
+from refimpl.cli.output import print_json, print_table, warn
 from refimpl.cli.verbs import Verbs
-from refimpl.conventions import ConfigError, DataError, ModelFileError, write_atomically
+from refimpl.conventions import ConfigError
+from refimpl.disk import write_atomically
 
 
 def add(verbs: Verbs) -> None:
@@ -25,16 +25,19 @@ def add(verbs: Verbs) -> None:
         run,
         "name what every pixel of an image belongs to",
         "refimpl segment scenes/images/test/00000.png -o mask.png --overlay seen.png",
-        "refimpl segment street.jpg -o mask.png --model segmenter.safetensors",
+        "refimpl segment street.jpg -o street.png --model segmenter.safetensors",
     )
     added.add_argument(
         "image", metavar="IMAGE", help="a file of any usual format, or - for standard input"
     ).complete = FILES
-    add_output(added, "the PNG to write: the number of its class in every pixel, with a palette")
-    added.add_argument(
-        "--overlay", type=Path, metavar="FILE",
+    outputs.add(
+        added, "-o", "--output", required=True,
+        help="the PNG to write: the number of its class in every pixel, with a palette",
+    )  # fmt: skip
+    outputs.add(
+        added, "--overlay",
         help="another PNG to write: the image under the colours of its classes, and their names",
-    ).complete = FILES  # fmt: skip
+    )  # fmt: skip
     add_model(added, "segmenter_didb_scenes", "segmenter")
     add_backend(added)
     add_image_size(added)
@@ -44,9 +47,9 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl.data import palette
     from refimpl.report import segmentation
-    from refimpl.segmenter import segmenter
+    from refimpl.segmenters import segmenter
 
-    _check_outputs(args)
+    _check_suffixes(args)
     start_engine(args.backend)
     ask = segmenter(args.model, backend=args.backend, image_size=args.image_size)
     picture = _picture(args.image)
@@ -82,21 +85,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check_outputs(args: argparse.Namespace) -> None:
-    """Nothing that is read is overwritten, and no picture is missing beside one that is written."""
-    from refimpl.models import files
-
-    outputs = [args.output] if args.overlay is None else [args.output, args.overlay]
-    for path in outputs:
-        if path.suffix.lower() != ".png":
+def _check_suffixes(args: argparse.Namespace) -> None:
+    for path in filter(None, (args.output, args.overlay)):
+        if path.suffix.lower() != ".png" and (path.is_file() or not path.exists()):
             raise ConfigError(f"{path}: suffix {path.suffix!r}, expected '.png'")
-        if not path.absolute().parent.is_dir():
-            raise DataError(f"{path}: no such folder, expected one to write into")
-        if args.image != "-":
-            require_other(path, args.image, DataError, "the image")
-        require_other(path, files.find(args.model), ModelFileError, "the model")
-    if args.overlay is not None:
-        require_other(args.overlay, args.output, DataError, "the mask")
 
 
 def _picture(name: str) -> Any:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import refimpl
+from refimpl.cli import outputs
 from refimpl.cli.options import (
     FILES,
     add_data,
-    add_output,
     add_training_backend,
     load_data,
     not_negative,
@@ -58,7 +58,11 @@ def add(verbs: Verbs) -> None:
         "--model", required=True, metavar="NAME",
         help="an architecture; `refimpl models` lists them",
     )  # fmt: skip
-    add_output(added, "the new .safetensors file to write; its card, a .json file, goes beside it")
+    outputs.add(
+        added, "-o", "--output", required=True,
+        help="the .safetensors file to write; its card, a .json file, goes beside it",
+    )  # fmt: skip
+    added.set_defaults(beside=_beside)
     added.add_argument(
         "--set", type=_field, action="append", default=[], metavar="FIELD=VALUE",
         help="another value for a field of the architecture, such as depth=2; may be repeated",
@@ -95,11 +99,16 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl import training
     from refimpl.data.preprocessing import Preprocessing
+    from refimpl.models import files
     from refimpl.training import journal
 
     recipe = _recipe(args)
-    if not args.resume:
-        journal.require_free(args.output)  # before data are read, which may take a minute
+    if recipe.teacher is not None:
+        outputs.check(args, ("teacher", files.find(recipe.teacher)))
+    # before data are read, which may take a minute
+    journal.require_free(
+        args.output, args.curves is not None, resume=args.resume, overwrite=args.force
+    )
     if args.curves == "png":
         from refimpl.report import curves
 
@@ -130,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             resume=args.resume,
             curves=args.curves is not None,
+            overwrite=args.force,
             card={
                 "data": args.data.resolve().name,
                 "broken_images_left_out": len(data.broken),
@@ -140,6 +150,16 @@ def run(args: argparse.Namespace) -> int:
         curves.draw(trained.history, args.output.with_suffix(".png"))
     print(args.output)
     return 0
+
+
+def _beside(args: argparse.Namespace) -> Iterator[tuple[Path, bool]]:
+    """What a run writes next to the model; see `cli.outputs`."""
+    yield args.output.with_suffix(".json"), args.resume
+    yield args.output.with_suffix(".checkpoint"), True  # `journal.require_free` looks into it
+    if args.curves:
+        yield args.output.with_suffix(".csv"), args.resume
+    if args.curves == "png":
+        yield args.output.with_suffix(".png"), False
 
 
 def _measured(plain: Any, images: Any) -> Any:

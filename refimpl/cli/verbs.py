@@ -1,7 +1,26 @@
 """How the modules of the verbs tell the parser what they do."""
 
 import argparse
+import re
 from collections.abc import Callable
+from typing import NoReturn
+
+from refimpl.conventions import did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that names what was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2, after what was wrong; without a verb after the list of all."""
+        if message.endswith("required: VERB"):
+            self.print_help()
+            self.exit(2)
+        # argparse says: argument VERB: invalid choice: 'x' (choose from 'a', 'b')
+        if found := re.search(r"invalid choice: (.+) \(choose from (.+)\)$", message):
+            name, *known = (word.strip("' ") for word in (found[1], *found[2].split(",")))
+            message += did_you_mean(name, known)
+        super().error(message)
 
 
 class Verbs:
@@ -25,7 +44,7 @@ class Verbs:
             epilog="\n  ".join(("examples:", *examples)),
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        added.set_defaults(run=run)
+        added.set_defaults(run=run, parser=added)
         return added
 
     def group(self, name: str, summary: str) -> "Verbs":

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import DataError, cpus
+from refimpl.conventions import DataError
 from refimpl.data import archives, mnist
 from refimpl.data.archives import Member
 from refimpl.data.image_folder import (
@@ -38,6 +38,7 @@ from refimpl.data.image_folder import (
 )
 from refimpl.data.images import SUFFIXES, decode
 from refimpl.data.preprocessing import Preprocessing
+from refimpl.machine import cpus
 
 SPLITS = ("train", "test")
 MAPS = ("images", "annotations")  # folders of a data set of label maps: segmentation.py

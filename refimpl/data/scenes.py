@@ -12,9 +12,6 @@ Scenes of the training split are made of training digits, those of the test spli
 seed fixes them, each by itself: the first hundred are the same whatever the number.
 """
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from refimpl.conventions import DataError
+from refimpl import disk
 from refimpl.data import mnist
 from refimpl.data.segmentation import SPLITS
 
@@ -79,15 +76,11 @@ def write(
     """Scenes of each split, "train" and "test", as a data set in the layout of `segmentation`.
 
     counts: how many of each split. progress: called with the number of scenes that were just
-    written. The folder is there as a whole or not at all: DataError where `out` exists or MNIST is
-    missing, OSError from the disk.
+    written. The folder is there as a whole or not at all: OutputError where `out` exists and is no
+    empty folder, DataError where MNIST is missing, OSError from the disk.
     """
-    out = Path(out)
-    if os.path.lexists(out):
-        raise DataError(f"{out}: exists, expected the name of a new folder")
-    digits = {split: mnist.load(mnist_folder, split) for split in counts}
-    temporary = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
+    with disk.new_folder(out) as temporary:
+        digits = {split: mnist.load(mnist_folder, split) for split in counts}
         lines = [f"{i} {name}\n" for i, name in enumerate(CLASS_NAMES)]
         (temporary / "classes.txt").write_text("".join(lines), encoding="utf-8")
         for split, count in counts.items():
@@ -96,11 +89,6 @@ def write(
                 rng = np.random.default_rng([seed, list(SPLITS).index(split), i])
                 _write(temporary, f"{split}/{i:05}.png", draw(*digits[split], rng))
                 progress(1)
-        temporary.chmod(0o755)  # mkdtemp's 0700 is meant for secrets
-        temporary.replace(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def _lay(scene: Scene, ink: np.ndarray, label: int, corner: np.ndarray) -> None:

@@ -2,58 +2,76 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 
 from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError, require_shape
 from refimpl.engine import run
 from refimpl.engine.plan import Plan, Work, build, work
 from refimpl.engine.taps import Listener
+from refimpl.machine import cpus
 from refimpl.models import VisionTransformer, files, packing
 from refimpl.models.config import Config
 from refimpl.models.params import Params
 
 
-def compile(model: VisionTransformer, params: Params) -> Engine:
-    """Latent parameters -> engine. ConfigError where the engine cannot run the network."""
+def compile(model: VisionTransformer, params: Params, *, threads: int | None = None) -> Engine:
+    """Make an engine of latent parameters. ConfigError where it cannot run the network.
+
+    threads: as of `Engine`.
+    """
     _require_able(model.config)
-    return Engine(model.config, packing.pack(model.config, params))
+    return Engine(model.config, packing.pack(model.config, params), threads=threads)
 
 
-def load(name_or_path: str | os.PathLike) -> Engine:
-    """A model's file, packed or latent, or a shipped name -> engine; errors as `files.read`."""
-    return of_file(files.read_any(name_or_path))
+def load(name_or_path: str | os.PathLike, *, threads: int | None = None) -> Engine:
+    """Make an engine of a model's file, packed or latent, or of a shipped name.
+
+    threads: as of `Engine`. Errors as `files.read`, and as `compile`.
+    """
+    return of_file(files.read_any(name_or_path), threads=threads)
 
 
-def of_file(file: files.ModelFile | files.PackedFile) -> Engine:
-    """The engine of a file that is already read."""
+def of_file(file: files.ModelFile | files.PackedFile, *, threads: int | None = None) -> Engine:
+    """Make an engine of a file that is already read; see `load`."""
     if isinstance(file, files.ModelFile):
-        return compile(file.model, file.params)
+        return compile(file.model, file.params, threads=threads)
     _require_able(file.model.config)
-    return Engine(file.model.config, file.arrays)
+    return Engine(file.model.config, file.arrays, threads=threads)
 
 
 class Engine:
     """A compiled network: images float32 (B, channels, H, W) -> logits float32 (B, classes).
 
     With a decoder (B, classes, H, W). The answer for an image does not depend on the others of its
-    batch, nor on the number of threads (NUMBA_NUM_THREADS, at most one an image). May be called
-    from several threads at once: each has buffers of its own.
+    batch, nor on the number of threads. May be called from several threads at once: each has
+    buffers of its own. May be copied, pickled, and used on both sides of a fork.
+
+    threads: how many images of a batch are computed side by side; None: one a CPU.
     """
 
-    def __init__(self, config: Config, arrays: Mapping[str, np.ndarray]):
+    def __init__(
+        self, config: Config, arrays: Mapping[str, np.ndarray], *, threads: int | None = None
+    ):
+        if threads is not None and threads < 1:
+            raise ConfigError(f"engine: threads is {threads}; expected at least 1")
         self.config = config
+        self.threads = threads or cpus()
         self._arrays = arrays
         self._plan: Plan = build(config, arrays)
         self._own = threading.local()
-        self._lock = threading.Lock()
-        self._threads: ThreadPoolExecutor | None = None
+        # by the process: a forked child has the object, but none of the threads
+        self._pools: dict[int, ThreadPoolExecutor] = {}
+
+    def __reduce__(self) -> tuple:
+        """What a copy is made of: plan, buffers and threads are its own."""
+        return functools.partial(Engine, threads=self.threads), (self.config, self._arrays)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """ShapeError, DtypeError, and NonFiniteError with the name of the layer."""
@@ -63,7 +81,7 @@ class Engine:
         return computed.reshape(-1, *self.config.logits_shape)
 
     def _compute(self, images: np.ndarray, computed: np.ndarray) -> None:
-        threads = min(numba.config.NUMBA_NUM_THREADS, len(images))
+        threads = min(self.threads, len(images))
         if threads == 1:
             self._run(images, computed)
             return
@@ -103,10 +121,10 @@ class Engine:
             self._raise(run.compiled_forward(self._plan, self._work(), image, row))
 
     def _pool(self) -> ThreadPoolExecutor:
-        with self._lock:
-            if self._threads is None:
-                self._threads = ThreadPoolExecutor(numba.config.NUMBA_NUM_THREADS)
-            return self._threads
+        process = os.getpid()
+        if process not in self._pools:
+            self._pools.setdefault(process, ThreadPoolExecutor(self.threads))
+        return self._pools[process]
 
     def _work(self) -> Work:
         """The buffers of this thread."""
@@ -120,7 +138,8 @@ class Engine:
         if len(images) == 0:
             raise ShapeError(f"engine: images has shape {images.shape}; expected at least one")
         if images.dtype != np.float32:
-            raise DtypeError(f"engine: images is {images.dtype}; expected float32")
+            expected = "float32, as model.prepare makes of pixels"
+            raise DtypeError(f"engine: images is {images.dtype}; expected {expected}")
 
     def _raise(self, status: int) -> None:
         if status == run.FINE:

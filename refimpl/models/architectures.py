@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fnmatch
 from typing import Any
 
-from refimpl.conventions import ConfigError
+from refimpl.conventions import ConfigError, did_you_mean
 from refimpl.models.config import Config
 
 _DIDB = {"similarity": "haar", "attention": "differential", "rprelu": "token"}
@@ -83,17 +82,9 @@ _NAMED = {**CLASSIFIERS, **SEGMENTERS}
 NAMES = tuple(_NAMED)
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """List the names of architectures that fit a pattern of the shell, in the order of [SPEC 6.5].
-
-    >>> list_models("didb_*o")
-    ['didb_micro', 'didb_swin_micro']
-    """
-    return fnmatch.filter(NAMES, pattern)
-
-
 def named(name: str, **overrides: Any) -> Config:
     """Give the configuration of an architecture, some of its fields overridden."""
     if name not in _NAMED:
-        raise ConfigError(f"unknown architecture {name!r}; expected one of {', '.join(NAMES)}")
+        listing = f"expected one of {', '.join(NAMES)}{did_you_mean(name, NAMES)}"
+        raise ConfigError(f"unknown architecture {name!r}; {listing}")
     return Config.from_json({**_NAMED[name], **overrides})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import numbers
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ from refimpl.ops.bands import CLS, MODES
 from refimpl.ops.binary_linear import STAGES
 from refimpl.ops.neighbours import BORDERS
 from refimpl.ops.sign import STES
+
+# A slip of a digit, or a hostile file, is told at once instead of filling the memory.
+MOST_BLOCKS = 1000
+LARGEST = 10**6  # of any whole number; of depth see above
 
 
 def _choice(default: str, *choices: str) -> Any:
@@ -99,7 +104,8 @@ class Config:
         if window != 0 or isinstance(window, bool):  # 0 is no window
             object.__setattr__(self, "window", _positive_integer("window", window))
         if not self.window:
-            object.__setattr__(self, "depth", _positive_integer("depth", depth))
+            object.__setattr__(self, "depth", _positive_integer("depth", depth, math.inf))
+            self._check_blocks()
             if self.decoder == "fpn":
                 raise ConfigError(
                     "config: decoder is 'fpn', which reads stages, but window is 0; "
@@ -111,12 +117,20 @@ class Config:
                 f"config: depth is {depth!r}; expected a list with a number a stage, "
                 f"since window is {window}"
             )
-        object.__setattr__(self, "depth", tuple(_positive_integer("depth", d) for d in depth))
+        depths = tuple(_positive_integer("depth", d, math.inf) for d in depth)
+        object.__setattr__(self, "depth", depths)
+        self._check_blocks()
         if self.pool != "mean":
             raise ConfigError(
                 f"config: pool is {self.pool!r}; expected 'mean', since window is {window}"
             )
         self._check_grids()
+
+    def _check_blocks(self) -> None:
+        if self.num_blocks > MOST_BLOCKS:
+            raise ConfigError(
+                f"config: depth is {self.depth}; expected at most {MOST_BLOCKS:,} blocks"
+            )
 
     def _check_grids(self) -> None:
         last = len(self.depths) - 1
@@ -254,9 +268,11 @@ class Config:
         return cls(**fields)
 
 
-def _positive_integer(name: str, value: object) -> int:
+def _positive_integer(name: str, value: object, most: float = LARGEST) -> int:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"config: {name} is {value!r}; expected a whole number of at least 1")
+    if value > most:
+        raise ConfigError(f"config: {name} is {value}; expected at most {most:,}")
     return int(value)  # NumPy's integers have no place in JSON
 
 

@@ -9,10 +9,12 @@ and sha256.
 
 from __future__ import annotations
 
-import difflib
+import dataclasses
+import fnmatch
 import hashlib
 import json
 import os
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,10 +25,12 @@ from refimpl.conventions import (
     FLOATS,
     ConfigError,
     ModelFileError,
+    did_you_mean,
     require_finite,
-    write_atomically,
 )
-from refimpl.models import architectures, packing
+from refimpl.data.preprocessing import Preprocessing
+from refimpl.disk import write_atomically
+from refimpl.models import architectures, cards, packing
 from refimpl.models import params as parameters
 from refimpl.models.config import Config
 from refimpl.models.params import Params
@@ -42,10 +46,8 @@ class ModelFile(NamedTuple):
     """What a latent file holds; see the module's docstring."""
 
     path: Path
-    model: VisionTransformer
+    model: VisionTransformer  # with the preprocessing and class names of the file
     params: Params
-    class_names: list[str] | None
-    preprocessing: dict[str, Any] | None
 
 
 class PackedFile(NamedTuple):
@@ -54,8 +56,6 @@ class PackedFile(NamedTuple):
     path: Path
     model: VisionTransformer
     arrays: dict[str, np.ndarray]  # by the names of `packing.shapes`
-    class_names: list[str] | None
-    preprocessing: dict[str, Any] | None
 
 
 def save(
@@ -63,20 +63,22 @@ def save(
     model: VisionTransformer,
     params: Params,
     *,
-    class_names: list[str] | None = None,
-    preprocessing: dict[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     card: dict[str, Any] | None = None,
 ) -> None:
     """Write a latent model file, and its card where one is given; each whole or not at all.
 
-    ShapeError or DtypeError where the parameters are not the model's, NonFiniteError where one
-    holds NaN or infinity; OSError from the disk.
+    The class names and the preprocessing of the model are written with it; what is given here, the
+    latter as JSON, takes their place. So `save(path, *load(name))` loses nothing. ConfigError where
+    they do not fit the model, or the card is no JSON; ShapeError or DtypeError where the parameters
+    are not the model's, NonFiniteError where one holds NaN or infinity; OSError from the disk.
     """
     flat = parameters.flatten(params)
     parameters.check(model.network.parameters, flat)
     for name, value in flat.items():
         require_finite(f"{os.fspath(path)} not written", name, value)
-    described = _describe(model.config, class_names, preprocessing)
+    described = describe(model, class_names, preprocessing)
     _write(Path(path), "latent", flat, described, card)
 
 
@@ -86,8 +88,8 @@ def save_packed(
     params: Params,
     *,
     floats: str = "float32",
-    class_names: list[str] | None = None,
-    preprocessing: dict[str, Any] | None = None,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     card: dict[str, Any] | None = None,
 ) -> None:
     """Write a packed model file from latent parameters, otherwise like `save`.
@@ -96,16 +98,23 @@ def save_packed(
     `packing.pack`, too.
     """
     arrays = packing.join(packing.pack(model.config, params, floats))
-    described = _describe(model.config, class_names, preprocessing)
+    described = describe(model, class_names, preprocessing)
     _write(Path(path), "packed", arrays, described, card)
 
 
-def _describe(config: Config, class_names: Any, preprocessing: Any) -> dict[str, Any]:
-    return {
-        "config": config.to_json(),
-        "class_names": class_names,
-        "preprocessing": preprocessing,
-    }
+def describe(
+    model: VisionTransformer,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Collect what a file says of its model, as JSON values; arguments and errors as `save`."""
+    if class_names is not None:
+        model = dataclasses.replace(model, class_names=class_names)
+    if preprocessing is not None:
+        model = dataclasses.replace(model, preprocessing=Preprocessing.from_json(preprocessing))
+    names = model.class_names and list(model.class_names)
+    prepared = model.preprocessing and model.preprocessing.to_json()
+    return {"config": model.config.to_json(), "class_names": names, "preprocessing": prepared}
 
 
 def _write(
@@ -120,11 +129,12 @@ def _write(
     metadata = {"format": "refimpl", "format_version": FORMAT_VERSION, "kind": kind}
     metadata |= {key: json.dumps(value) for key, value in described.items()}
     data = to_bytes(arrays, metadata)
+    if card is not None:  # made before anything is written: it may hold what is no JSON
+        card = {**card, **described, "sha256": hashlib.sha256(data).hexdigest()}
+        text = cards.to_bytes(card)
     write_atomically(path, data)
     if card is not None:
-        card = {**card, **described, "sha256": hashlib.sha256(data).hexdigest()}
-        text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-        write_atomically(path.with_suffix(".json"), text.encode())
+        write_atomically(cards.path_of(path), text)
 
 
 def to_bytes(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
@@ -176,21 +186,24 @@ def _read(name_or_path: str | os.PathLike, *kinds: str) -> Any:
         raise ModelFileError(f"{path}: no refimpl metadata; expected a file that refimpl wrote")
     _check_metadata(path, metadata, "format_version", (FORMAT_VERSION,))
     _check_metadata(path, metadata, "kind", kinds)
-    try:
-        config = Config.from_json(_json(path, metadata, "config"))
-    except ConfigError as error:
-        raise ModelFileError(f"{path}: {error}") from None
-    numbers, channels = sum(array.size for array in stored.values()), config.last_stage.dim
+    model = _model(path, metadata)
+    numbers = sum(array.size for array in stored.values())
+    channels = model.config.last_stage.dim
     if numbers < channels:  # before a list is made of a hostile number of stages
         raise ModelFileError(f"{path}: numbers are missing: {numbers} for {channels} channels")
     if metadata["kind"] == "latent":
-        make, content = ModelFile, _latent(path, config, stored)
-    else:
-        make, content = PackedFile, _packed(path, config, stored)
-    class_names = _json(path, metadata, "class_names")
-    _check_class_names(path, config, class_names)
-    preprocessing = _json(path, metadata, "preprocessing")
-    return make(path, VisionTransformer(config), content, class_names, preprocessing)
+        return ModelFile(path, model, _latent(path, model.config, stored))
+    return PackedFile(path, model, _packed(path, model.config, stored))
+
+
+def _model(path: Path, metadata: dict[str, str]) -> VisionTransformer:
+    described = _json(path, metadata, "preprocessing")
+    try:
+        config = Config.from_json(_json(path, metadata, "config"))
+        preprocessing = None if described is None else Preprocessing.from_json(described)
+        return VisionTransformer(config, preprocessing, _json(path, metadata, "class_names"))
+    except ConfigError as error:
+        raise ModelFileError(f"{path}: {error}") from None
 
 
 def _check_metadata(
@@ -221,6 +234,14 @@ def shipped() -> list[str]:
     return sorted(Path(f.name).stem for f in _weights().iterdir() if f.name.endswith(SUFFIX))
 
 
+def list_models(pattern: str = "*", *, trained: bool = False) -> list[str]:
+    """List the names that a pattern such as "didb*" has: architectures, for `create_model`.
+
+    trained: the trained models that come with refimpl instead, for `load`.
+    """
+    return fnmatch.filter(shipped() if trained else architectures.NAMES, pattern)
+
+
 def find(name_or_path: str | os.PathLike) -> Path:
     """The path of a shipped model's file, by its name, or of any file, by its path."""
     name = os.fspath(name_or_path)
@@ -230,11 +251,11 @@ def find(name_or_path: str | os.PathLike) -> Path:
     if path.is_file():
         return path
     if name in architectures.NAMES:
-        raise ModelFileError(f"{name}: an untrained architecture; expected trained weights")
+        meant = did_you_mean(name, shipped())
+        raise ModelFileError(f"{name}: an untrained architecture; expected trained weights{meant}")
     listing = ", ".join(shipped()) or "none is shipped"
-    close = difflib.get_close_matches(name, [*shipped(), *architectures.NAMES], n=1)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    raise ModelFileError(f"{name}: no such file or model; shipped models: {listing}{hint}")
+    meant = did_you_mean(name, [*shipped(), *architectures.NAMES])
+    raise ModelFileError(f"{name}: no such file or model; shipped models: {listing}{meant}")
 
 
 def _weights() -> Any:
@@ -266,15 +287,6 @@ def _json(path: Path, metadata: dict[str, str], key: str) -> Any:
         return json.loads(metadata[key])
     except (KeyError, ValueError, RecursionError):
         raise ModelFileError(f"{path}: metadata {key!r} is missing or no JSON") from None
-
-
-def _check_class_names(path: Path, config: Config, names: Any) -> None:
-    if names is None:
-        return
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise ModelFileError(f"{path}: class_names is {names!r:.80}; expected a list of strings")
-    if len(names) != config.num_classes:
-        raise ModelFileError(f"{path}: {len(names)} class names; expected {config.num_classes}")
 
 
 def _check_arrays(path: Path, config: Config, flat: dict[str, np.ndarray]) -> None:

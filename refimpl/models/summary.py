@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import require_choice
+from refimpl.conventions import ModelFileError, did_you_mean, require_choice
 from refimpl.models import architectures, binary, files, insides, packing
 from refimpl.models.config import Config
 from refimpl.models.nodes import Network, Node, Parameter, Shape
@@ -115,9 +115,16 @@ def of(name_or_path: str | os.PathLike) -> Summary:
 
     A packed file is described with the floats it has. ModelFileError as in `files.read_any`.
     """
-    if os.fspath(name_or_path) in architectures.NAMES:
-        return summarise(architectures.named(os.fspath(name_or_path)))
-    file = files.read_any(name_or_path)
+    name = os.fspath(name_or_path)
+    if name in architectures.NAMES:
+        return summarise(architectures.named(name))
+    if not os.path.exists(name) and name not in files.shipped():
+        names = [*files.shipped(), *architectures.NAMES]
+        raise ModelFileError(
+            f"{name}: no such file or model, and no architecture; expected one that "
+            f"`refimpl models` lists{did_you_mean(name, names)}"
+        )
+    file = files.read_any(name)
     if isinstance(file, files.PackedFile):
         dtypes = {array.dtype.name for array in file.arrays.values()}
         (floats,) = dtypes.intersection(packing.FLOATS)

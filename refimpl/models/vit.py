@@ -5,13 +5,16 @@ What is computed, `binary.network` lists; how, `interpreter` says.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from refimpl import ops
-from refimpl.conventions import ShapeError, float_dtype, require_shape
+from refimpl.conventions import ConfigError, DtypeError, ShapeError, float_dtype, require_shape
+from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import binary, interpreter
 from refimpl.models import params as parameters
 from refimpl.models.architectures import named
@@ -34,6 +37,18 @@ class VisionTransformer:
     """A configuration and its pure functions of parameters; it holds no arrays."""
 
     config: Config
+    # of a model that was loaded: how its images are made ready, and what its classes are called
+    preprocessing: Preprocessing | None = field(default=None, compare=False)
+    class_names: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.class_names is not None:
+            object.__setattr__(self, "class_names", _names(self.class_names, self.config))
+        if self.preprocessing is not None:
+            found = (self.preprocessing.channels, *self.preprocessing.size)
+            expected = (self.config.channels, *self.config.image_size)
+            if found != expected:
+                raise ConfigError(f"preprocessing makes {found}, the model reads {expected}")
 
     @property
     def network(self) -> Network:
@@ -41,8 +56,30 @@ class VisionTransformer:
         return binary.network(self.config)
 
     def replace(self, **fields: Any) -> VisionTransformer:
-        """Give the same network with other fields: `replace(binarize="activations")` is stage 1."""
-        return VisionTransformer(self.config.replace(**fields))
+        """Give the same network with other fields: `replace(binarize="activations")` is stage 1.
+
+        Its preprocessing makes images of the new size, and it has the same class names; either is
+        None where the number of channels or of classes is another.
+        """
+        config, preprocessing, names = self.config.replace(**fields), None, None
+        if self.preprocessing is not None and config.channels == self.config.channels:
+            preprocessing = dataclasses.replace(self.preprocessing, size=config.image_size)
+        if config.num_classes == self.config.num_classes:
+            names = self.class_names
+        return VisionTransformer(config, preprocessing, names)
+
+    def prepare(self, images: np.ndarray) -> np.ndarray:
+        """Turn images uint8 (n, H, W) or (n, H, W, 3), of any size, into what `predict` takes.
+
+        Returns float32 (n, channels, H, W) of the model's size, by `preprocessing`: what the model
+        was trained on. ConfigError for a model that was not loaded and has none, DataError for
+        arrays of another kind.
+        """
+        if self.preprocessing is None:
+            raise ConfigError(
+                "model: preprocessing is None; expected that of a trained model, from refimpl.load"
+            )
+        return self.preprocessing.apply_array(images)
 
     def init(self, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
         """Draw fresh parameters [SPEC 6.6], a nested dict [SPEC 6.4]."""
@@ -97,6 +134,10 @@ class VisionTransformer:
         return model, unflatten(interpreter.of_parameters(network, flat))
 
     def _run(self, params: Params, images: np.ndarray, **options: Any) -> tuple[np.ndarray, Cache]:
+        if not isinstance(params, Mapping):
+            raise DtypeError(
+                f"model: params is {type(params).__name__}; expected a dict: (params, images)"
+            )
         flat = flatten(params)
         parameters.check(self.network.parameters, flat)
         self._check(images, flat)
@@ -106,6 +147,11 @@ class VisionTransformer:
         return interpreter.forward(network, flat, images, **options)
 
     def _check(self, images: np.ndarray, flat: dict[str, np.ndarray]) -> None:
+        if np.asarray(images).dtype.kind in "biu":
+            raise DtypeError(
+                f"model: images is {np.asarray(images).dtype}; expected floats, such as "
+                "model.prepare(images) makes of pixels"
+            )
         patch = self.config.patch_size
         require_shape("model", "images", images, (None, self.config.channels, None, None))
         float_dtype("model", images=images, parameters=next(iter(flat.values())))
@@ -116,3 +162,11 @@ class VisionTransformer:
                 f"model: images has shape {images.shape}; "
                 f"expected rows and columns that are multiples of patch_size {patch}"
             )
+
+
+def _names(names: Any, config: Config) -> tuple[str, ...]:
+    if not (isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)):
+        raise ConfigError(f"class_names is {names!r:.80}; expected a list of strings")
+    if len(names) != config.num_classes:
+        raise ConfigError(f"{len(names)} class names; expected {config.num_classes}")
+    return tuple(names)

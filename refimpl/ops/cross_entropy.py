@@ -14,8 +14,8 @@ import numpy as np
 from refimpl.conventions import (
     ConfigError,
     DataError,
-    DtypeError,
     float_dtype,
+    require_integers,
     require_shape,
 )
 from refimpl.ops import soft_cross_entropy
@@ -29,8 +29,7 @@ def forward(
     dtype = float_dtype("cross_entropy", logits=logits)
     require_shape("cross_entropy", "logits", logits, (None, None))
     require_shape("cross_entropy", "target", target, logits.shape[:1])
-    if getattr(target, "dtype", np.dtype(object)).kind not in "iu":
-        raise DtypeError("cross_entropy: target holds no integers; expected labels 0 to K - 1")
+    require_integers("cross_entropy", "target", target)
     if not 0 <= smoothing <= 1:
         raise ConfigError(f"cross_entropy: smoothing is {smoothing}; expected 0 to 1")
     classes = logits.shape[1]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import IGNORED, float_dtype, require_shape
+from refimpl.conventions import IGNORED, float_dtype, require_integers, require_shape
 from refimpl.ops import cross_entropy
 
 
@@ -36,6 +36,7 @@ def forward(
     require_shape("pixel_cross_entropy", "logits", logits, (None, None, None, None))
     batch, classes, *size = logits.shape
     require_shape("pixel_cross_entropy", "target", target, (batch, *size))
+    require_integers("pixel_cross_entropy", "target", target)
     labelled = np.asarray(target != ignored)
     if not labelled.any():
         return dtype.type(0), Cache(labelled, None, dtype, classes)

@@ -1,11 +1,13 @@
 """Learning curves as a picture: loss, accuracies and learning rate over the epochs of a run."""
 
+import contextlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from refimpl.conventions import ConfigError, write_atomically
+from refimpl.conventions import ConfigError, RefimplError
+from refimpl.disk import write_atomically
 from refimpl.training import EpochResult
 
 DOTS_PER_INCH = 100
@@ -16,7 +18,7 @@ VALIDATION = {
 
 
 def require_matplotlib() -> None:
-    """ConfigError where it is missing: ask before a run, not after it."""
+    """Raise ConfigError where it is missing or does not start: before a run, not after it."""
     try:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
@@ -24,6 +26,28 @@ def require_matplotlib() -> None:
             'pictures as PNG need matplotlib, found none: pip install "refimpl[plots]", '
             "or do without the picture"
         ) from error
+    except Exception as error:  # of MPLBACKEND, or of a file of settings
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"matplotlib, for pictures as PNG, does not start: {reason}") from None
+
+
+@contextlib.contextmanager
+def drawing(path: str | os.PathLike) -> Iterator[None]:
+    """Draw in matplotlib's own style, whatever the user has set for figures of his own.
+
+    ConfigError where it fails, with the name of the picture.
+    """
+    require_matplotlib()
+    import matplotlib.style
+
+    try:
+        with matplotlib.style.context("default"):
+            yield
+    except (RefimplError, OSError):
+        raise
+    except Exception as error:  # whatever fonts and settings bring about
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: cannot be drawn: {reason}") from None
 
 
 def draw(history: Sequence[EpochResult], path: str | os.PathLike) -> None:
@@ -31,7 +55,11 @@ def draw(history: Sequence[EpochResult], path: str | os.PathLike) -> None:
 
     A dotted line stands between two stages. ConfigError without matplotlib, OSError from the disk.
     """
-    require_matplotlib()
+    with drawing(path):
+        write_png(_figure(history), path)
+
+
+def _figure(history: Sequence[EpochResult]) -> Any:
     # a figure of its own instead of pyplot: no window, no global state
     from matplotlib.figure import Figure
 
@@ -56,7 +84,7 @@ def draw(history: Sequence[EpochResult], path: str | os.PathLike) -> None:
         axes.grid(alpha=0.3)
         _mark_stages(axes, history)
     loss.set_title(_title(history))
-    write_png(figure, path)
+    return figure
 
 
 def write_png(figure: Any, path: str | os.PathLike) -> None:
@@ -66,6 +94,11 @@ def write_png(figure: Any, path: str | os.PathLike) -> None:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     write_atomically(path, buffer.getvalue())
+
+
+def literally(name: str) -> str:
+    """Write a name that matplotlib would read as a formula, where it has two dollars."""
+    return name.replace("$", r"\$")
 
 
 def _line(axes: Any, epochs: Sequence[int], values: Sequence[float], label: str) -> None:

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 import refimpl
 from refimpl import ops
-from refimpl.classifier import Classifier, Prediction
+from refimpl.classifiers import Classifier, Prediction
 from refimpl.conventions import ConfigError
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, summary
@@ -66,7 +67,8 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
     network = ask.model.network
     taps = trace.look(ask, x)
     data = trace.embedded(network, taps)
-    timed = timing.measure(ask.model, ask.params, x, ops)
+    with threadpool_limits(1):  # threads of BLAS that wait for each other are no layer's time
+        timed = timing.measure(ask.model, ask.params, x, ops)
     config = ask.model.config
     first = config.tokens - config.grid[0] * config.grid[1]
     height, width = config.image_size

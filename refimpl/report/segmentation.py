@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from refimpl.data.palette import colours
-from refimpl.report.curves import DOTS_PER_INCH, require_matplotlib, write_png
-from refimpl.segmenter import Segmentation
+from refimpl.report.curves import DOTS_PER_INCH, drawing, literally, write_png
+from refimpl.segmenters import Segmentation
 
 ROW = 18  # pixels of a line of the legend
 LEGEND = 220  # its width
@@ -82,7 +83,11 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str], path: str | o
     A class without labels has an empty row. Names are shown for 40 classes at most. ConfigError
     without matplotlib, OSError from the disk.
     """
-    require_matplotlib()
+    with drawing(path):
+        write_png(_confusion(counts, class_names), path)
+
+
+def _confusion(counts: np.ndarray, class_names: Sequence[str]) -> Any:
     from matplotlib.figure import Figure
 
     labelled = counts.sum(axis=1, keepdims=True)
@@ -93,7 +98,8 @@ def draw_confusion(counts: np.ndarray, class_names: Sequence[str], path: str | o
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
     if len(class_names) <= NAMED:
-        axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-        axes.set_yticks(range(len(class_names)), class_names)
+        names = list(map(literally, class_names))
+        axes.set_xticks(range(len(names)), names, rotation=90)
+        axes.set_yticks(range(len(names)), names)
     figure.colorbar(shown, shrink=0.8, label="share of the label's pixels")
-    write_png(figure, path)
+    return figure

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl import ops
-from refimpl.classifier import Classifier
+from refimpl.classifiers import Classifier
 from refimpl.models import flatten, insides
 from refimpl.models.nodes import Network, Node, block_of
 from refimpl.models.packing import pack_rows

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from refimpl.report.curves import DOTS_PER_INCH, require_matplotlib, write_png
+from refimpl.report.curves import DOTS_PER_INCH, drawing, literally, write_png
 from refimpl.training.ablation_table import Line
 
 MARKERS = "os^vDPX*<>"
@@ -17,7 +17,11 @@ def draw(lines: Sequence[Line], speeds: Mapping[str, float], path: str | os.Path
     one. `speeds` are images a second by the row's name. Both horizontal axes are logarithmic.
     ConfigError without matplotlib, OSError from the disk.
     """
-    require_matplotlib()
+    with drawing(path):
+        write_png(_figure(lines, speeds), path)
+
+
+def _figure(lines: Sequence[Line], speeds: Mapping[str, float]) -> Any:
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -38,9 +42,9 @@ def draw(lines: Sequence[Line], speeds: Mapping[str, float], path: str | os.Path
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(which="both", alpha=0.3)
     figure.legend(*size.get_legend_handles_labels(), loc="outside right upper")
-    write_png(figure, path)
+    return figure
 
 
 def _point(axes: Any, x: float, line: Line, marker: str) -> None:
     error = None if line.error is None else 100 * line.error
-    axes.errorbar(x, 100 * line.score, error, fmt=marker, capsize=3, label=line.row)
+    axes.errorbar(x, 100 * line.score, error, fmt=marker, capsize=3, label=literally(line.row))

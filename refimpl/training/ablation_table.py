@@ -15,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refimpl.conventions import ConfigError, DataError, write_atomically
+from refimpl import disk
+from refimpl.conventions import ConfigError, DataError
+from refimpl.disk import write_atomically
 from refimpl.models.summary import summarise
 from refimpl.training.ablation import TEST, Ablation, Images, Result, Row, Run
 from refimpl.training.journal import fingerprint, require_same
@@ -64,7 +66,8 @@ class Results:
     def __init__(self, folder: Path, ablation: Ablation, split: str):
         """Read what is there.
 
-        DataError where it is no such CSV, ConfigError where it is another ablation's.
+        DataError where it is no such CSV, ConfigError where it is another ablation's, OutputError
+        where there is a table without one.
         """
         csv_name, table_name = NAMES[split == TEST]
         self.ablation, self.split = ablation, split
@@ -72,6 +75,9 @@ class Results:
         self._runs = {(run.row.name, run.seed): run for run in ablation.runs()}
         self.results: list[Result] = []
         self._read()
+        # a table is ours where runs lie beside it
+        if folder.exists():
+            disk.require_free(self.table_path, overwrite=self.path.exists())
 
     def has(self, run: Run) -> bool:
         return any((run.row.name, run.seed) == (r.row, r.seed) for r in self.results)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl import metrics, ops
-from refimpl.conventions import IGNORED, cpus
+from refimpl.conventions import IGNORED
 from refimpl.data.image_folder import Array, in_batches, map_ahead, slices
 from refimpl.data.segmentation import resize_labels
+from refimpl.machine import cpus
 from refimpl.models import VisionTransformer
 from refimpl.models.params import flatten
 from refimpl.training import losses

@@ -10,7 +10,6 @@ the one before.
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from refimpl.conventions import ModelFileError, write_atomically
+from refimpl.conventions import ModelFileError
+from refimpl.disk import write_atomically
 
 VERSION = "2"
 
@@ -76,14 +76,6 @@ def require_like(
                 f"{path}: {what} {name} is {found[name].dtype} {found[name].shape}, "
                 f"expected {value.dtype} {value.shape}"
             )
-
-
-def remove_leftovers(path: Path) -> None:
-    """Delete what a killed process left when it was writing `path`: .<name>.<8 characters>."""
-    leftover = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}")
-    for found in path.parent.glob(".*"):
-        if leftover.fullmatch(found.name):
-            found.unlink(missing_ok=True)
 
 
 def _strip(prefix: str, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

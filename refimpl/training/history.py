@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from refimpl.conventions import write_atomically
+from refimpl.disk import write_atomically
 
 
 class EpochResult(NamedTuple):
@@ -36,13 +36,24 @@ class EpochResult(NamedTuple):
         )
 
 
+def is_csv(path: Path) -> bool:
+    """Tell whether a file is such as `write_csv` writes, from its header."""
+    try:
+        with path.open("rb") as file:
+            return file.readline() == _header().encode()
+    except OSError:
+        return False
+
+
 def write_csv(path: Path, history: Sequence[EpochResult]) -> None:
     """Learning curves, a row an epoch and a column a field, whole or not at all.
 
     Accuracies and the mean IoU are 0 to 1; a missing one is an empty cell. OSError from the disk.
     """
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(EpochResult._fields)
-    writer.writerows(history)
-    write_atomically(path, text.getvalue().encode())
+    csv.writer(text, lineterminator="\n").writerows(history)
+    write_atomically(path, (_header() + text.getvalue()).encode())
+
+
+def _header() -> str:
+    return ",".join(EpochResult._fields) + "\n"

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from refimpl import disk
 from refimpl.conventions import ConfigError, ModelFileError
 from refimpl.data.image_folder import Array, FolderArray
+from refimpl.models.files import SUFFIX
 from refimpl.training import checkpoints
-from refimpl.training.history import EpochResult, write_csv
+from refimpl.training.history import EpochResult, is_csv, write_csv
 from refimpl.training.optimizers import AdamW
 
 
@@ -33,17 +35,18 @@ class Journal:
         self.history: list[EpochResult] = []
         self._optimizer: dict[str, np.ndarray] = {}
         for suffix in (out.suffix, ".json", ".checkpoint", ".csv"):
-            checkpoints.remove_leftovers(out.with_suffix(suffix))
+            disk.remove_leftovers(out.with_suffix(suffix))
 
-    def begin(self, params: dict[str, np.ndarray], resume: bool) -> None:
-        """With `resume`, set `params` (flat) and the history to those of the checkpoint.
-
-        Without, `require_free`.
-        """
-        if resume:
-            self._resume(params)
-        else:
-            require_free(self.out)
+    def resume(self, params: dict[str, np.ndarray]) -> None:
+        """Set `params` (flat) and the history to those of the checkpoint."""
+        saved = checkpoints.load(self.checkpoint)
+        require_same(self.checkpoint, saved.progress, self.identity)
+        checkpoints.require_like(self.checkpoint, "parameter", saved.params, params)
+        for name, value in params.items():
+            value[...] = saved.params[name]
+        self.history = [EpochResult(**result) for result in saved.progress["history"]]
+        self._optimizer = saved.optimizer
+        self._write_curves()  # it may have been killed between the checkpoint and them
 
     def restore(self, optimizer: AdamW) -> None:
         """Set the optimizer to its state at the end of the last epoch before the interruption."""
@@ -63,34 +66,34 @@ class Journal:
         """The run is over: its checkpoint is not needed any more."""
         self.checkpoint.unlink()
 
-    def _resume(self, params: dict[str, np.ndarray]) -> None:
-        saved = checkpoints.load(self.checkpoint)
-        require_same(self.checkpoint, saved.progress, self.identity)
-        checkpoints.require_like(self.checkpoint, "parameter", saved.params, params)
-        for name, value in params.items():
-            value[...] = saved.params[name]
-        self.history = [EpochResult(**result) for result in saved.progress["history"]]
-        self._optimizer = saved.optimizer
-        self._write_curves()  # it may have been killed between the checkpoint and them
-
     def _write_curves(self) -> None:
         if self.curves is not None:
             write_csv(self.curves, self.history)
 
 
-def require_free(out: Path) -> None:
-    """ModelFileError where a run that begins would overwrite another: finished or interrupted."""
+def require_free(out: Path, curves: bool, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a run that would destroy what lies where it writes: another run, or another's file.
+
+    OutputError where the model, its card or its curves exist, ModelFileError where the checkpoint
+    holds epochs of an interrupted run or is none; with `resume` they are those of the run itself.
+    `overwrite`: what exists may go. ModelFileError, too, for another suffix than a model has.
+    """
+    if out.suffix != SUFFIX:
+        raise ModelFileError(f"{out}: suffix {out.suffix!r}; expected {SUFFIX!r}")
+    for suffix in (out.suffix, ".json"):  # a run may be killed after it wrote them
+        disk.require_free(out.with_suffix(suffix), overwrite=overwrite or resume)
     checkpoint = out.with_suffix(".checkpoint")
-    if checkpoint.exists():
+    disk.require_free(checkpoint, overwrite=True)
+    if checkpoint.exists() and not (resume or overwrite):
         epochs = len(checkpoints.load(checkpoint).progress["history"])
         if epochs > 0:
             raise ModelFileError(
                 f"{checkpoint}: holds {epochs} epochs of an interrupted run; "
                 "resume it, or delete the file to start afresh"
             )
-    for path in (out, out.with_suffix(".json")):
-        if os.path.lexists(path):
-            raise ModelFileError(f"{path}: exists; expected the name of a new file")
+    if curves:
+        path = out.with_suffix(".csv")
+        disk.require_free(path, overwrite=overwrite or (resume and is_csv(path)))
 
 
 def fingerprint(*arrays: Array) -> str:

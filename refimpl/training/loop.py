@@ -19,28 +19,24 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from refimpl import ops
-from refimpl.conventions import (
-    IGNORED,
-    ConfigError,
-    DataError,
-    ModelFileError,
-    NonFiniteError,
-    cpus,
-)
+from refimpl.conventions import IGNORED, ConfigError, DataError, NonFiniteError
 from refimpl.data.image_folder import Array, in_batches, slices
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import VisionTransformer, files
-from refimpl.models.params import check, flatten, unflatten
+from refimpl.machine import cpus, memory
+from refimpl.models import VisionTransformer, cards, files
+from refimpl.models.params import check, flatten, shapes, unflatten
 from refimpl.training import optimizers, stages, teachers
 from refimpl.training.augmentation import augment, augment_with_labels
 from refimpl.training.batches import BatchResult, Objective, Prepare, batch_gradients, score
 from refimpl.training.history import EpochResult
-from refimpl.training.journal import Journal, fingerprint
+from refimpl.training.journal import Journal, fingerprint, require_free
 from refimpl.training.optimizers import AdamW, clip_by_global_norm
 from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
 from refimpl.training.stages import Stage
 from refimpl.training.teachers import Teacher
+
+BYTES = 16  # of a parameter at least: itself, its gradient, and two means of the optimizer
 
 
 class Trained(NamedTuple):
@@ -80,6 +76,7 @@ def train(
     threads: int | None = None,
     resume: bool = False,
     curves: bool = False,
+    overwrite: bool = False,
     card: Mapping[str, Any] | None = None,
 ) -> Trained:
     """Train `model` and write it, with its card, to `out` (a .safetensors file).
@@ -98,19 +95,24 @@ def train(
     progress: one line an epoch on stderr, and a bar where stderr is a terminal.
     resume: go on from the checkpoint that an interrupted run of the same recipe left.
     curves: write the history to `out` with the suffix .csv, anew after every epoch.
-    card: entries to add to the card, such as the name of the data.
+    overwrite: what exists under the names that the run writes may go, the checkpoint of another run
+        too; else it is an error.
+    card: entries to add to the card, JSON values, such as the name of the data.
 
     While it runs, `out` with the suffix .checkpoint holds the state after the last epoch, so a run
     that is interrupted loses the epoch it was in. One that is killed while it writes leaves a file
-    `.<name>.<8 characters>` beside it, which the next run with the same `out` removes.
+    `.<name>.<16 hex digits>.part` beside it, which the next run with the same `out` removes.
     Raises ConfigError, DataError or ModelFileError before the first step where the arguments do
-    not fit together, or `out` or its card exists; OSError where `out` cannot be written,
-    NonFiniteError when training diverges.
+    not fit together, OutputError where `out`, its card or its curves exist; OSError where `out`
+    cannot be written, NonFiniteError when training diverges.
     """
     out = Path(out)
+    require_free(out, curves, resume=resume, overwrite=overwrite)
     prepare = Preprocessing.from_json(preprocessing).apply_array
     plan = stages.plan(model, recipe)
-    _check(model, recipe, images, labels, class_names, prepare, out)
+    _check(model, recipe, images, labels, class_names, prepare)
+    # what the last epoch will write must not fail then
+    cards.to_bytes({**files.describe(model, list(class_names), preprocessing), **(card or {})})
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
     if params is None:
         params = model.init(np.random.default_rng(recipe.seed))
@@ -127,7 +129,8 @@ def train(
     teach = tutor and functools.partial(tutor.probabilities, backend=backend)
     objective = Objective(prepare, backend, recipe.smoothing, teach, recipe.distillation)
     journal = Journal(out, identity, curves)
-    journal.begin(flat, resume)
+    if resume:
+        journal.resume(flat)
     _check_labels(model, recipe, labels, progress)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # a thread a part: those of BLAS on top of them cost half the speed or more
@@ -277,11 +280,14 @@ def _check(
     labels: Array,
     class_names: Sequence[str],
     prepare: Prepare,
-    out: Path,
 ) -> None:
     """All that can be known before the first step, so that nothing fails after the last one."""
-    if out.suffix != files.SUFFIX:
-        raise ModelFileError(f"{out}: suffix {out.suffix!r}; expected {files.SUFFIX!r}")
+    needed = BYTES * sum(math.prod(shape) for shape in shapes(model.config).values())
+    if needed > memory():
+        raise ConfigError(
+            f"the parameters, their gradients and the optimizer take {needed / 1e9:,.0f} GB; "
+            f"expected a model that fits into the {memory() / 1e9:,.0f} GB of this machine"
+        )
     classes = model.config.num_classes
     if len(class_names) != classes:
         raise ConfigError(

@@ -11,7 +11,6 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import ConfigError
-from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer, files
 from refimpl.models.params import check, flatten
 from refimpl.training.batches import Prepare
@@ -24,7 +23,7 @@ class Teacher(NamedTuple):
 
     model: VisionTransformer
     params: Mapping[str, Any]
-    prepare: Prepare  # of the teacher's file
+    prepare: Prepare
 
     def probabilities(self, images: np.ndarray, backend: Any = ops) -> np.ndarray:
         """images uint8 (B, H, W[, 3]) -> (B, classes), rows sum to 1."""
@@ -48,8 +47,8 @@ def choose(
 ) -> Teacher | None:
     """The teacher of a run: the one that was given, else the one that the recipe names.
 
-    A given one reads images as `prepare` makes them, the student's way; a file brings its own
-    preprocessing. image: uint8 (1, H, W[, 3]), one of those it will see. ConfigError where the
+    It reads images as its own preprocessing makes them, and where it has none as `prepare` does,
+    the student's way. image: uint8 (1, H, W[, 3]), one of those it will see. ConfigError where the
     teacher cannot teach this student; ModelFileError where the named file cannot be read.
     """
     if recipe.distillation == 0:
@@ -59,27 +58,22 @@ def choose(
             )
         return None
     if given is not None:
-        teacher = Teacher(*given, prepare)
+        model, params = given
     elif recipe.teacher is not None:
-        teacher = _read(recipe.teacher, class_names, prepare)
+        model, params = files.load(recipe.teacher)
     else:
         raise ConfigError(
             f"recipe: distillation is {recipe.distillation}, expected 0.0: there is no teacher"
         )
-    _require_fit(teacher, recipe.teacher or "the teacher", len(class_names), image)
-    return teacher
-
-
-def _read(name: str, class_names: Sequence[str], prepare: Prepare) -> Teacher:
-    file = files.read(name)
-    if file.class_names is not None and file.class_names != list(class_names):
+    name, own = recipe.teacher or "the teacher", model.preprocessing
+    if model.class_names is not None and model.class_names != tuple(class_names):
         raise ConfigError(
-            f"{name}: the teacher's classes are {', '.join(file.class_names)}, "
+            f"{name}: the teacher's classes are {', '.join(model.class_names)}, "
             f"expected those of the data: {', '.join(class_names)}"
         )
-    if file.preprocessing is not None:
-        prepare = Preprocessing.from_json(file.preprocessing).apply_array
-    return Teacher(file.model, file.params, prepare)
+    teacher = Teacher(model, params, prepare if own is None else own.apply_array)
+    _require_fit(teacher, name, len(class_names), image)
+    return teacher
 
 
 def _require_fit(teacher: Teacher, name: str, classes: int, image: np.ndarray) -> None:

@@ -13,6 +13,8 @@ Stage "activations" keeps the real product of signs and weights. Gradients are s
 
 from __future__ import annotations
 
+import functools
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -97,11 +99,15 @@ def forward(
 ) -> tuple[np.ndarray, Cache] | None:
     """x (B, N, I) -> P (B, N, O); None where the operations must do it, one by one.
 
-    They must for float64, and where the channels are no vectors of sixteen. gain and bias are
-    LayerNorm's; shapes are those of [SPEC 6.4].
+    They must for float64, and where the channels are no vectors of sixteen; a warning says so once.
+    gain and bias are LayerNorm's; shapes are those of [SPEC 6.4].
     """
     channel = gain, bias, shift_in, slope, shift_out
     token = token_shift_in, token_shift_out
+    if x.dtype != np.float32:
+        _say_once(f"of {x.dtype}; expected float32")
+    elif len(weight) % LANES or x.shape[-1] % LANES:
+        _say_once(f"where {LANES} does not divide the channels")
     if not _fits(x, move, weight, channel, token):
         return None
     if binarize not in ("full", "activations") or ste not in ops.sign.STES:
@@ -120,6 +126,14 @@ def forward(
     )  # fmt: skip
     per_token = token_shift_in is not None
     return y, Cache(x, move, given, per_token, linear, stats, ste)
+
+
+@functools.cache
+def _say_once(of_what: str) -> None:
+    warnings.warn(
+        f"kernels: there is no fused projection {of_what}; NumPy computes it, which takes longer",
+        stacklevel=2,
+    )
 
 
 def _fits(x: np.ndarray, move: np.ndarray, weight: np.ndarray, channel, token) -> bool:

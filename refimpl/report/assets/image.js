@@ -237,14 +237,18 @@
   };
   cells.forEach((cell, patch) => {
     cell.addEventListener("click", () => choose(first + patch));
-    cell.addEventListener("keydown", (event) => {
-      if (!(event.key in MOVES) || event.altKey || event.ctrlKey || event.metaKey) return;
-      event.preventDefault();
-      const [row, column] = MOVES[event.key](Math.floor(patch / columns), patch % columns);
-      if (row < 0 || row >= rows || column < 0 || column >= columns) return;
-      cells[row * columns + column].focus();
-      choose(first + row * columns + column);
-    });
+  });
+  document.addEventListener("keydown", (event) => {
+    if (!(event.key in MOVES) || event.altKey || event.ctrlKey || event.metaKey) return;
+    // without a click, too; but further down the page up and down are for scrolling
+    const free = ["ArrowLeft", "ArrowRight"].includes(event.key) || window.scrollY === 0;
+    if (!cells.includes(event.target) && !(event.target === document.body && free)) return;
+    const patch = Math.max(0, token - first);
+    const [row, column] = MOVES[event.key](Math.floor(patch / columns), patch % columns);
+    if (row < 0 || row >= rows || column < 0 || column >= columns) return; // at the edge: scroll
+    event.preventDefault();
+    cells[row * columns + column].focus({ preventScroll: true });
+    choose(first + row * columns + column);
   });
   if (classToken) classToken.addEventListener("click", () => choose(0));
   fade?.addEventListener("change", restart);

@@ -19,11 +19,12 @@ import numpy as np
 from PIL import Image
 
 from refimpl import metrics
-from refimpl.classifier import Picture, compute, opened, read, ready
-from refimpl.conventions import ModelFileError, cpus
+from refimpl.conventions import ModelFileError
 from refimpl.data.preprocessing import Preprocessing
+from refimpl.machine import cpus
 from refimpl.models import VisionTransformer
 from refimpl.ops import interpolate
+from refimpl.predictors import Picture, compute, opened, read, ready
 
 if TYPE_CHECKING:  # it imports archives, which an answer for an image does not need
     from refimpl.data.segmentation import SegmentationFolder

@@ -7,45 +7,25 @@ setting has to be known by whoever asks. To look inside the network take `refimp
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from refimpl.conventions import (
-    ConfigError,
-    DataError,
-    ModelFileError,
-    cpus,
-    require_finite,
-    write_atomically,
-)
-from refimpl.data.images import open_image
+from refimpl.conventions import DataError, ModelFileError
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import (
-    Config,
-    VisionTransformer,
-    binary,
-    files,
-    flatten,
-    interpreter,
-    packing,
-    unflatten,
-)
+from refimpl.machine import cpus
+from refimpl.models import VisionTransformer, flatten, unflatten
 from refimpl.ops import softmax
+from refimpl.predictors import Picture, compute, opened, read, ready
 
 if TYPE_CHECKING:  # an answer does not wait for what data sets need
     from refimpl.data.image_folder import Array
 
-BACKENDS = ("auto", "numpy", "engine")
 BATCH_SIZE = 100
-
-Picture = str | PathLike | Image.Image | np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -94,102 +74,9 @@ def classifier(
     if file.model.config.task != "classification":
         raise ModelFileError(f"{file.path}: a segmenter, expected a classifier of whole images")
     caution = None
-    if file.preprocessing is None:
+    if file.model.preprocessing is None:
         caution = "the model's file does not say how images are prepared; took pixels from 0 to 1"
     return Classifier(*ready(file, backend, image_size), caution)
-
-
-def read(name_or_path: str | PathLike, backend: str) -> files.ModelFile | files.PackedFile:
-    """A model's file of any kind, once the name of the backend is known to be one."""
-    if backend not in BACKENDS:
-        raise ConfigError(f"backend is {backend!r}, expected {' or '.join(BACKENDS)}")
-    return files.read_any(name_or_path)
-
-
-def ready(
-    file: files.ModelFile | files.PackedFile,
-    backend: str,
-    image_size: int | tuple[int, int] | None,
-) -> tuple[VisionTransformer, Any, Preprocessing, list[str], Any]:
-    """Model, parameters (None where packed), preprocessing, class names, engine (None: NumPy).
-
-    Errors as in `classifier`.
-    """
-    try:
-        preprocessing = _preprocessing(file.preprocessing, file.model.config)
-    except ConfigError as error:
-        raise ModelFileError(f"{file.path}: {error}") from None
-    if image_size is not None:
-        file = _resized(file, image_size)
-        preprocessing = dataclasses.replace(preprocessing, size=file.model.config.image_size)
-    params = None if isinstance(file, files.PackedFile) else file.params
-    if backend == "numpy" and params is None:
-        raise ModelFileError(f"{file.path}: packed; backend 'numpy' expects a latent file")
-    class_names = file.class_names or [str(i) for i in range(file.model.config.num_classes)]
-    return file.model, params, preprocessing, class_names, _engine(file, backend)
-
-
-def _resized(
-    file: files.ModelFile | files.PackedFile, image_size: int | tuple[int, int]
-) -> files.ModelFile | files.PackedFile:
-    """A model's file with its network for images of another size."""
-    try:
-        model = file.model.replace(image_size=image_size)
-    except ConfigError as error:
-        raise ConfigError(f"{file.path}: {error}") from None
-    network = binary.network(file.model.config, model.config.image_size)
-    if isinstance(file, files.ModelFile):
-        params = interpreter.of_parameters(network, flatten(file.params))
-        return file._replace(model=model, params=unflatten(params))
-    # interpolation is no operation of float16
-    wide = {k: a.astype(np.float32) if a.dtype == np.float16 else a for k, a in file.arrays.items()}
-    return file._replace(model=model, arrays=interpreter.of_parameters(network, wide))
-
-
-def _engine(file: files.ModelFile | files.PackedFile, backend: str) -> Any:
-    """The engine for a file's network; None where NumPy runs it."""
-    latent = isinstance(file, files.ModelFile)
-    able = packing.for_engine(file.model.config)
-    if backend == "numpy" or (backend == "auto" and latent and not able):
-        return None
-    from refimpl import engine  # imports Numba, which takes longer than a small network
-
-    try:
-        return engine.of_file(file)
-    except ConfigError as error:
-        raise ConfigError(f"{file.path}: {error}") from None
-
-
-def read_card(name_or_path: str | PathLike) -> dict[str, Any]:
-    """The card beside a model's file; ModelFileError if there is none."""
-    path = files.find(name_or_path).with_suffix(".json")
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        what = getattr(error, "strerror", None) or error  # that of an OSError names the file again
-        raise ModelFileError(f"{path}: cannot read the card of the model: {what}") from None
-    if not isinstance(card, dict):
-        raise ModelFileError(f"{path}: found {type(card).__name__}, expected an object")
-    return card
-
-
-def record(name_or_path: str | PathLike, evaluation: Any, data: str) -> Path:
-    """Write an evaluation into the card beside a model's file; `data` says on what it was made.
-
-    evaluation: an Evaluation, or another dataclass of JSON values. Returns the card's path.
-    ModelFileError where the card has figures of more images: they are worth more.
-    """
-    card, path = read_card(name_or_path), files.find(name_or_path).with_suffix(".json")
-    before = card.get("evaluation", {}).get("count", 0)
-    if evaluation.count < before:
-        raise ModelFileError(
-            f"{path}: has figures of {before:,} images, found {evaluation.count:,}; "
-            "expected as many, or a card without its evaluation"
-        )
-    card["evaluation"] = {"data": data, **dataclasses.asdict(evaluation)}
-    text = json.dumps(card, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(path, text.encode())
-    return path
 
 
 class Classifier:
@@ -313,26 +200,6 @@ class Classifier:
         return Prediction(label, probability, self.class_names, probabilities, warning)
 
 
-def compute(
-    name: str,
-    model: VisionTransformer,
-    params: Mapping[str, Any] | None,
-    engine: Callable[[np.ndarray], np.ndarray] | None,
-    x: np.ndarray,
-) -> np.ndarray:
-    """Logits of preprocessed images (B, channels, H, W) by the engine, or else by NumPy.
-
-    NonFiniteError, with `name`, where weights of absurd size leave no finite number.
-    """
-    with np.errstate(all="ignore"):  # what comes of it is looked at below
-        if engine is not None:
-            logits = engine(x.astype(np.float32, copy=False))
-        else:
-            logits = model.predict(params, x.astype(params["head"]["weight"].dtype, copy=False))
-    require_finite(name, "logits", logits)
-    return logits
-
-
 def _ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """(B, classes), (B,) -> place of the true class (B,), 0 the most probable.
 
@@ -340,18 +207,6 @@ def _ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """
     order = np.argsort(-logits, axis=-1, kind="stable")  # (B, classes)
     return np.argmax(order == labels[:, None], axis=-1)
-
-
-def _preprocessing(stored: Mapping[str, Any] | None, config: Config) -> Preprocessing:
-    """The model's own, which must fit it; else its size and channels, and pixels from 0 to 1."""
-    if stored is not None:
-        preprocessing = Preprocessing.from_json(stored)
-        found = (preprocessing.channels, *preprocessing.size)
-        expected = (config.channels, *config.image_size)
-        if found != expected:
-            raise ConfigError(f"preprocessing makes {found}, the model reads {expected}")
-        return preprocessing
-    return Preprocessing.plain(config.image_size, config.channels)
 
 
 def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:
@@ -363,18 +218,3 @@ def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:
         channels = images.ndim > 2 and images.shape[-1] in (1, 3, 4)
         return list(images) if images.ndim == 3 + channels else [images]
     return list(images)
-
-
-def opened(picture: Picture) -> Image.Image:
-    """A PIL image of whatever stands for one; DataError where nothing does."""
-    if isinstance(picture, (str, PathLike)):
-        return open_image(picture)
-    if isinstance(picture, np.ndarray):
-        colour = picture.ndim == 3 and picture.shape[-1] == 3
-        if picture.dtype != np.uint8 or not (colour or picture.ndim == 2) or 0 in picture.shape:
-            found = f"an array {picture.dtype} {picture.shape}"
-            raise DataError(f"image: found {found}, expected uint8 (H, W) or (H, W, 3)")
-        return Image.fromarray(picture)
-    if isinstance(picture, Image.Image):
-        return picture
-    raise DataError(f"image: found {type(picture).__name__}, expected a path, PIL image or array")

@@ -1,0 +1,171 @@
+"""The disk: files and folders that are there whole or not at all, and outputs that destroy nothing.
+
+The rule of every output: what exists is overwritten only by whoever asked for that. A link is
+followed, so the file that it names is written and the link stays. What is no regular file, such as
+`/dev/null`, a pipe or the standard output, is written through and never replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from refimpl.conventions import OutputError
+
+LONGEST = 200  # bytes of a name that a temporary one repeats: file systems take 255 in all
+
+
+def require_free(path: str | os.PathLike, *, overwrite: bool = False) -> None:
+    """Raise OutputError where writing to `path` would destroy something, or cannot succeed.
+
+    Ask before the work whose result is to be written. `overwrite`: a file that exists may go. A
+    folder may not, and a disk (a block device) as little as a file.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        _require_folder(path)
+        return
+    except OSError as error:
+        raise OutputError(f"{path}: {error.strerror or error}; expected a file to write") from None
+    if stat.S_ISDIR(mode):
+        raise OutputError(f"{path}: is a folder; expected a file to write")
+    if (stat.S_ISREG(mode) or stat.S_ISBLK(mode)) and not overwrite and _stream(path) is None:
+        raise OutputError(f"{path}: exists; expected the name of a new file")
+    if stat.S_ISREG(mode):
+        _require_folder(path)
+
+
+def is_stdout(path: str | os.PathLike) -> bool:
+    """Tell whether a path is what this process has open as its standard output, and is read."""
+    return _stream(Path(path)) == 1 and not Path(path).samefile(os.devnull)
+
+
+def write_atomically(path: str | os.PathLike, data: bytes) -> None:
+    """Write a file so that at every moment the old one or the whole new one is there.
+
+    A link, a device and a pipe as the module says. Raises OSError, and leaves nothing behind, where
+    the folder cannot be written or is full.
+    """
+    path = Path(path)
+    try:
+        if (stream := _stream(path)) is not None:
+            _write_stream(stream, data)
+        elif path.exists() and not path.is_file():
+            path.write_bytes(data)
+        else:
+            _replace(_target(path), data)
+    except OSError as error:
+        # a full disk names no file, and the name of the temporary one says little
+        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Fill the folder that this yields; at the end it is `path`, after an error it is gone.
+
+    So no half of a folder is ever there. `path` does not exist, or is an empty folder. Raises
+    OutputError where it is something else, OSError from the disk.
+    """
+    path = Path(path)
+    if os.path.lexists(path) and not _is_empty_folder(path):
+        raise OutputError(f"{path}: exists; expected the name of a new folder or an empty one")
+    target = _target(path)
+    temporary = _temporary(target)
+    try:
+        os.mkdir(temporary)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+    try:
+        yield temporary
+        if target.is_dir():  # no os.replace over a folder on every system
+            target.rmdir()
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def remove_leftovers(path: str | os.PathLike) -> None:
+    """Delete what a process that was killed left when it was writing the file `path`."""
+    target = _target(Path(path))
+    pattern = re.compile(re.escape(_stem(target)) + r"[0-9a-f]{16}\.part")
+    with contextlib.suppress(FileNotFoundError):
+        for found in target.parent.iterdir():
+            if pattern.fullmatch(found.name):
+                found.unlink(missing_ok=True)
+
+
+def _require_folder(path: Path) -> None:
+    folder = _target(path).parent
+    if not folder.is_dir():
+        raise OutputError(f"{path}: no such folder as {folder}; expected one to write into")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path}: {folder} cannot be written; expected a folder that can")
+
+
+def _target(path: Path) -> Path:
+    """What a chain of links ends at, whether it is there or not."""
+    return Path(os.path.realpath(path))
+
+
+def _stem(target: Path) -> str:
+    return f".{os.fsdecode(os.fsencode(target.name)[:LONGEST])}."
+
+
+def _temporary(target: Path) -> Path:
+    """A name beside the target that nobody else has."""
+    return target.with_name(f"{_stem(target)}{secrets.token_hex(8)}.part")
+
+
+def _replace(target: Path, data: bytes) -> None:
+    temporary = _temporary(target)
+    try:
+        # 0666 without the bits of the umask, which the system takes off by itself
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+        with os.fdopen(handle, "wb") as file:
+            with contextlib.suppress(OSError):  # a private file stays private
+                os.chmod(temporary, stat.S_IMODE(target.stat().st_mode))
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+_BINARY = getattr(os, "O_BINARY", 0)  # on Windows
+
+
+def _stream(path: Path) -> int | None:
+    """1 or 2 where `path` is what this process has open as its standard output or error.
+
+    `/dev/stdout` may be a file that the shell appends to: opening it by name would cut it.
+    """
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(path.stat(), os.fstat(number)):
+                return number
+    return None
+
+
+def _write_stream(number: int, data: bytes) -> None:
+    for text in (sys.stdout, sys.stderr):  # what was printed before comes before
+        if text is not None:
+            text.flush()
+    with os.fdopen(os.dup(number), "wb") as file:
+        file.write(data)
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())

@@ -1,0 +1,138 @@
+"""What a classifier and a segmenter share: a file made ready, images opened, logits computed."""
+
+from collections.abc import Callable, Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from refimpl.conventions import ConfigError, DataError, ModelFileError, require_finite
+from refimpl.data.images import open_image, to_plain
+from refimpl.data.preprocessing import Preprocessing
+from refimpl.models import (
+    VisionTransformer,
+    binary,
+    files,
+    flatten,
+    interpreter,
+    packing,
+    unflatten,
+)
+
+BACKENDS = ("auto", "numpy", "engine")
+
+Picture = str | PathLike | Image.Image | np.ndarray
+
+
+def read(name_or_path: str | PathLike, backend: str) -> files.ModelFile | files.PackedFile:
+    """A model's file of any kind, once the name of the backend is known to be one."""
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend is {backend!r}, expected {' or '.join(BACKENDS)}")
+    return files.read_any(name_or_path)
+
+
+def ready(
+    file: files.ModelFile | files.PackedFile,
+    backend: str,
+    image_size: int | tuple[int, int] | None,
+) -> tuple[VisionTransformer, Any, Preprocessing, tuple[str, ...], Any]:
+    """Model, parameters (None where packed), preprocessing, class names, engine (None: NumPy).
+
+    Errors as in `refimpl.classifier`.
+    """
+    if image_size is not None:
+        file = _resized(file, image_size)
+    model, config = file.model, file.model.config
+    preprocessing = model.preprocessing
+    if preprocessing is None:  # nothing is known but the size: pixels from 0 to 1
+        try:
+            preprocessing = Preprocessing.plain(config.image_size, config.channels)
+        except ConfigError as error:
+            raise ModelFileError(f"{file.path}: {error}") from None
+    params = None if isinstance(file, files.PackedFile) else file.params
+    if backend == "numpy" and params is None:
+        raise ModelFileError(
+            f"{file.path}: packed, so only the engine can run it; expected a latent file for NumPy"
+        )
+    class_names = model.class_names or tuple(map(str, range(config.num_classes)))
+    return model, params, preprocessing, class_names, _engine(file, backend)
+
+
+def _resized(
+    file: files.ModelFile | files.PackedFile, image_size: int | tuple[int, int]
+) -> files.ModelFile | files.PackedFile:
+    """A model's file with its network for images of another size."""
+    try:
+        model = file.model.replace(image_size=image_size)
+    except ConfigError as error:
+        raise ConfigError(f"{file.path}: {error}") from None
+    network = binary.network(file.model.config, model.config.image_size)
+    if isinstance(file, files.ModelFile):
+        params = interpreter.of_parameters(network, flatten(file.params))
+        return file._replace(model=model, params=unflatten(params))
+    # interpolation is no operation of float16
+    wide = {k: a.astype(np.float32) if a.dtype == np.float16 else a for k, a in file.arrays.items()}
+    return file._replace(model=model, arrays=interpreter.of_parameters(network, wide))
+
+
+def _engine(file: files.ModelFile | files.PackedFile, backend: str) -> Any:
+    """The engine for a file's network; None where NumPy runs it."""
+    latent = isinstance(file, files.ModelFile)
+    able = packing.for_engine(file.model.config)
+    if backend == "numpy" or (backend == "auto" and latent and not able):
+        return None
+    from refimpl import engine  # imports Numba, which takes longer than a small network
+
+    try:
+        return engine.of_file(file)
+    except ConfigError as error:
+        raise ConfigError(f"{file.path}: {error}") from None
+
+
+def compute(
+    name: str,
+    model: VisionTransformer,
+    params: Mapping[str, Any] | None,
+    engine: Callable[[np.ndarray], np.ndarray] | None,
+    x: np.ndarray,
+) -> np.ndarray:
+    """Logits of preprocessed images (B, channels, H, W) by the engine, or else by NumPy.
+
+    NonFiniteError, with `name`, where weights of absurd size leave no finite number.
+    """
+    with np.errstate(all="ignore"):  # what comes of it is looked at below
+        if engine is not None:
+            logits = engine(x.astype(np.float32, copy=False))
+        else:
+            logits = model.predict(params, x.astype(params["head"]["weight"].dtype, copy=False))
+    require_finite(name, "logits", logits)
+    return logits
+
+
+def opened(picture: Picture) -> Image.Image:
+    """A PIL image of whatever stands for one; DataError where nothing does."""
+    if isinstance(picture, (str, PathLike)):
+        return open_image(picture)
+    if isinstance(picture, np.ndarray):
+        colour = picture.ndim == 3 and picture.shape[-1] == 3
+        if picture.dtype != np.uint8 or not (colour or picture.ndim == 2) or 0 in picture.shape:
+            found = f"an array {picture.dtype} {picture.shape}"
+            raise DataError(f"image: found {found}, expected uint8 (H, W) or (H, W, 3)")
+        return Image.fromarray(picture)
+    if isinstance(picture, Image.Image):
+        return _loaded(picture)
+    raise DataError(f"image: found {type(picture).__name__}, expected a path, PIL image or array")
+
+
+def _loaded(picture: Image.Image) -> Image.Image:
+    """A PIL image of a file is decoded when its pixels are first asked for; DataError if broken."""
+    name = getattr(picture, "filename", "") or "image"
+    try:
+        picture.load()
+        return to_plain(picture, name)
+    except DataError:
+        raise
+    except Exception as error:  # as in `data.images`
+        what = f"{type(error).__name__}: {error}"
+        raise DataError(f"{name}: the image is broken or truncated ({what})") from None

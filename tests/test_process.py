@@ -1,0 +1,273 @@
+"""The command as a process: signals, closed streams, an odd environment, words it does not know."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import refimpl
+from refimpl import cli
+from refimpl.conventions import ConfigError
+from refimpl.models import architectures, cards, files
+from refimpl.training import loop
+from tests import training_runs
+from tests.command_line import (
+    SEVEN,
+    SMALL,
+    assert_one_line,
+    process,
+    run,
+    save_model,
+    wanting_signals,
+)
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals, closes streams")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+def child(code: str, *arguments: object, **options) -> subprocess.CompletedProcess:
+    """The command in a process that runs `code` first."""
+    code += "\nimport sys; from refimpl.__main__ import command; sys.exit(command())"
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        **{"capture_output": True, "text": True, "timeout": 120, **options},
+        preexec_fn=wanting_signals,
+    )
+
+
+# --- signals --------------------------------------------------------------------------------------
+
+AT_IMPORT = """
+import builtins, os, signal
+imported = builtins.__import__
+def importing(name, *more):
+    if name == "numpy" or name.startswith("numpy."):
+        builtins.__import__ = imported
+        os.kill(os.getpid(), signal.{})
+    return imported(name, *more)
+builtins.__import__ = importing
+"""
+AT_WRITE = """
+import os, signal
+from refimpl.data import scenes
+draw, drawn = scenes.draw, []
+def drawing(*arguments):
+    drawn.append(None)
+    if len(drawn) == 3:
+        os.kill(os.getpid(), signal.{})
+    return draw(*arguments)
+scenes.draw = drawing
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_python_imports_is_one_line(name) -> None:
+    done = child(AT_IMPORT.format(name), "models")
+    assert done.returncode == 128 + getattr(signal, name)
+    assert (done.stdout, done.stderr) == ("", "refimpl: interrupted\n")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_leaves_no_half_of_a_folder(tmp_path, name) -> None:
+    arguments = ("scenes", "--data", SMALL, "-o", tmp_path / "out", "--train", 9, "--test", 9)
+    done = child(AT_WRITE.format(name), *arguments)
+    assert done.returncode == 128 + getattr(signal, name)
+    assert (done.stdout, done.stderr) == ("", "refimpl: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path) -> None:
+    """`nohup refimpl … &` goes on when the terminal is closed."""
+    code = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{AT_WRITE}"
+    arguments = ("scenes", "--data", SMALL, "-o", tmp_path / "out", "--train", 5, "--test", 5)
+    assert child(code.format("SIGHUP"), *arguments).returncode == 0
+    assert len(list((tmp_path / "out" / "images" / "test").iterdir())) == 5
+
+
+# --- closed streams -------------------------------------------------------------------------------
+
+
+def closing(*numbers: int) -> str:
+    """Code after which the process is as if its streams had been closed before it began."""
+    names = ("stdin", "stdout", "stderr")
+    lines = [f"os.close({number}); sys.{names[number]} = None" for number in numbers]
+    return "\n".join(["import os, sys", *lines])
+
+
+@pytest.mark.parametrize("numbers", [(0,), (1,), (2,), (1, 2), (0, 1, 2)])
+def test_closed_streams_are_no_fault(model, tmp_path, numbers) -> None:
+    out = tmp_path / "page.html"
+    done = child(closing(*numbers), "report", SEVEN, "--model", model, "-o", out)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert done.stdout.startswith(str(out)) == (1 not in numbers)
+    assert out.read_bytes().endswith(b"</html>\n")  # nothing printed got into it
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_errors_without_a_stream_have_their_status(model) -> None:
+    done = child(closing(2), "classify", "none.png", "--model", model)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+    done = child(closing(0), "classify", "-", "--model", model)
+    assert done.returncode == 2
+    assert done.stderr == "refimpl: standard input: the file is empty, expected an image\n"
+
+
+# --- the environment ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", ["0", "-3"])
+def test_a_variable_that_numba_does_not_bear_is_named(model, threads) -> None:
+    environment = {**os.environ, "NUMBA_NUM_THREADS": threads}
+    done = process("classify", SEVEN, "--model", model, env=environment)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"refimpl: .*NUMBA_NUM_THREADS={threads}.*\n", done.stderr)
+
+
+def test_main_takes_no_short_cuts_in_the_process_of_others(model) -> None:
+    """None in sys.modules would be met by whoever imports SciPy meanwhile."""
+    code = (
+        "import gc, sys; before = gc.get_threshold(); from refimpl import cli\n"
+        "class Modules(dict):\n"
+        "    def __setitem__(self, name, module):\n"
+        "        assert module is not None, name\n"
+        "        super().__setitem__(name, module)\n"
+        "from refimpl.cli import options\n"
+        "options.sys = type('', (), {'modules': Modules(sys.modules)})\n"
+        f"status = cli.main(['classify', {str(SEVEN)!r}, '--model', {str(model)!r}])\n"
+        "assert gc.get_threshold() == before\n"
+        "sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- sizes that nobody means ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("depth=1000000000", "depth is 1000000000; expected at most 1,000 blocks"),
+        ("dim=1000000000000", "dim is 1000000000000; expected at most 1,000,000"),
+        ("dim=60000", "GB; expected a model that fits into"),
+        ("mlp_ratio=1000000", "GB; expected a model that fits into"),
+    ],
+)
+def test_networks_that_nobody_can_train_are_told_at_once(tmp_path, field, words) -> None:
+    arguments = ("--data", SMALL, "--limit", 5, "--model", "didb_micro", "--set", field)
+    result = run("train", *arguments, "-o", tmp_path / "x.safetensors")
+    assert_one_line(result, words)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- names that are no text -----------------------------------------------------------------------
+
+
+def test_class_folders_and_data_whose_names_are_no_text(tmp_path) -> None:
+    """The card could not be written, after the last epoch, and never again by --resume."""
+    data, out = tmp_path / os.fsdecode(b"donn\xe9es"), tmp_path / "x.safetensors"
+    names = [os.fsdecode(b"caf\xe9"), "the"]
+    try:
+        for split, name in itertools.product(("train", "test"), names):
+            (data / split / name).mkdir(parents=True)
+            shutil.copy(SEVEN, data / split / name)
+    except OSError:
+        pytest.skip("this file system wants names to be text")
+    model = ("--model", "didb_micro", *("--set", "num_classes=2", "--set", "depth=1"))
+    assert run("train", "--data", data, *model, "--epochs", 1, "-o", out).status == 0
+    assert refimpl.load(out)[0].class_names == tuple(names)
+    assert run("evaluate", "--data", data, "--model", out, "--record").status == 0
+    card = cards.read(out)
+    assert card["class_names"] == names
+    assert card["data"] == data.name
+    assert card["evaluation"]["data"].startswith(data.name)
+
+
+def test_what_a_card_cannot_hold_is_told_before_the_first_epoch(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(loop, "_epoch", lambda *arguments: pytest.fail("it trained"))
+    with pytest.raises(ConfigError, match="card: .*PosixPath"):
+        training_runs.train(tmp_path, card={"data": tmp_path})
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- words that are not known ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [(), ("golden",), ("bench",)])
+def test_without_a_verb_all_are_shown(words) -> None:
+    status, out, err = run(*words)
+    assert (status, err) == (2, "")
+    assert out == run(*words, "--help").out
+
+
+def test_help_and_version_are_understood() -> None:
+    assert run("help") == run("--help")
+    assert run("help", "classify") == run("classify", "--help")
+    assert run("help", "golden", "compare") == run("golden", "compare", "--help")
+    assert run("version") == run("--version") == (0, f"refimpl {refimpl.__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("clasify", "x.png"), "classify"),
+        (("golden", "compar", "a", "b"), "compare"),
+        (("classify", "x.png", "--backend", "enigne"), "engine"),
+        (("classify", "x.png", "--model", "didb_cifar"), "didb_cifar10"),
+        (("classify", "x.png", "--model", "didb_micro_minst"), "didb_micro_mnist"),
+        (("summary", "didb-tiny"), "didb_tiny"),
+        (("summary", "deit_cifar-10"), "deit_cifar10"),
+        (("train", "--data", "x", "--model", "didb-tiny", "-o", "y.safetensors"), "didb_tiny"),
+    ],
+)
+def test_the_nearest_name_is_told(words, meant) -> None:
+    status, out, err = run(*words)
+    assert (status, out) == (2, "")
+    assert err.endswith(f"did you mean {meant!r}?\n")
+
+
+@pytest.mark.parametrize("verb", ["summary", "classify", "evaluate --data"])
+def test_addresses_are_told_from_files(verb) -> None:
+    for address in ("https://example.org/x.png", "s3://bucket/x.png"):
+        assert_one_line(run(*verb.split(), address), "download it")
+
+
+def test_models_are_listed_by_pattern() -> None:
+    assert refimpl.list_models() == list(architectures.NAMES)
+    assert refimpl.list_models("didb_swin*") == ["didb_swin_micro", "didb_swin_tiny"]
+    assert refimpl.list_models("none") == []
+    assert refimpl.list_models("d*cifar10", trained=True) == ["deit_cifar10", "didb_cifar10"]
+    assert refimpl.list_models(trained=True) == files.shipped()
+
+
+def test_the_package_imports_nothing_that_takes_time() -> None:
+    code = "import sys, refimpl; assert 'numpy' not in sys.modules; print(sorted(dir(refimpl)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert set(refimpl.__all__) <= set(eval(done.stdout))
+    for name in refimpl.__all__:
+        assert getattr(refimpl, name).__name__.rpartition(".")[2] == name
+    assert cli.VERBS
+
+
+def test_a_function_hides_no_module() -> None:
+    """`import refimpl.classifier` used to give the function of that name, or the module."""
+    for name in ("classifier", "segmenter"):
+        function = getattr(refimpl, name)
+        module = importlib.import_module(f"refimpl.{name}s")
+        assert getattr(refimpl, name) is function is getattr(module, name)
+        assert importlib.util.find_spec(f"refimpl.{name}") is None
