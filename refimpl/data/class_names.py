@@ -2,9 +2,12 @@
 
 n01440764 tench, Tinca tinca        a line each, as in ImageNet's LOC_synset_mapping.txt
 {"n01440764": "tench"}              the same as .json
+
+An accented letter may be written as one character or two: all names are taken in the composed form.
 """
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +15,27 @@ from pathlib import Path
 from refimpl.conventions import DataError
 
 MAX_BYTES = 2**24
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form, NFC: macOS writes é as two characters, others as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def distinct(names: Sequence[str], keys: Sequence[object]) -> tuple[str, ...]:
+    """The names; one that occurs twice is followed by its key, as in "crane (n02012849)".
+
+    >>> distinct(["crane", "wall", "crane"], [1, 2, 7])
+    ('crane (1)', 'wall', 'crane (7)')
+    """
+    return _told_apart(names, keys, Counter(names))
+
+
+def _told_apart(
+    names: Sequence[str], keys: Sequence[object], counts: Counter[str]
+) -> tuple[str, ...]:
+    pairs = zip(names, keys, strict=True)
+    return tuple(name if counts[name] == 1 else f"{name} ({key})" for name, key in pairs)
 
 
 def read(path: str | Path) -> dict[str, str]:
@@ -30,6 +54,7 @@ def read(path: str | Path) -> dict[str, str]:
     pairs = _json(path, text) if path.suffix.lower() == ".json" else _lines(path, text)
     names: dict[str, str] = {}
     for where, folder, name in pairs:
+        folder, name = composed(folder), composed(name)
         if not name or not name.isprintable():
             raise DataError(f"{path}: {where}: found the name {name!r}, expected printable text")
         if folder in names:
@@ -46,14 +71,12 @@ def apply(path: str | Path, folders: Sequence[str]) -> tuple[str, ...]:
     Where two are called the same, as ImageNet's two cranes are, the folder follows in brackets.
     """
     names = read(path)
+    folders = tuple(map(composed, folders))
     for folder in folders:
         if folder not in names:
             raise DataError(f"{path}: no name for the class folder {folder!r}")
     counts = Counter(names.values())  # of the whole file: the same name whatever the data
-    return tuple(
-        names[folder] if counts[names[folder]] == 1 else f"{names[folder]} ({folder})"
-        for folder in folders
-    )
+    return _told_apart([names[folder] for folder in folders], folders, counts)
 
 
 def _lines(path: Path, text: str) -> list[tuple[str, str, str]]:

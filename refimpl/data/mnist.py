@@ -27,7 +27,8 @@ PREPROCESSING = Preprocessing(
 def found_in(directory: str | Path) -> bool:
     """Whether a folder holds idx files under names like MNIST's; they may be broken."""
     directory = Path(directory)
-    return directory.is_dir() and any(directory.glob("*idx[13]-ubyte*"))
+    # not ._train-images-idx3-ubyte.gz, which macOS leaves beside a file that it copies
+    return directory.is_dir() and any(directory.glob("[!.]*idx[13]-ubyte*"))
 
 
 def load(directory: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:
