@@ -26,7 +26,7 @@ from refimpl.conventions import (
     write_atomically,
 )
 from refimpl.data.images import open_image
-from refimpl.data.preprocessing import Preprocessing
+from refimpl.data.preprocessing import Judged, Preprocessing
 from refimpl.models import Config, VisionTransformer, files, flatten, packing, resize, unflatten
 from refimpl.ops import softmax
 
@@ -216,9 +216,10 @@ class Classifier:
         predictions = []
         for first in range(0, len(pictures), BATCH_SIZE):
             some = pictures[first : first + BATCH_SIZE]
-            pixels = np.stack([self.preprocessing.pixels(opened(picture)) for picture in some])
+            judged = [self.preprocessing.judged(opened(picture)) for picture in some]
+            pixels = np.stack([each.pixels for each in judged])
             probabilities = self.probabilities(self.preprocessing.normalise(pixels))
-            predictions += map(self._prediction, probabilities, pixels)
+            predictions += map(self._prediction, probabilities, judged)
         return predictions
 
     def astype(self, dtype: np.dtype | type) -> "Classifier":
@@ -298,11 +299,28 @@ class Classifier:
             images_per_second=len(rank) / seconds,
         )
 
-    def _prediction(self, probabilities: np.ndarray, pixels: np.ndarray) -> Prediction:
+    def _prediction(self, probabilities: np.ndarray, judged: Judged) -> Prediction:
         best = int(np.argmax(probabilities))
         label, probability = self.class_names[best], float(probabilities[best])
-        warning = self.preprocessing.unlike(pixels) or self.caution
+        warning = told(judged, self.class_names, self.model.config) or self.caution
         return Prediction(label, probability, self.class_names, probabilities, warning)
+
+
+def told(judged: Judged, class_names: Sequence[str], config: Config) -> str | None:
+    """The warning of an image, with what the model knows and which one may know more."""
+    if judged.warning is None or (judged.exchanged and not judged.colours):
+        return judged.warning
+    known = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
+    text = f"{judged.warning}; the model knows {known}"
+    if judged.colours and config.channels == 1 and (others := _reading_colours(config.task)):
+        text += f"; try --model {' or '.join(others)}"
+    return text
+
+
+def _reading_colours(task: str) -> list[str]:
+    """Shipped models for a task that read RGB, by their cards."""
+    configs = {name: Config.from_json(read_card(name)["config"]) for name in files.shipped()}
+    return [name for name, c in configs.items() if c.task == task and c.channels == 3]
 
 
 def compute(

@@ -241,6 +241,7 @@ def test_preprocessing_through_json():
     assert json.loads(text) == {
         "size": [28, 28], "mode": "grey", "mean": [0.1307], "std": [0.3081],
         "resampling": "bilinear", "crop": 1.0, "invert": False, "brightness": [0.0254, 0.3976],
+        "contrast": 0.7776, "colour": None,
     }  # fmt: skip
     assert Preprocessing.from_json(json.loads(text)) == mnist.PREPROCESSING
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from refimpl.conventions import shown
+
 BOLD, RED, YELLOW = "1", "31", "33"  # of a terminal
 
 
@@ -15,7 +17,7 @@ def complain(error: Exception) -> None:
     text = str(error)
     if isinstance(error, OSError):  # without a name it is no file: those have one
         text = f"{error.filename or 'standard output'}: {error.strerror or error}"
-    print(paint("refimpl:", RED, sys.stderr), " ".join(text.split()), file=sys.stderr)
+    print(paint("refimpl:", RED, sys.stderr), shown(text), file=sys.stderr)
 
 
 def require_other(output: Path, read: str | Path, error: type[Exception], what: str) -> None:
@@ -26,7 +28,7 @@ def require_other(output: Path, read: str | Path, error: type[Exception], what: 
 
 
 def warn(text: str) -> None:
-    print(paint("refimpl: warning:", YELLOW, sys.stderr), text, file=sys.stderr)
+    print(paint("refimpl: warning:", YELLOW, sys.stderr), shown(text), file=sys.stderr)
 
 
 def paint(text: str, style: str, stream: TextIO) -> str:
@@ -41,7 +43,7 @@ def print_json(value: Any) -> None:
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """First column to the left, the others to the right."""
-    table = [header, *rows]
+    table = [header, *([shown(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for first, *others in table:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]

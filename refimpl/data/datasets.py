@@ -42,7 +42,7 @@ from refimpl.data.image_folder import (
     left,
     subset,
 )
-from refimpl.data.images import SUFFIXES, decode, suffixes_of
+from refimpl.data.images import SUFFIXES, decode, odd_suffix, suffixes_of
 from refimpl.data.preprocessing import Preprocessing
 
 SPLITS = ("train", "test")
@@ -190,13 +190,14 @@ class _Names:
         self._class_of: dict[str, str] = {}  # of the images of the split
         self._folder: str | None = None  # of the split
         self._folders: set[str] = set()  # every name of one
-        self._others: Counter[tuple[str, str]] = Counter()  # (folder, suffix) of other files
+        self._others: Counter[tuple[str, str]] = Counter()  # (folder, odd suffix) of files
 
     def add(self, name: str) -> bool:
         """Whether a file is an image of the split."""
-        suffix = os.path.splitext(name)[1].lower()
-        if suffix not in SUFFIXES:
-            self._others[os.path.dirname(name), suffix] += 1
+        if os.path.splitext(name)[1].lower() not in SUFFIXES:
+            folder, file = os.path.split(name)
+            if (suffix := odd_suffix(file)) is not None:
+                self._others[folder, suffix] += 1
             return False
         place = self._place(name)
         class_name = self._class(place.class_name)
@@ -215,7 +216,7 @@ class _Names:
         if not self._class_of:
             found = f"a {self._first[1].split} split only" if self._first else "no image"
             if not self._first and self._others:
-                found += f", only files of other kinds: {suffixes_of(self._suffixes(None))}"
+                found += f", only files of other suffixes: {suffixes_of(self._suffixes(None))}"
             wanted = f"[{self._split}/]CLASS/IMAGE, or MNIST's idx files"
             raise DataError(f"{self._path}: found {found}, expected {wanted}")
         names = sorted(self._class_of)
@@ -309,19 +310,23 @@ def _read(
     images: dict[str, np.ndarray] = {}
     broken: dict[str, str] = {}
     room = MAX_BYTES // math.prod(preprocessing.shape)
-    for member in members:
-        if broken and not skip_broken and member.name not in broken:
-            continue
-        images.pop(member.name, None)
-        broken.pop(member.name, None)
-        try:
-            image = decode(member.read(), f"{path}: {member.name}")
-            images[member.name] = preprocessing.pixels(image)
-        except DataError as error:
-            broken[member.name] = str(error)
-        progress(1)
-        if len(images) > room:
-            raise _no_room(path, room, preprocessing)
+    try:
+        for member in members:
+            if broken and not skip_broken and member.name not in broken:
+                continue
+            images.pop(member.name, None)
+            broken.pop(member.name, None)
+            try:
+                image = decode(member.read(), f"{path}: {member.name}")
+                images[member.name] = preprocessing.pixels(image)
+            except DataError as error:
+                broken[member.name] = str(error)
+            progress(1)
+            if len(images) > room:
+                raise _no_room(path, room, preprocessing)
+    except DataError:  # the archive itself is broken, which the image before may tell better
+        if skip_broken or not broken:
+            raise
     if broken and not skip_broken:
         raise DataError(next(iter(broken.values())))
     return images, broken

@@ -40,6 +40,13 @@ SUFFIXES = (
     *(".pbm", ".pcx", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
 
+# What lies beside images and nobody takes for one.
+_OTHERS = (
+    *(".bz2", ".cfg", ".csv", ".db", ".gz", ".html", ".ini", ".json", ".jsonl", ".log", ".mat"),
+    *(".md", ".npy", ".npz", ".pdf", ".pkl", ".py", ".rst", ".sh", ".tar", ".toml", ".tsv", ".txt"),
+    *(".xml", ".xz", ".yaml", ".yml", ".zip"),
+)
+
 _TRANSPARENT = ("LA", "PA", "RGBA", "RGBa")
 # How Pillow calls the samples in a file -> by what it multiplies them when it unpacks them.
 _FACTORS = {"L": 1, "L;2": 85, "L;4": 17, "1": 255, "P": 1, "P;1": 1, "P;2": 1, "P;4": 1}
@@ -152,14 +159,18 @@ def in_folder(folder: str | Path) -> list[Path]:
     return paths
 
 
+def odd_suffix(name: str) -> str | None:
+    """The suffix of a file that may be an image and is not read; None for images and all others."""
+    suffix = os.path.splitext(name)[1].lower()
+    odd = suffix not in SUFFIXES and suffix not in _OTHERS and not name.startswith(".")
+    return suffix if odd else None
+
+
 def left_out_of(folder: str | Path) -> Counter[str]:
-    """How many files of a folder `in_folder` leaves out, by suffix; hidden ones do not count."""
-    found: Counter[str] = Counter()
-    for entry in os.scandir(folder):
-        suffix = os.path.splitext(entry.name)[1].lower()
-        if not entry.name.startswith(".") and suffix not in SUFFIXES and entry.is_file():
-            found[suffix] += 1
-    return found
+    """How many files of a folder have such a suffix, by suffix."""
+    with os.scandir(folder) as entries:
+        found = [odd_suffix(entry.name) for entry in entries if entry.is_file()]
+    return Counter(suffix for suffix in found if suffix is not None)
 
 
 def suffixes_of(counts: Counter[str]) -> str:

@@ -7,6 +7,7 @@ pixels, and what Pillow thinks of it never reaches the user.
 import contextlib
 import io
 import logging
+import re
 import struct
 import threading
 import warnings
@@ -39,12 +40,26 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 def orientation(image: Image.Image) -> int:
     """Of EXIF, or else of XMP, 1 to 8; 1, which is upright, where nothing readable says so."""
-    with quiet():
-        try:
-            found = image.getexif().get(ExifTags.Base.Orientation, 1)
-        except Exception:  # Pillow meets damage with nearly every built-in exception
-            return 1
-    return found if found in range(1, 9) else 1
+    found = None
+    with quiet(), contextlib.suppress(Exception):  # Pillow meets damage with nearly every one
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    if found not in range(1, 9):
+        found = _scanned(image.info.get("exif", b""))
+    return found
+
+
+def _scanned(exif: bytes) -> int:
+    """The orientation in a block of EXIF whose other entries are damaged, where Pillow gives up."""
+    block = exif.removeprefix(_EXIF)
+    order = {b"II": "<", b"MM": ">"}.get(block[:2], "<")
+    with contextlib.suppress(struct.error):
+        (place,) = struct.unpack_from(f"{order}I", block, 4)
+        (count,) = struct.unpack_from(f"{order}H", block, place)
+        for entry in range(place + 2, place + 2 + 12 * count, 12):
+            tag, kind, values, found = struct.unpack_from(f"{order}HHIH", block, entry)
+            if (tag, kind, values) == (ExifTags.Base.Orientation, 3, 1) and 1 <= found <= 8:
+                return found
+    return 1
 
 
 def upright(image: Image.Image, turned: int) -> Image.Image:
@@ -57,7 +72,7 @@ def reopened(content: bytes) -> Image.Image | None:
 
     None where nothing can be left out of it. Errors are those of Pillow.
     """
-    for bare in (_bare_jpeg, _bare_png, _bare_tiff):
+    for bare in (_bare_jpeg, _bare_png, _bare_tiff, _bare_avif):
         with contextlib.suppress(struct.error, IndexError):
             found = bare(content)
             if found is not None:
@@ -113,6 +128,13 @@ def _bare_tiff(content: bytes) -> tuple[bytes, bytes] | None:
     tags = [tag for tag in tags if struct.unpack_from(f"{order}H", tag)[0] in _TIFF_PIXELS]
     directory = struct.pack(f"{order}H", len(tags)) + b"".join(tags) + bytes(4)  # no other page
     return content[:place] + directory + content[place + len(directory) :], b""
+
+
+def _bare_avif(content: bytes) -> tuple[bytes, bytes] | None:
+    """(file, nothing) in which the entry of EXIF is of another type; the way up is an entry too."""
+    if content[4:12] not in (b"ftypavif", b"ftypavis"):
+        return None
+    return re.sub(rb"(infe.{8})Exif", rb"\1none", content, flags=re.DOTALL), b""
 
 
 class _Decoding(threading.local):

@@ -20,7 +20,12 @@ CLASS_NAMES = tuple("0123456789")
 
 # Preprocessing.measured on the 60,000 training images.
 PREPROCESSING = Preprocessing(
-    size=(28, 28), mode="grey", mean=(0.1307,), std=(0.3081,), brightness=(0.0254, 0.3976)
+    size=(28, 28),
+    mode="grey",
+    mean=(0.1307,),
+    std=(0.3081,),
+    brightness=(0.0254, 0.3976),
+    contrast=0.7776,
 )
 
 

@@ -22,6 +22,8 @@ from refimpl.conventions import (
     FLOATS,
     ConfigError,
     ModelFileError,
+    is_lfs_pointer,
+    lfs_error,
     require_finite,
     write_atomically,
 )
@@ -242,6 +244,9 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             names = file.keys()
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, TypeError, KeyError, ValueError, AttributeError) as error:
+        with open(path, "rb") as file:
+            if is_lfs_pointer(file.read(128)):
+                raise ModelFileError(lfs_error(path)) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelFileError(f"{path}: not a readable safetensors file: {reason}") from None
     except OSError as error:
