@@ -25,6 +25,7 @@ from refimpl.conventions import (
     require_finite,
     write_atomically,
 )
+from refimpl.data.class_names import distinct
 from refimpl.data.images import open_image
 from refimpl.data.preprocessing import Judged, Preprocessing
 from refimpl.models import Config, VisionTransformer, files, flatten, packing, resize, unflatten
@@ -199,7 +200,7 @@ class Classifier:
         self.model = model
         self.params = params
         self.preprocessing = preprocessing
-        self.class_names = tuple(class_names)
+        self.class_names = distinct(class_names, range(len(class_names)))
         self.engine = engine
         self.caution = caution
         computed = np.float32 if engine is not None else params["head"]["weight"].dtype

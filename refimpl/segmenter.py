@@ -23,6 +23,7 @@ from PIL import Image
 from refimpl import metrics
 from refimpl.classifier import Picture, compute, opened, read, ready, told
 from refimpl.conventions import DataError, ModelFileError, cpus
+from refimpl.data.class_names import distinct
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import VisionTransformer
 from refimpl.ops import interpolate
@@ -102,7 +103,7 @@ class Segmenter:
         self.model = model
         self.params = params
         self.preprocessing = preprocessing
-        self.class_names = tuple(class_names)
+        self.class_names = distinct(class_names, range(len(class_names)))
         self.engine = engine
 
     def __call__(self, image: Picture, name: str | None = None) -> Segmentation:

@@ -304,32 +304,35 @@ def _read(
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Pixels by name, and what is wrong by name of the images that have none.
 
-    Where a name comes twice, the later file counts. So a broken one that must not be left out is
-    told at the end, and until then only a better one of its name is looked for.
+    Where a name comes several times, the last file of it counts.
     """
     images: dict[str, np.ndarray] = {}
     broken: dict[str, str] = {}
+    copies: Counter[str] = Counter()
     room = MAX_BYTES // math.prod(preprocessing.shape)
-    try:
-        for member in members:
-            if broken and not skip_broken and member.name not in broken:
-                continue
-            images.pop(member.name, None)
-            broken.pop(member.name, None)
-            try:
-                image = decode(member.read(), f"{path}: {member.name}")
-                images[member.name] = preprocessing.pixels(image)
-            except DataError as error:
-                broken[member.name] = str(error)
-            progress(1)
-            if len(images) > room:
-                raise _no_room(path, room, preprocessing)
-    except DataError:  # the archive itself is broken, which the image before may tell better
-        if skip_broken or not broken:
-            raise
-    if broken and not skip_broken:
-        raise DataError(next(iter(broken.values())))
+    for member in members:
+        copies[member.name] += 1
+        images.pop(member.name, None)
+        broken.pop(member.name, None)
+        try:
+            image = decode(member.read(), f"{path}: {member.name}")
+            images[member.name] = preprocessing.pixels(image)
+        except DataError as error:
+            if not skip_broken and _is_last(path, member.name, copies[member.name]):
+                raise
+            broken[member.name] = str(error)
+        progress(1)
+        if len(images) > room:
+            raise _no_room(path, room, preprocessing)
     return images, broken
+
+
+def _is_last(path: Path, name: str, copy: int) -> bool:
+    """Whether no other file of a name follows in an archive, or none that can be reached."""
+    try:
+        return sum(member.name == name for member in archives.members(path)) == copy
+    except DataError:
+        return True
 
 
 def _dataset(
