@@ -54,17 +54,18 @@ class Classes(NamedTuple):
 
     def labels(self, annotation: np.ndarray, name: str) -> np.ndarray:
         """uint8 indices (H, W) -> uint8 labels; DataError, with `name`, for an unknown index."""
-        table = np.full(256, -1)
-        table[list(UNLABELLED)] = IGNORED
+        table = np.full(256, IGNORED)
         table[list(self.indices)] = np.arange(len(self.indices))
-        labels = table[annotation]
-        if (labels < 0).any():
-            wrong = annotation[labels < 0][0]
+        # Pillow's tables and histograms take no memory beside the images
+        image = Image.fromarray(annotation)
+        unknown = {i for i, count in enumerate(image.histogram()) if count}
+        unknown -= {*self.indices, *UNLABELLED}
+        if unknown:
             raise DataError(
-                f"{name}: index {wrong} is in no line of the class list, expected one of its "
-                f"{len(self.indices)} from {self.indices[0]} to {self.indices[-1]}"
+                f"{name}: index {min(unknown)} is in no line of the class list, expected one of "
+                f"its {len(self.indices)} from {self.indices[0]} to {self.indices[-1]}"
             )
-        return labels.astype(np.uint8)
+        return np.asarray(image.point(table.tolist()))
 
 
 class Pair(NamedTuple):

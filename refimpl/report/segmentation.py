@@ -34,8 +34,7 @@ def overlay(picture: Image.Image, answer: Segmentation) -> Image.Image:
     picture: of the size of the labels. RGB, wider by the legend, and as high as it needs. Classes
     below 0.1 % of the picture are counted, not named.
     """
-    colour = colours(len(answer.class_names))[answer.labels]
-    mixed = Image.blend(picture.convert("RGB"), Image.fromarray(colour), 0.5)
+    mixed = Image.blend(picture.convert("RGB"), mask(answer).convert("RGB"), 0.5)
     mixed = ImageOps.scale(mixed, -(-LEAST // max(mixed.size)), Image.Resampling.NEAREST)
     legend = _legend(answer)
     height = max(mixed.height, ROW * len(legend) + ROW)
