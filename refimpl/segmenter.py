@@ -199,8 +199,9 @@ class Segmenter:
         return max(1, min(cpus(), IMAGES_BYTES // band))
 
     def _bytes(self, size: tuple[int, int]) -> int:
-        """Of the logits of so many rows and columns, in float32."""
-        return 4 * self.model.config.num_classes * size[0] * size[1]
+        """Of the logits of so many rows and columns."""
+        number = 4 if self.engine is not None else self.params["head"]["weight"].itemsize
+        return number * self.model.config.num_classes * size[0] * size[1]
 
     def _parts(self, pixels: np.ndarray, name: str) -> Iterator[Part]:
         """uint8 (H, W[, 3]) -> the logits of all its pixels, a part at a time.
