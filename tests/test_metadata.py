@@ -281,6 +281,31 @@ def test_white_may_be_0_and_12_bits_end_at_4095():
     np.testing.assert_array_equal(np.asarray(images.decode(twelve, "12 bits")), [[255, 0]])
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_channels_one_after_the_other(bits):
+    """Pillow reads those of 16 bits as if they had 8."""
+    planes = np.array([[1, 2], [3, 4], [5, 6]], ">u2" if bits == 16 else "u1")
+    content = tiff_pages(">", 2, [bits] * 3, planes.tobytes(), 2)
+    count, size = planes.shape[0], planes[0].nbytes
+    entries = struct.pack(">HHII", 284, 3, 1, 2 << 16)
+    head = struct.unpack_from(">H", content, 8)[0]
+    content = content[:8] + struct.pack(">H", head + 1) + content[10:]
+    content = content[: 10 + 12 * head] + entries + content[10 + 12 * head + 12 :]
+    offsets = struct.pack(f">{count}I", *(200 + size * i for i in range(count)))
+    content = content.replace(struct.pack(">HHII", 273, 4, 1, 200),
+                              struct.pack(">HHII", 273, 4, count, 240))  # fmt: skip
+    content = content.replace(struct.pack(">HHII", 279, 4, 1, size * count),
+                              struct.pack(">HHII", 279, 4, count, 260))  # fmt: skip
+    content = content.ljust(240, b"\0") + offsets
+    content = content.ljust(260, b"\0") + struct.pack(f">{count}I", *[size] * count)
+    if bits == 8:
+        found = np.asarray(images.decode(content, "planes"))
+        np.testing.assert_array_equal(found, planes.T[None])
+        return
+    with pytest.raises(DataError, match="channels of 16 bits one after the other"):
+        images.decode(content, "planes")
+
+
 # --- PIL images of the user -----------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from refimpl.conventions import DataError
+from refimpl.conventions import DataError, shown
 
 MAX_BYTES = 2**24
 
@@ -23,19 +23,17 @@ def composed(name: str) -> str:
 
 
 def distinct(names: Sequence[str], keys: Sequence[object]) -> tuple[str, ...]:
-    """The names; one that occurs twice is followed by its key, as in "crane (n02012849)".
+    """The names; those that occur twice are followed by their keys, as in "crane (n02012849)".
 
     >>> distinct(["crane", "wall", "crane"], [1, 2, 7])
     ('crane (1)', 'wall', 'crane (7)')
     """
-    return _told_apart(names, keys, Counter(names))
-
-
-def _told_apart(
-    names: Sequence[str], keys: Sequence[object], counts: Counter[str]
-) -> tuple[str, ...]:
-    pairs = zip(names, keys, strict=True)
-    return tuple(name if counts[name] == 1 else f"{name} ({key})" for name, key in pairs)
+    found = tuple(names)
+    while len(set(found)) < len(found):  # once more where another class has just that name
+        counts = Counter(found)
+        pairs = zip(found, keys, strict=True)
+        found = tuple(name if counts[name] == 1 else f"{name} ({key})" for name, key in pairs)
+    return found
 
 
 def read(path: str | Path) -> dict[str, str]:
@@ -55,7 +53,7 @@ def read(path: str | Path) -> dict[str, str]:
     names: dict[str, str] = {}
     for where, folder, name in pairs:
         folder, name = composed(folder), composed(name)
-        if not name or not name.isprintable():
+        if not name or shown(name) != name:
             raise DataError(f"{path}: {where}: found the name {name!r}, expected printable text")
         if folder in names:
             raise DataError(f"{path}: {where}: a second name, expected one for each folder")
@@ -75,8 +73,9 @@ def apply(path: str | Path, folders: Sequence[str]) -> tuple[str, ...]:
     for folder in folders:
         if folder not in names:
             raise DataError(f"{path}: no name for the class folder {folder!r}")
-    counts = Counter(names.values())  # of the whole file: the same name whatever the data
-    return _told_apart([names[folder] for folder in folders], folders, counts)
+    # of the whole file: the same name whatever the data
+    called = dict(zip(names, distinct(tuple(names.values()), tuple(names)), strict=True))
+    return tuple(called[folder] for folder in folders)
 
 
 def _lines(path: Path, text: str) -> list[tuple[str, str, str]]:

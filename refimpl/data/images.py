@@ -53,7 +53,9 @@ _FACTORS = {"L": 1, "L;2": 85, "L;4": 17, "1": 255, "P": 1, "P;1": 1, "P;2": 1, 
 _LOSSLESS = ("BMP", "DIB", "GIF", "PCX", "PNG", "PPM", "TGA", "TIFF")
 _LOSSY_TIFF = ("jpeg", "tiff_jpeg", "webp")
 _WIDE = re.compile("(LA|RGB|RGBA|RGBX|CMYK);16[BLN]")
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # a tag of TIFF
+# Tags of TIFF, and values of them.
+_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284
+_WHITE_IS_ZERO, _APART = 0, 2
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -124,6 +126,13 @@ def _allowed(image: Image.Image, name: str) -> Image.Image:
     """An image that is opened and not decoded, where nothing speaks against decoding it."""
     if image.format == "EPS":
         raise DataError(f"{name}: EPS is a program for Ghostscript, expected pixels")
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS, (1,))
+    if tags.get(_PLANES) == _APART and len(bits) > 1 and max(bits) > 8:
+        raise DataError(
+            f"{name}: a TIFF with the channels of {max(bits)} bits one after the other, which "
+            "Pillow misreads; expected them together, or of 8 bits"
+        )
     pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
     if most is not None and pixels > most:  # Pillow itself would warn up to twice as many
         raise DataError(f"{name}: refused, too many pixels: {pixels}, expected at most {most}")

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from refimpl.conventions import IGNORED, DataError
+from refimpl.conventions import IGNORED, DataError, shown
 from refimpl.data import class_names as names_file
 from refimpl.data import mnist
 from refimpl.data.archives import read_file
@@ -281,7 +281,12 @@ def _table(path: Path) -> dict[str, str]:
         index = row[header.index("Idx")].strip()
         if index in found:
             raise DataError(f"{path}: row {number}: index {index} a second time")
-        found[index] = row[header.index("Name")].strip()
+        name = row[header.index("Name")].strip()
+        if not name or shown(name) != name:
+            raise DataError(
+                f"{path}: row {number}: found the name {name!r}, expected printable text"
+            )
+        found[index] = name
     return found
 
 
