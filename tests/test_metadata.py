@@ -180,24 +180,25 @@ def test_only_pillow_is_quiet_and_only_in_the_thread_that_decodes():
         assert warnings.filters == before
 
 
-def test_threads_that_decode_leave_the_warnings_of_the_process_alone():
-    """`catch_warnings` in threads that end in another order would not."""
-    before = list(warnings.filters)
-    content = DAMAGED["jpeg, EXIF cut in its entries"]
-    inside, leave = threading.Event(), threading.Event()
+def test_threads_that_decode_leave_the_warnings_of_the_process_alone(monkeypatch):
+    """One begins first and ends first; `catch_warnings` would then bring back the other's."""
+    before, image_open = list(warnings.filters), Image.open
+    begun, leave = threading.Event(), threading.Event()
 
-    def stays() -> None:
-        with metadata.quiet():
-            inside.set()
+    def opened(file: io.BytesIO) -> Image.Image:
+        if threading.current_thread() is other:
+            begun.set()
             leave.wait(20)
+        else:
+            leave.set()
+            other.join(20)
+        return image_open(file)
 
-    thread = threading.Thread(target=stays)
-    with metadata.quiet():
-        thread.start()
-        assert inside.wait(20)
-    images.decode(content, "meanwhile")
-    leave.set()
-    thread.join()
+    other = threading.Thread(target=lambda: images.decode(PNG, "first"))
+    monkeypatch.setattr(images.Image, "open", opened)
+    other.start()
+    assert begun.wait(20)
+    images.decode(PNG, "second")
     assert warnings.filters == before
 
 

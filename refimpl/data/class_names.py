@@ -36,20 +36,24 @@ def distinct(names: Sequence[str], keys: Sequence[object]) -> tuple[str, ...]:
     return found
 
 
-def read(path: str | Path) -> dict[str, str]:
-    """Folder -> name, from a file as above; DataError says what is wrong with it, and where."""
-    path = Path(path)
+def text(path: str | Path) -> str:
+    """What a file with names says, without an editor's mark; DataError where it is no such text."""
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise DataError(f"{path}: more than {MAX_BYTES >> 20} MB, expected a class names file")
-        text = content.decode("utf-8-sig")  # an editor may have put a byte order mark before it
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot read the class names: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8, expected text") from None
-    pairs = _json(path, text) if path.suffix.lower() == ".json" else _lines(path, text)
+
+
+def read(path: str | Path) -> dict[str, str]:
+    """Folder -> name, from a file as above; DataError says what is wrong with it, and where."""
+    path = Path(path)
+    pairs = (_json if path.suffix.lower() == ".json" else _lines)(path, text(path))
     names: dict[str, str] = {}
     for where, folder, name in pairs:
         folder, name = composed(folder), composed(name)

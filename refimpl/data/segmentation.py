@@ -268,11 +268,13 @@ def _stored(size: tuple[int, int], orientation: int) -> tuple[int, int]:
 
 def _table(path: Path) -> dict[str, str]:
     """Index -> name, of a table with a header; empty where the first line is none."""
-    header, *rows = [line.split("\t") for line in _text(path).splitlines() if line.strip()] or [[]]
+    lines = [line for line in names_file.text(path).splitlines() if line.strip()]
+    header = lines[0].split("\t") if lines else []
     if "Idx" not in header or "Name" not in header:
         return {}
     found: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, line in enumerate(lines[1:], start=2):
+        row = line.split("\t")
         if len(row) != len(header):
             raise DataError(
                 f"{path}: row {number} has {len(row)} columns, expected {len(header)}, as the "
@@ -288,13 +290,6 @@ def _table(path: Path) -> dict[str, str]:
             )
         found[index] = name
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_file(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8, expected text") from None
 
 
 def _class_list(path: Path) -> Path:
