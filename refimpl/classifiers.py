@@ -16,11 +16,12 @@ import numpy as np
 from PIL import Image
 
 from refimpl.conventions import DataError, ModelFileError
-from refimpl.data.preprocessing import Preprocessing
+from refimpl.data.class_names import distinct
+from refimpl.data.preprocessing import Judged, Preprocessing
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer, flatten, unflatten
 from refimpl.ops import softmax
-from refimpl.predictors import Picture, compute, opened, read, ready
+from refimpl.predictors import Picture, compute, opened, read, ready, told
 
 if TYPE_CHECKING:  # an answer does not wait for what data sets need
     from refimpl.data.image_folder import Array
@@ -94,7 +95,7 @@ class Classifier:
         self.model = model
         self.params = params
         self.preprocessing = preprocessing
-        self.class_names = tuple(class_names)
+        self.class_names = distinct(class_names, range(len(class_names)))
         self.engine = engine
         self.caution = caution
         computed = np.float32 if engine is not None else params["head"]["weight"].dtype
@@ -111,9 +112,10 @@ class Classifier:
         predictions = []
         for first in range(0, len(pictures), BATCH_SIZE):
             some = pictures[first : first + BATCH_SIZE]
-            pixels = np.stack([self.preprocessing.pixels(opened(picture)) for picture in some])
+            judged = [self.preprocessing.judged(opened(picture)) for picture in some]
+            pixels = np.stack([each.pixels for each in judged])
             probabilities = self.probabilities(self.preprocessing.normalise(pixels))
-            predictions += map(self._prediction, probabilities, pixels)
+            predictions += map(self._prediction, probabilities, judged)
         return predictions
 
     def astype(self, dtype: np.dtype | type) -> "Classifier":
@@ -193,10 +195,10 @@ class Classifier:
             images_per_second=len(rank) / seconds,
         )
 
-    def _prediction(self, probabilities: np.ndarray, pixels: np.ndarray) -> Prediction:
+    def _prediction(self, probabilities: np.ndarray, judged: Judged) -> Prediction:
         best = int(np.argmax(probabilities))
         label, probability = self.class_names[best], float(probabilities[best])
-        warning = self.preprocessing.unlike(pixels) or self.caution
+        warning = told(judged, self.class_names, self.model.config) or self.caution
         return Prediction(label, probability, self.class_names, probabilities, warning)
 
 

@@ -20,6 +20,7 @@ after the other along the leading axes.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
@@ -28,8 +29,36 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 IGNORED = 255  # in a label map: a pixel without a label [SPEC 10]
 
 
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # Unicode's categories of what is not seen
+_JOINERS = "\u200c\u200d"  # without which Persian names and some emoji are other ones
+
+
+def shown(text: object) -> str:
+    """A name of the user, or a text with names in it, as one line that no terminal obeys.
+
+    Control characters, line breaks and marks that turn the direction become escapes, and so do the
+    bytes of a file's name that are no UTF-8; all else stays. Once more it changes nothing.
+
+    >>> shown("a\\nb.png"), shown("caf\\udce9"), shown("\\x1b[31mred"), shown("日本 thé.png")
+    ('a\\\\nb.png', 'caf\\\\xe9', '\\\\x1b[31mred', '日本 thé.png')
+    """
+    text = str(text)
+    return text if text.isascii() and text.isprintable() else "".join(map(_seen, text))
+
+
+def _seen(character: str) -> str:
+    if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
+        return character
+    if "\udc80" <= character <= "\udcff":  # how Python keeps a byte that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
 class RefimplError(Exception):
-    """Base of every error that refimpl raises on purpose; its text is one line."""
+    """Base of every error that refimpl raises on purpose; its text is one line, see `shown`."""
+
+    def __str__(self) -> str:
+        return shown(super().__str__())
 
 
 class ShapeError(RefimplError, ValueError):
@@ -80,6 +109,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     sane = isinstance(name, str) and len(name) < 100
     found = difflib.get_close_matches(name, list(known), n=1) if sane else []
     return f"; did you mean {found[0]!r}?" if found else ""
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def is_lfs_pointer(content: bytes) -> bool:
+    """Whether a file, of which `content` is the beginning, is what Git LFS keeps in its place."""
+    return bytes(content[: len(_LFS_POINTER)]) == _LFS_POINTER
+
+
+def lfs_error(name: object) -> str:
+    """What to say of such a file."""
+    return f"{name}: a pointer of Git LFS, expected the file itself; `git lfs pull` fetches it"
 
 
 def float_dtype(op: str, **arrays: np.ndarray | None) -> np.dtype:

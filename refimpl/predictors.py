@@ -1,6 +1,6 @@
 """What a classifier and a segmenter share: a file made ready, images opened, logits computed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -9,10 +9,12 @@ from PIL import Image
 
 from refimpl.conventions import ConfigError, DataError, ModelFileError, require_finite
 from refimpl.data.images import open_image, to_plain
-from refimpl.data.preprocessing import Preprocessing
+from refimpl.data.preprocessing import Judged, Preprocessing
 from refimpl.models import (
+    Config,
     VisionTransformer,
     binary,
+    cards,
     files,
     flatten,
     interpreter,
@@ -136,3 +138,21 @@ def _loaded(picture: Image.Image) -> Image.Image:
     except Exception as error:  # as in `data.images`
         what = f"{type(error).__name__}: {error}"
         raise DataError(f"{name}: the image is broken or truncated ({what})") from None
+
+
+def told(judged: Judged, class_names: Sequence[str], config: Config) -> str | None:
+    """The warning of an image, with what the model knows and which one may know more."""
+    if judged.warning is None or (judged.exchanged and not judged.colours):
+        return judged.warning
+    known = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
+    text = f"{judged.warning}; the model knows {known}"
+    if judged.colours and config.channels == 1 and (others := _reading_colours(config.task)):
+        text += f"; try --model {' or '.join(others)}"
+    return text
+
+
+def _reading_colours(task: str) -> list[str]:
+    """Shipped models for a task that read RGB, by their cards."""
+    found = {name: cards.read(files.find(name))["config"] for name in files.shipped()}
+    configs = {name: Config.from_json(fields) for name, fields in found.items()}
+    return [name for name, c in configs.items() if c.task == task and c.channels == 3]

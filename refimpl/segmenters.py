@@ -3,13 +3,15 @@
     refimpl.segmenter("segmenter.safetensors")("street.jpg").labels
 
 Images have any size. Where they are larger than the model's, windows of its size slide over them
-and their logits are averaged; smaller ones are enlarged first [SPEC 10].
+and their logits are averaged; smaller ones are enlarged first [SPEC 10]. Logits are made and used
+band by band, from top to bottom: their memory is that of a row of windows, whatever the image.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
@@ -19,17 +21,24 @@ import numpy as np
 from PIL import Image
 
 from refimpl import metrics
-from refimpl.conventions import ModelFileError
+from refimpl.conventions import DataError, ModelFileError
+from refimpl.data.class_names import distinct
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer
 from refimpl.ops import interpolate
-from refimpl.predictors import Picture, compute, opened, read, ready
+from refimpl.predictors import Picture, compute, opened, read, ready, told
 
 if TYPE_CHECKING:  # it imports archives, which an answer for an image does not need
     from refimpl.data.segmentation import SegmentationFolder
 
-WINDOWS = 8  # computed at a time
+WINDOWS = 8  # computed at a time, at most
+WINDOW_BYTES = 2**29  # of the logits of those
+BAND_BYTES = 2**30  # of the logits of a band; where it has more, it is divided into strips
+IMAGES_BYTES = 2**32  # of the bands of images that are computed side by side
+ENLARGED = 64  # windows: an enlarged image has no more pixels than that many have
+
+Part = tuple[slice, slice, np.ndarray]  # rows and columns of an image, their logits
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,28 +104,33 @@ class Segmenter:
         self.model = model
         self.params = params
         self.preprocessing = preprocessing
-        self.class_names = tuple(class_names)
+        self.class_names = distinct(class_names, range(len(class_names)))
         self.engine = engine
 
-    def __call__(self, image: Picture) -> Segmentation:
+    def __call__(self, image: Picture, name: str | None = None) -> Segmentation:
         """A path, PIL image or uint8 array (H, W), (H, W, 3) -> the class of each of its pixels.
 
-        DataError names what is not an image.
+        name: what an error calls the image; without it its path, or "image". DataError names what
+        is not an image, or so narrow that it would be enlarged beyond ENLARGED windows.
         """
         picture = opened(image)
-        warning = self.preprocessing.unlike(self.preprocessing.unsized(picture))
-        return Segmentation(self._labels(picture), self.class_names, warning)
+        pixels = self.preprocessing.unsized(picture)
+        labels = np.empty(pixels.shape[:2], np.uint8)
+        for rows, columns, logits in self._parts(pixels, name or _name(image)):
+            labels[rows, columns] = logits.argmax(axis=0)
+        warning = told(self.preprocessing.judged(picture), self.class_names, self.model.config)
+        return Segmentation(labels, self.class_names, warning)
 
     def logits(self, image: Picture) -> np.ndarray:
         """Of every pixel, (classes, H, W), the image's own size: 4 bytes a class and pixel."""
-        picture = opened(image)
-        pixels = self.preprocessing.unsized(picture)  # (H, W) or (H, W, 3)
-        size, window = pixels.shape[:2], self.model.config.image_size
-        covering = covering_size(size, window)
-        if covering != size:
-            large = Image.fromarray(pixels).resize(covering[::-1], Image.Resampling.BILINEAR)
-            pixels = np.asarray(large)
-        return interpolate.forward(self._slide(pixels), size, "bilinear")[0]
+        pixels = self.preprocessing.unsized(opened(image))  # (H, W) or (H, W, 3)
+        parts = self._parts(pixels, _name(image))
+        whole: np.ndarray | None = None
+        for rows, columns, logits in parts:
+            if whole is None:
+                whole = np.empty((len(logits), *pixels.shape[:2]), logits.dtype)
+            whole[:, rows, columns] = logits
+        return whole
 
     def evaluate(
         self,
@@ -139,15 +153,22 @@ class Segmenter:
 
         classes = len(self.class_names)
 
-        def count(pair: tuple[Image.Image, np.ndarray]) -> np.ndarray:
-            image, labels = pair
-            return metrics.confusion_matrix(labels, self._labels(image), classes)
+        def count(given: tuple[Pair, tuple[Image.Image, np.ndarray]]) -> np.ndarray:
+            pair, (image, labels) = given
+            found = np.zeros((classes, classes), np.int64)
+            for rows, columns, logits in self._parts(
+                self.preprocessing.unsized(image), str(pair.image)
+            ):
+                found += metrics.confusion_matrix(
+                    labels[rows, columns], logits.argmax(axis=0), classes
+                )
+            return found
 
         confusion = np.zeros((classes, classes), np.int64)
         start = time.perf_counter()
-        threads = cpus() if self.engine is None else 1  # the engine has threads of its own
+        threads = self._side_by_side()
         read = functools.partial(Pair.read, classes=folder.classes)
-        pairs = Workers(workers).map(read, folder.pairs, ahead=0)
+        pairs = zip(folder.pairs, Workers(workers).map(read, folder.pairs, ahead=0), strict=True)
         with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
             for counts in map_ahead(pool, count, pairs, ahead=threads):
                 confusion += counts
@@ -170,28 +191,136 @@ class Segmenter:
             confusion=confusion.tolist(),
         )
 
-    def _labels(self, picture: Image.Image) -> np.ndarray:
-        return self.logits(picture).argmax(axis=0).astype(np.uint8)
+    def _side_by_side(self) -> int:
+        """How many images are computed at the same time."""
+        if self.engine is not None:
+            return 1  # it has threads of its own
+        height, width = self.model.config.image_size
+        band = min(BAND_BYTES, self._bytes((height, WINDOWS * width)))
+        return max(1, min(cpus(), IMAGES_BYTES // band))
 
-    def _slide(self, pixels: np.ndarray) -> np.ndarray:
-        """uint8 (H, W[, 3]), no side shorter than the window -> logits (classes, H, W)."""
-        window = self.model.config.image_size
-        places = list(windows(pixels.shape[:2], window))
-        total, covered = 0, np.zeros(pixels.shape[:2], np.int64)
-        for first in range(0, len(places), WINDOWS):
-            some = places[first : first + WINDOWS]
-            cut = np.stack([pixels[place] for place in some])
+    def _bytes(self, size: tuple[int, int]) -> int:
+        """Of the logits of so many rows and columns."""
+        number = 4 if self.engine is not None else self.params["head"]["weight"].itemsize
+        return number * self.model.config.num_classes * size[0] * size[1]
+
+    def _parts(self, pixels: np.ndarray, name: str) -> Iterator[Part]:
+        """uint8 (H, W[, 3]) -> the logits of all its pixels, a part at a time.
+
+        The parts are bands from top to bottom, of one strip of columns after the other.
+        """
+        size, window = pixels.shape[:2], self.model.config.image_size
+        covering = covering_size(size, window)
+        if covering == size:
+            for columns in _strips(size[1], self._bytes((window[0], size[1])), BAND_BYTES):
+                for rows, logits in self._bands(pixels, columns):
+                    yield rows, columns, logits
+            return
+        if covering[0] * covering[1] > ENLARGED * window[0] * window[1]:
+            raise DataError(
+                f"{name}: {size[1]} x {size[0]} pixels would be enlarged to {covering[1]} x "
+                f"{covering[0]}; expected no more than {ENLARGED} windows of {window[1]} x "
+                f"{window[0]}"
+            )
+        large = Image.fromarray(pixels).resize(covering[::-1], Image.Resampling.BILINEAR)
+        pixels = np.asarray(large)
+        first, second, share = interpolate.between(covering[1], size[1])
+        # a quarter, since what becomes smaller is there several times
+        for columns in _strips(size[1], self._bytes((window[0], covering[1])), BAND_BYTES // 4):
+            source = slice(int(first[columns][0]), int(second[columns][-1]) + 1)
+            places = (first[columns] - source.start, second[columns] - source.start, share[columns])
+            bands = (
+                (rows, _mixed(logits, *places, axis=2))
+                for rows, logits in self._bands(pixels, source)
+            )
+            for rows, logits in _rows_of(bands, covering[0], size[0]):
+                yield rows, columns, logits
+
+    def _bands(self, pixels: np.ndarray, columns: slice) -> Iterator[tuple[slice, np.ndarray]]:
+        """Mean logits of some columns, (classes, rows, columns): band by band, no row twice.
+
+        pixels: uint8 (H, W[, 3]), no side shorter than the window. A band is all that the next row
+        of windows does not touch; it is good until the next one is asked for.
+        """
+        window, size = self.model.config.image_size, pixels.shape[:2]
+        touching = [
+            place
+            for place in windows(size, window)
+            if place[1].start < columns.stop and place[1].stop > columns.start
+        ]
+        found = self._windows(pixels, touching)
+        side_by_side = [list(row) for _, row in itertools.groupby(touching, lambda place: place[0])]
+        ends = [*(row[0][0].start for row in side_by_side[1:]), size[0]]
+        total, covered = None, np.zeros((window[0], columns.stop - columns.start), np.int64)
+        for row, end in zip(side_by_side, ends, strict=True):
+            for _, across in row:
+                part = next(found)  # (classes, h, w)
+                if total is None:
+                    total = np.zeros((len(part), *covered.shape), part.dtype)
+                start, stop = max(across.start, columns.start), min(across.stop, columns.stop)
+                place = slice(start - columns.start, stop - columns.start)
+                total[:, :, place] += part[:, :, start - across.start : stop - across.start]
+                covered[:, place] += 1
+            top = row[0][0].start
+            done = end - top
+            total[:, :done] /= covered[:done].astype(total.dtype)
+            yield slice(top, end), total[:, :done]
+            for array in (total, covered[None]):
+                array[:, : window[0] - done] = array[:, done:]
+                array[:, window[0] - done :] = 0
+
+    def _windows(
+        self, pixels: np.ndarray, places: Sequence[tuple[slice, slice]]
+    ) -> Iterator[np.ndarray]:
+        """Logits (classes, h, w) of the window at each place, some computed at a time."""
+        size = self._bytes(self.model.config.image_size)
+        count = max(1, min(WINDOWS, WINDOW_BYTES // size))
+        for first in range(0, len(places), count):
+            cut = np.stack([pixels[place] for place in places[first : first + count]])
             x = self.preprocessing.normalise(cut)
-            logits = compute("segmenter", self.model, self.params, self.engine, x)
-            if len(places) == 1:
-                return logits[0]
-            if first == 0:
-                total = np.zeros((logits.shape[1], *pixels.shape[:2]), logits.dtype)
-            for place, part in zip(some, logits, strict=True):
-                total[:, place[0], place[1]] += part
-                covered[place] += 1
-        total /= covered.astype(total.dtype)
-        return total
+            yield from compute("segmenter", self.model, self.params, self.engine, x)
+
+
+def _name(image: Picture) -> str:
+    return str(image) if isinstance(image, (str, PathLike)) else "image"
+
+
+def _strips(width: int, size: int, room: int) -> list[slice]:
+    """`width` columns, of which `size` bytes are to be held, in strips of at most `room` bytes.
+
+    >>> _strips(10, 100, 100), _strips(10, 250, 100)
+    ([slice(0, 10, None)], [slice(0, 3, None), slice(3, 6, None), slice(6, 10, None)])
+    """
+    count = min(width, -(-size // room))
+    edges = [i * width // count for i in range(count + 1)]
+    return [slice(*pair) for pair in itertools.pairwise(edges)]
+
+
+def _mixed(
+    x: np.ndarray, first: np.ndarray, second: np.ndarray, share: np.ndarray, axis: int
+) -> np.ndarray:
+    """x (classes, H, W) with the entries along an axis mixed, as `interpolate.between` says."""
+    share = share.reshape(-1, *[1] * (2 - axis))
+    y = x.take(first, axis) * (1 - share).astype(x.dtype)
+    y += x.take(second, axis) * share.astype(x.dtype)
+    return y
+
+
+def _rows_of(
+    bands: Iterator[tuple[slice, np.ndarray]], inputs: int, outputs: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Bands of `inputs` rows (classes, some, W), from the top -> bands of `outputs` rows."""
+    first, second, share = interpolate.between(inputs, outputs)
+    done, start, held = 0, 0, None  # outputs that are made; the first input that is held
+    for rows, band in bands:
+        held = band if held is None else np.concatenate([held, band], axis=1)
+        ready = int(np.searchsorted(second, rows.stop))
+        if ready > done:
+            some = slice(done, ready)
+            yield some, _mixed(held, first[some] - start, second[some] - start, share[some], axis=1)
+            done = ready
+        kept = min(int(first[min(done, outputs - 1)]), rows.stop)
+        start, held = kept, held[:, kept - start :].copy()
 
 
 def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, int]:

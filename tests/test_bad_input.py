@@ -311,7 +311,7 @@ ARCHIVES = {
     "absolute path in a zip": data_set(zipped({"/test/ant/1.png": picture()}), "'/test/ant/1.png'"),
     "path to above in a zip": data_set(zipped({"test/../../1.png": b""}), "'test/../../1.png'"),
     "drive in a zip": data_set(zipped({"C:/ant/1.png": b""}), "'C:/ant/1.png'"),
-    "backslashes": data_set(zipped({"..\\ant\\1.png": b""}), "..\\\\ant\\\\1.png'"),
+    "backslashes": data_set(zipped({"..\\ant\\1.png": b""}), "'../ant/1.png': expected a rel"),
     "bad path of another file": data_set(tar(GOOD | {"/etc/passwd": b""}), "'/etc/passwd'"),
     "line break in a name": data_set(
         tar({"ant/1\n.png": b""}), r"'ant/1\n.png': expected a name of"

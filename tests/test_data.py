@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import refimpl
 from refimpl.conventions import ConfigError, DataError, RefimplError
 from refimpl.data import bundled, idx, images, mnist
 from refimpl.data.preprocessing import Preprocessing
@@ -241,6 +242,7 @@ def test_preprocessing_through_json():
     assert json.loads(text) == {
         "size": [28, 28], "mode": "grey", "mean": [0.1307], "std": [0.3081],
         "resampling": "bilinear", "crop": 1.0, "invert": False, "brightness": [0.0254, 0.3976],
+        "contrast": 0.7776, "colour": None,
     }  # fmt: skip
     assert Preprocessing.from_json(json.loads(text)) == mnist.PREPROCESSING
 
@@ -266,6 +268,9 @@ def test_preprocessing_through_json():
         ({"brightness": 0.5}, "brightness is 0.5"),
         ({"brightness": [0.5]}, "brightness is (0.5,), expected two"),
         ({"brightness": [0.5, 0.4]}, "brightness is (0.5, 0.4), expected low before high"),
+        ({"contrast": 1.5}, "contrast is 1.5, expected a number from 0 to 1"),
+        ({"colour": "much"}, "colour is 'much', expected a number"),
+        ({"size": [2**12, 2**12 + 1]}, "expected at most 16777216 pixels"),
         ({"brightness": [0.1, float("inf")]}, "brightness is (0.1, inf), expected two finite"),
         ({"margin": 4}, "unknown field 'margin'"),
     ],
@@ -309,6 +314,65 @@ def test_measured_images_come_out_with_mean_0_and_std_1(invert):
 def test_measured_images_of_one_level_divide_by_1():
     measured = Preprocessing.plain((2, 3), 1).measured(np.full((4, 2, 3), 51, np.uint8))
     assert (measured.mean, measured.std, measured.brightness) == ((0.2,), (1.0,), (0.2, 0.2))
+    assert (measured.contrast, measured.colour) == (0.0, None)
+
+
+def test_contrast_and_colourfulness_are_measured_by_hand():
+    """Of half 0 and half 255 the contrast is 1; of 51 and 102 it is 0.1 / sqrt(0.3 * 0.7)."""
+    pixels = np.array([[[0, 255, 255, 0]], [[51, 102, 102, 51]]], np.uint8)
+    grey = Preprocessing.plain((1, 4), 1).measured(pixels)
+    assert grey.contrast == pytest.approx(0.1 / 0.21**0.5, abs=1e-4)
+    colour = np.zeros((2, 1, 4, 3), np.uint8)
+    colour[0, ..., 0] = 51  # the brightest channel is 51 above the darkest
+    assert Preprocessing.plain((1, 4), 3).measured(colour).colour == 0.2
+    assert grey.inverted().contrast == grey.contrast
+
+
+@pytest.mark.parametrize(("pixels", "words"), [
+    ([0, 255, 255, 0], None), ([51, 102, 102, 51], None),
+    ([60, 90, 90, 60], "contrast 0.13, the images of the training had 0.22 or more"),
+    ([128, 127, 127, 128], "contrast 0.00, the images of the training had 0.22 or more"),
+])  # fmt: skip
+def test_contrast_is_judged(pixels, words):
+    seen = dataclasses.replace(Preprocessing.plain((1, 4), 1), contrast=0.2182)
+    assert seen.unlike(np.array([pixels], np.uint8)) == words
+
+
+def test_colours_are_judged():
+    seen = dataclasses.replace(Preprocessing.plain((2, 2), 3), colour=0.2)
+    red = np.zeros((2, 2, 3), np.uint8)
+    red[..., 0] = 51
+    assert seen.unlike(red) is None
+    red[..., 0] = 102
+    words = "colourfulness 0.40, the images of the training had 0.20 or less"
+    assert seen.unlike(red) == words
+
+
+@pytest.mark.parametrize(("found", "seen", "words"), [
+    (129, (0.5, 0.5), "brightness 0.506, the images of the training had 0.500 to 0.500"),
+    (128, (0.5, 0.5), "brightness 0.502, the images of the training had 0.500 to 0.500"),
+    (200, (0.1, 0.12), "brightness 0.78, the images of the training had 0.10 to 0.12"),
+])  # fmt: skip
+def test_numbers_that_differ_are_shown_apart(found, seen, words):
+    preprocessing = dataclasses.replace(Preprocessing.plain((1, 1), 1), brightness=seen)
+    assert preprocessing.unlike(np.array([[found]], np.uint8)).startswith(words)
+
+
+@pytest.mark.parametrize("path", bundled.photographs(), ids=lambda path: path.stem)
+def test_a_photograph_is_no_digit(path):
+    """Each of them is told, as it is and in grey, and with colours the remedy is named."""
+    ask = refimpl.classifier("didb_micro_mnist", backend="numpy")
+    (answer,) = ask(path)
+    assert answer.warning
+    photo = images.open_image(path)
+    (grey,) = ask(photo.convert("L"))
+    assert grey.warning and "colours" not in grey.warning
+    if np.ptp(np.asarray(photo), axis=-1).mean() > 10:
+        assert "it has colours, the model reads grey; the model knows 0, 1, " in answer.warning
+        assert answer.warning.endswith("; try --model deit_cifar10 or didb_cifar10")
+    (known,) = refimpl.classifier("didb_cifar10", backend="numpy")(path)
+    assert known.warning is None
+    assert refimpl.segmenter("segmenter_didb_scenes", backend="numpy")(path).warning
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """Damaged and made-up bytes: whatever they are, there is an answer or a RefimplError of one line.
 
-Twelve targets: image files of eleven formats, idx files, tar and zip archives (damaged as packed
-and before they are packed), safetensors (damaged bytes; a sound file with odd JSON in its header),
+Sixteen targets: image files of eleven formats, sound ones with damaged metadata, annotations, idx
+files, tar and zip archives (damaged as packed and before they are packed; with odd names), class
+lists and names of classes, safetensors (damaged bytes; a sound file with odd JSON in its header),
 recipes, ablations, cards, checkpoints, and tables of runs. The profile ci draws 300 examples a
-target, 3,600 in all, the same on every run; explore draws 10,000 a target, 120,000 in all:
+target, the same on every run; explore draws 10,000 a target, other ones on every run:
 
     HYPOTHESIS_PROFILE=explore pytest tests/test_fuzz.py
 """
@@ -17,6 +18,7 @@ import io
 import json
 import lzma
 import struct
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,13 +31,13 @@ from PIL import Image
 
 import refimpl
 from refimpl.classifiers import Evaluation
-from refimpl.conventions import RefimplError
-from refimpl.data import datasets, idx, images
+from refimpl.conventions import RefimplError, shown
+from refimpl.data import class_names, datasets, idx, images, segmentation
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import cards, files
 from refimpl.training import ablation, ablation_table, checkpoints, recipes
 from tests.test_bad_input import ANIMALS, ANIMALS_PARAMS, tar, zipped
-from tests.test_data import encoded, idx_bytes
+from tests.test_data import encoded, idx_bytes, png_chunk
 
 fuzz = settings(
     max_examples=10 * settings.default.max_examples,
@@ -111,6 +113,94 @@ def test_images(content: bytes) -> None:
         assert PLAIN.pixels(image).shape == (4, 8)
 
 
+# --- metadata: whatever it is, the pixels stay ----------------------------------------------------
+
+KINDS = [b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"pHYs", b"gAMA", b"cHRM", b"sBIT", b"acTL"]
+SEGMENTS = [0xE1, 0xE2, 0xED, 0xFE]  # of JPEG
+ENTRY = st.builds(
+    lambda order, *fields: struct.pack(f"{order}HHII", *fields),
+    st.sampled_from("<>"),
+    st.sampled_from([271, 274, 282, 305, 330, 34665, 34853, 37500, 40965, 65535]),
+    st.integers(0, 14),
+    st.sampled_from([0, 1, 2, 8, 2**16, 2**32 - 1]),
+    st.sampled_from([0, 1, 6, 8, 30, 200, 2**32 - 1]),
+)
+EXIF = st.builds(
+    lambda head, count, entries, tail: b"Exif\0\0" + head + count + b"".join(entries) + tail,
+    st.sampled_from([b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"II+\0", b"junk", b""]),
+    st.sampled_from([b"\1\0", b"\0\1", b"\2\0", b"\0\3", b"\xff\xff"]),
+    st.lists(ENTRY, max_size=4),
+    st.binary(max_size=24),
+)
+PLAIN_PNG, PLAIN_JPEG = encoded(PICTURE), encoded(PICTURE, "JPEG")
+
+
+def chunk(kind: bytes, body: bytes, good: bool) -> bytes:
+    made = png_chunk(kind, body)
+    return made if good else made[:-4] + b"junk"
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """Rows and columns in some order: metadata may turn a picture."""
+    values = np.asarray(image).reshape(-1, 3)
+    return values[np.lexsort(values.T)]
+
+
+@fuzz
+@given(
+    chunks=st.lists(
+        st.builds(
+            chunk,
+            st.sampled_from(KINDS),
+            st.one_of(st.binary(max_size=60), EXIF.map(lambda block: block[6:])),
+            st.booleans(),
+        ),
+        max_size=3,
+    ),
+    segments=st.lists(
+        st.tuples(st.sampled_from(SEGMENTS), st.one_of(EXIF, st.binary(max_size=60))), max_size=3
+    ),
+)
+def test_metadata(chunks: list[bytes], segments: list[tuple[int, bytes]]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        content = PLAIN_PNG[:33] + b"".join(chunks) + PLAIN_PNG[33:]
+        found = images.decode(content, "fuzz")
+        np.testing.assert_array_equal(pixels_of(found), pixels_of(PICTURE))
+        size, turned = images.picture_size(content, "fuzz")
+        assert (size, turned >= 5) == (found.size[::-1], size == (14, 9))
+        packed = [struct.pack(">BBH", 0xFF, kind, len(body) + 2) + body for kind, body in segments]
+        content = PLAIN_JPEG[:2] + b"".join(packed) + PLAIN_JPEG[2:]
+        plain = images.decode(PLAIN_JPEG, "plain")
+        np.testing.assert_array_equal(pixels_of(images.decode(content, "fuzz")), pixels_of(plain))
+
+
+# --- annotations ----------------------------------------------------------------------------------
+
+LABELS = Image.fromarray(RNG.integers(0, 3, (9, 14), dtype=np.uint8))
+ANNOTATIONS = [encoded(LABELS, format) for format in ("PNG", "BMP", "TIFF", "GIF", "PPM", "JPEG")]
+ANNOTATIONS += [encoded(LABELS.convert(mode)) for mode in ("1", "P", "RGB", "I;16")]
+ANNOTATIONS += [encoded(LABELS, bits=bits) for bits in (1, 2, 4)]
+
+
+@fuzz
+@given(damaged(ANNOTATIONS), st.integers(1, 8))
+def test_annotations(place: Path, content: bytes, turned: int) -> None:
+    folder = place.with_name("maps")
+    folder.mkdir(exist_ok=True)
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    pair = segmentation.Pair(folder / "a.png", folder / "b.png")
+    pair.image.write_bytes(encoded(PICTURE, exif=exif))
+    pair.annotation.write_bytes(content)
+    classes = segmentation.Classes((0, 1, 2), ("a", "b", "c"))
+    read = answer_or_one_line(lambda: pair.read(classes), str(pair.annotation))
+    if read is not None:
+        image, labels = read
+        assert labels.shape == image.size[::-1]
+        assert set(np.unique(labels)) <= {0, 1, 2, 255}
+
+
 # --- idx ------------------------------------------------------------------------------------------
 
 IDX = [idx_bytes(8, (2, 3), bytes(6)), idx_bytes(13, (2,), bytes(8)), idx_bytes(8, (0,), b"")]
@@ -152,6 +242,67 @@ def test_archives(place: Path, content: bytes) -> None:
 @given(damaged(ARCHIVES[:1]), st.sampled_from([bytes, gzip.compress, bz2.compress, lzma.compress]))
 def test_archives_damaged_before_they_are_packed(place: Path, content: bytes, pack) -> None:
     load(place, pack(content))
+
+
+@fuzz
+@given(
+    st.dictionaries(
+        st.lists(st.text(max_size=3) | st.sampled_from(["train", "test", "..", "é"]), max_size=4)
+        .map("/".join)
+        .map(lambda name: f"{name}.png"),
+        st.sampled_from([encoded(PICTURE), b"?"]),
+        max_size=4,
+    ),
+    st.sampled_from([tar, zipped]),
+)
+def test_archives_of_odd_names(place: Path, tree: dict[str, bytes], pack) -> None:
+    try:
+        content = pack(tree) if tree else tar({})
+    except (UnicodeError, ValueError):  # no name of a file
+        return
+    load(place, content)
+
+
+# --- class lists ----------------------------------------------------------------------------------
+
+LISTS = [b"1 wall\n2 floor\n", b"Idx\tName\n1\twall\n2\tfloor\n", b'{"1": "wall", "2": "floor"}']
+LISTS += [b"\xef\xbb\xbf" + LISTS[0], LISTS[0].replace(b"\n", b"\r\n"), "1 é\n2 天空\n".encode()]
+
+
+@fuzz
+@given(
+    content=st.one_of(
+        damaged(LISTS),
+        st.binary(max_size=60),
+        st.text(max_size=60).map(lambda text: text.encode(errors="replace")),
+        st.lists(st.tuples(st.integers(0, 300), st.text(max_size=4)), max_size=5).map(
+            lambda rows: "".join(f"{i} {name}\n" for i, name in rows).encode(errors="replace")
+        ),
+    ),
+    suffix=st.sampled_from([".txt", ".json"]),
+)
+def test_class_lists(place: Path, content: bytes, suffix: str) -> None:
+    path = place.with_suffix(suffix)
+    path.write_bytes(content)
+    found = answer_or_one_line(lambda: segmentation.read_classes(path), str(path))
+    if found is not None:
+        assert len(set(found.names)) == len(found.names) == len(found.indices)
+    names = answer_or_one_line(lambda: class_names.read(path), str(path))
+    if names is not None:
+        folders = list(names)[:2]
+        assert len(set(class_names.apply(path, folders))) == len(folders)
+
+
+@fuzz
+@given(st.lists(st.text(max_size=4), max_size=6))
+def test_names(names: list[str]) -> None:
+    found = class_names.distinct(names, range(len(names)))
+    assert len(set(found)) == len(names)
+    assert all(made.startswith(name) for made, name in zip(found, names, strict=True))
+    for name in names:
+        text = shown(name)
+        assert shown(text) == text == text.encode().decode()
+        assert len(text.splitlines()) <= 1
 
 
 # --- model files ----------------------------------------------------------------------------------

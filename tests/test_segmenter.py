@@ -25,7 +25,7 @@ from refimpl.conventions import DataError, ModelFileError
 from refimpl.data import palette, scenes, segmentation
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import cards, files
-from refimpl.report.segmentation import LEGEND, ROW, overlay
+from refimpl.report.segmentation import LEGEND, ROW, draw_confusion, overlay
 from refimpl.segmenters import Segmentation, Segmenter, covering_size, windows
 from tests import oracles, tolerances
 from tests.command_line import SMALL, assert_one_line, run, save_model, save_segmenter
@@ -344,6 +344,21 @@ def test_a_legend_names_what_is_to_be_seen():
     lines = [np.asarray(page)[ROW // 2 + ROW * row :, 3 * 105 + 12 + ROW :][: ROW - 4]
              for row in range(5)]  # fmt: skip
     assert [bool((line < 128).any()) for line in lines] == [True, True, True, True, False]
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_that_a_font_cannot_write_become_numbers(tmp_path):
+    """What is drawn for them is what is drawn for the numbers."""
+    oracles.require("matplotlib")
+    counts = np.array([[3, 1, 0], [0, 5, 1], [2, 2, 2]])
+    for i, names in enumerate((["sky", "天空", "$5 and $6"], ["sky", "class 1", "$5 and $6"])):
+        draw_confusion(counts, names, tmp_path / f"{i}.png")
+    first, second = (np.asarray(Image.open(tmp_path / f"{i}.png")) for i in range(2))
+    np.testing.assert_array_equal(first, second)
+    labels = np.array([[0, 1], [1, 1]], np.uint8)
+    pages = [overlay(Image.new("L", (2, 2)), Segmentation(labels, names))
+             for names in (("é", "天空"), ("é", "class 1"))]  # fmt: skip
+    np.testing.assert_array_equal(*map(np.asarray, pages))
 
 
 def test_tables_shorten_long_names(workshop, tmp_path):

@@ -17,7 +17,7 @@ from refimpl.cli.options import (
 )
 from refimpl.cli.output import BOLD, complain, paint, print_json, warn
 from refimpl.cli.verbs import Verbs
-from refimpl.conventions import DataError
+from refimpl.conventions import DataError, shown
 
 
 def add(verbs: Verbs) -> None:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if args.invert:
         ask = ask.inverted()
     names, status = _image_names(args.images)
-    width = max(map(len, names), default=0)
+    width = max((len(shown(name)) for name in names), default=0)
     answers = []
     for name in names:
         try:
@@ -75,9 +75,8 @@ def run(args: argparse.Namespace) -> int:
                 }
             )
             continue
-        (first, probability), *others = best
-        first = paint(f"{first} {probability:.4f}", BOLD, sys.stdout)
-        print(f"{name:{width}}", first, *(f"{label} {p:.4f}" for label, p in others), sep="  ")
+        first, *others = [f"{shown(label)} {p:.4f}" for label, p in best]
+        print(shown(name).ljust(width), paint(first, BOLD, sys.stdout), *others, sep="  ")
     if args.json:
         print_json(answers)
     return status
@@ -85,15 +84,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _image_names(given: Sequence[str]) -> tuple[list[str], int]:
     """Images by name, folders replaced by what is in them, and the status so far."""
-    from refimpl.data.images import in_folder
+    from refimpl.data.images import in_folder, left_out_of, suffixes_of
 
     names, status = [], 0
     for name in given:
+        if not os.path.isdir(name):
+            names.append(name)
+            continue
         try:
-            names += map(str, in_folder(name)) if os.path.isdir(name) else [name]
+            names += map(str, in_folder(name))
         except DataError as error:
             complain(error)
             status = 2
+            continue
+        if others := left_out_of(name):
+            warn(f"{name}: files without the suffix of an image, not read: {suffixes_of(others)}")
     return names, status
 
 

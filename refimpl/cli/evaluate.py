@@ -81,7 +81,7 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
     if args.skip_broken:
         with progress_bar("read", len(folder.pairs)) as bar:
             folder = folder.without_broken(image_folder.Workers(workers), bar.update)
-    for text in folder.broken:
+    for text in (*folder.broken, *folder.notes):
         warn(text)
     if args.record:
         cards.own(files.find(args.model), len(folder.pairs))

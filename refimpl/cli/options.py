@@ -161,13 +161,13 @@ def load_data(args: argparse.Namespace, split: str, preprocessing: Any, task: st
 def read_data(path: Path, split: str, preprocessing: Any, task: str, **options: Any) -> Any:
     """The Dataset for a task (see Config), with a bar; the options are those of its `load`.
 
-    What is broken in it is told.
+    What is broken in it is told, and what else a user should know.
     """
     from refimpl.data import datasets, segmentation
 
     load = segmentation.load if task == "segmentation" else datasets.load
     with progress_bar("read") as bar:
         data = load(path, split, preprocessing, bar.update, **options)
-    for text in data.broken:
+    for text in (*data.broken, *data.notes):
         warn(text)
     return data

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
+from refimpl.conventions import shown
+
 BOLD, RED, YELLOW = "1", "31", "33"  # of a terminal
 
 
@@ -17,11 +19,11 @@ def complain(error: Exception) -> None:
         text = f"{error.filename or 'standard output'}: {error.strerror or error}"
     if re.match(r"[a-z][a-z0-9+.-]+:/", text):
         text += "; addresses are not read: download it, and name the file"
-    print(paint("refimpl:", RED, sys.stderr), " ".join(text.split()), file=sys.stderr)
+    print(paint("refimpl:", RED, sys.stderr), shown(text), file=sys.stderr)
 
 
 def warn(text: str) -> None:
-    print(paint("refimpl: warning:", YELLOW, sys.stderr), text, file=sys.stderr)
+    print(paint("refimpl: warning:", YELLOW, sys.stderr), shown(text), file=sys.stderr)
 
 
 def paint(text: str, style: str, stream: TextIO) -> str:
@@ -36,7 +38,7 @@ def print_json(value: Any) -> None:
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """First column to the left, the others to the right."""
-    table = [header, *rows]
+    table = [header, *([shown(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for first, *others in table:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     start_engine(args.backend)
     ask = segmenter(args.model, backend=args.backend, image_size=args.image_size)
     picture = _picture(args.image)
-    answer = ask(picture)
+    answer = ask(picture, args.image)
     if answer.warning is not None:
         warn(f"{args.image}: {answer.warning}")
     write_atomically(args.output, _png(segmentation.mask(answer)))

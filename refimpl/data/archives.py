@@ -6,8 +6,12 @@ nothing. Refused with one line that names archive and member:
     paths that are absolute or leave the archive, control characters in them, links, devices, pipes
     encrypted members, members above MAX_BYTES
     archives that end early or are damaged, also where `tarfile` would stop without a word
+    archives that go on after their end, as two do that were joined: the half would be read
 
 In a folder links are followed, since its owner made them; hidden files are passed over in both.
+A file may be there twice, as `tar -r` leaves it: the later one is the one that counts.
+In a zip, names that do not say how they are written are taken for UTF-8 where they are (Finder
+writes them so), and backslashes for the slashes that old packers meant.
 """
 
 import contextlib
@@ -19,13 +23,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from refimpl.conventions import DataError
+from refimpl.conventions import DataError, is_lfs_pointer, lfs_error
 
 MAX_BYTES = 256 * 2**20  # of a member, unpacked
 MAX_DEPTH = 16  # of folders; a link to a folder above would never end
 
 _CONTROL = frozenset(map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029)))
 _ZIP = (b"PK\3\4", b"PK\5\6")  # a file comes first, or the archive is empty
+_ZIP_END = 22  # bytes of a zip's last record, without its comment
+_ZIP_UTF8 = 0x800  # a flag
+
+
+_GOES_ON = (
+    "the archive goes on after its end, as if several were joined; expected a single one: unpack "
+    "and give the folder"
+)
 
 
 class Member(NamedTuple):
@@ -42,7 +54,10 @@ def members(path: str | Path) -> Iterator[Member]:
         found = _folder(path)
     elif path.is_file():
         with _told(path), open(path, "rb") as file:
-            found = _zip(path) if file.read(4) in _ZIP else _tar(path)
+            begin = file.read(128)
+            if is_lfs_pointer(begin):
+                raise DataError(lfs_error(path))
+            found = _zip(path) if begin.startswith(_ZIP) else _tar(path)
     else:
         raise DataError(f"{path}: no such file or folder, expected a data set")
     for member in found:
@@ -103,7 +118,7 @@ def _read_tar(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> 
 
 
 def _require_end(path: Path, archive: tarfile.TarFile) -> None:
-    """After the last member there is a block of zeros; after that come checksums of the packer."""
+    """After the last member a block of zeros, at least, and nothing else; then the checksums."""
     with _told(path):
         archive.fileobj.seek(archive.offset)
         block = archive.fileobj.read(tarfile.BLOCKSIZE)
@@ -113,7 +128,10 @@ def _require_end(path: Path, archive: tarfile.TarFile) -> None:
                 "of what it unpacks to"
             )
         for _ in range(MAX_BYTES // tarfile.RECORDSIZE):
-            if not archive.fileobj.read(tarfile.RECORDSIZE):
+            rest = archive.fileobj.read(tarfile.RECORDSIZE)
+            if rest.strip(b"\0"):
+                raise DataError(f"{path}: {_GOES_ON}")
+            if not rest:
                 break
 
 
@@ -121,8 +139,10 @@ def _zip(path: Path) -> Iterator[Member]:
     with _told(path):
         archive = zipfile.ZipFile(path)
     with archive:
+        with _told(path):
+            _require_single(path, archive)
         for info in archive.infolist():
-            name = _safe(path, info.filename)
+            name = _safe(path, _zip_name(info))
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was not packed under Unix
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise DataError(f"{path}: {name}: found a link or device, expected a plain file")
@@ -133,9 +153,28 @@ def _zip(path: Path) -> Iterator[Member]:
                 yield Member(name, lambda info=info: _read_zip(path, archive, info))
 
 
+def _require_single(path: Path, archive: zipfile.ZipFile) -> None:
+    """The first file begins where the archive does, and its last record is the end of it."""
+    archive.fp.seek(-_ZIP_END - len(archive.comment), os.SEEK_END)
+    last = archive.fp.read(4) == _ZIP[1]
+    begin = min((info.header_offset for info in archive.infolist()), default=0)
+    if begin != 0 or not last:
+        raise DataError(f"{path}: {_GOES_ON}")
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    name = info.filename
+    if not info.flag_bits & _ZIP_UTF8:
+        # zipfile took the bytes for cp437, in which every byte is a character
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    return name.replace("\\", "/")
+
+
 def _read_zip(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    with _told(path, info.filename), archive.open(info) as file:
-        return _bounded(file, f"{path}: {info.filename}")
+    name = _zip_name(info)
+    with _told(path, name), archive.open(info) as file:
+        return _bounded(file, f"{path}: {name}")
 
 
 def _bounded(file: BinaryIO, name: str) -> bytes:

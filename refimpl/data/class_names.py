@@ -2,35 +2,62 @@
 
 n01440764 tench, Tinca tinca        a line each, as in ImageNet's LOC_synset_mapping.txt
 {"n01440764": "tench"}              the same as .json
+
+An accented letter may be written as one character or two: all names are taken in the composed form.
 """
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from refimpl.conventions import DataError
+from refimpl.conventions import DataError, shown
 
 MAX_BYTES = 2**24
 
 
-def read(path: str | Path) -> dict[str, str]:
-    """Folder -> name, from a file as above; DataError says what is wrong with it, and where."""
-    path = Path(path)
+def composed(name: str) -> str:
+    """A name in Unicode's composed form, NFC: macOS writes é as two characters, others as one."""
+    return unicodedata.normalize("NFC", name)
+
+
+def distinct(names: Sequence[str], keys: Sequence[object]) -> tuple[str, ...]:
+    """The names; those that occur twice are followed by their keys, as in "crane (n02012849)".
+
+    >>> distinct(["crane", "wall", "crane"], [1, 2, 7])
+    ('crane (1)', 'wall', 'crane (7)')
+    """
+    found = tuple(names)
+    while len(set(found)) < len(found):  # once more where another class has just that name
+        counts = Counter(found)
+        pairs = zip(found, keys, strict=True)
+        found = tuple(name if counts[name] == 1 else f"{name} ({key})" for name, key in pairs)
+    return found
+
+
+def text(path: str | Path) -> str:
+    """What a file with names says, without an editor's mark; DataError where it is no such text."""
     try:
         with open(path, "rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise DataError(f"{path}: more than {MAX_BYTES >> 20} MB, expected a class names file")
-        text = content.decode("utf-8-sig")  # an editor may have put a byte order mark before it
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"{path}: cannot read the class names: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: byte {error.start} is not UTF-8, expected text") from None
-    pairs = _json(path, text) if path.suffix.lower() == ".json" else _lines(path, text)
+
+
+def read(path: str | Path) -> dict[str, str]:
+    """Folder -> name, from a file as above; DataError says what is wrong with it, and where."""
+    path = Path(path)
+    pairs = (_json if path.suffix.lower() == ".json" else _lines)(path, text(path))
     names: dict[str, str] = {}
     for where, folder, name in pairs:
-        if not name or not name.isprintable():
+        folder, name = composed(folder), composed(name)
+        if not name or shown(name) != name:
             raise DataError(f"{path}: {where}: found the name {name!r}, expected printable text")
         if folder in names:
             raise DataError(f"{path}: {where}: a second name, expected one for each folder")
@@ -46,14 +73,13 @@ def apply(path: str | Path, folders: Sequence[str]) -> tuple[str, ...]:
     Where two are called the same, as ImageNet's two cranes are, the folder follows in brackets.
     """
     names = read(path)
+    folders = tuple(map(composed, folders))
     for folder in folders:
         if folder not in names:
             raise DataError(f"{path}: no name for the class folder {folder!r}")
-    counts = Counter(names.values())  # of the whole file: the same name whatever the data
-    return tuple(
-        names[folder] if counts[names[folder]] == 1 else f"{names[folder]} ({folder})"
-        for folder in folders
-    )
+    # of the whole file: the same name whatever the data
+    called = dict(zip(names, distinct(tuple(names.values()), tuple(names)), strict=True))
+    return tuple(called[folder] for folder in folders)
 
 
 def _lines(path: Path, text: str) -> list[tuple[str, str, str]]:

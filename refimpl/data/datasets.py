@@ -7,9 +7,13 @@
 The class folders may lie below a common folder, as in `cifar10/train/cat/0001.png`. Classes are
 numbered in the order of their sorted names, over all splits. The images to evaluate on lie in
 `test` or, as in ImageNet's layout, in `val`. A data set without such folders has no splits: it is
-read as a whole, whichever is asked for. Of the files in it only images are read (by suffix); each
-must be a good one, since an accuracy over the rest of a split is not that of the split, unless the
-caller asks to leave out what is broken.
+read as a whole, whichever is asked for. Of the files in it only images are read (by suffix), and
+the notes of the data set say how many others lie among them; each image must be a good one, since
+an accuracy over the rest of a split is not that of the split, unless the caller asks to leave out
+what is broken.
+
+A letter with an accent is one character or two, depending on the system that wrote the name: names
+of classes are compared, sorted and kept in the composed form (NFC).
 
 The images are an array in memory, or read from their folder on demand: see image_folder.py. A data
 set with a label for every pixel is refused here, and read by segmentation.py.
@@ -17,15 +21,17 @@ set with a label for every pixel is refused here, and read by segmentation.py.
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import DataError
+from refimpl.conventions import DataError, shown
 from refimpl.data import archives, mnist
 from refimpl.data.archives import Member
+from refimpl.data.class_names import composed
 from refimpl.data.image_folder import (
     Array,
     FolderArray,
@@ -36,7 +42,7 @@ from refimpl.data.image_folder import (
     left,
     subset,
 )
-from refimpl.data.images import SUFFIXES, decode
+from refimpl.data.images import SUFFIXES, decode, odd_suffix, suffixes_of
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus
 
@@ -44,7 +50,7 @@ SPLITS = ("train", "test")
 MAPS = ("images", "annotations")  # folders of a data set of label maps: segmentation.py
 FOLDERS = {"train": "train", "test": "test", "val": "test"}  # name -> the split that is in it
 ARRAY_BYTES = 2**30  # of a folder's pixels; where there are more, images are read on demand
-MAX_BYTES = 4 * 2**30  # of an archive's, whose files cannot be read in any order
+MAX_BYTES = 4 * 2**30  # of an archive's, whose files cannot be read in any order, or idx files'
 MAX_WORKERS = 16  # where the caller names no number
 
 
@@ -56,6 +62,7 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...]
     split: str | None  # name of its folder; None: the data set has no splits
     broken: tuple[str, ...] = ()  # of each image that was left out: which it is, what is wrong
+    notes: tuple[str, ...] = ()  # what else a user should know: a line each
 
     def spread(self, count: int) -> "Dataset":
         """`count` images evenly spread over the data set, all where it has no more."""
@@ -94,21 +101,23 @@ def load(
         found = "idx files" if idx_files else "an archive"
         raise DataError(f"{path}: found {found}, expected class folders for workers to read from")
     if idx_files:
-        images, labels = mnist.load(path, split)
-        data = Dataset(preprocessing.pixels_array(images), labels, mnist.CLASS_NAMES, split)
-        return data.spread(limit or len(images))
+        return _of_idx(path, split, preprocessing, limit)
     names = _Names(path, split)
     members = (member for member in archives.members(path) if names.add(member.name))
+    if path.is_dir() or limit is not None:
+        for _ in members:  # names only: which images are chosen is known after the last
+            pass
+        listing = names.listing(limit)
     if not path.is_dir():
+        if limit is not None:
+            chosen = set(listing.names)
+            members = (member for member in archives.members(path) if member.name in chosen)
         found, broken = _read(path, members, preprocessing, progress, skip_broken)
         listing = names.listing(limit)
         faults = {i: broken[name] for i, name in enumerate(listing.names) if name in broken}
         return _dataset(
             path, listing, faults, lambda kept: np.stack([found[listing.names[i]] for i in kept])
         )
-    for _ in members:  # names only
-        pass
-    listing = names.listing(limit)
     reader = Pictures(path, preprocessing)
     count = processes(workers, len(listing.names) * math.prod(reader.shape))
     images = FolderArray(reader, listing.names, Workers(count or 0))
@@ -120,6 +129,24 @@ def load(
     return _dataset(path, listing, faults, images.subset)
 
 
+def _of_idx(path: Path, split: str, preprocessing: Preprocessing, limit: int | None) -> Dataset:
+    """MNIST's layout; images are chosen before they are resized."""
+    images, labels = mnist.load(path, split)
+    data = Dataset(images, labels, mnist.CLASS_NAMES, split).spread(limit or len(images))
+    room = MAX_BYTES // math.prod(preprocessing.shape)
+    if len(data.images) > room:
+        raise _no_room(path, room, preprocessing)
+    return data._replace(images=preprocessing.pixels_array(data.images))
+
+
+def _no_room(path: Path, room: int, preprocessing: Preprocessing) -> DataError:
+    height, width = preprocessing.size
+    return DataError(
+        f"{path}: more than {room} images, the most that {MAX_BYTES >> 30} GB hold at "
+        f"{height} x {width} pixels; a limit takes fewer, a folder is read on demand"
+    )
+
+
 def processes(workers: int | None, size: int) -> int | None:
     """How many read a folder on demand whose pixels take `size` bytes, see `load`; None: memory."""
     if workers is None and size > ARRAY_BYTES:
@@ -129,7 +156,7 @@ def processes(workers: int | None, size: int) -> int | None:
 
 def require_classes(path: str | Path, found: Sequence[str], expected: Sequence[str]) -> None:
     """DataError unless a data set's class names are those of the model, in the same order."""
-    if tuple(found) != tuple(expected):
+    if tuple(map(composed, found)) != tuple(map(composed, expected)):
         raise DataError(
             f"{path}: found {_listing(found)}, expected those of the model, {_listing(expected)}"
         )
@@ -150,6 +177,7 @@ class _Listing(NamedTuple):
     labels: np.ndarray  # int64 (n,)
     class_names: tuple[str, ...]
     split: str | None
+    notes: tuple[str, ...]
 
 
 class _Names:
@@ -163,13 +191,17 @@ class _Names:
         self._class_of: dict[str, str] = {}  # of the images of the split
         self._folder: str | None = None  # of the split
         self._folders: set[str] = set()  # every name of one
+        self._others: Counter[tuple[str, str]] = Counter()  # (folder, odd suffix) of files
 
     def add(self, name: str) -> bool:
         """Whether a file is an image of the split."""
         if os.path.splitext(name)[1].lower() not in SUFFIXES:
+            folder, file = os.path.split(name)
+            if (suffix := odd_suffix(file)) is not None:
+                self._others[folder, suffix] += 1
             return False
         place = self._place(name)
-        class_name = self._classes.setdefault(place.class_name, place.class_name)
+        class_name = self._class(place.class_name)
         if place.split is not None and FOLDERS[place.split] != self._split:
             return False
         if self._class_of and place.split != self._folder:
@@ -184,15 +216,51 @@ class _Names:
         """All images of the split, or `limit` of them; DataError where there is none."""
         if not self._class_of:
             found = f"a {self._first[1].split} split only" if self._first else "no image"
+            if not self._first and self._others:
+                found += f", only files of other suffixes: {suffixes_of(self._suffixes(None))}"
             wanted = f"[{self._split}/]CLASS/IMAGE, or MNIST's idx files"
             raise DataError(f"{self._path}: found {found}, expected {wanted}")
         names = sorted(self._class_of)
+        notes = self._notes(len(names))
         if limit is not None:
             names = [names[i] for i in _spread(len(names), min(limit, len(names)))]
-        class_names = tuple(sorted(self._classes))
+        class_names = tuple(sorted(set(self._classes.values())))
         number = {name: i for i, name in enumerate(class_names)}
         labels = np.array([number[self._class_of[name]] for name in names], np.int64)
-        return _Listing(names, labels, class_names, self._folder)
+        return _Listing(names, labels, class_names, self._folder, notes)
+
+    def _class(self, folder: str) -> str:
+        if folder not in self._classes:
+            name = composed(folder)
+            if shown(name) != name:
+                raise DataError(
+                    f"{self._path}: the class folder {name} is no printable UTF-8 text, expected a "
+                    "name that a model's file can hold"
+                )
+            self._classes[folder] = name
+        return self._classes[folder]
+
+    def _notes(self, count: int) -> tuple[str, ...]:
+        notes = []
+        if others := self._suffixes(self._first[1]):
+            notes.append(
+                f"{self._path}: files without the suffix of an image, not read: "
+                f"{suffixes_of(others)}"
+            )
+        if self._folder is None and self._split == "test":
+            notes.append(
+                f"{self._path}: no folders train and test: all {count:,} images are evaluated, "
+                "those of a training among them"
+            )
+        return tuple(notes)
+
+    def _suffixes(self, image: _Place | None) -> Counter[str]:
+        """How many other files lie where images of the split may, or anywhere, by suffix."""
+        found: Counter[str] = Counter()
+        for (folder, suffix), count in self._others.items():
+            if image is None or _like(_placed(folder.split("/")), image, self._folder):
+                found[suffix] += count
+        return found
 
     def _place(self, name: str) -> _Place:
         *folders, _ = name.split("/")
@@ -206,9 +274,7 @@ class _Names:
         if not folders:
             expected = f"an image in no class folder, expected CLASS/{name}"
             raise DataError(f"{self._path}: {name}: {expected}")
-        *folders, class_name = folders
-        split = folders.pop() if folders and folders[-1] in FOLDERS else None
-        found = _Place(tuple(folders), split, class_name)
+        found = _placed(folders)
         if self._first is None:
             self._first = name, found
         first, expected = self._first
@@ -220,6 +286,16 @@ class _Names:
         return found
 
 
+def _placed(folders: Sequence[str]) -> _Place:
+    *folders, class_name = folders
+    split = folders.pop() if folders and folders[-1] in FOLDERS else None
+    return _Place(tuple(folders), split, class_name)
+
+
+def _like(found: _Place, image: _Place, split: str | None) -> bool:
+    return found.prefix == image.prefix and found.split == split and found.class_name != ""
+
+
 def _read(
     path: Path,
     members: Iterable[Member],
@@ -227,25 +303,37 @@ def _read(
     progress: Progress,
     skip_broken: bool,
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Pixels by name, and what is wrong by name of the images that have none."""
+    """Pixels by name, and what is wrong by name of the images that have none.
+
+    Where a name comes several times, the last file of it counts.
+    """
     images: dict[str, np.ndarray] = {}
     broken: dict[str, str] = {}
+    copies: Counter[str] = Counter()
     room = MAX_BYTES // math.prod(preprocessing.shape)
     for member in members:
+        copies[member.name] += 1
+        images.pop(member.name, None)
+        broken.pop(member.name, None)
         try:
             image = decode(member.read(), f"{path}: {member.name}")
             images[member.name] = preprocessing.pixels(image)
         except DataError as error:
-            if not skip_broken:
+            if not skip_broken and _is_last(path, member.name, copies[member.name]):
                 raise
             broken[member.name] = str(error)
         progress(1)
         if len(images) > room:
-            raise DataError(
-                f"{path}: more than {room} images, the most that {MAX_BYTES >> 30} GB hold "
-                f"at {preprocessing.size[0]} x {preprocessing.size[1]} pixels"
-            )
+            raise _no_room(path, room, preprocessing)
     return images, broken
+
+
+def _is_last(path: Path, name: str, copy: int) -> bool:
+    """Whether no other file of a name follows in an archive, or none that can be reached."""
+    try:
+        return sum(member.name == name for member in archives.members(path)) == copy
+    except DataError:
+        return True
 
 
 def _dataset(
@@ -258,7 +346,9 @@ def _dataset(
     kept = left(path, len(listing.names), faults)
     labels = listing.labels[kept]
     left_out = tuple(faults.values())
-    return Dataset(images(kept), labels, listing.class_names, listing.split, left_out)
+    return Dataset(
+        images(kept), labels, listing.class_names, listing.split, left_out, listing.notes
+    )
 
 
 def _spread(count: int, chosen: int) -> np.ndarray:

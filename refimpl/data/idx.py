@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from refimpl.conventions import DataError
+from refimpl.conventions import DataError, is_lfs_pointer, lfs_error
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 MAX_BYTES = 2**31  # of elements; keeps a forged header from filling the memory
@@ -30,7 +30,10 @@ def read(path: str | Path) -> np.ndarray:
     """The array in an idx file, in native byte order; DataError if it is not exactly one."""
     try:
         with open(path, "rb") as file:
-            zipped = file.read(2) == b"\x1f\x8b"
+            begin = file.read(128)
+            if is_lfs_pointer(begin):
+                raise DataError(lfs_error(path))
+            zipped = begin[:2] == b"\x1f\x8b"
             file.seek(0)
             if not zipped:
                 return _read(file, path)

@@ -20,14 +20,20 @@ CLASS_NAMES = tuple("0123456789")
 
 # Preprocessing.measured on the 60,000 training images.
 PREPROCESSING = Preprocessing(
-    size=(28, 28), mode="grey", mean=(0.1307,), std=(0.3081,), brightness=(0.0254, 0.3976)
+    size=(28, 28),
+    mode="grey",
+    mean=(0.1307,),
+    std=(0.3081,),
+    brightness=(0.0254, 0.3976),
+    contrast=0.7776,
 )
 
 
 def found_in(directory: str | Path) -> bool:
     """Whether a folder holds idx files under names like MNIST's; they may be broken."""
     directory = Path(directory)
-    return directory.is_dir() and any(directory.glob("*idx[13]-ubyte*"))
+    # not ._train-images-idx3-ubyte.gz, which macOS leaves beside a file that it copies
+    return directory.is_dir() and any(directory.glob("[!.]*idx[13]-ubyte*"))
 
 
 def load(directory: str | Path, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,6 +19,8 @@ from refimpl.conventions import ConfigError, DataError
 from refimpl.data.images import to_plain
 
 MODES = {"grey": "L", "rgb": "RGB"}
+MAX_PIXELS = 2**24  # of what a model reads: a file may claim any size
+COLOURED = 0.02  # of the range of a pixel, from here on a picture has colours
 RESAMPLINGS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
 
 
@@ -33,8 +35,11 @@ class Preprocessing:
     resampling: str = "bilinear"
     crop: float = 1.0  # part of each side that is kept, about the centre
     invert: bool = False  # dark and light change places
-    # Mean pixel, 0 to 1 and before `invert`, of the darkest and the brightest training image.
+    # Of the training images, before `invert`: the mean pixel, 0 to 1, of the darkest and the
+    # brightest; the least contrast and, in RGB, the greatest colourfulness of any.
     brightness: tuple[float, float] | None = None
+    contrast: float | None = None
+    colour: float | None = None
 
     def __post_init__(self):
         for name in ("size", "mean", "std", "brightness"):  # a JSON array arrives as a list
@@ -46,6 +51,8 @@ class Preprocessing:
             object.__setattr__(self, name, tuple(value))
         if len(self.size) != 2 or not all(_integer(side) and side > 0 for side in self.size):
             raise _error("size", self.size, "two positive integers, height and width")
+        if math.prod(self.size) > MAX_PIXELS:
+            raise _error("size", self.size, f"at most {MAX_PIXELS} pixels")
         if self.mode not in tuple(MODES):
             raise _error("mode", self.mode, " or ".join(MODES))
         if self.resampling not in RESAMPLINGS:
@@ -65,6 +72,10 @@ class Preprocessing:
                 raise _error("brightness", self.brightness, "two finite numbers")
             if not 0 <= self.brightness[0] <= self.brightness[1] <= 1:
                 raise _error("brightness", self.brightness, "low before high, from 0 to 1")
+        for name in ("contrast", "colour"):
+            value = getattr(self, name)
+            if value is not None and not (_finite(value) and 0 <= value <= 1):
+                raise _error(name, value, "a number from 0 to 1")
 
     @classmethod
     def plain(cls, size: tuple[int, int], channels: int) -> "Preprocessing":
@@ -92,7 +103,7 @@ class Preprocessing:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Preprocessing":
-        """The inverse of to_json; resampling, crop, invert and brightness may be left out."""
+        """The inverse of to_json; all from resampling on may be left out."""
         if not isinstance(fields, Mapping):
             raise ConfigError(f"preprocessing: found {fields!r}, expected an object with fields")
         known = {field.name for field in dataclasses.fields(cls)}
@@ -119,7 +130,19 @@ class Preprocessing:
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """Crop, grey or RGB, resize: any PIL image -> uint8 (H, W) or (H, W, 3)."""
-        image = to_plain(image).convert(MODES[self.mode])
+        return self._resized(to_plain(image).convert(MODES[self.mode]))
+
+    def judged(self, image: Image.Image) -> "Judged":
+        """`pixels` of any PIL image, and what sets it apart from those of the training."""
+        plain = to_plain(image)
+        pixels = self._resized(plain.convert(MODES[self.mode]))
+        colours = plain.mode == "RGB" and bool(_colours(self._resized(plain)[None]) >= COLOURED)
+        text = self.unlike(pixels)
+        if text and colours and self.mode == "grey":
+            text += "; it has colours, the model reads grey"
+        return Judged(pixels, text, colours, self.exchanged(pixels))
+
+    def _resized(self, image: Image.Image) -> np.ndarray:
         width, height = image.size
         left, top = width * (1 - self.crop) / 2, height * (1 - self.crop) / 2
         box = (left, top, width - left, height - top)
@@ -163,7 +186,7 @@ class Preprocessing:
         return dataclasses.replace(self, invert=not self.invert, brightness=seen)
 
     def measured(self, pixels: np.ndarray) -> "Preprocessing":
-        """A copy with mean, std and brightness of training images, to four digits.
+        """A copy with mean, std, brightness, contrast and colour of training images, to 4 digits.
 
         pixels: what `pixels` made of them, uint8 (n, H, W) or (n, H, W, 3), n >= 1.
         """
@@ -172,12 +195,15 @@ class Preprocessing:
     def measured_over(self, batches: Iterable[np.ndarray]) -> "Preprocessing":
         """`measured` of images in batches; how they are divided makes no difference."""
         counts = np.zeros((self.channels, 256), np.int64)  # of each level
-        low, high = 1.0, 0.0
+        low, high, contrast, colour = 1.0, 0.0, 1.0, 0.0
         for pixels in batches:
             for channel, count in enumerate(counts):
                 count += np.bincount(pixels.reshape(-1, self.channels)[:, channel], minlength=256)
             means = pixels.reshape(len(pixels), -1).mean(axis=1) / 255  # (n,)
             low, high = min(low, means.min()), max(high, means.max())
+            contrast = min(contrast, _contrasts(pixels).min())
+            if self.mode == "rgb":
+                colour = max(colour, _colours(pixels).max())
         levels = np.arange(256) / 255
         if self.invert:
             levels = 1 - levels
@@ -192,23 +218,85 @@ class Preprocessing:
             std=tuple(round(value, 4) or 1.0 for value in std),  # images of one single level
             # outwards, so that no training image is outside
             brightness=(math.floor(1e4 * low) / 1e4, math.ceil(1e4 * high) / 1e4),
+            contrast=math.floor(1e4 * contrast) / 1e4,
+            colour=math.ceil(1e4 * colour) / 1e4 if self.mode == "rgb" else None,
         )
 
     def unlike(self, pixels: np.ndarray) -> str | None:
         """In words, what sets an image apart from every image of the training; None: nothing.
 
-        pixels: what `pixels` made of it, uint8 (H, W) or (H, W, 3). Only brightness is looked at,
-        so None is no promise.
+        pixels: what `pixels` made of it, uint8 (H, W) or (H, W, 3). Brightness, contrast and in RGB
+        colours are looked at, so None is no promise.
+        """
+        if self.brightness is not None:
+            low, high = self.brightness
+            found = float(pixels.mean()) / 255
+            if not low <= found <= high:
+                text = (
+                    f"brightness {_apart(found, low, high)}, the images of the training had "
+                    f"{_apart(low, found)} to {_apart(high, found)}"
+                )
+                if self.exchanged(pixels):
+                    text += ": dark and light seem to be exchanged"
+                return text
+        (found,) = _contrasts(pixels[None]).tolist()
+        if self.contrast is not None and found < self.contrast:
+            words = _apart(found, self.contrast), _apart(self.contrast, found)
+            return "contrast {}, the images of the training had {} or more".format(*words)
+        found = float(_colours(pixels[None])[0]) if self.mode == "rgb" else 0.0
+        if self.colour is not None and found > self.colour:
+            words = _apart(found, self.colour), _apart(self.colour, found)
+            return "colourfulness {}, the images of the training had {} or less".format(*words)
+        return None
+
+
+    def exchanged(self, pixels: np.ndarray) -> bool:
+        """Whether an image has a brightness of the training's only with dark and light exchanged.
+
+        pixels: as in `unlike`.
         """
         if self.brightness is None:
-            return None
-        low, high = self.brightness
-        found = float(pixels.mean()) / 255
-        if low <= found <= high:
-            return None
-        text = f"brightness {found:.2f}, the images of the training had {low:.2f} to {high:.2f}"
-        exchanged = low <= 1 - found <= high
-        return f"{text}: dark and light seem to be exchanged" if exchanged else text
+            return False
+        (low, high), found = self.brightness, float(pixels.mean()) / 255
+        return low <= 1 - found <= high and not low <= found <= high
+
+
+class Judged(NamedTuple):
+    """An image as a model reads it, and how far that is what the model was made for."""
+
+    pixels: np.ndarray  # uint8 (H, W) or (H, W, 3)
+    warning: str | None  # in words, what sets it apart from the images of the training
+    colours: bool  # whether the picture has any, also where the model reads grey
+    exchanged: bool  # whether dark and light are, and that may be all
+
+
+def _contrasts(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (n, ...) -> (n,): standard deviation, as part of the greatest of such a brightness m.
+
+    That is sqrt(m (1 - m)). Ink on paper comes near 1, whatever there is of it; photographs are far
+    below.
+
+    >>> _contrasts(np.array([[0, 255, 255], [9, 9, 9]], np.uint8))
+    array([1., 0.])
+    """
+    levels = pixels.reshape(len(pixels), -1) / 255
+    mean = levels.mean(axis=1)
+    most = np.sqrt(mean * (1 - mean))
+    return np.minimum(levels.std(axis=1) / np.where(most > 0, most, 1), 1)
+
+
+def _colours(pixels: np.ndarray) -> np.ndarray:
+    """uint8 (n, H, W, 3) -> (n,): mean difference of brightest and darkest channel, 0 to 1."""
+    return (pixels.max(axis=-1) - pixels.min(axis=-1)).mean(axis=(1, 2)) / 255
+
+
+def _apart(value: float, *others: float) -> str:
+    """A fraction with two digits, or as many as set it apart from the others, up to six."""
+    for digits in range(2, 6):
+        text = f"{value:.{digits}f}"
+        if text not in [f"{other:.{digits}f}" for other in others]:
+            return text
+    return f"{value:.6f}"
 
 
 def _integer(value: Any) -> bool:

@@ -9,8 +9,8 @@ on.
 A class list is ADE20K's own table (columns divided by tabs, among them `Idx` and `Name`), or a line
 `INDEX NAME` for each class. Labels are numbered in the order of the indices: ADE20K's wall, index
 1, is label 0. An index that the list leaves out has no label where it is 0 (ADE20K's unlabelled)
-or 255 (the usual void); any other is an error. Without folders for splits the data set is read as
-a whole, whichever split is asked for.
+or 255 (the usual void); any other is an error. Where two classes have one name, their index follows
+it in brackets. Without folders for splits the data set is read as a whole, whichever is asked for.
 
 Images and labels are arrays in memory, or both read on demand: see image_folder.py.
 """
@@ -22,13 +22,20 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from refimpl.conventions import IGNORED, DataError
+from refimpl.conventions import IGNORED, DataError, shown
 from refimpl.data import class_names as names_file
 from refimpl.data import mnist
 from refimpl.data.archives import read_file
 from refimpl.data.datasets import MAPS, Dataset, processes
 from refimpl.data.image_folder import FolderArray, Progress, Workers, in_memory, left
-from refimpl.data.images import decode, decode_indices, in_folder, picture_size
+from refimpl.data.images import (
+    decode,
+    decode_indices,
+    in_folder,
+    left_out_of,
+    picture_size,
+    suffixes_of,
+)
 from refimpl.data.preprocessing import Preprocessing
 
 LISTS = ("objectInfo150.txt", "classes.txt")
@@ -47,17 +54,18 @@ class Classes(NamedTuple):
 
     def labels(self, annotation: np.ndarray, name: str) -> np.ndarray:
         """uint8 indices (H, W) -> uint8 labels; DataError, with `name`, for an unknown index."""
-        table = np.full(256, -1)
-        table[list(UNLABELLED)] = IGNORED
+        table = np.full(256, IGNORED)
         table[list(self.indices)] = np.arange(len(self.indices))
-        labels = table[annotation]
-        if (labels < 0).any():
-            wrong = annotation[labels < 0][0]
+        # Pillow's tables and histograms take no memory beside the images
+        image = Image.fromarray(annotation)
+        unknown = {i for i, count in enumerate(image.histogram()) if count}
+        unknown -= {*self.indices, *UNLABELLED}
+        if unknown:
             raise DataError(
-                f"{name}: index {wrong} is in no line of the class list, expected one of its "
-                f"{len(self.indices)} from {self.indices[0]} to {self.indices[-1]}"
+                f"{name}: index {min(unknown)} is in no line of the class list, expected one of "
+                f"its {len(self.indices)} from {self.indices[0]} to {self.indices[-1]}"
             )
-        return labels.astype(np.uint8)
+        return np.asarray(image.point(table.tolist()))
 
 
 class Pair(NamedTuple):
@@ -72,12 +80,18 @@ class Pair(NamedTuple):
 
     def labels(self, classes: Classes) -> np.ndarray:
         """uint8 (H, W), of the size of the picture; DataError where it has another."""
-        indices = decode_indices(read_file(self.annotation), str(self.annotation))
-        size = picture_size(read_file(self.image), str(self.image))
+        indices, turned = decode_indices(read_file(self.annotation), str(self.annotation))
+        size, image_turned = picture_size(read_file(self.image), str(self.image))
         if indices.shape != size:
             raise DataError(
                 f"{self.annotation}: {indices.shape[1]} x {indices.shape[0]} pixels, expected "
                 f"{size[1]} x {size[0]}, the size of {self.image.name}"
+            )
+        if turned != image_turned and _stored(size, turned) == _stored(size, image_turned):
+            raise DataError(
+                f"{self.annotation}: its orientation is {turned}, that of {self.image.name} is "
+                f"{image_turned}, and the sizes do not tell which pixels belong together; expected "
+                "one orientation in both files"
             )
         return classes.labels(indices, str(self.annotation))
 
@@ -93,6 +107,7 @@ class SegmentationFolder(NamedTuple):
     classes: Classes
     split: str | None  # name of its folder; None: the data set has no splits
     broken: tuple[str, ...] = ()  # of each pair that was left out: which it is, what is wrong
+    notes: tuple[str, ...] = ()  # what else a user should know: a line each
 
     def spread(self, count: int) -> "SegmentationFolder":
         """`count` pairs evenly spread over the split, all where it has no more."""
@@ -167,8 +182,8 @@ def find(
     path = Path(path)
     _require_maps(path)
     folder = _split_folder(path, split)
-    images = _by_stem(path / "images" / (folder or ""))
-    annotations = _by_stem(path / "annotations" / (folder or ""))
+    places = [path / name / (folder or "") for name in MAPS]
+    images, annotations = map(_by_stem, places)
     for name in images:
         if name not in annotations:
             raise DataError(f"{images[name]}: has no annotation, expected {name}.png")
@@ -176,7 +191,14 @@ def find(
         if name not in images:
             raise DataError(f"{annotations[name]}: has no image of that name")
     pairs = tuple(Pair(images[name], annotations[name]) for name in sorted(images))
-    found = SegmentationFolder(pairs, read_classes(class_list or _class_list(path)), folder)
+    notes = tuple(note for place in places for note in _left_out(place))
+    if folder is None and split == "test":
+        notes += (
+            f"{path}: no folders for splits: all {len(pairs):,} images are evaluated, those of a "
+            "training among them",
+        )
+    classes = read_classes(class_list or _class_list(path))
+    found = SegmentationFolder(pairs, classes, folder, notes=notes)
     return found if limit is None else found.spread(limit)
 
 
@@ -210,7 +232,9 @@ def load(
     )
     arrays = [FolderArray(reader, folder.pairs, pool) for reader in readers]
     images, labels = in_memory(arrays, progress) if count is None else arrays
-    return Dataset(images, labels, folder.classes.names, folder.split, folder.broken)
+    return Dataset(
+        images, labels, folder.classes.names, folder.split, folder.broken, folder.notes
+    )
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -232,16 +256,25 @@ def read_classes(path: Path) -> Classes:
         raise DataError(f"{path}: {len(indices)} classes, expected at most {IGNORED}")
     if len(indices) != len(named):
         raise DataError(f"{path}: found an index twice, expected one line a class")
-    return Classes(tuple(sorted(indices)), tuple(indices[i] for i in sorted(indices)))
+    numbers = sorted(indices)
+    names = [names_file.composed(indices[i]) for i in numbers]
+    return Classes(tuple(numbers), names_file.distinct(names, numbers))
+
+
+def _stored(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """(H, W) in the file of a picture that is upright with this size; see metadata.py."""
+    return size[::-1] if orientation >= 5 else size
 
 
 def _table(path: Path) -> dict[str, str]:
     """Index -> name, of a table with a header; empty where the first line is none."""
-    header, *rows = [line.split("\t") for line in _text(path).splitlines() if line.strip()] or [[]]
+    lines = [line for line in names_file.text(path).splitlines() if line.strip()]
+    header = lines[0].split("\t") if lines else []
     if "Idx" not in header or "Name" not in header:
         return {}
     found: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, line in enumerate(lines[1:], start=2):
+        row = line.split("\t")
         if len(row) != len(header):
             raise DataError(
                 f"{path}: row {number} has {len(row)} columns, expected {len(header)}, as the "
@@ -250,15 +283,13 @@ def _table(path: Path) -> dict[str, str]:
         index = row[header.index("Idx")].strip()
         if index in found:
             raise DataError(f"{path}: row {number}: index {index} a second time")
-        found[index] = row[header.index("Name")].strip()
+        name = row[header.index("Name")].strip()
+        if not name or shown(name) != name:
+            raise DataError(
+                f"{path}: row {number}: found the name {name!r}, expected printable text"
+            )
+        found[index] = name
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_file(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8, expected text") from None
 
 
 def _class_list(path: Path) -> Path:
@@ -302,7 +333,15 @@ def _split_folder(path: Path, split: str) -> str | None:
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in in_folder(folder):
-        if path.stem in found:
-            raise DataError(f"{path}: {found[path.stem].name} has the same name without suffix")
-        found[path.stem] = path
+        stem = names_file.composed(path.stem)
+        if stem in found:
+            raise DataError(f"{path}: {found[stem].name} has the same name without suffix")
+        found[stem] = path
     return found
+
+
+def _left_out(folder: Path) -> list[str]:
+    others = left_out_of(folder)
+    if not others:
+        return []
+    return [f"{folder}: files without the suffix of an image, not read: {suffixes_of(others)}"]

@@ -94,7 +94,7 @@ def read(path: str | os.PathLike, names: Mapping[str, str] | None = None) -> Can
 def read_names(path: str | os.PathLike) -> dict[str, str]:
     """The JSON file of a map, an object of strings -> dict; GoldenFileError if it is none."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")  # an editor may mark it
         pairs = json.loads(text, object_pairs_hook=list)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -26,6 +26,8 @@ from refimpl.conventions import (
     ConfigError,
     ModelFileError,
     did_you_mean,
+    is_lfs_pointer,
+    lfs_error,
     require_finite,
 )
 from refimpl.data.preprocessing import Preprocessing
@@ -276,6 +278,9 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
             names = file.keys()
             return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
     except (SafetensorError, TypeError, KeyError, ValueError, AttributeError) as error:
+        with open(path, "rb") as file:
+            if is_lfs_pointer(file.read(128)):
+                raise ModelFileError(lfs_error(path)) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelFileError(f"{path}: not a readable safetensors file: {reason}") from None
     except OSError as error:

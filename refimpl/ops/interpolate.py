@@ -59,10 +59,28 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray]:
     return (dx if rows is None else rows.T @ dx,)
 
 
+def between(inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The two inputs that each output of "bilinear" lies between, and the share of the second.
+
+    int64 (outputs,) twice and float64 (outputs,): for whoever has a part of the inputs at a time.
+
+    >>> between(4, 2)
+    (array([0, 2]), array([1, 3]), array([0.5, 0.5]))
+    """
+    source, before = _sources(inputs, outputs)
+    first, second = (np.clip(before + offset, 0, inputs - 1) for offset in (0, 1))
+    return first, second, source - before
+
+
+def _sources(inputs: int, outputs: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where each output lies among the inputs, float64 (outputs,), and the index before it."""
+    source = (np.arange(outputs) + 0.5) * (inputs / outputs) - 0.5
+    return source, np.floor(source).astype(np.int64)
+
+
 def _weights(inputs: int, outputs: int, mode: str) -> np.ndarray:
     """(outputs, inputs), float64: what of each input is in each output. Rows sum to 1."""
-    source = (np.arange(outputs) + 0.5) * (inputs / outputs) - 0.5
-    before = np.floor(source).astype(np.int64)
+    source, before = _sources(inputs, outputs)
     weights = np.zeros((outputs, inputs))
     for offset in (-1, 0, 1, 2) if mode == "bicubic" else (0, 1):
         distance = np.abs(source - (before + offset))

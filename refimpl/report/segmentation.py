@@ -1,14 +1,14 @@
 """Label maps and confusion matrices as pictures."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from refimpl.data.palette import colours
-from refimpl.report.curves import DOTS_PER_INCH, drawing, literally, write_png
+from refimpl.report.curves import DOTS_PER_INCH, drawing, write_png
 from refimpl.segmenters import Segmentation
 
 ROW = 18  # pixels of a line of the legend
@@ -18,6 +18,8 @@ SMALLEST = 0.0005  # part of the picture of a class that the legend names, 0.1% 
 LEAST = 224  # pixels of the longer side of an overlay's picture: smaller ones are enlarged
 WHITE = (255, 255, 255)
 NAMED = 40  # most classes whose names stand beside a confusion matrix
+
+_LATIN_1 = frozenset((*range(32, 127), *range(160, 256)))
 
 
 def mask(answer: Segmentation) -> Image.Image:
@@ -33,8 +35,7 @@ def overlay(picture: Image.Image, answer: Segmentation) -> Image.Image:
     picture: of the size of the labels. RGB, wider by the legend, and as high as it needs. Classes
     below 0.1 % of the picture are counted, not named.
     """
-    colour = colours(len(answer.class_names))[answer.labels]
-    mixed = Image.blend(picture.convert("RGB"), Image.fromarray(colour), 0.5)
+    mixed = Image.blend(picture.convert("RGB"), mask(answer).convert("RGB"), 0.5)
     mixed = ImageOps.scale(mixed, -(-LEAST // max(mixed.size)), Image.Resampling.NEAREST)
     legend = _legend(answer)
     height = max(mixed.height, ROW * len(legend) + ROW)
@@ -49,7 +50,9 @@ def _legend(answer: Segmentation) -> list[tuple[str, tuple[int, ...]]]:
     shares, names = answer.shares(), answer.class_names
     palette = colours(len(names)).tolist()
     named = [label for label, share in shares.items() if share >= SMALLEST]
-    lines = [(f"{shortened(names[i])}: {shares[i]:.1%}", tuple(palette[i])) for i in named]
+    # the built-in font of some versions of Pillow has the characters of Latin-1 alone
+    texts = {i: shortened(drawable(names[i], i, _LATIN_1)) for i in named}
+    lines = [(f"{texts[i]}: {shares[i]:.1%}", tuple(palette[i])) for i in named]
     if others := len(shares) - len(named):
         lines.append((f"{others} more below 0.1%", WHITE))
     return lines
@@ -63,9 +66,16 @@ def _draw_legend(
         top = ROW // 2 + row * ROW
         box = (left + 8, top, left + 8 + ROW - 4, top + ROW - 4)
         draw.rectangle(box, fill=colour)
-        # the built-in font of some versions of Pillow has the characters of Latin-1 alone
-        text = text.encode("latin-1", "replace").decode("latin-1")
         draw.text((left + 12 + ROW, top), text, fill="black", font=font)
+
+
+def drawable(name: str, number: int, characters: Container[int]) -> str:
+    """The name, or the number of the class where a font lacks some of its characters.
+
+    >>> drawable("sky", 2, range(256)), drawable("天空", 2, range(256))
+    ('sky', 'class 2')
+    """
+    return name if all(ord(character) in characters for character in name) else f"class {number}"
 
 
 def shortened(name: str) -> str:
@@ -80,14 +90,16 @@ def shortened(name: str) -> str:
 def draw_confusion(counts: np.ndarray, class_names: Sequence[str], path: str | os.PathLike) -> None:
     """Write a confusion matrix (classes, classes) to a PNG file, each row as shares of its labels.
 
-    A class without labels has an empty row. Names are shown for 40 classes at most. ConfigError
-    without matplotlib, OSError from the disk.
+    A class without labels has an empty row. Names are shown for 40 classes at most, and numbers in
+    the place of those that matplotlib's font cannot write. ConfigError without matplotlib, OSError
+    from the disk.
     """
     with drawing(path):
         write_png(_confusion(counts, class_names), path)
 
 
 def _confusion(counts: np.ndarray, class_names: Sequence[str]) -> Any:
+    from matplotlib import font_manager
     from matplotlib.figure import Figure
 
     labelled = counts.sum(axis=1, keepdims=True)
@@ -98,8 +110,10 @@ def _confusion(counts: np.ndarray, class_names: Sequence[str]) -> Any:
     axes.set_xlabel("predicted")
     axes.set_ylabel("label")
     if len(class_names) <= NAMED:
-        names = list(map(literally, class_names))
-        axes.set_xticks(range(len(names)), names, rotation=90)
-        axes.set_yticks(range(len(names)), names)
+        font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+        characters = font.get_charmap()
+        names = [drawable(name, i, characters) for i, name in enumerate(class_names)]
+        axes.set_xticks(range(len(names)), names, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
     figure.colorbar(shown, shrink=0.8, label="share of the label's pixels")
     return figure

@@ -1,0 +1,235 @@
+"""Hostile sizes: every verb ends within 2 GB of what it takes for an ordinary image.
+
+A verb runs in a process of its own whose address space the operating system limits: an ordinary
+run says how much that verb needs, and the hostile one gets 2 GB more.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from refimpl.segmenter import ENLARGED, Segmenter
+
+import refimpl
+from refimpl.conventions import ConfigError, DataError, ModelFileError
+from refimpl.data import datasets, images
+from refimpl.data.preprocessing import MAX_PIXELS, Preprocessing
+from refimpl.models import files
+from tests.command_line import SEVEN, SMALL, assert_one_line, run, save_model, save_segmenter
+from tests.test_data import encoded, idx_bytes, png_chunk
+from tests.test_segmenter import picture, small
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, limits by rlimit")
+
+MORE = 2 * 2**30
+CHILD = """
+import resource, sys
+limit = int(sys.argv[1])
+if limit:
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+from refimpl import cli
+status = cli.main(sys.argv[2:])
+with open("/proc/self/status") as file:
+    print(next(line.split()[1] for line in file if line.startswith("VmPeak")), file=sys.stderr)
+sys.exit(status)
+"""
+
+
+def child(limit: int, *args: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", CHILD, str(limit), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@functools.cache
+def ordinary(*args: object) -> int:
+    """Bytes of address space that a verb takes for what it is made for."""
+    done = child(0, *args)
+    assert done.returncode == 0, done.stderr
+    return int(done.stderr.split()[-1]) * 1024
+
+
+def hostile(usual: tuple, args: tuple, more: int = MORE) -> tuple[int, list[str]]:
+    """Status and stderr of a verb with 2 GB more than `usual` takes; no traceback."""
+    done = child(ordinary(*usual) + more, *args)
+    *err, _ = done.stderr.strip().splitlines()
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 2), done.stderr
+    assert done.returncode == 0 or len(err) == 1, done.stderr
+    assert "out of memory" not in done.stderr
+    return done.returncode, err
+
+
+def striped(width: int, height: int, depth: int, colour: int, channels: int) -> bytes:
+    """A PNG of any size in few bytes."""
+    row = b"\0" + bytes((width * channels * depth + 7) // 8)
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = (b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+LARGEST = int(Image.MAX_IMAGE_PIXELS**0.5)
+IMAGES: dict[str, Callable[[], bytes]] = {
+    "as large as may be, grey": lambda: striped(LARGEST, LARGEST, 1, 0, 1),
+    "as large as may be, RGB": lambda: striped(LARGEST, LARGEST, 8, 2, 3),
+    "16 bits and alpha": lambda: striped(LARGEST, LARGEST // 9, 16, 6, 4),
+    "larger": lambda: striped(LARGEST + 99, LARGEST + 99, 1, 0, 1),
+    "a line": lambda: striped(10**7, 1, 8, 0, 1),
+    "a column": lambda: striped(1, 10**6, 8, 2, 3),
+    "claims a lot": lambda: striped(1, 1, 8, 0, 1).replace(
+        struct.pack(">II", 1, 1), struct.pack(">II", 2**31 - 1, 1)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("made", IMAGES.values(), ids=IMAGES)
+def test_classify(tmp_path, made):
+    model = save_model(tmp_path / "m.safetensors")
+    (tmp_path / "a.png").write_bytes(made())
+    usual = ("classify", SEVEN, "--backend", "numpy")
+    hostile(usual, ("classify", tmp_path / "a.png", "--backend", "numpy", "--model", model))
+
+
+@pytest.mark.parametrize(("width", "height"), [(5000, 1), (1, 20_000), (10**7, 1)])
+def test_segment_refuses_what_it_would_have_to_enlarge_without_end(tmp_path, width, height):
+    model = save_segmenter(tmp_path / "m.safetensors")
+    (tmp_path / "a.png").write_bytes(striped(width, height, 8, 0, 1))
+    Image.new("L", (80, 60)).save(tmp_path / "usual.png")
+    options = ("-o", tmp_path / "mask.png", "--model", model, "--backend", "numpy")
+    status, err = hostile(
+        ("segment", tmp_path / "usual.png", *options), ("segment", tmp_path / "a.png", *options)
+    )
+    assert status == 2
+    assert f"a.png: {width} x {height} pixels would be enlarged to " in err[0]
+
+
+def test_segment_takes_the_memory_of_some_windows(tmp_path):
+    """Logits of the whole image, in float64, would be 690 MB."""
+    fields = {"image_size": 112, "patch_size": 16, "dim": 4, "heads": 1, "depth": 1}
+    network = refimpl.create_model("segmenter_didb_micro", **fields, num_classes=150)
+    model = tmp_path / "m.safetensors"
+    refimpl.save(model, network, network.init(np.random.default_rng(0), np.float64))
+    picture = np.random.default_rng(0).integers(0, 256, (760, 760), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / "a.png")
+    Image.fromarray(picture[:200, :300]).save(tmp_path / "usual.png")
+    options = ("-o", tmp_path / "mask.png", "--model", model, "--backend", "numpy")
+    usual = ("segment", tmp_path / "usual.png", *options)
+    status, err = hostile(usual, ("segment", tmp_path / "a.png", *options), MORE // 4)
+    assert status == 0, err
+    assert Image.open(tmp_path / "mask.png").size == (760, 760)
+
+
+def hungry(path: Path, size: int) -> Path:
+    """A Swin's file that claims to read large images: no parameter depends on the size."""
+    model = refimpl.create_model("swin_micro", num_classes=3)
+    params = model.init(np.random.default_rng(0))
+    refimpl.save(path, model, params)
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    config = json.loads(header["__metadata__"]["config"]) | {"image_size": [size, size]}
+    header["__metadata__"]["config"] = json.dumps(config)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[end:])
+    return path
+
+
+def test_a_models_file_may_not_claim_any_size(tmp_path):
+    path = hungry(tmp_path / "m.safetensors", 280_000)
+    usual = ("classify", SEVEN, "--backend", "numpy")
+    status, err = hostile(usual, ("classify", SEVEN, "--model", path))
+    assert status == 2
+    assert f"{path}: preprocessing: size is (280000, 280000), expected at most" in err[0]
+    with pytest.raises(ModelFileError, match="expected at most 16777216 pixels"):
+        refimpl.classifier(path)
+    assert files.read(path).model.config.image_size == (280_000, 280_000)
+    assert_one_line(run("evaluate", "--data", SMALL, "--model", path), "280000")
+
+
+def test_what_a_training_crops_of_is_bounded(tmp_path):
+    tiny = ("--model", "didb_micro", "--set", "dim=8", "--set", "depth=1", "--epochs", 1)
+    train = ("train", "--data", SMALL, *tiny, "--limit", 20, "--backend", "numpy", "--threads", 1)
+    usual = (*train, "-o", tmp_path / "usual.safetensors")
+    status, err = hostile(usual, (*train, "--crop", 0.02, "-o", tmp_path / "a.safetensors"))
+    assert status == 0, err
+    result = run(*train, "--crop", 0.0001, "-o", tmp_path / "b.safetensors")
+    assert_one_line(result, "preprocessing: size is (280000, 280000)")
+
+
+def test_evaluate_a_hostile_data_set(tmp_path):
+    model = save_model(tmp_path / "m.safetensors")
+    usual = ("evaluate", "--data", SMALL, "--model", model, "--limit", 9, "--backend", "numpy")
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    (folder / "t10k-images-idx3-ubyte").write_bytes(idx_bytes(8, (2**31 // 784, 28, 28), b""))
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(8, (2**31 - 1,), b""))
+    evaluate = ("evaluate", "--model", model, "--backend", "numpy", "--data")
+    assert hostile(usual, (*evaluate, folder))[0] == 2
+    names = tmp_path / "names.txt"
+    names.write_bytes(b"a " * 2**27)
+    assert hostile(usual, (*evaluate, SMALL, "--class-names", names))[0] == 2
+    tree = tmp_path / "tree"
+    for digit in range(10):
+        (tree / str(digit)).mkdir(parents=True)
+        (tree / str(digit) / "a.png").write_bytes(SEVEN.read_bytes())
+    (tree / "1" / "a.png").write_bytes(striped(LARGEST, LARGEST, 1, 0, 1))
+    assert hostile(usual, (*evaluate, tree))[0] == 0
+
+
+# --- bounds ---------------------------------------------------------------------------------------
+
+
+def test_a_preprocessing_makes_no_more_pixels_than_that():
+    Preprocessing.plain((2**12, 2**12), 1)
+    for size in ((2**12, 2**12 + 1), (MAX_PIXELS + 1, 1), (10**9, 10**9)):
+        with pytest.raises(ConfigError, match="expected at most 16777216 pixels"):
+            Preprocessing.plain(size, 1)
+
+
+def test_an_image_is_enlarged_to_so_many_windows_at_most():
+    ask = small()  # windows of 8 x 12
+    assert ask(picture(1, 12 * ENLARGED // 8)).labels.shape == (1, 96)
+    with pytest.raises(DataError, match=r"image: 97 x 1 pixels would be enlarged to 776 x 8"):
+        ask(picture(1, 97))
+    with pytest.raises(DataError, match=r"mine\.png: 1 x 44 pixels"):
+        ask(picture(44, 1), "mine.png")
+
+
+@pytest.mark.parametrize("room", [4, 3000, 20_000])
+@pytest.mark.parametrize("size", [(30, 50), (5, 6), (3, 40), (64, 7), (9, 13), (8, 12)])
+def test_strips_and_bands_of_any_size_give_the_same(monkeypatch, room, size):
+    ask, pixels = small(), picture(*size)
+    whole = ask.logits(pixels)
+    module = sys.modules[Segmenter.__module__]
+    monkeypatch.setattr(module, "BAND_BYTES", room)
+    monkeypatch.setattr(module, "WINDOW_BYTES", room)
+    np.testing.assert_allclose(ask.logits(pixels), whole, rtol=1e-13, atol=1e-13)
+    np.testing.assert_array_equal(ask(pixels).labels, whole.argmax(axis=0))
+
+
+def test_pixels_are_limited_even_where_pillow_only_warns():
+    with pytest.raises(DataError, match="refused, too many pixels: 90250000, expected at most 894"):
+        images.decode(striped(9500, 9500, 1, 0, 1), "large")
+
+
+def test_no_more_idx_images_than_memory_holds(monkeypatch):
+    monkeypatch.setattr(datasets, "MAX_BYTES", 2**20)
+    with pytest.raises(DataError, match="a limit takes fewer"):
+        datasets.load(SMALL, "train", Preprocessing.plain((560, 560), 1))
+
+
+def test_an_annotation_of_many_pixels(tmp_path):
+    content = encoded(Image.new("P", (4000, 3000), 1))
+    numbers, turned = images.decode_indices(content, "large")
+    assert (numbers.dtype, numbers.shape, turned) == (np.uint8, (3000, 4000), 1)
