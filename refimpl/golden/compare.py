@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refimpl.conventions import ConfigError, GoldenFileError, require_choice
-from refimpl.golden import bounds, precision, record, replay, store
+from refimpl.golden import bounds, precision, record, store
 from refimpl.golden.bounds import UNDERFLOW
 from refimpl.golden.logical import Tap
 from refimpl.golden.places import Places, places_of
@@ -216,9 +216,7 @@ def _taps(
     if not taps:
         close = _suggested(sorted(candidate)[:1], names)
         hint = "".join(f"; did you mean {tap} by {name}?" for name, tap in close.items())
-        raise GoldenFileError(
-            f"{where}: has no tap of {bundle.path}; expected some, by name{hint}"
-        )
+        raise GoldenFileError(f"{where}: has no tap of {bundle.path}; expected some, by name{hint}")
     wrong = [tap for tap in taps.values() if tap.wrong_shape]
     if len(taps) >= ENOUGH and len(wrong) > len(taps) / 2:
         raise GoldenFileError(

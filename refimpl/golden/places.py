@@ -1,7 +1,7 @@
 """Where in a tap: images, windows, heads, channels, rows and columns of the grid of patches.
 
-    describe(places_of("blocks.0.attn.high", 3, config), mask)
-    ["tokens: grid rows 0 and 6, columns 0 and 6: the border (of 7 x 7)", "channels: all 48"]
+describe(places_of("blocks.0.attn.high", 3, config), mask)
+["tokens: grid rows 0 and 6, columns 0 and 6: the border (of 7 x 7)", "channels: all 48"]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from refimpl.golden.fingerprints import axes
 from refimpl.models import Config
 
 LISTED = 8  # indices of an axis that are named
+SINGULAR = {"patches": "patch", "queries": "query", "classes": "class"}
 ON_GRID = ("tokens", "patches", "queries", "keys")
 
 
@@ -76,7 +77,7 @@ def coordinates(places: Places, index: Sequence[int], shape: Sequence[int]) -> s
 
 def _coordinate(places: Places, axis: int, index: int, size: int) -> Iterator[str]:
     name = places.names[axis]
-    one = {"patches": "patch", "queries": "query", "classes": "class"}.get(name, name.removesuffix("s"))
+    one = SINGULAR.get(name, name.removesuffix("s"))
     if name == "images" and places.windows > 1:
         yield f"image {index // places.windows}, window {index % places.windows}"
     elif places.has_grid(axis, size) and places.grid != (1, 1):
@@ -124,16 +125,21 @@ def _cells(on: np.ndarray) -> str:
     """Cells of a grid: whole rows and columns, a rectangle, or how many."""
     rows, columns = on.all(axis=1), on.all(axis=0)
     if np.array_equal(on, rows[:, None] | columns):
-        lines = [f"{word} {_listed(np.flatnonzero(line))}"
-                 for word, line in (("rows", rows), ("columns", columns)) if line.any()]  # fmt: skip
+        lines = [
+            _lines(word, line) for word, line in (("row", rows), ("column", columns)) if line.any()
+        ]
         ends = [np.flatnonzero(line).tolist() == [0, len(line) - 1] for line in (rows, columns)]
         return "grid " + ", ".join(lines) + (": the border" if all(ends) else "")
     rows, columns = on.any(axis=1), on.any(axis=0)
-    box = ", ".join(f"{word} {_listed(np.flatnonzero(line))}"
-                    for word, line in (("rows", rows), ("columns", columns)))  # fmt: skip
+    box = f"{_lines('row', rows)}, {_lines('column', columns)}"
     if np.array_equal(on, rows[:, None] & columns):
         return f"grid {box}"
     return f"{int(on.sum())} patches in grid {box}"
+
+
+def _lines(word: str, mask: np.ndarray) -> str:
+    numbers = np.flatnonzero(mask)
+    return f"{word}{'s' * (len(numbers) > 1)} {_listed(numbers)}"
 
 
 def _indices(hit: np.ndarray, size: int) -> str:

@@ -96,12 +96,7 @@ def read(given: str) -> Declared:
     return {pattern: unit(value) for pattern, value in found.items()}
 
 
-# --- bfloat16, which NumPy does not have ----------------------------------------------------------
-
-
-def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
-    """uint16, the upper half of a float32 -> float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+# --- grids: the numbers that a type has -----------------------------------------------------------
 
 
 def as_stored(value: np.ndarray, dtype: str) -> np.ndarray:
@@ -113,9 +108,6 @@ def as_stored(value: np.ndarray, dtype: str) -> np.ndarray:
     bits = single.view(np.uint32).astype(np.uint64)
     rounded = bits + 0x7FFF + ((bits >> 16) & 1)
     return (rounded & 0xFFFF0000).astype(np.uint32).view(np.float32)
-
-
-# --- grids ----------------------------------------------------------------------------------------
 
 
 def coarser_grid(array: np.ndarray, dtype: str, golden: np.ndarray) -> str | None:

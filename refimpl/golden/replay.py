@@ -116,7 +116,8 @@ class Replay:
         if bound.opened is not None:
             tolerance = tolerance + SECOND_ORDER * bound.opened
             return Judge(expected, tolerance, z, self._why(name, bound.opened))
-        if not np.isfinite(tolerance).all() or _rms(tolerance) > WIDE * _rms(bound.size) + UNDERFLOW:
+        allowed = WIDE * _rms(bound.size) + UNDERFLOW
+        if not np.isfinite(tolerance).all() or _rms(tolerance) > allowed:
             return Judge(expected, tolerance, z, "its bound is as wide as its values")
         return Judge(expected, tolerance, z)
 
@@ -336,7 +337,7 @@ def _needed(reference: Reference) -> dict[str, int]:
 
 
 def _of_product(a: Bounded, b: Bounded) -> np.ndarray:
-    """A whole number is a product of bits over their last axes: each open one may change it by 2."""
+    """A whole number is a product of bits over their last axes; each open one counts 2."""
     closed = [(x.inherited == 0).astype(np.float64) for x in (a, b)]
     return 2 * (a.shape[-1] - closed[0] @ closed[1].swapaxes(-1, -2))
 
