@@ -27,7 +27,12 @@ def bundle(path: Path, net: networks.Network | None = None, **options) -> Bundle
 def taps(found: Bundle, dtype=np.float64) -> dict[str, np.ndarray]:
     """What the reference itself computes in `dtype`: a candidate. Copies, to be spoilt."""
     given = "grads/logits"
-    dlogits = found.value(given).astype(dtype) if given in found.entries else None
+    return taps_of(found, found.value(given) if given in found.entries else None, dtype)
+
+
+def taps_of(found: Bundle, dlogits: np.ndarray | None, dtype=np.float64) -> dict[str, np.ndarray]:
+    """The same, with this gradient of the logits."""
+    dlogits = None if dlogits is None else dlogits.astype(dtype)
     params = record.cast(found.params, dtype)
     steps = record.trace(found.model, params, found.input.astype(dtype), dlogits)
     return {name: step.value.copy() for name, step in steps.items() if name != record.INPUT}

@@ -67,8 +67,9 @@ class Port(NamedTuple):
 def taps(bundle: Any, bug: InPython) -> dict[str, np.ndarray]:
     """Everything the wrong port computes, by name."""
     params, values = flatten(bundle.params), {}
-    for name, (value, op, reads) in bundle.reference.steps.items():
-        inputs = [values[read] for read in reads]
+    for name, step in bundle.reference.steps.items():
+        value, op = step.value, step.op
+        inputs = [values[read] for read in step.inputs]
         if op is not None and re.fullmatch(bug.pattern, name):
             values[name] = bug.wrong(Port(name, op, params, bundle.model.config), *inputs)
         else:

@@ -77,7 +77,7 @@ def test_what_is_written_out_is_what_the_op_gives(config, seed):
     for name, step in ref.steps.items():
         given_values = [arithmetic.value(ref.steps[read].value) for read in step.inputs]
         if step.kind == "real" and name != record.INPUT:
-            found = bounds._bounded(step, given_values, arithmetic)
+            found = bounds.bounded(step, given_values, arithmetic)
             np.testing.assert_allclose(found.value, step.value, rtol=1e-9, atol=1e-12)
 
 

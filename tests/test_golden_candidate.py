@@ -126,7 +126,7 @@ def test_every_container_gives_the_same_taps(tmp_path, make) -> None:
         np.testing.assert_array_equal(found[name], array)
 
 
-@pytest.mark.parametrize("dtype", npy.DTYPES)
+@pytest.mark.parametrize("dtype", sorted(set(npy.DTYPES) - {"bfloat16"}))
 def test_every_type_of_number_is_read_in_either_order(tmp_path, dtype) -> None:
     array = np.arange(30).reshape(2, 3, 5).astype(dtype)
     write(tmp_path, {"c.npy": encoded(array), "f.npy": encoded(np.asfortranarray(array))})
@@ -143,6 +143,69 @@ def test_any_shape_is_read_as_numpy_reads_it(tmp_path_factory, shape, fortran) -
     np.testing.assert_array_equal(candidate.read(folder)["x"], np.load(folder / "x.npy"))
 
 
+def bfloat16(array: np.ndarray) -> np.ndarray:
+    """Exact numbers -> their upper halves."""
+    return (array.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+
+
+def test_bfloat16_is_read_from_every_container(tmp_path) -> None:
+    """NumPy has no such type: ml_dtypes saves it as two raw bytes, safetensors as BF16."""
+    array = np.array([[1.0, -2.5], [0.0, 3e38], [1.0078125, -0.0]], np.float32)
+    upper = bfloat16(array)
+    write(tmp_path / "folder", {"x.npy": encoded(upper.view("V2"))})
+    np.savez(tmp_path / "x.npz", x=upper.view("V2"))
+    entry = {"dtype": "BF16", "shape": [3, 2], "data_offsets": [0, 12]}
+    text = json.dumps({"x": entry}).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + upper.tobytes())
+    for name in ("folder", "x.npz", "x.safetensors"):
+        found = candidate.read(tmp_path / name)
+        assert found.dtypes == {"x": "bfloat16"}
+        expected = (upper.astype(np.uint32) << 16).view(np.float32)
+        assert found["x"].dtype == np.float32
+        np.testing.assert_array_equal(found["x"], expected)
+
+
+def test_what_a_finder_leaves_is_passed_over(tmp_path) -> None:
+    junk = {"._x.npy": b"words", "taps/._001.z.npy": b"words", ".DS_Store": b"words"}
+    folder = write(tmp_path / "c", {**junk, "x.npy": encoded(Z)})
+    assert set(candidate.read(folder)) == {"x"}
+    members = {"__MACOSX/._x.npy": b"words", "__MACOSX/x.npy": b"words", **junk}
+    path = write_zip(tmp_path / "c.npz", {**members, "x.npy": encoded(Z)})
+    assert set(candidate.read(path)) == {"x"}
+    refused(write(tmp_path / "d", junk), "no arrays in it")
+
+
+def test_a_safetensors_file_that_is_cut_after_it_was_opened(tmp_path) -> None:
+    """The port that writes it begins anew: to read a mapped file then ends the process."""
+    path = as_safetensors(tmp_path)
+    found = candidate.read(path)
+    with open(path, "r+b") as file:
+        file.truncate(8)
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, ARRAYS[name])
+
+
+def test_an_array_that_is_cut_while_it_is_read(tmp_path, monkeypatch) -> None:
+    folder = write(tmp_path / "c", {"x.npy": encoded(Z)})
+    found = candidate.read(folder)
+    original = npy.header
+
+    def cut(file, size, where):
+        header = original(file, size, where)
+        os.truncate(folder / "x.npy", size - 8)
+        return header
+
+    monkeypatch.setattr(npy, "header", cut)
+    with pytest.raises(GoldenFileError, match="x.npy: truncated while it was read: 88 of 96"):
+        found["x"]
+
+
+def test_a_safetensors_file_that_would_fill_the_memory(tmp_path) -> None:
+    with open(tmp_path / "c.safetensors", "wb") as file:
+        file.truncate(candidate.MAX_SAFETENSORS + 1)  # a hole
+    refused(tmp_path / "c.safetensors", "expected at most")
+
+
 def test_version_2_of_the_format(tmp_path) -> None:
     write(tmp_path, {"x.npy": encoded(Z, version=(2, 0))})
     np.testing.assert_array_equal(candidate.read(tmp_path)["x"], Z)
@@ -152,7 +215,8 @@ def test_a_map_renames_by_the_whole_name_or_by_the_name_without_number(tmp_path)
     write(tmp_path, {"taps/7.theirs.npy": encoded(Z), "other.npy": encoded(BIT)})
     names = tmp_path / "names.json"
     for theirs in ("theirs", "taps/7.theirs"):
-        names.write_text(json.dumps({theirs: "ours", "not there": "nothing"}))
+        text = json.dumps({theirs: "ours", "not there": "nothing"})
+        names.write_text(text, encoding="utf-8-sig")  # with the mark that some editors set
         found = candidate.read(tmp_path, candidate.read_names(names))
         assert set(found) == {"ours", "other"}
         np.testing.assert_array_equal(found["ours"], Z)
@@ -175,7 +239,7 @@ BROKEN = {
     "complex": (encoded(Z.astype(complex)), "dtype complex128"),
     "text": (encoded(np.array(["a"])), "dtype <U1"),
     "dates": (encoded(np.array([0], "M8[s]")), "dtype datetime64"),
-    "unsigned": (encoded(np.array([0], np.uint32)), "dtype uint32"),
+    "raw bytes": (encoded(np.zeros(2, "V3")), "dtype |V3"),
     "fields": (encoded(np.zeros(2, [("a", "f8")])), "dtype"),
     "huge claim": (header(FLOATS % "99999999, 99999999"), "at most 1073741824"),
     "huge and empty": (header(FLOATS % "0, 10 ** 30"), "not a readable .npy file"),
@@ -316,7 +380,7 @@ def test_safetensors_with_a_lying_header(tmp_path) -> None:
         ({"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}, ""),
         ({"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}, ""),
         ({"dtype": "F32", "shape": [2**62], "data_offsets": [0, 4]}, ""),
-        ({"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}, "dtype BF16"),
+        ({"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}, "dtype F8_E4M3"),
         ({"dtype": "X", "shape": [2], "data_offsets": [0, 4]}, ""),
     ):
         text = json.dumps({"x": entry}).encode()

@@ -252,17 +252,55 @@ def test_compare_fails_and_names_the_tap_and_the_cause(tmp_path) -> None:
 
 def test_compare_writes_every_kind_of_report(tmp_path) -> None:
     port = dump(tmp_path, {REAL: 2 * golden_bundles.arrays()[REAL]})
-    paths = {kind: tmp_path / f"report.{kind}" for kind in ("json", "junit", "html")}
+    paths = {kind: tmp_path / f"report.{kind}" for kind in ("junit", "html")}
     options = [part for kind, path in paths.items() for part in (f"--{kind}", path)]
-    assert run("golden", "compare", BUNDLE, port, *options).status == 1
-    found = json.loads(paths["json"].read_text())
+    result = run("golden", "compare", BUNDLE, port, *options, "--json")
+    assert result.status == 1
+    found = json.loads(result.out)
     assert (found["first_divergence"], found["candidate"]) == (REAL, str(port))
+    assert (found["outcome"], found["unjudged"][0]) == ("FAIL", "blocks.0.mlp.up.norm")
+    assert f"FIRST DIVERGENCE: {REAL}" in result.err  # the words go where they harm no pipe
     assert ElementTree.parse(paths["junit"]).getroot().get("failures") == "1"
-    assert "scale missing: every value is 2 times too large" in paths["html"].read_text()
+    page = paths["html"].read_text()
+    assert "scale missing: every value is 2 times too large" in page
+    assert "Heat map" in page
     one_line(
-        run("golden", "compare", BUNDLE, port, "--json", tmp_path / "no" / "f")._replace(out=""),
+        run("golden", "compare", BUNDLE, port, "--html", tmp_path / "no" / "f")._replace(out=""),
         2, "No such file",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_json_is_a_flag_as_everywhere(tmp_path, place) -> None:
+    port = dump(tmp_path, {})
+    options = ("--json", BUNDLE, port) if place == "before" else (BUNDLE, port, "--json")
+    assert json.loads(run("golden", "compare", *options, "--quiet").out)["passed"] is True
+    result = run("golden", "compare", BUNDLE, port, "--json", tmp_path / "f.json")
+    assert (result.status, result.out) == (2, "")
+    assert f"--json prints and takes no file; expected --json > {tmp_path}/f.json" in result.err
+    assert not (tmp_path / "f.json").exists()
+
+
+def test_reports_overwrite_nothing_that_is_read_nor_one_another(tmp_path) -> None:
+    port = tmp_path / "port"
+    shutil.copytree(BUNDLE, port)
+    names, units = tmp_path / "names.json", tmp_path / "units.json"
+    names.write_text("{}")
+    units.write_text('{"*": "float32"}')
+    tap = port / "taps" / "001.tokens.npy"
+    link = tmp_path / "link"
+    link.symlink_to(tap)
+    before = {path: path.read_bytes() for path in (tap, names, units)}
+    options = (BUNDLE, port, "--map", names, "--unit-roundoff", units)
+    for kind in ("--html", "--junit"):
+        for output in (tap, link, names, units, BUNDLE / "manifest.json", port):
+            one_line(run("golden", "compare", *options, kind, output), 2, kind, "another file")
+    both = ("--html", tmp_path / "x", "--junit", tmp_path / "." / "x")
+    one_line(run("golden", "compare", *options, *both), 2, "--html writes", "another file")
+    assert {path: path.read_bytes() for path in before} == before
+    assert not (tmp_path / "x").exists()
+    new = port / "report.html"  # beside the taps, where nothing is
+    assert run("golden", "compare", *options, "--html", new).status == 0 and new.exists()
 
 
 def test_compare_with_names_of_its_own(tmp_path) -> None:
@@ -270,12 +308,119 @@ def test_compare_with_names_of_its_own(tmp_path) -> None:
     (tmp_path / "names.json").write_text(json.dumps({"theirs": REAL}))
     options = (BUNDLE, tmp_path / "port.npz", "--map", tmp_path / "names.json")
     status, out, _ = run("golden", "compare", *options)
-    assert status == 0
-    assert "PASS: 1 of 529 taps judged, 0 failed" in out
+    assert status == 4
+    assert "INCOMPLETE: 1 of 529 taps judged, 0 failed; 1 name is no tap of the model" in out
     assert "missing from the candidate, not judged (528):" in out
+    assert re.search(r"^  blocks\.0: \d+ of \d+$", out, re.MULTILINE)
+    assert "  blocks.1: all 98\n" in out
     assert "unknown, no tap of the model (1):\n  other\n" in out
+    status, out, _ = run("golden", "compare", *options, "--ignore", "oth*", "--verbose")
+    assert status == 0 and "PASS: 1 of 529 taps judged, 0 failed" in out
+    assert " blocks.1.attn.scores " in out  # by name
     (tmp_path / "names.json").write_text("words")
     one_line(run("golden", "compare", *options), 3, "names.json", "not a readable map")
+
+
+def test_a_name_that_is_none_comes_first_with_what_was_meant(tmp_path) -> None:
+    arrays = golden_bundles.arrays()
+    misnamed = {name.replace("blocks.1.", "block.1."): value for name, value in arrays.items()}
+    np.savez(tmp_path / "port.npz", **misnamed)
+    for strict in ((), ("--strict",)):
+        status, out, _ = run("golden", "compare", BUNDLE, tmp_path / "port.npz", *strict)
+        assert status == 4
+        first = out.split("\n\n")[1].splitlines()
+        assert first[0].startswith("unknown, no tap of the model (")
+        assert first[1].endswith("?") and "did you mean blocks.1." in first[1]
+        assert first[-1].endswith(" more") and len(first) == 22
+
+
+def test_required_taps_and_a_complete_dump(tmp_path) -> None:
+    arrays = golden_bundles.arrays()
+    del arrays[REAL]
+    np.savez(tmp_path / "port.npz", **arrays)
+    options = (BUNDLE, tmp_path / "port.npz")
+    assert run("golden", "compare", *options, "--require", "*.int").status == 0
+    for wanted in (("--complete",), ("--require", "logits", "--require", "*.up.linear")):
+        status, out, _ = run("golden", "compare", *options, *wanted, "--quiet")
+        words = f"FAIL: 528 of 529 taps judged, 0 failed; 1 tap is required and absent: {REAL}\n"
+        assert (status, out) == (1, words)
+    wrong = run("golden", "compare", *options, "--require", "blocks.0.mlp.up.linea")
+    one_line(wrong, 2, "fits no tap", f"did you mean {REAL}?")
+
+
+def test_quiet_says_the_verdict_the_first_divergence_and_the_cause(tmp_path) -> None:
+    port = dump(tmp_path, {BIT: ~golden_bundles.arrays()[BIT]})
+    status, out, err = run("golden", "compare", BUNDLE, port, "--mode", "replay", "--quiet")
+    assert (status, err) == (1, "")
+    verdict, first, cause = out.splitlines()
+    assert verdict.startswith("FAIL: 529 of 529 taps judged, ")
+    assert first == f"FIRST DIVERGENCE: {BIT}"
+    assert cause.startswith("  likely cause  polarity inverted")
+
+
+def test_what_could_not_be_judged_has_a_status_of_its_own(tmp_path) -> None:
+    """Behind a tap of another shape nothing is known; a tie taints what follows from it."""
+    arrays = golden_bundles.arrays()
+    few = {"tokens": arrays["tokens"], "extra": np.zeros(3)}
+    np.savez(tmp_path / "port.npz", **few)
+    junit = tmp_path / "junit.xml"
+    options = (BUNDLE, tmp_path / "port.npz", "--mode", "replay", "--junit", junit)
+    status, out, err = run("golden", "compare", *options, "--quiet")
+    assert (status, err) == (4, "")
+    assert "INCOMPLETE: 1 of 529 taps judged, 0 failed; 1 name is no tap of the model" in out
+    root = ElementTree.parse(junit).getroot()
+    assert (root.get("failures"), root.get("errors")) == ("0", "1")  # no build server shows a pass
+
+
+def test_unit_roundoffs(tmp_path) -> None:
+    half = {n: v.astype(np.float16) for n, v in golden_bundles.arrays().items()
+            if v.dtype.kind == "f" and n in ("tokens", "blocks.0.norm1.out")}  # fmt: skip
+    np.savez(tmp_path / "port.npz", **half)
+    options = (BUNDLE, tmp_path / "port.npz", "--mode", "replay", "--unit-roundoff")
+    units = tmp_path / "units.json"
+    units.write_text('{"blocks.*": "float32", "*": 1e-3}')
+    for unit in ("float16", "float32", "0.001", units):
+        assert run("golden", "compare", *options, unit).status == 0, unit
+    one_line(run("golden", "compare", *options, "single"), 2, "'single': expected a number above 0")
+    for text in ("[]", "words", "{}"):
+        units.write_text(text)
+        one_line(run("golden", "compare", *options, units), 3, "units.json", "JSON")
+    units.write_text('{"*": "single"}')
+    one_line(run("golden", "compare", *options, units), 2, "'single'")
+
+
+# --- diff -----------------------------------------------------------------------------------------
+
+
+def test_diff_shows_the_worst_elements_and_where_they_are(tmp_path) -> None:
+    value = golden_bundles.arrays()[REAL].copy()
+    value[0, 7, 5] += 3
+    value[0, 0, 2] -= 1
+    port = dump(tmp_path, {REAL: value})
+    status, out, err = run("golden", "diff", BUNDLE, port, REAL)
+    assert (status, err) == (1, "")
+    assert "the worst 2 of 2 that differ" in out
+    rows = out[out.index("index ") :].splitlines()[1:]
+    assert rows[0].startswith("0 7 5") and "hard" in rows[0]
+    assert rows[0].endswith("image 0, grid row 1, column 2, channel 5")
+    assert rows[1].endswith("image 0, the class token, channel 2")
+    assert str(float(value[0, 7, 5])) in rows[0]
+    found = json.loads(run("golden", "diff", BUNDLE, port, REAL, "--count", 1, "--json").out)
+    (element,) = found["elements"]
+    assert (element["index"], element["candidate"]) == ([0, 7, 5], value[0, 7, 5])
+    assert run("golden", "diff", BUNDLE, port, "tokens").status == 0
+
+
+def test_diff_of_a_bit_has_margins_and_of_no_tap_a_hint(tmp_path) -> None:
+    bit = golden_bundles.arrays()[BIT].copy()
+    bit[0, 4, 0] ^= 0b11
+    port = dump(tmp_path, {BIT: bit})
+    found = json.loads(run("golden", "diff", BUNDLE, port, BIT, "--json").out)
+    z = golden_bundles.bundle().value("blocks.0.mlp.up.z")[0, 4, :2]
+    assert [e["margin"] for e in found["elements"]] == sorted(abs(z), reverse=True)
+    one_line(run("golden", "diff", BUNDLE, port, f"{BIT}s"), 2, f"did you mean {BIT}?")
+    np.savez(tmp_path / "few.npz", **{REAL: golden_bundles.arrays()[REAL]})
+    assert run("golden", "diff", BUNDLE, tmp_path / "few.npz", BIT).status == 4
 
 
 def test_a_candidate_without_any_tap_is_no_candidate(tmp_path) -> None:

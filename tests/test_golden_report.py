@@ -16,6 +16,7 @@ from PIL import Image
 
 from refimpl.golden import compare, diagnose, junit, text
 from refimpl.golden.compare import Comparison, Divergence, Verdict
+from refimpl.golden.places import Places
 from refimpl.report import comparison as report
 from tests import golden_bundles
 
@@ -86,14 +87,14 @@ def test_the_first_divergence_says_all_that_is_known(failing) -> None:
         re.match(r"  (\S+(?: \S+)?) +(.*)", line).groups()
         for line in out[start:].split("\n\n")[0].splitlines()[2:]
     )
-    assert facts["index"] == str(list(index))
+    assert facts["index"] == f"{list(index)}: image 0, the class token, channel {index[2]}"
     assert float(facts["golden"]) == golden
     assert float(facts["candidate"]) == 2 * golden
     assert float(facts["tolerance"]) == found.tolerance
     assert facts["verdict"].startswith("FAIL: ")
     assert facts["likely cause"] == "scale missing: every value is 2 times too large"
     assert facts["where"] == "tokens: all 13; channels: all 63"
-    assert "missing from the candidate, not judged (1):\n  logits\n" in out
+    assert "missing from the candidate, not judged (1):\n  logits: all 1\n" in out
     assert f"unknown, no tap of the model (1):\n  {EVIL}\n" in out
     assert re.search(r"FAIL: \d+ of 529 taps judged, 1 failed\n", out)
     assert "TAINTED       not judged: computed from a tap that differs; --mode replay" in out
@@ -107,11 +108,13 @@ def test_a_bit_shows_its_z_and_margin() -> None:
     out = text.report(found, causes, total)
     z = float(value("blocks.1.mlp.up.z")[0, 3, 2])
     assert f"FIRST DIVERGENCE: {name}" in out
-    assert re.search(r"  index +\[0, 3, 2\]\n", out)
+    place = r"image 0, grid row 0, column 2, channel 2"
+    assert re.search(rf"  index +\[0, 3, 2\]: {place}\n", out)
     assert re.search(rf"  golden +{int(z >= 0)}\n  candidate +{int(z < 0)}\n", out)
     assert re.search(rf"  z +{z!r}\n  margin +{abs(z)!r}\n  tolerance ", out)
     assert re.search("  verdict +FAIL: 1 of 273 differ, 0 ties, 0 near, 1 hard\n", out)
-    assert re.search(r"  where +tokens: 3 \(of 13\); channels: 2 \(of 21\)\n", out)
+    words = r"tokens: grid row 0, column 2 \(of 3 x 4\); channels: 2 \(of 21\)"
+    assert re.search(rf"  where +{words}\n", out)
     assert f"likely cause  {text.UNEXPLAINED}" in out
 
 
@@ -122,15 +125,6 @@ def test_wrong_arrays_say_what_is_wrong_with_them() -> None:
     assert line.endswith("shape (1, 12, 63); expected (1, 13, 63)")
     assert re.search(r"  reason +shape \(1, 12, 63\)", out)
     assert re.search(r"\d+ not looked at, after the first tap that failed", out)
-
-
-def test_where_names_few_indices_and_counts_many() -> None:
-    mask = np.zeros((1, 4, 30, 5), bool)
-    mask[:, 2, ::2] = True
-    places = list(text.where("a.prob.bit", mask))
-    assert places == ["heads: 2 (of 4)", "queries: 15 of 30", "keys: all 5"]
-    assert "axis 1: 2 (of 4)" in text.where("grads/param.w", mask)
-    assert list(text.where("x", np.array(True))) == []
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -296,11 +290,15 @@ def pictures(found: Comparison) -> list[np.ndarray]:
     return masks
 
 
+NAMES = ("images", "heads", "queries", "keys")
+
+
 def differing(mask: np.ndarray) -> Comparison:
     """A comparison of one tap that differs where the mask says."""
     at = Divergence((0,) * mask.ndim, False, True, -1.0, 1.0, 0.0)
     return made(verdict(
-        "a.prob.bit", "FAIL", kind="bit", count=mask.size, differing=int(mask.sum()),
+        "a.prob.bit", "FAIL", kind="bit", places=Places(NAMES[-mask.ndim :]),
+        count=mask.size, differing=int(mask.sum()),
         hard=int(mask.sum()), divergence=at, flips=mask, expected=~mask, candidate=mask | ~mask,
     ))  # fmt: skip
 
@@ -320,7 +318,7 @@ def test_slices_without_flips_are_left_out_and_many_are_not_all_drawn() -> None:
     assert len(pictures(differing(mask))) == 1
     assert "image: 1, head: 0" in page
     assert "5 of 6 slices do not differ and are left out" in page
-    many = differing(np.ones((50, 4, 5), bool))
+    many = differing(np.ones((50, 1, 4, 5), bool))
     assert len(pictures(many)) == report.PLANES
     assert f"{50 - report.PLANES} more differ" in report.page(many, {}, 1).decode()
 

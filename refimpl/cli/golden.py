@@ -1,22 +1,24 @@
 """`refimpl golden`: make, inspect and check golden bundles, and compare a port with one.
 
-Exit status as everywhere, and 3 where a bundle or a candidate cannot be read.
+Exit status as everywhere; 3 where a bundle or a candidate cannot be read; 4 where nothing was found
+wrong, but not all that was dumped could be judged.
 """
 
 import argparse
-import json
+import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from refimpl.cli.options import FILES, add_json, not_negative
+from refimpl.cli.options import FILES, add_json, not_negative, positive
 from refimpl.cli.output import complain, print_json, print_table
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import ConfigError, GoldenFileError
 from refimpl.disk import write_atomically
 
 UNREADABLE = 3
+STATUS = {"PASS": 0, "FAIL": 1, "INCOMPLETE": 4}
 
 Run = Callable[[argparse.Namespace], int]
 
@@ -26,6 +28,7 @@ def add(verbs: Verbs) -> None:
     _add_make(group)
     _add_inspect(group)
     _add_compare(group)
+    _add_diff(group)
     added = group(
         selfcheck,
         "recompute a bundle from its own weights and input",
@@ -98,33 +101,89 @@ def _add_compare(group: Verbs) -> None:
         "refimpl golden compare small_tie_free port.npz --mode replay --html report.html",
     )
     _add_bundle(added)
+    _add_candidate(added)
+    added.add_argument("--strict", action="store_true", help="ties and near flips fail, too")
+    added.add_argument("--fail-fast", action="store_true", help="stop at the first that fails")
+    added.add_argument(
+        "--require", action="append", default=[], metavar="GLOB",
+        help="taps that fail where they are absent; repeatable",
+    )  # fmt: skip
+    added.add_argument(
+        "--complete", action="store_true", help="every tap of the bundle that is absent fails"
+    )
+    added.add_argument(
+        "--ignore", action="append", default=[], metavar="GLOB",
+        help="names of the candidate that are no taps and shall not be judged; repeatable",
+    )  # fmt: skip
+    length = added.add_mutually_exclusive_group()
+    length.add_argument(
+        "--quiet", action="store_true", help="the verdict, the first divergence and its cause alone"
+    )
+    length.add_argument("--verbose", action="store_true", help="name the taps that are missing")
+    add_json(added)
+    _refuse_a_file_of_json(added)
+    for kind, text in (
+        ("junit", "the verdicts as JUnit's XML, for a build server"),
+        ("html", "a page with pictures of the first divergence"),
+    ):
+        added.add_argument(
+            f"--{kind}", type=Path, metavar="FILE", help=f"write {text}"
+        ).complete = FILES
+
+
+def _add_diff(group: Verbs) -> None:
+    added = group(
+        diff,
+        "show the elements of one tap that differ most, and where they are",
+        "refimpl golden diff small_tie_free port/ blocks.0.attn.scores",
+        "refimpl golden diff small_tie_free port.npz blocks.1.mlp.up.bit --mode replay --count 30",
+    )
+    _add_bundle(added)
+    _add_candidate(added)
+    added.add_argument("tap", metavar="TAP", help="the name of the tap")
+    added.add_argument(
+        "--count", type=positive, default=10, metavar="N", help="elements at most (default 10)"
+    )
+    add_json(added)
+
+
+def _add_candidate(added: argparse.ArgumentParser) -> None:
     added.add_argument(
         "candidate", metavar="CANDIDATE",
         help="what the port computed: a folder of .npy files, an .npz or a .safetensors",
     ).complete = FILES  # fmt: skip
     added.add_argument(
         "--mode", choices=("free", "replay"), default="free",
-        help="free: values as they are, up to the first flip; replay: every operation alone, "
-        "on the candidate's own inputs (default free)",
+        help="free: values as they are, up to the first flip; replay: every tap from what was "
+        "dumped before it (default free)",
     )  # fmt: skip
     added.add_argument(
         "--forced", action="store_true",
-        help="the candidate was fed the bundle's inputs at every segment: judge all taps",
+        help="the candidate was fed the bundle's inputs at every segment: judge all taps; in "
+        "replay every operation alone, with the bundle's value of an input that is missing",
     )  # fmt: skip
     added.add_argument(
         "--map", type=Path, metavar="FILE",
         help='names of the candidate, as JSON: {"name in the candidate": "tap"}',
     ).complete = FILES  # fmt: skip
-    added.add_argument("--strict", action="store_true", help="ties and near flips fail, too")
-    added.add_argument("--fail-fast", action="store_true", help="stop at the first that fails")
-    for kind, text in (
-        ("json", "the verdicts as JSON"),
-        ("junit", "the verdicts as JUnit's XML, for a build server"),
-        ("html", "a page with a picture of the first divergence"),
-    ):
-        added.add_argument(
-            f"--{kind}", type=Path, metavar="FILE", help=f"write {text}"
-        ).complete = FILES
+    added.add_argument(
+        "--unit-roundoff", metavar="U|FILE",
+        help="of the port's arithmetic: a number, float16, bfloat16, float32, float64, or a .json "
+        "file of them by pattern of taps (default: that of its files)",
+    ).complete = FILES  # fmt: skip
+
+
+def _refuse_a_file_of_json(parser: argparse.ArgumentParser) -> None:
+    """A line of its own for `--json FILE`, which the flag once took."""
+    parse = parser.parse_known_args
+
+    def parse_known_args(*args: Any, **options: Any) -> Any:
+        found, extra = parse(*args, **options)
+        if extra and found.json and not extra[0].startswith("-"):
+            parser.error(f"--json prints and takes no file; expected --json > {extra[0]}")
+        return found, extra
+
+    parser.parse_known_args = parse_known_args  # type: ignore[method-assign]
 
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
@@ -261,32 +320,81 @@ def _print_bundle(found: dict[str, Any]) -> None:
 
 @_reads_bundles
 def compare(args: argparse.Namespace) -> int:
-    from refimpl import golden
-    from refimpl.golden import candidate, diagnose, junit, text
+    from refimpl.golden import diagnose, junit, text
     from refimpl.report import comparison as report
 
-    names = candidate.read_names(args.map) if args.map else None
-    dumped = candidate.read(args.candidate, names)
-    bundle = golden.read(_find(args.bundle))
-    comparison = golden.compare(
-        bundle,
-        dumped,
-        mode=args.mode,
-        forced=args.forced,
+    _require_harmless(args)
+    bundle, comparison = _compared(
+        args,
         strict=args.strict,
         fail_fast=args.fail_fast,
+        require=args.require,
+        complete=args.complete,
+        ignore=args.ignore,
     )
-    causes = diagnose.causes(comparison, bundle, dumped)
+    causes = diagnose.causes(comparison, bundle, comparison.taps)
     total = len(bundle.entries.keys() | {verdict.name for verdict in comparison.verdicts})
-    print(text.report(comparison, causes, total), end="")
+    if args.quiet:
+        words = text.short(comparison, causes, total)
+    else:
+        words = text.report(comparison, causes, total, args.verbose)
+    print(words, end="", file=sys.stderr if args.json else sys.stdout)
     if args.json:
-        found = json.dumps(text.to_json(comparison, causes, total), indent=2)
-        write_atomically(args.json, f"{found}\n".encode())
+        print_json(text.to_json(comparison, causes, total))
     if args.junit:
         write_atomically(args.junit, junit.to_xml(comparison, causes))
     if args.html:
         write_atomically(args.html, report.page(comparison, causes, total))
-    return 0 if comparison.passed else 1
+    return STATUS[comparison.outcome]
+
+
+@_reads_bundles
+def diff(args: argparse.Namespace) -> int:
+    from refimpl.golden import census, elements
+
+    bundle, comparison = _compared(args)
+    found = [verdict for verdict in comparison.verdicts if verdict.name == args.tap]
+    if not found:
+        raise ConfigError(f"{bundle.path}: {census.no_tap(args.tap, bundle.reference.steps)}")
+    (verdict,) = found
+    if args.json:
+        print_json(elements.to_json(verdict, args.count))
+    else:
+        print(*elements.lines(verdict, args.count), sep="\n")
+    return {"FAIL": 1, "MISSING": 4, "UNJUDGED": 4, "TAINTED": 4}.get(verdict.verdict, 0)
+
+
+def _compared(args: argparse.Namespace, **options: Any) -> Any:
+    """The bundle and the comparison that the options ask for."""
+    from refimpl import golden
+    from refimpl.golden import candidate, precision
+
+    names = candidate.read_names(args.map) if args.map else None
+    unit = None if args.unit_roundoff is None else precision.read(args.unit_roundoff)
+    dumped = candidate.read(args.candidate, names)
+    bundle = golden.read(_find(args.bundle))
+    found = golden.compare(
+        bundle, dumped, mode=args.mode, forced=args.forced, unit_roundoff=unit, **options
+    )
+    return bundle, found
+
+
+def _require_harmless(args: argparse.Namespace) -> None:
+    """ConfigError where a report would overwrite what is read, or another report."""
+    read = {"the candidate": Path(args.candidate), "the bundle": _find(args.bundle)}
+    if args.map:
+        read["the map of names"] = args.map
+    if args.unit_roundoff and args.unit_roundoff.endswith(".json"):
+        read["the file of unit roundoffs"] = Path(args.unit_roundoff)
+    for kind in ("junit", "html"):
+        output = getattr(args, kind)
+        if output is None:
+            continue
+        for what, path in read.items():
+            real, inside = output.resolve(), path.resolve()
+            if real == inside or (inside in real.parents and real.exists()):
+                raise ConfigError(f"--{kind} {output}: is in {what}; expected another file")
+        read[f"what --{kind} writes"] = output
 
 
 @_reads_bundles
@@ -301,7 +409,7 @@ def selfcheck(args: argparse.Namespace) -> int:
     else:
         print(*text.first_divergence(comparison, None), sep="\n")
         print("", *text.summary(comparison, total), sep="\n")
-    return 0 if comparison.passed else 1
+    return STATUS[comparison.outcome]
 
 
 def _find(name: str) -> Path:

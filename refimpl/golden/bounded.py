@@ -43,7 +43,13 @@ class Arithmetic(NamedTuple):
     jump: float = 1.0
 
     def gamma(self, n: int) -> float:
-        return n * self.unit / (1 - n * self.unit)
+        """Of n roundings; of so many that nothing is left of the number, infinite."""
+        return n * self.unit / (1 - n * self.unit) if n * self.unit < 1 else math.inf
+
+    @property
+    def is_worst_case(self) -> bool:
+        """Given values are exact, or off by what they carry: nothing is measured or statistical."""
+        return self.power == 1 and not self.spread
 
     def value(self, array: np.ndarray, roundings: int = 0) -> Bounded:
         """A given array; a parameter, which may have been cast, has one rounding."""
@@ -196,8 +202,10 @@ def _matmul(a: Bounded, b: Bounded) -> Bounded:
 def _divide(a: Bounded, b: Bounded) -> Bounded:
     power, error, magnitude = a.arithmetic.power, b.error(), np.abs(b.value)
     quotient = a.value / b.value
-    divisor = np.maximum(magnitude - error, magnitude / 2)
-    inherited = (a.inherited + (np.abs(quotient) * error) ** power) / divisor**power
+    least = 0.0 if a.arithmetic.is_worst_case else magnitude / 2
+    divisor = np.maximum(magnitude - error, least)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a divisor that may be 0: no bound
+        inherited = (a.inherited + (np.abs(quotient) * error) ** power) / divisor**power
     return Bounded(quotient, a.size / magnitude, a.roundings + 1, inherited, a.arithmetic)
 
 
@@ -310,6 +318,8 @@ def _where(arithmetic: Arithmetic, condition: Any, yes: Any, no: Any) -> Bounded
     parts = [np.where(condition.value, getattr(yes, n), getattr(no, n)) for n in ("value", "size")]
     inherited = np.where(condition.value, yes.inherited, no.inherited)
     step = np.abs(yes.value - no.value) ** arithmetic.power
+    if arithmetic.is_worst_case:  # the other side is off as well
+        step = step + np.where(condition.value, no.error(), yes.error())
     inherited = inherited + condition.inherited * step
     return Bounded(*parts, max(yes.roundings, no.roundings), inherited, arithmetic)
 

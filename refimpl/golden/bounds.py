@@ -75,7 +75,7 @@ def replay(
     given = [arithmetic.value(x) for x in inputs]
     # on absurd inputs everything may be off: exp of an error of 1000 is more than float64 holds
     with np.errstate(over="ignore", invalid="ignore"):
-        error = SECOND_ORDER * _bounded(step, given, arithmetic).error() + UNDERFLOW
+        error = SECOND_ORDER * bounded(step, given, arithmetic).error() + UNDERFLOW
     return np.where(np.isnan(error), np.inf, error)
 
 
@@ -138,7 +138,7 @@ class Free:
             given.append(arithmetic.value(self.steps[read].value))
             if read in composed and self.steps[read].kind == "real" and read != INPUT:
                 given[-1].inherited = np.maximum(given[-1].inherited, self._terms_of(read))
-        return _bounded(step, given, arithmetic).error()
+        return bounded(step, given, arithmetic).error()
 
     def _arriving(self, name: str) -> np.ndarray:
         """The error that all steps up to this one leave in it.
@@ -155,7 +155,7 @@ class Free:
     def _with_history(self, name: str) -> Bounded:
         """The op on inputs that carry their noise and what has arrived in them."""
         step = self.steps[name]
-        if self._is_gradient(name):
+        if self.steps[name].is_gradient:
             arithmetic = Arithmetic(self.unit, self.spread, power=2, jump=CORRELATED)
         else:
             arithmetic = Arithmetic(0.0, NOISE * self.spread, power=2)
@@ -164,18 +164,14 @@ class Free:
         given = [self._given(read, name, arithmetic) for read in step.inputs]
         # far beyond UNKNOWN an exp or a square is infinite, and a difference of such no number
         with np.errstate(over="ignore", invalid="ignore"):
-            return _bounded(step, given, arithmetic)
+            return bounded(step, given, arithmetic)
 
     def _given(self, read: str, reader: str, arithmetic: Arithmetic) -> Bounded:
         given = arithmetic.value(self.steps[read].value)
-        if self._is_gradient(reader) and not self._is_gradient(read):
+        if self.steps[reader].is_gradient and not self.steps[read].is_gradient:
             given.inherited = _spread_out(given.inherited)
         given.inherited = given.inherited + self._squares[read]
         return given
-
-    def _is_gradient(self, name: str) -> bool:
-        """Of the logits it is given, and has no op."""
-        return self.steps[name].is_gradient or (self.steps[name].op is None and name != INPUT)
 
 
 def _is_ratio(step: Step) -> bool:
@@ -194,7 +190,8 @@ def _spread_out(error: np.ndarray) -> np.ndarray:
     return np.broadcast_to(error.max(axis=-1, keepdims=True), error.shape)
 
 
-def _bounded(step: Step, given: Sequence[Bounded], arithmetic: Arithmetic) -> Bounded:
+def bounded(step: Step, given: Sequence[Bounded], arithmetic: Arithmetic) -> Bounded:
+    """Run the op of a step on arrays that carry their error; the value with its own."""
     result = _run(step, given, arithmetic)
     if isinstance(result, Bounded):
         return result

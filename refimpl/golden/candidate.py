@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,11 +30,21 @@ FOLDERS = ("", "taps", "grads")  # of a folder, where .npy files are looked for
 NOT_TAPS = ("input_0", "output_0")  # a bundle's copies beside its taps
 EXPECTED = "expected a folder of .npy files, an .npz or a .safetensors"
 SAFETENSORS_DTYPES = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
-    "F16": "float16", "F32": "float32", "F64": "float64",
+    "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
+    "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
+    "F16": "float16", "BF16": npy.BFLOAT16, "F32": "float32", "F64": "float64",
 }  # fmt: skip
+MAX_SAFETENSORS = 2**34  # bytes of a file, which is read whole
 
 Load = Callable[[], np.ndarray]
+
+
+class Found(NamedTuple):
+    """An array of a container, whose header has been checked."""
+
+    name: str
+    type: str  # of its numbers; bfloat16 is loaded as float32
+    load: Load
 
 
 class Candidate(Mapping[str, np.ndarray]):
@@ -42,9 +53,10 @@ class Candidate(Mapping[str, np.ndarray]):
     All headers were checked before. To read values can still raise GoldenFileError.
     """
 
-    def __init__(self, path: Path, loads: Mapping[str, Load]):
+    def __init__(self, path: Path, found: Mapping[str, Found]):
         self.path = path
-        self._loads = dict(loads)
+        self.dtypes = {name: array.type for name, array in found.items()}
+        self._loads = {name: array.load for name, array in found.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._loads[name]()
@@ -77,24 +89,24 @@ def read(path: str | os.PathLike, names: Mapping[str, str] | None = None) -> Can
         found = _safetensors(path)
     else:
         raise GoldenFileError(f"{path}: suffix {path.suffix!r}; {EXPECTED}")
-    loads: dict[str, Load] = {}
-    origin: dict[str, str] = {}
-    for raw, load in found:
-        name = _tap_name(path, raw, names or {})
-        if name in loads:
+    taps: dict[str, Found] = {}
+    for array in found:
+        name = _tap_name(path, array.name, names or {})
+        if name in taps:
             raise GoldenFileError(
-                f"{path}: {origin[name]!r} and {raw!r} both give {name!r}; expected one of them"
+                f"{path}: {taps[name].name!r} and {array.name!r} both give {name!r}; "
+                "expected one of them"
             )
-        loads[name], origin[name] = load, raw
-    if not loads:
+        taps[name] = array
+    if not taps:
         raise GoldenFileError(f"{path}: no arrays in it; {EXPECTED}")
-    return Candidate(path, loads)
+    return Candidate(path, taps)
 
 
 def read_names(path: str | os.PathLike) -> dict[str, str]:
     """The JSON file of a map, an object of strings -> dict; GoldenFileError if it is none."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")  # an editor may mark it
+        text = Path(path).read_text(encoding="utf-8-sig")
         pairs = json.loads(text, object_pairs_hook=list)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -118,10 +130,16 @@ def _tap_name(path: Path, raw: str, names: Mapping[str, str]) -> str:
     return names.get(raw, names.get(clean, clean))
 
 
-# --- containers: (name, how to load it), headers checked ------------------------------------------
+# --- containers, headers checked ------------------------------------------------------------------
 
 
-def _folder(path: Path) -> Iterator[tuple[str, Load]]:
+def _is_litter(name: str) -> bool:
+    """What a Mac's Finder lays beside files and into archives: `._x.npy`, __MACOSX."""
+    parts = name.split("/")
+    return parts[-1].startswith("._") or "__MACOSX" in parts[:-1]
+
+
+def _folder(path: Path) -> Iterator[Found]:
     for folder in FOLDERS:
         try:
             files = sorted(os.listdir(path / folder)) if (path / folder).is_dir() else []
@@ -129,28 +147,32 @@ def _folder(path: Path) -> Iterator[tuple[str, Load]]:
             raise GoldenFileError(f"{path / folder}: cannot be read: {error.strerror}") from None
         for file in files:
             name, suffix = os.path.splitext(file)
-            if suffix != ".npy" or (not folder and name in NOT_TAPS):
+            if suffix != ".npy" or _is_litter(file) or (not folder and name in NOT_TAPS):
                 continue
             relative = f"{folder}/{file}" if folder else file
             with npy.open_inside(path, relative) as opened:
-                npy.header(opened, os.fstat(opened.fileno()).st_size, os.fspath(path / relative))
-            yield relative.removesuffix(".npy"), partial(npy.read, path, relative)
+                size = os.fstat(opened.fileno()).st_size
+                header = npy.header(opened, size, os.fspath(path / relative))
+            load = partial(npy.read, path, relative)
+            yield Found(relative.removesuffix(".npy"), header.type, load)
 
 
-def _npz(path: Path) -> Iterator[tuple[str, Load]]:
+def _npz(path: Path) -> Iterator[Found]:
     with _reading(path), zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
-            if member.filename.endswith(".npy"):
+            if member.filename.endswith(".npy") and not _is_litter(member.filename):
                 _check_member(path, member)
                 with archive.open(member) as file:
-                    npy.header(file, member.file_size, f"{path}: {member.filename}")
-                yield member.filename.removesuffix(".npy"), partial(_npz_values, path, member)
+                    header = npy.header(file, member.file_size, f"{path}: {member.filename}")
+                load = partial(_npz_values, path, member)
+                yield Found(member.filename.removesuffix(".npy"), header.type, load)
 
 
 def _npz_values(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
+    where = f"{path}: {member.filename}"
     with _reading(path), zipfile.ZipFile(path) as archive, archive.open(member) as file:
-        found = npy.header(file, member.file_size, f"{path}: {member.filename}")
-        return npy.values(file.read(), found)
+        found = npy.header(file, member.file_size, where)
+        return npy.values(file.read(), found, where)
 
 
 @contextlib.contextmanager
@@ -179,21 +201,31 @@ def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
         )
 
 
-def _safetensors(path: Path) -> Iterator[tuple[str, Load]]:
-    from safetensors import SafetensorError, safe_open
+def _safetensors(path: Path) -> Iterator[Found]:
+    """Read whole, not mapped: a port that writes it anew meanwhile would end this process."""
+    from safetensors import SafetensorError, deserialize
 
     try:
-        file = safe_open(path, framework="numpy")
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_SAFETENSORS:
+                raise GoldenFileError(
+                    f"{path}: {size} bytes; expected at most {MAX_SAFETENSORS}: "
+                    "write a folder of .npy files, which are read one by one"
+                )
+            arrays = deserialize(file.read())
     except (SafetensorError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        if isinstance(error, GoldenFileError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise GoldenFileError(f"{path}: not a readable safetensors file: {reason}") from None
-    for name in file.keys():  # noqa: SIM118 - it is no dict
-        stored = file.get_slice(name)
-        dtype = stored.get_dtype()
+    for name, stored in arrays:
+        dtype = stored["dtype"]
         if dtype not in SAFETENSORS_DTYPES:
             raise GoldenFileError(
                 f"{path}: {name}: dtype {dtype}; expected one of {', '.join(SAFETENSORS_DTYPES)}"
             )
-        header = npy.Header(np.dtype(SAFETENSORS_DTYPES[dtype]), tuple(stored.get_shape()), False)
+        header = npy.Header(np.dtype(SAFETENSORS_DTYPES[dtype]), tuple(stored["shape"]), False)
         npy.check(header, f"{path}: {name}")
-        yield name, partial(file.get_tensor, name)
+        load = partial(npy.values, bytes(stored["data"]), header, f"{path}: {name}")
+        yield Found(name, header.type, load)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -60,12 +60,16 @@ def of_bundle(bundle: Bundle) -> dict[str, Any]:
 def of_tap(bundle: Bundle, name: str) -> dict[str, Any]:
     """Its line of the index with statistics of its values; ConfigError for an unknown name."""
     if name not in bundle.entries:
-        close = difflib.get_close_matches(name, bundle.entries, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ConfigError(f"{bundle.path}: has no tap {name}{hint}")
+        raise ConfigError(f"{bundle.path}: {no_tap(name, bundle.entries)}")
     (line,) = (tap for tap in of_bundle(bundle)["taps"] if tap["name"] == name)
     value = bundle.value(name)
     return {**line, "statistics": _statistics(value)}
+
+
+def no_tap(name: str, names: Iterable[str]) -> str:
+    """Words for a name that is none of these, with the nearest of them."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"has no tap {name}" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _statistics(value: np.ndarray) -> dict[str, float | int]:

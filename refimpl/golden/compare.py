@@ -1,39 +1,46 @@
 """The comparison of a candidate with a bundle, which knows that signs flip [SPEC 8.2].
 
     comparison = compare(read("bundle"), {"blocks.0.attn.q.bit": ...}, mode="replay")
-    comparison.passed, comparison.first
+    comparison.outcome, comparison.first
 
 A bit that differs is a tie where the golden |z - threshold| is 0, near where it is at most tau,
 else hard. Whole numbers are exact. A real differs by at most its bound. What is computed from a bit
 that flipped, or from a tap that failed, is tainted in mode free: it says nothing about its own op.
+Nothing passes that was not judged: where something dumped was not, the outcome is INCOMPLETE.
 """
 
 from __future__ import annotations
 
+import difflib
+import fnmatch
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import GoldenFileError, require_choice
-from refimpl.golden import bounds, record, replay, store
+from refimpl.conventions import ConfigError, GoldenFileError, require_choice
+from refimpl.golden import bounds, precision, record, store
 from refimpl.golden.bounds import UNDERFLOW
-from refimpl.golden.record import Step
-from refimpl.golden.replay import CannotReplayError, Judge
+from refimpl.golden.logical import Tap
+from refimpl.golden.places import Places, places_of
+from refimpl.golden.precision import Declared, Units
+from refimpl.golden.replay import CannotReplayError, Judge, Replay
 from refimpl.golden.store import Bundle
 
 MODES = ("free", "replay")
 JUDGED = ("EXACT", "TIES-ONLY", "NEAR", "FAIL")  # the verdicts that say something of a tap
-LARGEST = 1e20  # memory that was never written to, read as floats, is beyond it
+UNJUDGED = ("UNJUDGED", "TAINTED")  # those of taps that were dumped for nothing
+GUESSED = 20  # unknown names for which a tap is proposed
+ENOUGH = 4  # taps of which most have wrong shapes: a candidate for another bundle
 
 
 class Divergence(NamedTuple):
     """The worst element of a tap that differs."""
 
     index: tuple[int, ...]
-    golden: bool | int | float  # in mode replay the result of the op
+    golden: bool | int | float  # in mode replay what follows from the candidate's own taps
     candidate: bool | int | float
     z: float | None  # of a bit
     margin: float | None  # |z - threshold|
@@ -45,18 +52,23 @@ class Verdict(NamedTuple):
 
     name: str
     kind: str  # "bit", "int", "real"
-    verdict: str  # EXACT, TIES-ONLY, NEAR, FAIL, TAINTED, MISSING, NOT REPLAYED
+    verdict: str  # one of JUDGED or UNJUDGED, or MISSING
     count: int = 0  # elements
     differing: int = 0
     ties: int = 0  # of a bit
     near: int = 0  # differ, within the tolerance
     hard: int = 0  # beyond it
     worst_ulp: float | None = None  # of a real, in units of the candidate's type
-    reason: str | None = None
+    reason: str | None = None  # why it cannot be judged, or fails whatever its values are
     divergence: Divergence | None = None
     flips: np.ndarray | None = None  # bool: where it differs hard
-    expected: np.ndarray | None = None  # logical: the golden value, or the result of the op
+    expected: np.ndarray | None = None  # logical: the golden value, or what follows in replay
     candidate: np.ndarray | None = None  # logical, or as it came where its shape or type is wrong
+    differs: np.ndarray | None = None  # bool: where it differs at all
+    tolerance: np.ndarray | None = None  # of every element: tau of a bit, bound of a real
+    z: np.ndarray | None = None  # of a bit
+    threshold: float = 0.0  # of a bit
+    places: Places | None = None  # what its axes are
 
     @property
     def flipped(self) -> bool:
@@ -74,16 +86,33 @@ class Comparison:
     strict: bool
     verdicts: list[Verdict]
     unknown: list[str]  # names of the candidate that the model has no tap for
+    suggested: Mapping[str, str] = field(default_factory=dict)  # of unknown names: the tap meant
+    absent: Sequence[str] = ()  # taps that were required and not dumped
+    notes: Sequence[str] = ()  # what is odd about the candidate
+    taps: Mapping[str, np.ndarray] = field(default_factory=dict)  # bits in words as in a bundle
 
     @property
     def missing(self) -> list[str]:
         return [v.name for v in self.verdicts if v.verdict == "MISSING"]
 
     @property
+    def unjudged(self) -> list[str]:
+        """Taps that were dumped, and of which nothing is known."""
+        return [v.name for v in self.verdicts if v.verdict in UNJUDGED]
+
+    @property
+    def outcome(self) -> str:
+        """ "FAIL" where something is wrong; "INCOMPLETE" where not all that was dumped was judged,
+        or nothing; else "PASS".
+        """
+        if self.absent or any(failed(v, self.strict) for v in self.verdicts):
+            return "FAIL"
+        incomplete = self.unjudged or self.unknown or not self.judged
+        return "INCOMPLETE" if incomplete else "PASS"
+
+    @property
     def passed(self) -> bool:
-        """Some taps were judged and none failed; with `strict`, no bit differs either."""
-        failed = any(v.verdict == "FAIL" or (self.strict and v.flipped) for v in self.verdicts)
-        return self.judged > 0 and not failed
+        return self.outcome == "PASS"
 
     @property
     def judged(self) -> int:
@@ -93,9 +122,15 @@ class Comparison:
     @property
     def first(self) -> Verdict | None:
         """The first tap that failed; where none did, the first with a bit that flipped."""
-        failed = [v for v in self.verdicts if v.verdict == "FAIL"]
-        flipped = [v for v in self.verdicts if v.flipped and v.verdict != "TAINTED"]
-        return next(iter(failed or flipped), None)
+        wrong = [v for v in self.verdicts if v.verdict == "FAIL"]
+        flipped = [v for v in self.verdicts if v.flipped and v.verdict not in UNJUDGED]
+        return next(iter(wrong or flipped), None)
+
+
+def failed(verdict: Verdict, strict: bool) -> bool:
+    """Whether this tap alone makes a comparison fail."""
+    flipped = verdict.flipped and verdict.verdict in JUDGED
+    return verdict.verdict == "FAIL" or (strict and flipped)
 
 
 def compare(
@@ -106,40 +141,116 @@ def compare(
     forced: bool = False,
     strict: bool = False,
     fail_fast: bool = False,
+    require: Sequence[str] = (),
+    complete: bool = False,
+    ignore: Sequence[str] = (),
+    unit_roundoff: Declared | None = None,
 ) -> Comparison:
-    """Judge a candidate's taps: arrays by name, bits packed as in the bundle or plain bool.
+    """Judge a candidate's taps: arrays by name, bits as in the bundle or as `logical` takes them.
 
-    mode "free": as they are; "replay": each op alone, on the candidate's own inputs. A tap that the
-    bundle does not store is recomputed from its weights and input. `forced`: the candidate was fed
-    the bundle's inputs at every segment, so nothing is tainted. `strict`: bits must be equal.
-    `fail_fast`: nothing is judged after the first tap that failed.
-    GoldenFileError where the candidate has no tap of the model.
+    mode "free": as they are; "replay": each from what was dumped before it. A tap that the bundle
+    does not store is recomputed from its weights and input. `forced`: the candidate was fed the
+    bundle's inputs at every segment, so nothing is tainted, and replay takes an input that the
+    candidate lacks from the bundle. `strict`: bits must be equal. `fail_fast`: nothing is judged
+    after the first tap that failed. `require`, patterns of taps, and `complete`, all taps of the
+    bundle: those that are absent fail. `ignore`: patterns of names that are no taps.
+    `unit_roundoff`: of the port's arithmetic, as `precision.Units` takes it.
+    GoldenFileError where the candidate has no tap of the model, or those of another bundle;
+    ConfigError where a pattern of `require` fits no tap.
     """
     require_choice("golden compare", "mode", mode, MODES)
-    path = getattr(candidate, "path", None)
-    where = "candidate" if path is None else os.fspath(path)
     steps = bundle.reference.steps
     names = [name for name in steps if name != record.INPUT]
-    taps = {name: _Tap(steps[name].value, candidate[name]) for name in names if name in candidate}
-    if not taps:
-        raise GoldenFileError(f"{where}: has no tap of {bundle.path}; expected some, by name")
-    session = _Session(bundle, taps)
-    judge = session.free if mode == "free" else session.replay
+    required = _required(bundle, names, require, complete)
+    taps = _taps(bundle, candidate, names)
+    session = _Session(bundle, taps, mode, forced, unit_roundoff)
     verdicts: list[Verdict] = []
     for name in names:
-        if mode == "free" and not forced and session.is_tainted(name):
-            verdict = Verdict(name, session.kind(name), "TAINTED" if name in taps else "MISSING")
-            session.wrong.add(name)
-        else:
-            verdict = judge(name)
+        verdict = session.judge(name)
         if name in taps or name in bundle.entries:
             verdicts.append(verdict)
         if fail_fast and verdict.verdict == "FAIL":
             break
-    unknown = sorted(set(candidate) - set(steps))
+    ignored = {n for pattern in ignore for n in fnmatch.filter(candidate, pattern)}
+    unknown = sorted(set(candidate) - set(steps) - ignored)
+    path = getattr(candidate, "path", None)
     return Comparison(
-        os.fspath(bundle.path), None if path is None else where, mode, strict, verdicts, unknown
+        os.fspath(bundle.path),
+        None if path is None else os.fspath(path),
+        mode,
+        strict,
+        verdicts,
+        unknown,
+        _suggested(unknown, [name for name in names if name not in taps]),
+        [name for name in names if name in required and name not in taps],
+        list(_grids(session)),
+        {name: tap.dumped for name, tap in taps.items()},
     )
+
+
+def _required(
+    bundle: Bundle, names: Sequence[str], require: Sequence[str], complete: bool
+) -> set[str]:
+    found = set(bundle.entries) if complete else set()
+    for pattern in require:
+        fitting = fnmatch.filter(names, pattern)
+        if not fitting:
+            close = difflib.get_close_matches(pattern, names, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"{pattern!r} is required and fits no tap of {bundle.path}{hint}")
+        found.update(fitting)
+    return found
+
+
+def _taps(
+    bundle: Bundle, candidate: Mapping[str, np.ndarray], names: Sequence[str]
+) -> dict[str, Tap]:
+    """The candidate's arrays that are taps, checked."""
+    path = getattr(candidate, "path", None)
+    where = "candidate" if path is None else os.fspath(path)
+    dtypes = getattr(candidate, "dtypes", {})
+    taps = {
+        name: Tap(bundle.reference.steps[name], candidate[name], dtypes.get(name))
+        for name in names
+        if name in candidate
+    }
+    if not taps:
+        close = _suggested(sorted(candidate)[:1], names)
+        hint = "".join(f"; did you mean {tap} by {name}?" for name, tap in close.items())
+        raise GoldenFileError(f"{where}: has no tap of {bundle.path}; expected some, by name{hint}")
+    wrong = [tap for tap in taps.values() if tap.wrong_shape]
+    if len(taps) >= ENOUGH and len(wrong) > len(taps) / 2:
+        raise GoldenFileError(
+            f"{where}: {len(wrong)} of {len(taps)} taps have other shapes than in {bundle.path}, "
+            f"the first {wrong[0].name}: {wrong[0].reason}; is it for another bundle?"
+        )
+    return taps
+
+
+def _suggested(unknown: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    found = {name: difflib.get_close_matches(name, names, n=1) for name in unknown[:GUESSED]}
+    return {name: close[0] for name, close in found.items() if close}
+
+
+def _grids(session: _Session) -> Iterator[str]:
+    """A line for each grid that is coarser than the type of the files whose values lie on it."""
+    reals = [name for name in session.usable if session.kind(name) == "real"]
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in reals:
+        dtype = session.taps[name].dtype
+        grid = precision.coarser_grid(session.usable[name], dtype, session.steps[name].value)
+        if grid is not None:
+            found.setdefault((dtype, grid), []).append(name)
+    for (dtype, grid), names in found.items():
+        count = sum(session.taps[name].dtype == dtype for name in reals)
+        unit = max(map(session.units.of, names))
+        advice = ""
+        if unit < precision.UNITS[grid]:
+            advice = f", as {dtype}; if the port computes so, say --unit-roundoff {grid}"
+        yield (
+            f"these are {grid} values in {dtype} files: {len(names)} of {count}, the first "
+            f"{names[0]}. They are judged with a unit roundoff of {unit:.3g}{advice}"
+        )
 
 
 def selfcheck(path: str | os.PathLike) -> Comparison:
@@ -149,101 +260,74 @@ def selfcheck(path: str | os.PathLike) -> Comparison:
     return compare(bundle, {name: values[name] for name in bundle.entries})
 
 
-class _Tap:
-    """One array of a candidate: logical, or with the reason why it cannot be judged."""
-
-    def __init__(self, golden: np.ndarray, array: np.ndarray):
-        self.raw = self.array = array
-        self.reason = self._problem(golden)
-
-    def _problem(self, golden: np.ndarray) -> str | None:
-        if golden.dtype == bool and self.raw.dtype == np.uint8:
-            return self._unpack(golden.shape)
-        if self.raw.shape != golden.shape:
-            return f"shape {self.raw.shape}; expected {golden.shape}"
-        kind = record.kind_of(golden)
-        fits = {
-            "bit": self.raw.dtype == bool,
-            "int": self.raw.dtype.kind in "iu",
-            "real": self.raw.dtype.name in bounds.UNITS,
-        }[kind]
-        if not fits:
-            wanted = {
-                "bit": "uint8, packed, or bool",
-                "int": "int32",
-                "real": "float32 or float64",
-            }[kind]
-            return f"dtype {self.raw.dtype}; expected {wanted}"
-        return self._wild() if kind == "real" else None
-
-    def _wild(self) -> str | None:
-        """NaN, infinity, or a number that no port computes and no bound could be computed with."""
-        if not np.isfinite(self.raw).all():
-            return f"NaN or infinity at {_first(~np.isfinite(self.raw))}"
-        too_large = np.abs(self.raw) > LARGEST
-        if too_large.any():
-            return f"above {LARGEST:g} in magnitude at {_first(too_large)}"
-        return None
-
-    def _unpack(self, shape: tuple[int, ...]) -> str | None:
-        if self.raw.shape != store.packed_shape(shape):
-            packed = store.packed_shape(shape)
-            return (
-                f"shape {self.raw.shape}; expected {packed}, the bits of {shape} packed, "
-                f"or bool {shape}"
-            )
-        self.array = store.unpack(self.raw, shape)
-        return None if store.padding_is_clear(self.raw, shape) else "padding bits set"
-
-
-def _first(mask: np.ndarray) -> list[int]:
-    return [int(i) for i in np.argwhere(mask)[0]]
-
-
 class _Session:
     """One comparison: the candidate's taps, and what has gone wrong so far."""
 
-    def __init__(self, bundle: Bundle, taps: dict[str, _Tap]):
+    def __init__(
+        self,
+        bundle: Bundle,
+        taps: dict[str, Tap],
+        mode: str,
+        forced: bool,
+        unit_roundoff: Declared | None,
+    ):
         self.bundle, self.taps, self.steps = bundle, taps, bundle.reference.steps
+        self.mode, self.forced = mode, forced
         self.usable = {name: tap.array for name, tap in taps.items() if tap.reason is None}
-        reals = [array for array in self.usable.values() if array.dtype.kind == "f"]
-        self.unit = max(map(_unit, reals), default=bounds.UNITS["float32"])
+        real = {name: taps[name].dtype for name in self.usable if self.kind(name) == "real"}
+        self.units = Units(unit_roundoff, real)
         # the golden values have roundings of their own
-        both = self.unit + _unit(bundle.input)
+        both = max(map(self.units.of, self.steps)) + precision.UNITS[bundle.input.dtype.name]
         self.bounds = bounds.Free(bundle.reference, both, bundle.manifest["free_margin"])
+        broken = frozenset(taps) - set(self.usable)
+        margin = bundle.manifest["free_margin"]
+        self.replay = Replay(bundle.reference, self.usable, self.units, broken, forced, margin)
         self.wrong: set[str] = set()  # taps whose readers are tainted
 
     def kind(self, name: str) -> str:
         return record.kind_of(self.steps[name].value)
 
-    def is_tainted(self, name: str) -> bool:
-        return not self.wrong.isdisjoint(self.steps[name].inputs)
+    def judge(self, name: str) -> Verdict:
+        """The verdict of a tap; those of all that it reads were asked for before."""
+        places = places_of(self.bundle.model.network, self.steps[name])
+        if self.mode == "replay":
+            return self._replay(name)._replace(places=places)
+        if not self.forced and not self.wrong.isdisjoint(self.steps[name].inputs):
+            word = "TAINTED" if name in self.taps else "MISSING"
+            verdict = Verdict(name, self.kind(name), word)
+            self.wrong.add(name)
+        else:
+            verdict = self._free(name)
+        return verdict._replace(places=places)
 
-    def free(self, name: str) -> Verdict:
+    def _free(self, name: str) -> Verdict:
         verdict = self._unusable(name)
         if verdict is None:
             kind, expected = self.kind(name), self._golden(name)
-            z = self._golden(self.steps[name].z) if kind == "bit" else None
+            step = self.steps[name]
+            z = self._golden(step.z) if kind == "bit" else None
             tolerance = None if kind == "int" else self.bounds[name]
-            judge = Judge(expected, tolerance, z)
-            verdict = _judge(self.steps[name], name, kind, judge, self.usable[name])
+            if kind == "real":
+                tolerance = tolerance + self.units.storing(name, expected)
+            threshold = step.threshold if kind == "bit" else 0.0
+            verdict = self._judged(name, Judge(expected, tolerance, z, threshold=threshold))
         if verdict.verdict == "FAIL" or verdict.flipped:
             self.wrong.add(name)
         return verdict
 
-    def replay(self, name: str) -> Verdict:
+    def _replay(self, name: str) -> Verdict:
         verdict = self._unusable(name)
         if verdict is not None:
             return verdict
-        array, kind = self.usable[name], self.kind(name)
-        unit = _unit(array) if kind == "real" else self.unit
         try:
-            judge = replay.judge(self.bundle.reference, name, self.usable, unit)
+            return self._judged(name, self.replay.judge(name))
         except CannotReplayError as error:
-            tap = self.taps.get(error.name)
-            reason = f"input {error.name}: {tap.reason if tap else 'missing'}"
-            return Verdict(name, kind, "NOT REPLAYED", reason=reason, candidate=array)
-        return _judge(self.steps[name], name, kind, judge, array)
+            reason = f"input {error.name}: {self.taps[error.name].reason}"
+            array = self.usable[name]
+            return Verdict(name, self.kind(name), "UNJUDGED", reason=reason, candidate=array)
+
+    def _judged(self, name: str, judge: Judge) -> Verdict:
+        return _judge(name, self.kind(name), judge, self.usable[name], self.taps[name].dtype)
 
     def _unusable(self, name: str) -> Verdict | None:
         if name not in self.taps:
@@ -261,10 +345,6 @@ class _Session:
         return self.bundle.value(name) if stored else self.steps[name].value
 
 
-def _unit(array: np.ndarray) -> float:
-    return bounds.UNITS[array.dtype.name]
-
-
 class _Differences(NamedTuple):
     """Where an array differs from what was expected; like the array, each."""
 
@@ -275,40 +355,51 @@ class _Differences(NamedTuple):
     worst_ulp: float | None = None  # of reals
 
 
-def _judge(step: Step, name: str, kind: str, judge: Judge, array: np.ndarray) -> Verdict:
+def _judge(name: str, kind: str, judge: Judge, array: np.ndarray, dtype: str) -> Verdict:
     if kind == "real":
-        found = _of_reals(judge, array)
+        found = _of_reals(judge, array, dtype)
     elif kind == "bit":
-        found = _of_bits(judge, array, step.threshold)
+        found = _of_bits(judge, array, judge.threshold)
     else:
         found = _of_integers(judge, array)
     differs, ties, hard, badness, worst_ulp = found
     near = differs & ~ties & ~hard
-    word = (
-        "FAIL" if hard.any() else "NEAR" if near.any() else "TIES-ONLY" if ties.any() else "EXACT"
-    )
+    reason = None if hard.any() else judge.reason
     return Verdict(
         name=name,
         kind=kind,
-        verdict=word,
+        verdict=_word(found, near, reason),
         count=judge.expected.size,
         differing=int(differs.sum()),
         ties=int(ties.sum()),
         near=int(near.sum()),
         hard=int(hard.sum()),
         worst_ulp=worst_ulp,
-        divergence=_divergence(step, judge, array, hard if hard.any() else differs, badness),
+        reason=reason,
+        divergence=_divergence(judge, array, hard if hard.any() else differs, badness),
         flips=hard if hard.any() else None,
         expected=judge.expected,
         candidate=array,
+        differs=differs,
+        tolerance=judge.tolerance,
+        z=judge.z,
+        threshold=judge.threshold,
     )
 
 
-def _of_reals(judge: Judge, array: np.ndarray) -> _Differences:
+def _word(found: _Differences, near: np.ndarray, reason: str | None) -> str:
+    if found.hard.any():
+        return "FAIL"
+    if reason is not None:
+        return "UNJUDGED"
+    return "NEAR" if near.any() else "TIES-ONLY" if found.ties.any() else "EXACT"
+
+
+def _of_reals(judge: Judge, array: np.ndarray, dtype: str) -> _Differences:
     difference = np.abs(array.astype(np.float64) - judge.expected)
-    differs = array != judge.expected.astype(array.dtype)
+    differs = array != precision.as_stored(judge.expected, dtype)
     hard = differs & (difference > judge.tolerance)
-    worst_ulp = _worst_ulp(difference, judge.expected, array.dtype)
+    worst_ulp = _worst_ulp(difference, judge.expected, precision.UNITS[dtype])
     return _Differences(
         differs, np.zeros_like(differs), hard, difference / judge.tolerance, worst_ulp
     )
@@ -323,21 +414,22 @@ def _of_bits(judge: Judge, array: np.ndarray, threshold: float) -> _Differences:
 def _of_integers(judge: Judge, array: np.ndarray) -> _Differences:
     differs = array != judge.expected
     distance = np.abs(array.astype(np.int64) - judge.expected)
-    return _Differences(differs, np.zeros_like(differs), differs, distance)
+    hard = differs if judge.tolerance is None else distance > judge.tolerance
+    return _Differences(differs, np.zeros_like(differs), hard, distance)
 
 
-def _worst_ulp(difference: np.ndarray, expected: np.ndarray, dtype: np.dtype) -> float:
+def _worst_ulp(difference: np.ndarray, expected: np.ndarray, unit: float) -> float:
     """In units in the last place of the largest value of the row: one near 0 has hardly any."""
     largest = np.abs(expected)
     if largest.ndim:
         largest = largest.max(axis=-1, keepdims=True)
-    unit = np.spacing(np.maximum(largest, UNDERFLOW).astype(dtype))
+    place = 2 * unit * np.exp2(np.floor(np.log2(np.maximum(largest, UNDERFLOW))))
     with np.errstate(over="ignore"):  # a difference beside a row of zeros
-        return float((difference / unit).max())
+        return float((difference / place).max())
 
 
 def _divergence(
-    step: Step, judge: Judge, array: np.ndarray, differs: np.ndarray, badness: np.ndarray
+    judge: Judge, array: np.ndarray, differs: np.ndarray, badness: np.ndarray
 ) -> Divergence | None:
     """Of the elements that differ the one that is furthest off."""
     if not differs.any():
@@ -350,6 +442,6 @@ def _divergence(
         judge.expected[index].item(),
         array[index].item(),
         z,
-        None if z is None else abs(z - step.threshold),
+        None if z is None else abs(z - judge.threshold),
         None if judge.tolerance is None else float(judge.tolerance[index]),
     )

@@ -45,6 +45,35 @@ def axes(network: Network, step: Step) -> tuple[str, ...]:
     return found if len(found) == rank else tuple(f"axis {i}" for i in range(rank))
 
 
+def is_cut(network: Network, step: Step) -> bool:
+    """Whether the channels of a tap are those of heads side by side."""
+    if step.op is None or "channels" not in axes(network, step) or "heads" in axes(network, step):
+        return False
+    name = step.op.shown.source or step.op.node.name
+    return _becomes(network, name, "split_heads") or _was(network, name, "merge_heads")
+
+
+def _becomes(network: Network, name: str, op: str) -> bool:
+    """Whether hidden nodes hand a value on to such an operation."""
+    for i, _ in network.readers.get(name, ()):
+        node = network.nodes[i]
+        if node.op == op or (not node.tap and _becomes(network, node.name, op)):
+            return True
+    return False
+
+
+def _was(network: Network, name: str, op: str) -> bool:
+    """Whether it was made of such an operation's output by nodes that keep the channels."""
+    if name not in network.maker:
+        return False
+    node = network.nodes[network.maker[name]]
+    return node.op == op or any(_was(network, x, op) for x in node.inputs if not _tap(network, x))
+
+
+def _tap(network: Network, name: str) -> str:
+    return network.nodes[network.maker[name]].tap if name in network.maker else "real"
+
+
 def _of_value(network: Network, name: str) -> tuple[str, ...]:
     if name == INPUT:
         return ()

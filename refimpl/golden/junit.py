@@ -7,18 +7,24 @@ from collections.abc import Mapping
 from xml.etree import ElementTree
 
 from refimpl.golden import text
-from refimpl.golden.compare import JUDGED, Comparison, Verdict
+from refimpl.golden.compare import JUDGED, UNJUDGED, Comparison, Verdict, failed
 
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_xml(comparison: Comparison, causes: Mapping[str, str]) -> bytes:
-    """A tap that fails the comparison is a failure; one that was not judged is skipped."""
+    """A tap that fails the comparison is a failure; one that was not judged is skipped.
+
+    Where the outcome is INCOMPLETE, what was dumped and not judged is an error: else a build server
+    would show a pass.
+    """
     cases = [_case(verdict, comparison, causes) for verdict in comparison.verdicts]
+    if comparison.outcome == "INCOMPLETE":
+        cases += [_unknown(name, comparison) for name in comparison.unknown]
     found = {
         "tests": len(cases),
         "failures": sum(case.find("failure") is not None for case in cases),
-        "errors": 0,
+        "errors": sum(case.find("error") is not None for case in cases),
         "skipped": sum(case.find("skipped") is not None for case in cases),
     }
     attributes = {key: str(value) for key, value in found.items()}
@@ -36,18 +42,30 @@ def to_xml(comparison: Comparison, causes: Mapping[str, str]) -> bytes:
 def _case(
     verdict: Verdict, comparison: Comparison, causes: Mapping[str, str]
 ) -> ElementTree.Element:
-    case = ElementTree.Element(
-        "testcase", {"classname": f"golden.{comparison.mode}", "name": _clean(verdict.name)}
-    )
+    case = _named(verdict.name, comparison)
     facts = [f"{label}: {value}" for label, value in text.facts(verdict, causes.get(verdict.name))]
-    if text.failed(verdict, comparison.strict):
+    if verdict.name in comparison.absent:
+        ElementTree.SubElement(case, "failure", {"type": "MISSING", "message": "required, absent"})
+    elif failed(verdict, comparison.strict):
         message = _clean(verdict.reason or facts[0].removeprefix("verdict: "))
         failure = {"type": verdict.verdict, "message": message}
         ElementTree.SubElement(case, "failure", failure).text = _clean("\n".join(facts))
     elif verdict.verdict not in JUDGED:
         message = _clean(f"{verdict.verdict} {verdict.reason or ''}".strip())
-        ElementTree.SubElement(case, "skipped", {"message": message})
+        is_error = comparison.outcome == "INCOMPLETE" and verdict.verdict in UNJUDGED
+        ElementTree.SubElement(case, "error" if is_error else "skipped", {"message": message})
     return case
+
+
+def _unknown(name: str, comparison: Comparison) -> ElementTree.Element:
+    case = _named(name, comparison)
+    ElementTree.SubElement(case, "error", {"message": "no tap of the model"})
+    return case
+
+
+def _named(name: str, comparison: Comparison) -> ElementTree.Element:
+    classname = f"golden.{comparison.mode}"
+    return ElementTree.Element("testcase", {"classname": classname, "name": _clean(name)})
 
 
 def _clean(words: str) -> str:

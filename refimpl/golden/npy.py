@@ -19,7 +19,11 @@ import numpy as np
 from refimpl.conventions import GoldenFileError
 
 MAX_BYTES = 2**30  # of one array: far above any tap, far below what a hostile header claims
-DTYPES = ("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+DTYPES = (
+    "bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64",
+    "float16", "bfloat16", "float32", "float64",
+)  # fmt: skip
+BFLOAT16 = np.dtype("V2")  # as ml_dtypes saves it; NumPy has no such type
 MAX_AXES = 32  # of every version of NumPy
 HEADER_BYTES = 10_000  # NumPy's own bound for headers that are not trusted
 
@@ -35,6 +39,10 @@ class Header(NamedTuple):
     def bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    @property
+    def type(self) -> str:
+        return "bfloat16" if self.dtype == BFLOAT16 else self.dtype.name
+
 
 def read(folder: Path, name: str) -> np.ndarray:
     """The array of the file `name` below a folder, read-only.
@@ -44,7 +52,7 @@ def read(folder: Path, name: str) -> np.ndarray:
     where = os.fspath(folder / name)
     with open_inside(folder, name) as file:
         found = header(file, os.fstat(file.fileno()).st_size, where)
-        return values(file.read(found.bytes), found)
+        return values(file.read(found.bytes), found, where)
 
 
 def open_inside(folder: Path, name: str) -> BinaryIO:
@@ -107,7 +115,7 @@ def check(found: Header, where: str) -> None:
             f"{where}: big-endian {found.dtype.name}; expected little-endian: "
             "write it in the other byte order"
         )
-    if found.dtype.name not in DTYPES:
+    if found.type not in DTYPES:
         raise GoldenFileError(f"{where}: dtype {found.dtype}; expected one of {', '.join(DTYPES)}")
     if len(found.shape) > MAX_AXES or not all(0 <= n <= MAX_BYTES for n in found.shape):
         raise GoldenFileError(f"{where}: shape {found.shape!s:.80}; expected sizes of at least 0")
@@ -118,11 +126,25 @@ def check(found: Header, where: str) -> None:
         )
 
 
-def values(data: bytes, found: Header) -> np.ndarray:
-    """The bytes after a header -> the array, read-only."""
-    return np.frombuffer(data, found.dtype).reshape(
-        found.shape, order="F" if found.fortran else "C"
-    )
+def values(data: bytes, found: Header, where: str = "array") -> np.ndarray:
+    """The bytes after a header -> the array, read-only; bfloat16 as float32.
+
+    GoldenFileError, starting with `where`, where the file has been cut since its header was read.
+    """
+    if len(data) != found.bytes:
+        raise GoldenFileError(
+            f"{where}: truncated while it was read: {len(data)} of {found.bytes} bytes of values"
+        )
+    stored = np.dtype("<u2") if found.type == "bfloat16" else found.dtype
+    array = np.frombuffer(data, stored).reshape(found.shape, order="F" if found.fortran else "C")
+    return widen_bfloat16(array) if found.type == "bfloat16" else array
+
+
+def widen_bfloat16(upper: np.ndarray) -> np.ndarray:
+    """uint16, the upper half of a float32 -> float32, read-only."""
+    array = (upper.astype(np.uint32) << 16).view(np.float32)
+    array.flags.writeable = False
+    return array
 
 
 def _parse(file: BinaryIO) -> Header:

@@ -23,6 +23,7 @@ class Step(NamedTuple):
     value: np.ndarray
     op: Replay | None
     inputs: tuple[str, ...]  # names of the steps that it reads
+    is_given_gradient: bool = False  # that of the logits, which has no op
 
     @property
     def kind(self) -> str:
@@ -31,7 +32,13 @@ class Step(NamedTuple):
 
     @property
     def is_gradient(self) -> bool:
-        return self.op is not None and self.op.shown.what.startswith("d.")
+        """Whether it belongs to the way back."""
+        return self.is_given_gradient or self.what.startswith("d.")
+
+    @property
+    def what(self) -> str:
+        """Which value of its node it is, see `models.replay.Shown`; "" of what was given."""
+        return self.op.shown.what if self.op else ""
 
     @property
     def z(self) -> str:
@@ -57,7 +64,7 @@ def trace(
     steps = {INPUT: Step(images, None, ())}
 
     def tap(name, value, op, inputs):
-        steps[name] = Step(value, op, tuple(inputs))
+        steps[name] = Step(value, op, tuple(inputs), is_given_gradient=op is None)
 
     _, cache = model.forward(params, images, tap=tap)
     if dlogits is not None:

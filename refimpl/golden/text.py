@@ -3,45 +3,55 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from refimpl.golden.compare import JUDGED, Comparison, Verdict
-from refimpl.golden.fingerprints import axes
+from refimpl.golden import places
+from refimpl.golden.compare import JUDGED, UNJUDGED, Comparison, Verdict, failed
 
-VERDICTS = (*JUDGED, "TAINTED", "NOT REPLAYED", "MISSING")
+VERDICTS = (*JUDGED, *UNJUDGED, "MISSING")
 COLUMNS = ("tap", "class", "verdict", "differ", "ties", "near", "hard", "worst ulp")
 UNEXPLAINED = "none of the known mistakes explains it"
-LISTED = 8  # indices of an axis that are named
+UNKNOWN = 20  # names that are no taps, of which so many are listed
 MEANINGS = {  # of verdicts that are neither good nor bad
     "TIES-ONLY": "flips where golden z is exactly at the threshold",
     "NEAR": "differ by rounding, within the tolerance",
     "TAINTED": "not judged: computed from a tap that differs; --mode replay judges each tap alone",
-    "NOT REPLAYED": "not judged: the candidate lacks an input of the operation",
+    "UNJUDGED": "not judged: what they follow from is not known well enough, see above",
 }
 
 Causes = Mapping[str, str]  # by tap, from `diagnose.causes`
 
 
-def report(comparison: Comparison, causes: Causes, total: int) -> str:
-    """The whole report; `total`: taps of the bundle, more than were judged after --fail-fast."""
-    lines = [*_head(comparison), ""]
-    lines += _names("missing from the candidate, not judged", comparison.missing)
-    lines += _names("unknown, no tap of the model", comparison.unknown)
+def report(comparison: Comparison, causes: Causes, total: int, verbose: bool = False) -> str:
+    """The whole report; `total`: taps of the bundle, more than were judged after --fail-fast.
+
+    What is missing is counted by group; with `verbose` it is listed.
+    """
+    lines = [*_head(comparison), "", *_unknown(comparison, verbose)]
     # what matters comes last: there a terminal stops
-    lines += [*_table(comparison), "", *first_divergence(comparison, causes), ""]
+    lines += [*_table(comparison), "", *_missing(comparison, verbose)]
+    lines += [*first_divergence(comparison, causes), ""]
     if others := [name for name in causes if name != getattr(comparison.first, "name", None)]:
         lines += ["likely causes of others:", *(f"  {n}: {causes[n]}" for n in others), ""]
     return "\n".join([*lines, *summary(comparison, total)]) + "\n"
 
 
-def failed(verdict: Verdict, strict: bool) -> bool:
-    """Whether this tap alone makes a comparison fail."""
-    return verdict.verdict == "FAIL" or (strict and verdict.flipped)
+def short(comparison: Comparison, causes: Causes, total: int) -> str:
+    """What it comes to, where it first goes wrong and why; names that are no taps come first."""
+    lines = [*_unknown(comparison, verbose=False), summary(comparison, total)[0]]
+    if comparison.first is not None:
+        cause = causes.get(comparison.first.name, UNEXPLAINED)
+        lines += [f"FIRST DIVERGENCE: {comparison.first.name}", f"  likely cause  {cause}"]
+    elif comparison.unjudged:
+        (first,) = (v for v in comparison.verdicts if v.name == comparison.unjudged[0])
+        lines.append(f"FIRST NOT JUDGED: {first.name}: {first.reason or MEANINGS[first.verdict]}")
+    return "\n".join(lines) + "\n"
 
 
 def first_divergence(comparison: Comparison, causes: Causes | None) -> list[str]:
@@ -63,7 +73,7 @@ def facts(verdict: Verdict, cause: str | None) -> Iterator[tuple[str, str]]:
         yield "reason", verdict.reason
     if verdict.divergence is not None:
         at = verdict.divergence
-        yield "index", str(list(at.index))
+        yield "index", _index(verdict)
         yield "golden", number(at.golden)
         yield "candidate", number(at.candidate)
         if at.z is not None:
@@ -71,8 +81,8 @@ def facts(verdict: Verdict, cause: str | None) -> Iterator[tuple[str, str]]:
             yield "margin", number(at.margin)
         if at.tolerance is not None:
             yield "tolerance", number(at.tolerance)
-    if comparable(verdict) and differing(verdict).any():
-        yield "where", "; ".join(where(verdict.name, differing(verdict)))
+    if comparable(verdict) and differing(verdict).any() and verdict.places is not None:
+        yield "where", "; ".join(places.describe(verdict.places, differing(verdict)))
     if cause is not None:
         yield "likely cause", cause
 
@@ -87,26 +97,13 @@ def differing(verdict: Verdict) -> np.ndarray:
     """Where a tap differs beyond its tolerance; where none does, where it differs at all."""
     if verdict.flips is not None:
         return verdict.flips
+    if verdict.differs is not None:
+        return verdict.differs
     return verdict.expected.astype(verdict.candidate.dtype) != verdict.candidate
 
 
-def where(name: str, mask: np.ndarray) -> Iterator[str]:
-    """On which indices of each axis a mask is true: a rule in them is half of a diagnosis."""
-    for axis, (places, size) in enumerate(zip(axes(name, mask.ndim), mask.shape)):
-        others = tuple(i for i in range(mask.ndim) if i != axis)
-        hit = np.flatnonzero(mask.any(axis=others))
-        if size == 1:
-            continue
-        if len(hit) == size:
-            yield f"{places}: all {size}"
-        elif len(hit) <= LISTED:
-            yield f"{places}: {' '.join(map(str, hit))} (of {size})"
-        else:
-            yield f"{places}: {len(hit)} of {size}"
-
-
 def summary(comparison: Comparison, total: int) -> list[str]:
-    """How many taps got which verdict, and whether that is a pass: the last lines."""
+    """Whether it passes and why not; then how many taps got which verdict."""
     counts = Counter(verdict.verdict for verdict in comparison.verdicts)
     lines = [
         f"  {counts[v]:6} {v:<13} {MEANINGS.get(v, '')}".rstrip() for v in VERDICTS if counts[v]
@@ -114,12 +111,33 @@ def summary(comparison: Comparison, total: int) -> list[str]:
     left = total - len(comparison.verdicts)
     if left:
         lines.append(f"  {left:6} not looked at, after the first tap that failed")
+    return [_outcome(comparison, total), *lines]
+
+
+def _outcome(comparison: Comparison, total: int) -> str:
     bad = sum(failed(verdict, comparison.strict) for verdict in comparison.verdicts)
-    word = "PASS" if comparison.passed else "FAIL"
     strict = ", strict: a flip of any bit fails" if comparison.strict else ""
-    nothing = "" if comparison.judged else "; a comparison that judged nothing is no pass"
-    judged = f"{comparison.judged} of {total} taps judged"
-    return [f"{word}: {judged}, {bad} failed{strict}{nothing}", *lines]
+    parts = [f"{comparison.judged} of {total} taps judged, {bad} failed{strict}"]
+    if comparison.absent:
+        parts.append(f"{_count(comparison.absent, 'tap')} required and absent: "
+                     f"{_few(comparison.absent)}")  # fmt: skip
+    if comparison.outcome == "INCOMPLETE":
+        if comparison.unjudged:
+            parts.append(f"{_count(comparison.unjudged, 'tap')} dumped and not judged")
+        if comparison.unknown:
+            parts.append(f"{_count(comparison.unknown, 'name')} no tap of the model")
+        if not comparison.judged:
+            parts.append("a comparison that judged nothing is no pass")
+    return f"{comparison.outcome}: {'; '.join(parts)}"
+
+
+def _count(names: Sequence[str], word: str) -> str:
+    return f"{len(names)} {word} is" if len(names) == 1 else f"{len(names)} {word}s are"
+
+
+def _few(names: Sequence[str], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
 
 
 def number(value: float | int | bool | None) -> str:
@@ -136,12 +154,17 @@ def to_json(comparison: Comparison, causes: Causes, total: int) -> dict[str, Any
         "candidate": comparison.candidate_path,
         "mode": comparison.mode,
         "strict": comparison.strict,
+        "outcome": comparison.outcome,
         "passed": comparison.passed,
         "taps": total,
         "first_divergence": comparison.first.name if comparison.first else None,
         "counts": dict(Counter(verdict.verdict for verdict in comparison.verdicts)),
         "missing": comparison.missing,
+        "absent": list(comparison.absent),
+        "unjudged": comparison.unjudged,
         "unknown": comparison.unknown,
+        "suggested": dict(comparison.suggested),
+        "notes": list(comparison.notes),
         "verdicts": [
             _verdict_json(v, causes, comparison.strict)
             for v in comparison.verdicts
@@ -162,15 +185,30 @@ def _verdict_json(verdict: Verdict, causes: Causes, strict: bool) -> dict[str, A
         "ties": verdict.ties,
         "near": verdict.near,
         "hard": verdict.hard,
-        "worst_ulp": _finite(verdict.worst_ulp),
+        "worst_ulp": finite(verdict.worst_ulp),
         "reason": verdict.reason,
+        "where": _where(verdict),
         "cause": causes.get(verdict.name),
-        "divergence": at and {key: _finite(value) for key, value in at._asdict().items()},
+        "divergence": at and {key: finite(value) for key, value in at._asdict().items()},
     }
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no infinity."""
+def _where(verdict: Verdict) -> list[str]:
+    if verdict.places is None or not comparable(verdict):
+        return []
+    mask = differing(verdict)
+    return list(places.describe(verdict.places, mask)) if mask.any() else []
+
+
+def _index(verdict: Verdict) -> str:
+    at, tap = verdict.divergence.index, verdict.places
+    if tap is None or not at or not comparable(verdict):
+        return str(list(at))
+    return f"{list(at)}: {places.coordinates(tap, at, verdict.candidate.shape)}"
+
+
+def finite(value: Any) -> Any:
+    """Turn infinities and NaN, which JSON does not have, into None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -179,6 +217,7 @@ def _head(comparison: Comparison) -> list[str]:
         f"bundle     {comparison.bundle_path}",
         f"candidate  {comparison.candidate_path or '-'}",
         f"mode       {comparison.mode}",
+        *(f"note       {note}" for note in comparison.notes),
     ]
 
 
@@ -218,8 +257,39 @@ def _share(verdict: Verdict) -> str:
     return ": " + ", ".join(parts)
 
 
-def _names(title: str, names: Sequence[str]) -> list[str]:
+def _unknown(comparison: Comparison, verbose: bool) -> list[str]:
+    names = comparison.unknown
     if not names:
         return []
-    listed = textwrap.wrap("  ".join(names), 100, break_long_words=False, break_on_hyphens=False)
-    return [f"{title} ({len(names)}):", *(f"  {line}" for line in listed), ""]
+    listed = names if verbose else names[:UNKNOWN]
+    lines = [f"unknown, no tap of the model ({len(names)}):"]
+    for name in listed:
+        meant = comparison.suggested.get(name)
+        lines.append(f"  {name}" + (f"  did you mean {meant}?" if meant else ""))
+    if len(listed) < len(names):
+        lines.append(f"  and {len(names) - len(listed)} more")
+    return [*lines, ""]
+
+
+def _missing(comparison: Comparison, verbose: bool) -> list[str]:
+    names = comparison.missing
+    if not names:
+        return []
+    lines = [f"missing from the candidate, not judged ({len(names)}):"]
+    if verbose:
+        lines += textwrap.wrap(
+            "  ".join(names), 100, break_long_words=False, break_on_hyphens=False,
+            initial_indent="  ", subsequent_indent="  ",
+        )  # fmt: skip
+    else:
+        of_group = _groups(verdict.name for verdict in comparison.verdicts)
+        for group, count in _groups(names).items():
+            whole = "all" if count == of_group[group] else f"{count} of"
+            lines.append(f"  {group}: {whole} {of_group[group]}")
+    return [*lines, ""]
+
+
+def _groups(names: Iterable[str]) -> Counter[str]:
+    """Taps by block, merge or level of the decoder; all others by themselves."""
+    part = re.compile(r"(grads/)?((param)|(blocks|merges|decoder)\.\d+)(?=\.)")
+    return Counter(found[0] if (found := part.match(name)) else name for name in names)

@@ -17,8 +17,8 @@ from PIL import Image
 
 import refimpl
 from refimpl.golden import text
-from refimpl.golden.compare import Comparison, Verdict
-from refimpl.golden.fingerprints import axes
+from refimpl.golden.compare import Comparison, Verdict, failed
+from refimpl.golden.places import Places
 from refimpl.report import html
 
 LOOKS = {  # verdict -> class of the style sheet, symbol
@@ -27,9 +27,11 @@ LOOKS = {  # verdict -> class of the style sheet, symbol
     "NEAR": ("near", "≈"),
     "FAIL": ("fail", "✗"),
     "TAINTED": ("skip", "○"),
-    "NOT REPLAYED": ("skip", "○"),
+    "UNJUDGED": ("skip", "○"),
     "MISSING": ("skip", "–"),
 }
+OUTCOMES = {"PASS": LOOKS["EXACT"], "FAIL": LOOKS["FAIL"], "INCOMPLETE": ("skip", "○")}
+FAINTEST = 64  # of 255: a cell of the heat map in which a single element differs
 PLANES = 24  # slices of a tensor that are drawn
 LONGEST = 1024  # cells of a side; a larger plane is drawn in blocks
 WIDEST = 640  # pixels of the page, of the longer side
@@ -38,15 +40,17 @@ WIDEST = 640  # pixels of the page, of the longer side
 def page(comparison: Comparison, causes: Mapping[str, str], total: int) -> bytes:
     """The page, UTF-8; `causes` by tap, `total` taps of the bundle."""
     style = html.asset("comparison.css")
-    word = "PASS" if comparison.passed else "FAIL"
-    name, sign = LOOKS["EXACT" if comparison.passed else "FAIL"]
+    word = comparison.outcome
+    name, sign = OUTCOMES[word]
     first = comparison.first
     sections = [
+        _names("Unknown: no tap of the model", [_meant(n, comparison) for n in comparison.unknown]),
+        _names("Odd about the candidate", comparison.notes),
+        _names("Required and absent", comparison.absent),
         _first(first, comparison, causes) if first else _no_divergence(),
         _overview(comparison, total),
         _table(comparison, causes),
         _names("Missing from the candidate, not judged", comparison.missing),
-        _names("Unknown: no tap of the model", comparison.unknown),
     ]
     filled = Template(html.asset("comparison.html")).substitute(
         style=style,
@@ -73,14 +77,51 @@ def _first(verdict: Verdict, comparison: Comparison, causes: Mapping[str, str]) 
 <h2><small>FIRST DIVERGENCE</small>{escape(verdict.name)}</h2>
 <p class="cause">{words}</p>
 <dl>{rows}</dl>
-{_picture(verdict)}</section>"""
+{_heat_map(verdict)}{_picture(verdict)}</section>"""
+
+
+def _meant(name: str, comparison: Comparison) -> str:
+    meant = comparison.suggested.get(name)
+    return f"{name} (did you mean {meant}?)" if meant else name
 
 
 def _no_divergence() -> str:
     return '<section><h2 class="exact">✓ No divergence</h2></section>'
 
 
-# --- the picture ----------------------------------------------------------------------------------
+# --- the pictures ---------------------------------------------------------------------------------
+
+
+def _heat_map(verdict: Verdict) -> str:
+    """How much of every token differs, on the grid of patches; nothing where there is no grid."""
+    places = verdict.places
+    if places is None or not text.comparable(verdict) or 1 in places.grid or 0 in places.grid:
+        return ""
+    mask = text.differing(verdict)
+    axis = next((a for a, size in enumerate(mask.shape) if places.has_grid(a, size)), None)
+    if axis is None or not mask.any():
+        return ""
+    share = mask.mean(axis=tuple(a for a in range(mask.ndim) if a not in (0, axis)))
+    cells = places.grid[0] * places.grid[1]
+    levels = np.where(share > 0, FAINTEST + (255 - FAINTEST) * share, 0).astype(np.uint8)
+    name = places.names[axis].removesuffix("s")
+    first = share[:, : share.shape[1] - cells]
+    drawn = "".join(
+        f"<div>{_title(places, i)}{_svg(row[-cells:].reshape(places.grid), f'grid{i}')}"
+        f"{f'class token: {first[i, 0]:.0%} differ' if first.size else ''}</div>"
+        for i, row in list(enumerate(levels))[:PLANES]
+    )
+    caption = (
+        f"Heat map: the share of what differs, at each place of the {places.grid[0]} x "
+        f"{places.grid[1]} grid of patches, by {name}. The fullest colour is all of it."
+    )
+    return f'<figure><div class="planes">{drawn}</div><figcaption>{caption}</figcaption></figure>'
+
+
+def _title(places: Places, image: int) -> str:
+    if places.windows > 1:
+        return f"image {image // places.windows}, window {image % places.windows}"
+    return f"image {image}"
 
 
 def _picture(verdict: Verdict) -> str:
@@ -90,10 +131,10 @@ def _picture(verdict: Verdict) -> str:
     mask = text.differing(verdict)
     if mask.ndim == 0 or not mask.any():
         return ""
-    planes = list(_planes(verdict.name, mask))
+    planes = list(_planes(_axes(verdict, mask.ndim), mask))
     hit = [plane for plane in planes if plane[1].any()]
     shown = hit[:PLANES]
-    names = axes(verdict.name, mask.ndim)
+    names = _axes(verdict, mask.ndim)
     rows = f"{names[-2]} downwards, " if mask.ndim > 1 else ""
     left = f" {len(hit) - len(shown)} more differ." if len(hit) > len(shown) else ""
     same = f" {len(planes) - len(hit)} of {len(planes)} slices do not differ and are left out."
@@ -109,24 +150,30 @@ def _picture(verdict: Verdict) -> str:
     return f'<figure><div class="planes">{drawn}</div><figcaption>{caption}</figcaption></figure>'
 
 
-def _planes(name: str, mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _axes(verdict: Verdict, count: int) -> tuple[str, ...]:
+    if verdict.places is not None:
+        return verdict.places.names
+    return tuple(f"axis {axis}" for axis in range(count))
+
+
+def _planes(names: Sequence[str], mask: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Title and (rows, columns) of every slice of the last two axes."""
-    names = axes(name, mask.ndim)
     for index in np.ndindex(mask.shape[:-2]):
         title = ", ".join(f"{place.removesuffix('s')}: {i}" for place, i in zip(names, index))
         yield title, np.atleast_2d(mask[index])
 
 
 def _svg(mask: np.ndarray, name: str) -> str:
-    """(rows, columns) as a picture in the colours of the page: the mask cuts the colour."""
+    """(rows, columns), bool or uint8, as a picture: the mask cuts the page's own colour."""
     mask = _blocks(mask)
     height, width = mask.shape
     cell = min(max(WIDEST // max(height, width), 1), 12)
-    image = html.png(Image.fromarray(mask.astype(np.uint8) * 255, "L").convert("1"))
+    picture = Image.fromarray(mask if mask.dtype == np.uint8 else mask.astype(np.uint8) * 255, "L")
+    image = html.png(picture if mask.dtype == np.uint8 else picture.convert("1"))
     size = f'width="{width}" height="{height}"'
     return (
         f'<svg viewBox="0 0 {width} {height}" width="{width * cell}" height="{height * cell}" '
-        f'role="img" aria-label="{int(mask.sum())} of {mask.size} cells differ">'
+        f'role="img" aria-label="{np.count_nonzero(mask)} of {mask.size} cells differ">'
         f'<mask id="{name}"><image {size} href="{image}"/></mask>'
         f'<rect class="flip" {size} mask="url(#{name})"/></svg>'
     )
@@ -137,7 +184,7 @@ def _blocks(mask: np.ndarray) -> np.ndarray:
     for axis in (0, 1):
         step = -(-mask.shape[axis] // LONGEST)
         starts = np.arange(0, mask.shape[axis], step)
-        mask = np.logical_or.reduceat(mask, starts, axis=axis)
+        mask = np.maximum.reduceat(mask, starts, axis=axis)
     return mask
 
 
@@ -180,7 +227,7 @@ def _row(i: int, verdict: Verdict, comparison: Comparison, cause: str | None) ->
     style, symbol = LOOKS[verdict.verdict]
     name, kind, word, *numbers = text.row(verdict)
     why = escape(". ".join(part for part in (verdict.reason, cause) if part))
-    bad = ' class="bad"' if text.failed(verdict, comparison.strict) else ""
+    bad = ' class="bad"' if failed(verdict, comparison.strict) else ""
     cells = "".join(f"<td>{number}</td>" for number in numbers)
     return (
         f'<tr id="t{i}"{bad}><th scope="row">{escape(name)}</th><td>{kind}</td>'

@@ -1,0 +1,125 @@
+"""In which precision a port computes and stores [SPEC 8.2]: unit roundoffs, coarse grids, bfloat16.
+
+A port that stores float16 but adds up in float32 has two: the type of its files, and what it
+declares with `--unit-roundoff float32`. Undeclared, it computes in the type of its files.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from refimpl.conventions import ConfigError, GoldenFileError
+from refimpl.golden import bounds
+
+UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, **bounds.UNITS}
+LARGEST_UNIT = 0.5  # beyond it nothing is left of a number
+SMALLEST = {"float16": 2.0**-24}  # its subnormals end where ordinary gradients lie
+EVIDENCE = 8  # numbers that differ, for a grid to be seen in them
+
+Declared = float | str | Mapping[str, float | str]
+
+
+class Units:
+    """The unit roundoff of every tap of one candidate.
+
+    declared: a number, the name of a type, or either of them by pattern of taps, of which the first
+    that matches counts; None: that of the files. stored: type of the file of every real tap.
+    ConfigError for what is no unit roundoff.
+    """
+
+    def __init__(self, declared: Declared | None, stored: Mapping[str, str]):
+        if declared is not None and not isinstance(declared, Mapping):
+            declared = {"*": declared}
+        self.declared = {pattern: unit(given) for pattern, given in (declared or {}).items()}
+        self.types = stored
+        self.coarsest_file = max((UNITS[t] for t in stored.values()), default=UNITS["float32"])
+
+    def of(self, name: str) -> float:
+        """Of the arithmetic that gives a tap; where no file says it, that of the coarsest file."""
+        for pattern, declared in self.declared.items():
+            if fnmatch.fnmatchcase(name, pattern):
+                return declared
+        return self.in_file(name) if name in self.types else self.coarsest_file
+
+    def in_file(self, name: str) -> float:
+        """Of the numbers that were dumped of a real tap."""
+        return UNITS[self.types[name]]
+
+    def storing(self, name: str, value: np.ndarray) -> np.ndarray:
+        """What a dumped tap loses in its file, beside what its arithmetic loses already."""
+        if name not in self.types:
+            return np.zeros(value.shape)
+        lost = self.in_file(name) if self.in_file(name) > self.of(name) else 0.0
+        return lost * np.abs(value) + SMALLEST.get(self.types[name], 0.0)
+
+
+def unit(given: float | str) -> float:
+    """A number, a number in text or the name of a type -> unit roundoff; ConfigError else."""
+    if given in UNITS:
+        return UNITS[given]
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(given, bool) or not 0 < number <= LARGEST_UNIT:
+        raise ConfigError(
+            f"unit roundoff {given!r}: expected a number above 0 and up to {LARGEST_UNIT}, or one "
+            f"of {', '.join(UNITS)}"
+        )
+    return number
+
+
+def read(given: str) -> Declared:
+    """What an option says: a number, a type, or a JSON file of them by pattern of taps.
+
+    GoldenFileError for a file that is none, ConfigError for what is no unit roundoff.
+    """
+    if not given.endswith(".json"):
+        return unit(given)
+    where = os.fspath(given)
+    try:
+        found = json.loads(Path(given).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise GoldenFileError(f"{where}: not a readable JSON file: {reason}") from None
+    if not isinstance(found, dict) or not found:
+        raise GoldenFileError(
+            f'{where}: expected a JSON object: {{"pattern of taps": "float16", "*": 6e-8}}'
+        )
+    return {pattern: unit(value) for pattern, value in found.items()}
+
+
+# --- grids: the numbers that a type has -----------------------------------------------------------
+
+
+def as_stored(value: np.ndarray, dtype: str) -> np.ndarray:
+    """Round to the numbers that a type of UNITS has, half to even; bfloat16 as float32."""
+    with np.errstate(over="ignore"):
+        if dtype != "bfloat16":
+            return value.astype(dtype)
+        single = np.ascontiguousarray(value, dtype=np.float32)
+    bits = single.view(np.uint32).astype(np.uint64)
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)
+    return (rounded & 0xFFFF0000).astype(np.uint32).view(np.float32)
+
+
+def coarser_grid(array: np.ndarray, dtype: str, golden: np.ndarray) -> str | None:
+    """The coarsest type whose numbers are all of an array's, where the right values would not be.
+
+    array: finite, as read; dtype: of its file; golden: what it should be, in float64.
+    """
+    for name in sorted(UNITS, key=UNITS.get, reverse=True):
+        if UNITS[name] <= UNITS[dtype]:
+            return None
+        lies = as_stored(array, name) == array
+        should = as_stored(as_stored(golden, dtype), name) == as_stored(golden, dtype)
+        if lies.all() and (~should).sum() >= EVIDENCE:
+            return name
+    return None
