@@ -255,7 +255,7 @@ def as_type(network: Network, dtype: Any) -> Network:
 class Relisted(VisionTransformer):
     """A model that runs another list in the place of its own, on images of its own size."""
 
-    listed: nodes.Network = dataclasses.field(compare=False)
+    listed: nodes.Network = dataclasses.field(compare=False, kw_only=True)
 
     @property
     def network(self) -> nodes.Network:
@@ -279,7 +279,7 @@ def renamed(network: Network, seed: int = 0) -> tuple[Network, Callable[[str], s
                 return prefix + of_tap(tap.removeprefix(prefix))
         return new.get(tap, tap)  # "input" keeps its name
 
-    model = Relisted(network.model.config, own.renamed(new.__getitem__))
+    model = Relisted(network.model.config, listed=own.renamed(new.__getitem__))
     params = {new[path]: value for path, value in flatten(network.params).items()}
     return network._replace(model=model, params=params), of_tap
 

@@ -218,11 +218,11 @@ def _taps(
         close = _suggested(sorted(candidate)[:1], names)
         hint = "".join(f"; did you mean {tap} by {name}?" for name, tap in close.items())
         raise GoldenFileError(f"{where}: has no tap of {bundle.path}; expected some, by name{hint}")
-    wrong = [tap for tap in taps.values() if tap.wrong_shape]
+    wrong = [name for name, tap in taps.items() if tap.wrong_shape]
     if len(taps) >= ENOUGH and len(wrong) > len(taps) / 2:
         raise GoldenFileError(
             f"{where}: {len(wrong)} of {len(taps)} taps have other shapes than in {bundle.path}, "
-            f"the first {wrong[0].name}: {wrong[0].reason}; is it for another bundle?"
+            f"the first {wrong[0]}: {taps[wrong[0]].reason}; is it for another bundle?"
         )
     return taps
 
