@@ -37,7 +37,8 @@ BORDER = ~cells(range(1, 4), range(1, 6))
     (cells(ROWS, [2, 3, 4]), "grid columns 2 to 4 (of 5 x 7)"),
     (cells([1, 3], [2, 5]), "grid rows 1 and 3, columns 2 and 5 (of 5 x 7)"),
     (cells([1], [2]), "grid row 1, column 2 (of 5 x 7)"),
-    (cells([1], [2]) | cells([2], [3]), "2 patches in grid rows 1 and 2, columns 2 and 3 (of 5 x 7)"),
+    (cells([1], [2]) | cells([2], [3]),
+     "2 patches in grid rows 1 and 2, columns 2 and 3 (of 5 x 7)"),
     (cells(ROWS, COLUMNS), "all 35 patches"),
 ])  # fmt: skip
 def test_tokens_are_rows_and_columns_of_the_grid(where, words):
