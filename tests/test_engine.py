@@ -74,7 +74,7 @@ def replay(network: networks.Network, folder: Path) -> golden.Comparison:
 def test_every_reading_in_replay(name: str, tmp_path: Path) -> None:
     compared = replay(network(COVERING[name]), tmp_path / "bundle")
     assert compared.passed, compared.first
-    judged = [v for v in compared.verdicts if v.verdict not in ("MISSING", "NOT REPLAYED")]
+    judged = [v for v in compared.verdicts if v.verdict not in ("MISSING", "UNJUDGED")]
     assert {v.kind for v in judged} == {"bit", "int", "real"}
     # what only latent weights have is not in a packed network
     missing = {v.name for v in compared.verdicts} - {v.name for v in judged}
@@ -93,7 +93,7 @@ def test_a_pyramid_of_four_levels_in_replay(family: str, tmp_path: Path) -> None
 def test_drawn_pyramids_in_replay(tmp_path_factory, config, seed) -> None:
     compared = replay(network(config, seed, batch=1), tmp_path_factory.mktemp("drawn") / "bundle")
     assert compared.passed, compared.first
-    judged = {v.name for v in compared.verdicts if v.verdict not in ("MISSING", "NOT REPLAYED")}
+    judged = {v.name for v in compared.verdicts if v.verdict not in ("MISSING", "UNJUDGED")}
     levels = {f"decoder.{s}.{what}.out" for s in range(len(config.depths))
               for what in ("lateral", "smooth")}  # fmt: skip
     assert {*levels, "decoder.0.top", "decoder.sum", "decoder.gelu.out", "head.out"} <= judged

@@ -664,7 +664,7 @@ def test_a_single_flip_is_too_little_to_say_anything() -> None:
 def test_nothing_to_say_about_what_is_not_there_or_not_finite() -> None:
     assert DIDB.ask("logits", np.full_like(DIDB.value("logits"), np.nan)) is None
     assert DIDB.ask("logits", np.full_like(DIDB.value("logits"), np.inf)) is None
-    for verdict in ("EXACT", "TAINTED", "MISSING", "NOT REPLAYED"):
+    for verdict in ("EXACT", "TAINTED", "MISSING", "UNJUDGED"):
         nothing = SimpleNamespace(name="logits", verdict=verdict, expected=None, candidate=None)
         assert diagnose.cause(nothing, DIDB, {}) is None
 

@@ -392,8 +392,10 @@ def _require_harmless(args: argparse.Namespace) -> None:
             continue
         for what, path in read.items():
             real, inside = output.resolve(), path.resolve()
-            if real == inside or (inside in real.parents and real.exists()):
-                raise ConfigError(f"--{kind} {output}: is in {what}; expected another file")
+            if real == inside:
+                raise ConfigError(f"--{kind} {output}: is {what}; expected another file")
+            if inside in real.parents and real.exists():
+                raise ConfigError(f"--{kind} {output}: is part of {what}; expected another file")
         read[f"what --{kind} writes"] = output
 
 
