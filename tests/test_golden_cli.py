@@ -147,7 +147,6 @@ def test_make_overwrites_nothing(tmp_path) -> None:
         ("compare", "small_tie_free", "x", "--mode", "loose"),
         ("inspect",),
         ("selfcheck", "a", "b"),
-        (),
     ],
 )
 def test_bad_usage(options) -> None:
