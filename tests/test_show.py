@@ -317,8 +317,9 @@ STAGES = {"window": 1, "pool": "mean", "patch_size": 1, "depth": [1] * 4000}
 @pytest.mark.parametrize(
     "fields, words",
     [
-        ({"depth": 10**9}, ("1000000000 blocks", "expected (")),
-        ({**STAGES, "image_size": 2**4000}, ("numbers are missing",) * 2),
+        ({"depth": 10**9}, "depth is 1000000000; expected at most 1,000 blocks"),
+        ({"depth": 1000}, "expected"),
+        ({**STAGES, "image_size": 2**4000}, "expected at most 1,000,000"),
     ],
 )
 def test_a_hostile_number_of_blocks_is_refused_before_they_are_listed(
@@ -334,11 +335,11 @@ def test_a_hostile_number_of_blocks_is_refused_before_they_are_listed(
     metadata |= {"config": config, "class_names": "null", "preprocessing": "null"}
     path.write_bytes(files.to_bytes(arrays, metadata))
     for verb in ("show", "summary"):
-        assert_one_line(run(verb, path), str(path), words[kind == "packed"])
+        assert_one_line(run(verb, path), str(path), words)
 
 
 def test_what_show_refuses():
-    assert_one_line(run("show", "didb_mcro"), "didb_mcro: no such", "did you mean didb_micro?")
+    assert_one_line(run("show", "didb_mcro"), "didb_mcro: no such", "did you mean 'didb_micro'?")
     assert_one_line(run("show", "didb_micro", "--block", 4), "block is 4; expected", "0 to 3")
     assert_one_line(run("show", "didb_micro", "--image-size", 30), "30; expected a multiple of")
     assert_one_line(run("show", "swin_micro", "--image-size", 30), "15 x 15; expected multiples")

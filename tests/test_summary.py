@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import refimpl
 from refimpl import ops
 from refimpl.conventions import ConfigError, ModelFileError
+from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import architectures, binary, files, packing, summary
 from refimpl.models import params as parameters
 from tests import networks
@@ -266,7 +267,8 @@ SIZED = [f"{family}_{size}" for family in ("didb", "react", "deit") for size in 
 def test_size_and_share_of_the_header(tmp_path: Path, name: str, floats: str):
     model, path = refimpl.create_model(name), tmp_path / "packed.safetensors"
     zeros = {k: np.zeros(s, np.float32) for k, s in parameters.shapes(model.config).items()}
-    preprocessing = {"size": [224, 224], "crop": 0.875, "mean": [0.5] * 3, "std": [0.25] * 3}
+    config = model.config
+    preprocessing = Preprocessing.plain(config.image_size, config.channels).to_json()
     files.save_packed(
         path, model, refimpl.unflatten(zeros), floats=floats, preprocessing=preprocessing
     )

@@ -189,10 +189,6 @@ def _read(name_or_path: str | os.PathLike, *kinds: str) -> Any:
     _check_metadata(path, metadata, "format_version", (FORMAT_VERSION,))
     _check_metadata(path, metadata, "kind", kinds)
     model = _model(path, metadata)
-    numbers = sum(array.size for array in stored.values())
-    channels = model.config.last_stage.dim
-    if numbers < channels:  # before a list is made of a hostile number of stages
-        raise ModelFileError(f"{path}: numbers are missing: {numbers} for {channels} channels")
     if metadata["kind"] == "latent":
         return ModelFile(path, model, _latent(path, model.config, stored))
     return PackedFile(path, model, _packed(path, model.config, stored))
