@@ -416,7 +416,8 @@ def test_a_manifest_that_is_none(path, data):
 
 def test_a_config_that_the_weights_are_not_of(path):
     manifest = json.loads((path / "manifest.json").read_text())
-    for fields, part in (({"depth": 2}, "blocks.1"), ({"depth": 10**9}, "expected at most 1,000 blocks"),
+    for fields, part in (({"depth": 2}, "blocks.1"),
+                         ({"depth": 10**9}, "expected at most 1,000 blocks"),
                          ({"dim": 20}, "shape"), ({"heads": 0}, "heads"),
                          ({"similarity": "plain"}, "missing")):  # fmt: skip
         config = {**manifest["config"], **fields}
