@@ -1,47 +1,41 @@
 """How kernels are compiled: once a machine, kept on disk, and said aloud while it happens.
 
 Numba's own cache looks at the file of a function and at the kind of CPU, not at what the function
-calls. So the kernels lie in a folder whose name is a digest of all their sources: a changed line
-anywhere means a new folder, and never old machine code. NUMBA_CACHE_DIR moves the folder. Where
-nothing can be written they are compiled anew in every process.
+calls, keeps no second version of itself beside it, and trusts whatever lies on the disk. `cache`
+says where and how machine code is kept instead. Where nothing can be written kernels are compiled
+anew in every process.
+
+What a kernel calls becomes a part of it: `jit` gives a function that Python calls, and that another
+kernel takes in without the code by which Python would call it.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import os
+import pickle
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 from numba import types
-from numba.core import config, event
-from numba.extending import intrinsic
+from numba.core import caching, cgutils, compiler, config, event, serialize
+from numba.core.registry import cpu_target
+from numba.core.typing.templates import AttributeTemplate, infer_getattr
+from numba.extending import (
+    lower_builtin,
+    lower_getattr_generic,
+    models,
+    register_jitable,
+    register_model,
+    type_callable,
+)
 
-_ROOMS = ("kernels", "kernels/twins", "engine")  # all that is compiled
-_PACKAGE = Path(__file__).parent.parent
+from refimpl.kernels import cache
 
-
-def _folder() -> Path:
-    sources = sorted(file for room in _ROOMS for file in (_PACKAGE / room).glob("*.py"))
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "refimpl")
-    # a user without home keeps the ~
-    return Path(os.path.expanduser(config.CACHE_DIR or default)) / f"kernels-{digest[:16]}"
-
-
-def _writable(folder: Path) -> bool:
-    if folder.parts[0].startswith("~"):
-        return False
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f".{os.getpid()}").touch()
-        (folder / f".{os.getpid()}").unlink()
-    except OSError:
-        return False
-    return True
+# no fast-math; a division by zero is NumPy's infinity or NaN: a check would keep loops from vectors
+OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
 class _Announcement(event.Listener):
@@ -55,29 +49,83 @@ class _Announcement(event.Listener):
         if self.said or not module.startswith("refimpl."):
             return
         self.said = True
-        how_often = "once" if _CACHED else "in every process, since none can be kept"
-        print(f"refimpl: compiling the kernels for this CPU, {how_often}", file=sys.stderr)
+        print("refimpl: compiling the kernels for this CPU, once", file=sys.stderr)
 
     def on_end(self, event: event.Event) -> None:
         pass
 
 
-_FOLDER = _folder()
-_CACHED = not config.DISABLE_JIT and _writable(_FOLDER)
-event.register("numba:compile", _Announcement())
+ANNOUNCEMENT = _Announcement()
+event.register("numba:compile", ANNOUNCEMENT)
+
+
+class _Kept(caching._Cache):
+    """The machine code of a function, in `cache`."""
+
+    def __init__(self, function: Callable):
+        self._name = f"{function.__module__}.{function.__qualname__}"
+
+    cache_path = property(lambda self: str(cache.folder()))
+
+    def load_overload(self, sig: Any, target_context: Any) -> compiler.CompileResult | None:
+        target_context.refresh()
+        data = cache.read(self._file(sig, target_context.codegen()))
+        if data is None:
+            return None
+        return compiler.CompileResult._rebuild(target_context, *pickle.loads(data))
+
+    def save_overload(self, sig: Any, data: compiler.CompileResult) -> None:
+        name = self._file(sig, data.codegen)
+        _keep(name, serialize.dumps(data._reduce()))
+
+    def _file(self, sig: Any, codegen: Any) -> str:
+        key = hashlib.sha256(repr((sig, codegen.magic_tuple())).encode()).hexdigest()
+        return f"{self._name}-{key[:16]}"
+
+    def enable(self) -> None:
+        """There is nothing to switch."""
+
+    disable = flush = enable
+
+
+@functools.cache
+def _first_use() -> None:
+    cache.refresh()
+
+
+def _keep(name: str, data: bytes) -> None:
+    try:
+        cache.write(name, data)
+    except OSError as error:
+        _say_unkept(f"{cache.folder()}: {error.strerror or error}")
+
+
+@functools.cache
+def _say_unkept(why: str) -> None:
+    print(f"refimpl: what is compiled cannot be kept: {why}", file=sys.stderr)
+
+
+class _Kernel:
+    """A function with machine code: kept on disk for Python, part of the caller in a kernel."""
+
+    def __init__(self, function: Callable):
+        functools.update_wrapper(self, function)
+        register_jitable(**OPTIONS)(function)
+        self._compiled = numba.njit(**OPTIONS)(function)
+        self._compiled._cache = _Kept(function)
+
+    @property
+    def _numba_type_(self) -> types.Type:
+        """What Numba asks a global of a kernel for: that of the plain function."""
+        return cpu_target.typing_context.resolve_value_type(self.__wrapped__)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._compiled(*arguments)
 
 
 def jit(function: Callable) -> Callable:
-    """Compile on first use: no fast-math, the GIL released, the machine code kept on disk.
-
-    A division by zero is NumPy's infinity or NaN; a check of it would keep loops from vectors.
-    """
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(_FOLDER)
-    try:
-        return numba.njit(nogil=True, error_model="numpy", cache=_CACHED)(function)
-    finally:
-        config.CACHE_DIR = before
+    """Compile on first use: no fast-math, the GIL released, the machine code kept on disk."""
+    return function if config.DISABLE_JIT else _Kernel(function)
 
 
 def inlined(function: Callable) -> Callable:
@@ -85,28 +133,62 @@ def inlined(function: Callable) -> Callable:
     return numba.njit(inline="always")(function)
 
 
-def _borrowed(typing, arrays):
-    def generate(context, builder, signature, values):
-        (found,) = values
-        for i, member in enumerate(arrays.types):
-            if isinstance(member, types.Array):
-                array = context.make_array(member)(
-                    context, builder, builder.extract_value(found, i)
-                )
-                array.meminfo = array.meminfo.type(None)
-                found = builder.insert_value(found, array._getvalue(), i)
-        return found
+class Borrowed(types.Type):
+    """The Numba type of a NamedTuple of arrays and numbers that lies in its caller's memory."""
 
-    return arrays(arrays), generate
+    def __init__(self, held: types.NamedTuple):
+        self.held = held
+        digest = hashlib.sha256(held.name.encode()).hexdigest()
+        super().__init__(name=f"{held.instance_class.__name__}_{digest[:8]}")
+
+    def place(self, field: str) -> int | None:
+        """Which of the fields has this name."""
+        fields = self.held.fields
+        return fields.index(field) if field in fields else None
 
 
-def _borrow(arrays: NamedTuple) -> NamedTuple:
-    """The same arrays without their counts of references, which whoever calls keeps for us.
+@register_model(Borrowed)
+class _BorrowedModel(models.PrimitiveModel):
+    def __init__(self, manager, frontend):
+        super().__init__(manager, frontend, manager[frontend.held].get_value_type().as_pointer())
 
-    A count is changed atomically, by every kernel that gets an array, and takes as long as some of
-    them.
+
+@infer_getattr
+class _BorrowedFields(AttributeTemplate):
+    key = Borrowed
+
+    def generic_resolve(self, borrowed, name):
+        place = borrowed.place(name)
+        return None if place is None else borrowed.held[place]
+
+
+@lower_getattr_generic(Borrowed)
+def _field(context, builder, borrowed, pointer, name):
+    place = borrowed.place(name)
+    kind = borrowed.held[place]
+    value = builder.load(cgutils.gep_inbounds(builder, pointer, 0, place))
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = array.meminfo.type(None)
+        value = array._getvalue()
+    return value
+
+
+def borrow(held: NamedTuple) -> NamedTuple:
+    """The same arrays and numbers, handed on as one address and without counts of references.
+
+    Plan and work are some 270 numbers: to hand them on takes as long as a kernel, and to compile a
+    call that does so longer than one. A count is changed atomically, by every kernel that gets an
+    array; whoever calls keeps the arrays for us.
     """
-    return arrays
+    return held
 
 
-borrow = _borrow if config.DISABLE_JIT else intrinsic(_borrowed)
+@type_callable(borrow)
+def _borrow_type(context):
+    return lambda held: Borrowed(held)
+
+
+@lower_builtin(borrow, types.BaseNamedTuple)
+def _borrow(context, builder, signature, values):
+    return cgutils.alloca_once_value(builder, values[0])
