@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from refimpl.choice import BACKENDS, Backend, Work
 from refimpl.conventions import (
     ConfigError,
     DataError,
@@ -27,13 +28,12 @@ from refimpl.conventions import (
 )
 from refimpl.data.images import open_image
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import Config, VisionTransformer, files, flatten, packing, resize, unflatten
+from refimpl.models import Config, VisionTransformer, files, flatten, resize, unflatten
 from refimpl.ops import softmax
 
 if TYPE_CHECKING:  # an answer does not wait for what data sets need
     from refimpl.data.image_folder import Array
 
-BACKENDS = ("auto", "numpy", "engine")
 BATCH_SIZE = 100
 
 Picture = str | PathLike | Image.Image | np.ndarray
@@ -74,8 +74,8 @@ def classifier(
 ) -> "Classifier":
     """A trained model, ready to be asked: the stem of a shipped file, or a path to a file.
 
-    backend: "numpy" is the reference, "engine" the packed network in compiled kernels; "auto" takes
-    the engine for every network that it can run, and for a packed file it is the only one.
+    backend: "numpy" is the reference, "engine" the packed network in compiled kernels, the only one
+    for a packed file; "auto" takes the quicker one for the work there is (see `refimpl.choice`).
     image_size: (H, W), or the side of a square, in pixels to which images are resized instead of
     the model's own size; its parameters are interpolated to match [SPEC 6.3].
     ModelFileError for an unknown, broken or untrained model, ConfigError for an unknown backend,
@@ -101,8 +101,8 @@ def ready(
     file: files.ModelFile | files.PackedFile,
     backend: str,
     image_size: int | tuple[int, int] | None,
-) -> tuple[VisionTransformer, Any, Preprocessing, list[str], Any]:
-    """Model, parameters (None where packed), preprocessing, class names, engine (None: NumPy).
+) -> tuple[VisionTransformer, Any, Preprocessing, list[str], Backend]:
+    """Model, parameters (None where packed), preprocessing, class names, backend.
 
     Errors as in `classifier`.
     """
@@ -114,10 +114,8 @@ def ready(
         file = _resized(file, image_size)
         preprocessing = dataclasses.replace(preprocessing, size=file.model.config.image_size)
     params = None if isinstance(file, files.PackedFile) else file.params
-    if backend == "numpy" and params is None:
-        raise ModelFileError(f"{file.path}: packed; backend 'numpy' expects a latent file")
     class_names = file.class_names or [str(i) for i in range(file.model.config.num_classes)]
-    return file.model, params, preprocessing, class_names, _engine(file, backend)
+    return file.model, params, preprocessing, class_names, Backend(file, backend)
 
 
 def _resized(
@@ -136,20 +134,6 @@ def _resized(
     wide = {k: a.astype(np.float32) if a.dtype == np.float16 else a for k, a in file.arrays.items()}
     arrays, _ = resize.forward(unflatten(wide), file.model.config, size)
     return file._replace(model=model, arrays=flatten(arrays))
-
-
-def _engine(file: files.ModelFile | files.PackedFile, backend: str) -> Any:
-    """The engine for a file's network; None where NumPy runs it."""
-    latent = isinstance(file, files.ModelFile)
-    able = packing.for_engine(file.model.config)
-    if backend == "numpy" or (backend == "auto" and latent and not able):
-        return None
-    from refimpl import engine  # imports Numba, which takes longer than a small network
-
-    try:
-        return engine.of_file(file)
-    except ConfigError as error:
-        raise ConfigError(f"{file.path}: {error}") from None
 
 
 def read_card(name_or_path: str | PathLike) -> dict[str, Any]:
@@ -193,17 +177,31 @@ class Classifier:
         params: Mapping[str, Any] | None,  # None of a packed file
         preprocessing: Preprocessing,
         class_names: Sequence[str],
-        engine: Callable[[np.ndarray], np.ndarray] | None = None,  # None: the NumPy reference
+        backend: Backend | None = None,  # None: the NumPy reference
         caution: str | None = None,  # the warning of every answer that has none of its own
     ):
         self.model = model
         self.params = params
         self.preprocessing = preprocessing
         self.class_names = tuple(class_names)
-        self.engine = engine
+        self.backend = backend
         self.caution = caution
-        computed = np.float32 if engine is not None else params["head"]["weight"].dtype
-        self.dtype = np.dtype(computed)
+
+    @property
+    def engine(self) -> Any:
+        """The engine that computes; None while NumPy does."""
+        return None if self.backend is None else self.backend.engine
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The float type in which the network is computed."""
+        computed = np.float32 if self.engine is not None else self.params["head"]["weight"].dtype
+        return np.dtype(computed)
+
+    def expect(self, work: Work) -> None:
+        """Say what is going to be asked, so that backend="auto" chooses for all of it."""
+        if self.backend is not None:
+            self.backend.expect(work)
 
     def __call__(self, images: Picture | Sequence[Picture]) -> list[Prediction]:
         """Classify an image or several: one Prediction each, in order.
@@ -224,14 +222,14 @@ class Classifier:
     def astype(self, dtype: np.dtype | type) -> "Classifier":
         """The same classifier on the NumPy reference, computing in float32 or float64."""
         flat = {name: value.astype(dtype) for name, value in flatten(self.params).items()}
-        return self._with(params=unflatten(flat), engine=None)
+        return self._with(params=unflatten(flat), backend=None)
 
     def inverted(self) -> "Classifier":
         """The same classifier for images in which dark and light have changed places."""
         return self._with(preprocessing=self.preprocessing.inverted())
 
     def _with(self, **changes: Any) -> "Classifier":
-        fields = ("model", "params", "preprocessing", "class_names", "engine", "caution")
+        fields = ("model", "params", "preprocessing", "class_names", "backend", "caution")
         return Classifier(**{name: getattr(self, name) for name in fields} | changes)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
@@ -239,7 +237,7 @@ class Classifier:
 
         NonFiniteError where weights of absurd size leave no finite number.
         """
-        return compute("classifier", self.model, self.params, self.engine, x)
+        return compute("classifier", self.model, self.params, self.backend, x)
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """Preprocessed images, float (B, channels, H, W) -> (B, classes), each row sums to 1."""
@@ -277,6 +275,7 @@ class Classifier:
             return _ranks(self.logits(prepare(batch[0])), batch[1])
 
         parts = slices(len(images), batch_size)
+        self.expect(Work(len(images), len(parts), cpus()))
         batches = zip(in_batches(images, parts), (labels[part] for part in parts), strict=True)
         ranks = []
         start = time.perf_counter()
@@ -309,13 +308,14 @@ def compute(
     name: str,
     model: VisionTransformer,
     params: Mapping[str, Any] | None,
-    engine: Callable[[np.ndarray], np.ndarray] | None,
+    backend: Backend | None,
     x: np.ndarray,
 ) -> np.ndarray:
-    """Logits of preprocessed images (B, channels, H, W) by the engine, or else by NumPy.
+    """Logits of preprocessed images (B, channels, H, W) by the backend; None is NumPy.
 
     NonFiniteError, with `name`, where weights of absurd size leave no finite number.
     """
+    engine = None if backend is None else backend.count(len(x))
     with np.errstate(all="ignore"):  # what comes of it is looked at below
         if engine is not None:
             logits = engine(x.astype(np.float32, copy=False))

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from refimpl import metrics
+from refimpl.choice import Backend, Work
 from refimpl.classifier import Picture, compute, opened, read, ready
 from refimpl.conventions import ModelFileError, cpus
 from refimpl.data.preprocessing import Preprocessing
@@ -72,12 +73,12 @@ def segmenter(
     file = read(name_or_path, backend)
     if file.model.config.task != "segmentation":
         raise ModelFileError(f"{file.path}: a classifier of whole images, expected a segmenter")
-    model, params, preprocessing, class_names, engine = ready(file, backend, image_size)
+    model, params, preprocessing, class_names, chosen = ready(file, backend, image_size)
     if preprocessing.crop != 1:
         raise ModelFileError(
             f"{file.path}: preprocessing: crop is {preprocessing.crop}, expected 1 in a segmenter"
         )
-    return Segmenter(model, params, preprocessing, class_names, engine)
+    return Segmenter(model, params, preprocessing, class_names, chosen)
 
 
 class Segmenter:
@@ -89,13 +90,23 @@ class Segmenter:
         params: Mapping[str, Any] | None,  # None of a packed file
         preprocessing: Preprocessing,
         class_names: Sequence[str],
-        engine: Callable[[np.ndarray], np.ndarray] | None = None,  # None: the NumPy reference
+        backend: Backend | None = None,  # None: the NumPy reference
     ):
         self.model = model
         self.params = params
         self.preprocessing = preprocessing
         self.class_names = tuple(class_names)
-        self.engine = engine
+        self.backend = backend
+
+    @property
+    def engine(self) -> Any:
+        """The engine that computes; None while NumPy does."""
+        return None if self.backend is None else self.backend.engine
+
+    def expect(self, work: Work) -> None:
+        """Say what is going to be asked, in windows, so that backend="auto" chooses for all."""
+        if self.backend is not None:
+            self.backend.expect(work)
 
     def __call__(self, image: Picture) -> Segmentation:
         """A path, PIL image or uint8 array (H, W), (H, W, 3) -> the class of each of its pixels.
@@ -144,6 +155,7 @@ class Segmenter:
 
         confusion = np.zeros((classes, classes), np.int64)
         start = time.perf_counter()
+        self.expect(Work(len(folder.pairs), len(folder.pairs), cpus()))  # a window each, at least
         threads = cpus() if self.engine is None else 1  # the engine has threads of its own
         read = functools.partial(Pair.read, classes=folder.classes)
         pairs = Workers(workers).map(read, folder.pairs, ahead=0)
@@ -176,12 +188,13 @@ class Segmenter:
         """uint8 (H, W[, 3]), no side shorter than the window -> logits (classes, H, W)."""
         window = self.model.config.image_size
         places = list(windows(pixels.shape[:2], window))
+        self.expect(Work(len(places), -(-len(places) // WINDOWS)))
         total, covered = 0, np.zeros(pixels.shape[:2], np.int64)
         for first in range(0, len(places), WINDOWS):
             some = places[first : first + WINDOWS]
             cut = np.stack([pixels[place] for place in some])
             x = self.preprocessing.normalise(cut)
-            logits = compute("segmenter", self.model, self.params, self.engine, x)
+            logits = compute("segmenter", self.model, self.params, self.backend, x)
             if len(places) == 1:
                 return logits[0]
             if first == 0:

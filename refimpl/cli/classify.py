@@ -1,6 +1,7 @@
 """`refimpl classify`: name what is on images."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -45,13 +46,16 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from refimpl.choice import Work
     from refimpl.classifier import classifier
 
-    start_engine(args.backend)
     ask = classifier(args.model, backend=args.backend, image_size=args.image_size)
     if args.invert:
         ask = ask.inverted()
     names, status = _image_names(args.images)
+    ask.expect(Work(images=len(names), calls=len(names)))
+    choice = ask.backend.choice
+    start_engine(choice.backend)
     width = max(map(len, names), default=0)
     answers = []
     for name in names:
@@ -72,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
                     "probability": prediction.probability,
                     "top": [{"label": label, "probability": p} for label, p in best],
                     "warning": prediction.warning,
+                    **choice._asdict(),
                 }
             )
             continue
@@ -80,7 +85,27 @@ def run(args: argparse.Namespace) -> int:
         print(f"{name:{width}}", first, *(f"{label} {p:.4f}" for label, p in others), sep="  ")
     if args.json:
         print_json(answers)
+    if args.backend == "auto" and choice.backend == "numpy":
+        _tell_of_compile(ask.model.config)
     return status
+
+
+def _tell_of_compile(config: Any) -> None:
+    """One line, once a machine, that the engine could be ready for more images than these."""
+    from refimpl.kernels import cache
+    from refimpl.models import packing
+
+    if not packing.for_engine(config) or cache.has(cache.TOLD):
+        return
+    if cache.has(cache.FORWARD[packing.extras(config)]):
+        return
+    print(
+        "refimpl: NumPy answered; `refimpl compile` makes the engine ready, for many images or "
+        "large networks",
+        file=sys.stderr,
+    )
+    with contextlib.suppress(OSError):
+        cache.write(cache.TOLD, b"")
 
 
 def _image_names(given: Sequence[str]) -> tuple[list[str], int]:

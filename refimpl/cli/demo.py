@@ -22,7 +22,6 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl.data import bundled
 
-    start_engine(args.backend)
     # all, so that the second set is shown where the first one differs
     agrees = [_show(folder, args.backend) for folder in (bundled.mnist(), bundled.photos())]
     return 0 if all(agrees) else 1
@@ -30,18 +29,22 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(folder: Path, backend: str) -> bool:
     """Classify the images of a folder; whether all answers are those that are stored."""
+    from refimpl.choice import Work
     from refimpl.classifier import classifier
     from refimpl.data import bundled
 
     goldens = bundled.goldens(folder)
+    images = sorted(goldens["images"].items())
     ask = classifier(goldens["model"], backend=backend)
+    ask.expect(Work(images=len(images), calls=len(images)))
+    start_engine(ask.backend.choice.backend)
     if ask.engine is None:
         # In float32 BLAS may round a value next to 0 to the other side on another machine, and a
         # flipped bit moves a probability further than any rounding. The engine's sums are the same
         # everywhere.
         ask = ask.astype(goldens["dtype"])
     how = f"{ask.dtype}, {'NumPy' if ask.engine is None else 'packed engine'}"
-    images = sorted(goldens["images"].items())
+    ask(folder / images[0][0])  # what is compiled or loaded first is no time of an image
     wide = max(len(name) for name, _ in images)
     print(f"{goldens['model']} on {len(images)} {goldens['what']}, {how}\n")
     print(f"{'image':{wide}}  {'label':>10}  probability      time  golden")

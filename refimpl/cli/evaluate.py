@@ -21,7 +21,7 @@ from refimpl.cli.options import (
 )
 from refimpl.cli.output import print_json, print_table, progress_bar, warn
 from refimpl.cli.verbs import Verbs
-from refimpl.conventions import ConfigError, write_atomically
+from refimpl.conventions import ConfigError, cpus, write_atomically
 
 
 def add(verbs: Verbs) -> None:
@@ -56,7 +56,6 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl.models import files
 
-    start_engine(args.backend)
     if files.read_any(args.model).model.config.task == "segmentation":
         return _evaluate_segmenter(args)
     if args.confusion:
@@ -65,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_segmenter(args: argparse.Namespace) -> int:
+    from refimpl.choice import Work
     from refimpl.classifier import read_card, record
     from refimpl.data import datasets, image_folder
     from refimpl.data import segmentation as maps
@@ -83,6 +83,8 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
             folder = folder.without_broken(image_folder.Workers(workers), bar.update)
     for text in folder.broken:
         warn(text)
+    model.expect(Work(len(folder.pairs), len(folder.pairs), cpus()))  # a window each, at least
+    start_engine(model.backend.choice.backend)
     with progress_bar("evaluate", len(folder.pairs)) as bar:
         result = model.evaluate(folder, bar.update, workers=workers)
     described = _described(result.count, folder)
@@ -93,7 +95,7 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
         print(f"recorded in {path}", file=sys.stderr)
     if args.json:
         answer = {"model": args.model, "split": folder.split, **dataclasses.asdict(result)}
-        print_json(answer | {"broken": folder.broken})
+        print_json(answer | model.backend.choice._asdict() | {"broken": folder.broken})
         return 0
     print(f"{args.model} on {described}\n")
     present = sum(value is not None for value in result.per_class_iou.values())
@@ -110,7 +112,8 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
         for name, value in result.per_class_iou.items()
     ]
     print_table(("class", "IoU", "labelled pixels"), rows)
-    print(f"\n{result.images_per_second:.1f} images a second")
+    choice = model.backend.choice
+    print(f"\n{result.images_per_second:.1f} images a second ({choice.backend}: {choice.why})")
     return 0
 
 
@@ -143,6 +146,7 @@ def _write_confusion(path: Path, counts: np.ndarray, names: tuple[str, ...]) -> 
 
 
 def _evaluate_classifier(args: argparse.Namespace) -> int:
+    from refimpl.choice import Work
     from refimpl.classifier import classifier, read_card, record
     from refimpl.data import datasets
 
@@ -151,6 +155,9 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
         read_card(args.model)  # a missing card is told before the work, not after it
     data = load_data(args, args.split, model.preprocessing, "classification")
     datasets.require_classes(args.data, data.class_names, model.class_names)
+    batches = -(-len(data.images) // args.batch_size)
+    model.expect(Work(len(data.images), batches, cpus()))
+    start_engine(model.backend.choice.backend)
     with progress_bar("evaluate", len(data.images)) as bar:
         result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
     size = " at {} x {} pixels".format(*args.image_size) if args.image_size else ""
@@ -168,6 +175,7 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
                 "top5": result.top5,
                 "per_class": result.per_class,
                 "images_per_second": result.images_per_second,
+                **model.backend.choice._asdict(),
                 "broken": data.broken,
             }
         )
@@ -179,5 +187,6 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
         for name, accuracy in result.per_class.items()
     ]
     print_table(("class", "top-1", "images"), rows)
-    print(f"\n{result.images_per_second:.0f} images a second")
+    choice = model.backend.choice
+    print(f"\n{result.images_per_second:.0f} images a second ({choice.backend}: {choice.why})")
     return 0

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from refimpl.classifier import BACKENDS
+from refimpl.choice import BACKENDS
 from refimpl.cli.output import progress_bar, warn
 
 DEFAULT_MODEL = "didb_micro_mnist"
@@ -41,14 +41,14 @@ def add_image_size(parser: argparse.ArgumentParser) -> None:
 
 
 def start_engine(backend: str) -> None:
-    """Numba's start, before the first kernel, without what no kernel here needs.
+    """Numba's start, before the first kernel, without what no kernel here needs; not for "numpy".
 
     Numba imports SciPy's linear algebra when it starts, in case compiled code calls it, which takes
     as long as all the rest. In a library this would be somebody else's loss; this is the command.
     """
-    if backend == "numpy" or "numba" in sys.modules:
-        return
     hidden = "scipy.linalg.cython_blas"
+    if backend == "numpy" or hidden in sys.modules:
+        return
     sys.modules[hidden] = None  # type: ignore[assignment]
     try:
         from numba.core.registry import cpu_target

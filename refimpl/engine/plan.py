@@ -17,6 +17,7 @@ from refimpl.engine import columns
 from refimpl.kernels import dense, popcount, stencils
 from refimpl.kernels.popcount import WORD
 from refimpl.kernels.vector import LANES
+from refimpl.models import packing
 from refimpl.models.config import Config
 from refimpl.models.stage import Stage as ModelStage
 from refimpl.ops import boolean, position_bias
@@ -221,7 +222,7 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
         pixels=embed.shape[1],
         head_dim=config.head_dim,
         classes=config.num_classes,
-        extras=True if config.window > 0 or config.decoder != "none" else None,
+        extras=packing.extras(config) or None,
         windowed=config.window > 0,
         decode=config.decoder != "none",
         pyramid=config.decoder == "fpn",

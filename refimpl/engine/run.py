@@ -29,8 +29,8 @@ from refimpl.engine.plan import (
     values_at,
     words,
 )
-from refimpl.kernels import attention, dense, levels, stencils, tiles, windows
-from refimpl.kernels.compile import borrow, jit
+from refimpl.kernels import attention, cache, dense, levels, stencils, tiles, windows
+from refimpl.kernels.compile import borrow, entry
 from refimpl.kernels.vector import LANES
 
 
@@ -66,7 +66,8 @@ def _first(status, later):
     return later if status == FINE else status
 
 
-compiled_forward = jit(forward)  # as one call, which has no listener
+# As one call, which has no listener; by Plan.extras.
+COMPILED = {extras or None: entry(forward, name) for extras, name in cache.FORWARD.items()}
 
 
 @register_jitable

@@ -1,12 +1,8 @@
 """How kernels are compiled: once a machine, kept on disk, and said aloud while it happens.
 
 Numba's own cache looks at the file of a function and at the kind of CPU, not at what the function
-calls, keeps no second version of itself beside it, and trusts whatever lies on the disk. `cache`
-says where and how machine code is kept instead. Where nothing can be written kernels are compiled
-anew in every process.
-
-What a kernel calls becomes a part of it: `jit` gives a function that Python calls, and that another
-kernel takes in without the code by which Python would call it.
+calls, and trusts whatever lies on the disk. `cache` says where and how machine code is kept
+instead. Where nothing can be written kernels are compiled anew in every process.
 """
 
 from __future__ import annotations
@@ -49,7 +45,10 @@ class _Announcement(event.Listener):
         if self.said or not module.startswith("refimpl."):
             return
         self.said = True
-        print("refimpl: compiling the kernels for this CPU, once", file=sys.stderr)
+        how_often = "once; `refimpl compile` does so beforehand"
+        if _unkept() is not None:
+            how_often = f"in every process, since none can be kept: {_unkept()}"
+        print(f"refimpl: compiling the kernels for this CPU, {how_often}", file=sys.stderr)
 
     def on_end(self, event: event.Event) -> None:
         pass
@@ -59,15 +58,35 @@ ANNOUNCEMENT = _Announcement()
 event.register("numba:compile", ANNOUNCEMENT)
 
 
+@functools.cache
+def _unkept() -> str | None:
+    """Why no machine code can be kept; None where it can."""
+    try:
+        cache.require_writable()
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    cache.remove_unused()
+    return None
+
+
+@functools.cache
+def _use_cache() -> None:
+    """At the first look into the cache, once."""
+    cache.mark_used()
+
+
 class _Kept(caching._Cache):
-    """The machine code of a function, in `cache`."""
+    """The machine code of a function on disk, a file for each signature."""
 
-    def __init__(self, function: Callable):
-        self._name = f"{function.__module__}.{function.__qualname__}"
+    def __init__(self, name: str):
+        self._name = name
 
-    cache_path = property(lambda self: str(cache.folder()))
+    @property
+    def cache_path(self) -> str:
+        return str(cache.folder())
 
     def load_overload(self, sig: Any, target_context: Any) -> compiler.CompileResult | None:
+        _use_cache()
         target_context.refresh()
         data = cache.read(self._file(sig, target_context.codegen()))
         if data is None:
@@ -75,48 +94,44 @@ class _Kept(caching._Cache):
         return compiler.CompileResult._rebuild(target_context, *pickle.loads(data))
 
     def save_overload(self, sig: Any, data: compiler.CompileResult) -> None:
-        name = self._file(sig, data.codegen)
-        _keep(name, serialize.dumps(data._reduce()))
+        if _unkept() is not None:  # that was said
+            return
+        try:
+            cache.write(self._file(sig, data.codegen), serialize.dumps(data._reduce()))
+        except OSError as error:  # the disk is full
+            why = f"{error.filename}: {error.strerror}"
+            print(f"refimpl: warning: a kernel cannot be kept: {why}", file=sys.stderr)
 
     def _file(self, sig: Any, codegen: Any) -> str:
         key = hashlib.sha256(repr((sig, codegen.magic_tuple())).encode()).hexdigest()
-        return f"{self._name}-{key[:16]}"
+        return f"{self._name}{key[:16]}"
 
     def enable(self) -> None:
-        """There is nothing to switch."""
+        """Nothing is ever switched off."""
 
     disable = flush = enable
 
 
-@functools.cache
-def _first_use() -> None:
-    cache.refresh()
-
-
-def _keep(name: str, data: bytes) -> None:
-    try:
-        cache.write(name, data)
-    except OSError as error:
-        _say_unkept(f"{cache.folder()}: {error.strerror or error}")
-
-
-@functools.cache
-def _say_unkept(why: str) -> None:
-    print(f"refimpl: what is compiled cannot be kept: {why}", file=sys.stderr)
+def entry(function: Callable, name: str) -> Callable:
+    """A compiled function that only Python calls; what is kept of it has a name that begins so."""
+    if config.DISABLE_JIT:
+        return function
+    compiled = numba.njit(**OPTIONS)(function)
+    compiled._cache = _Kept(name)
+    return compiled
 
 
 class _Kernel:
-    """A function with machine code: kept on disk for Python, part of the caller in a kernel."""
+    """A compiled function, for Python, and within others that are compiled."""
 
     def __init__(self, function: Callable):
         functools.update_wrapper(self, function)
         register_jitable(**OPTIONS)(function)
-        self._compiled = numba.njit(**OPTIONS)(function)
-        self._compiled._cache = _Kept(function)
+        self._compiled = entry(function, f"{function.__module__}.{function.__qualname__}-")
 
     @property
     def _numba_type_(self) -> types.Type:
-        """What Numba asks a global of a kernel for: that of the plain function."""
+        """What Numba asks a global for: there a kernel is the plain function."""
         return cpu_target.typing_context.resolve_value_type(self.__wrapped__)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -124,7 +139,11 @@ class _Kernel:
 
 
 def jit(function: Callable) -> Callable:
-    """Compile on first use: no fast-math, the GIL released, the machine code kept on disk."""
+    """Compile on first use: no fast-math, the GIL released, the machine code kept on disk.
+
+    Within another kernel it becomes a part of that, whatever of its arguments are constants, and
+    without the code by which Python would call it.
+    """
     return function if config.DISABLE_JIT else _Kernel(function)
 
 
