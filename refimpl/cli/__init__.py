@@ -20,6 +20,7 @@ from refimpl.cli import (
     ablate,
     bench,
     classify,
+    compile,
     demo,
     evaluate,
     golden,
@@ -38,6 +39,7 @@ from refimpl.conventions import RefimplError
 # In the order of --help.
 VERBS = (
     *(demo, classify, segment, evaluate, train, scenes, ablate, summary, pack, models, report),
+    compile,
     *(golden, bench),
 )
 

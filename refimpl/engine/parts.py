@@ -21,7 +21,13 @@ def extra(function: Callable) -> Callable:
         without = plan.held[plan.place("extras")] == types.none
         return _nothing if without else function
 
+    function.extra = True
     return function
+
+
+def is_extra(function: Callable) -> bool:
+    """Whether it is such a part."""
+    return hasattr(function, "extra")
 
 
 def _nothing(listener, plan, *others):

@@ -147,6 +147,11 @@ def jit(function: Callable) -> Callable:
     return function if config.DISABLE_JIT else _Kernel(function)
 
 
+def is_kernel(value: object) -> bool:
+    """Whether it is what `jit` gave."""
+    return isinstance(value, _Kernel)
+
+
 def inlined(function: Callable) -> Callable:
     """Pasted into the kernels that call it: for what is shorter than a call."""
     return numba.njit(inline="always")(function)
