@@ -11,9 +11,12 @@ rule changes its mind, both ways take equally long.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from refimpl.conventions import ConfigError, ModelFileError
+import numpy as np
+
+from refimpl.conventions import ConfigError, ModelFileError, NonFiniteError
 from refimpl.kernels import cache
 from refimpl.models import files, packing
 from refimpl.models.config import Config
@@ -111,12 +114,19 @@ class Backend:
             raise ConfigError(f"{self._file.path}: {error}") from None
 
     def expect(self, work: Work) -> None:
-        """Say what is going to be asked, so that the choice is made once for all of it."""
+        """Say what is going to be asked, so that the choice is made once for all of it.
+
+        What is compiled or loaded for it is so when this returns: it is no time of an image.
+        """
         done = self._done
         expected = Work(done.images + work.images, done.calls + work.calls, work.threads)
         if expected.images > self._expected.images:
             self._expected = expected
             self._choose()
+        if self.engine is not None:
+            config = self._file.model.config
+            with contextlib.suppress(NonFiniteError):  # absurd weights: told of the images
+                self.engine(np.zeros((1, config.channels, *config.image_size), np.float32))
 
     def count(self, images: int) -> Engine | None:
         """What computes the next call, of so many images: an engine, or None for NumPy."""

@@ -24,8 +24,8 @@ def run(args: argparse.Namespace) -> int:
 
     from refimpl.data import bundled
 
-    # One thread of BLAS: on matrices as small as these more gain nothing, and on a busy machine they
-    # wait for each other, ten times as long. All sets, also where the first one differs.
+    # On matrices as small as these more threads of BLAS gain nothing, and on a busy machine they
+    # wait for each other, ten times as long. All sets are shown, also where the first one differs.
     with threadpool_limits(1):
         agrees = [_show(folder, args.backend) for folder in (bundled.mnist(), bundled.photos())]
     return 0 if all(agrees) else 1
@@ -48,7 +48,6 @@ def _show(folder: Path, backend: str) -> bool:
         # everywhere.
         ask = ask.astype(goldens["dtype"])
     how = f"{ask.dtype}, {'NumPy' if ask.engine is None else 'packed engine'}"
-    ask(folder / images[0][0])  # what is compiled or loaded first is no time of an image
     wide = max(len(name) for name, _ in images)
     print(f"{goldens['model']} on {len(images)} {goldens['what']}, {how}\n")
     print(f"{'image':{wide}}  {'label':>10}  probability      time  golden")
