@@ -98,12 +98,14 @@ def remove_unused() -> None:
 
 
 def _base() -> Path:
-    moved = os.environ.get("NUMBA_CACHE_DIR")
-    base = Path(moved) if moved else platformdirs.user_cache_path("refimpl", appauthor=False)
-    base = Path(os.path.expanduser(base))
-    if base.parts[0].startswith("~"):  # else a folder of this name would be made, or trusted, here
-        raise FileNotFoundError(2, "the user has no home", str(base))
-    return base
+    base = os.environ.get("NUMBA_CACHE_DIR")
+    if not base:
+        with contextlib.suppress(RuntimeError):  # a user without home
+            base = platformdirs.user_cache_dir("refimpl", appauthor=False)
+    base = os.path.expanduser(base or "~")
+    if base.startswith("~"):  # else a folder of this name would be made, or trusted, here
+        raise FileNotFoundError(2, "the user has no home", base)
+    return Path(base)
 
 
 @functools.cache
