@@ -54,7 +54,7 @@ def compile_all(chosen: Sequence[str], processes: int, progress: Progress) -> li
     OSError where machine code cannot be kept: it would be lost. RefimplError if a process dies.
     """
     cache.require_writable()
-    if min(processes, len(chosen)) == 1:
+    if min(processes, len(chosen)) <= 1:
         return [_carry_out(name, progress) for name in chosen]
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     told = context.Queue()

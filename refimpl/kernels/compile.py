@@ -76,10 +76,17 @@ def _use_cache() -> None:
 
 
 class _Kept(caching._Cache):
-    """The machine code of a function on disk, a file for each signature."""
+    """The machine code of a function on disk, a file for each signature.
 
-    def __init__(self, name: str):
+    What is called in it belongs to the folder (see `cache`), its own code to the name of the file:
+    the function of a benchmark lies elsewhere.
+    """
+
+    def __init__(self, name: str, function: Callable):
         self._name = name
+        code = function.__code__
+        numbers = [value for value in code.co_consts if isinstance(value, (int, float))]
+        self._code = (code.co_code, code.co_names, numbers)
 
     @property
     def cache_path(self) -> str:
@@ -103,7 +110,8 @@ class _Kept(caching._Cache):
             print(f"refimpl: warning: a kernel cannot be kept: {why}", file=sys.stderr)
 
     def _file(self, sig: Any, codegen: Any) -> str:
-        key = hashlib.sha256(repr((sig, codegen.magic_tuple())).encode()).hexdigest()
+        parts = (sig, codegen.magic_tuple(), self._code)
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()
         return f"{self._name}{key[:16]}"
 
     def enable(self) -> None:
@@ -117,7 +125,7 @@ def entry(function: Callable, name: str) -> Callable:
     if config.DISABLE_JIT:
         return function
     compiled = numba.njit(**OPTIONS)(function)
-    compiled._cache = _Kept(name)
+    compiled._cache = _Kept(name, function)
     return compiled
 
 
