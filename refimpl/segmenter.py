@@ -154,8 +154,8 @@ class Segmenter:
             return metrics.confusion_matrix(labels, self._labels(image), classes)
 
         confusion = np.zeros((classes, classes), np.int64)
-        start = time.perf_counter()
         self.expect(Work(len(folder.pairs), len(folder.pairs), cpus()))  # a window each, at least
+        start = time.perf_counter()
         threads = cpus() if self.engine is None else 1  # the engine has threads of its own
         read = functools.partial(Pair.read, classes=folder.classes)
         pairs = Workers(workers).map(read, folder.pairs, ahead=0)

@@ -28,7 +28,7 @@ def add_model(
 def add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=tuple(BACKENDS), default="auto",
-        help="what computes: numpy is the reference, auto the quickest there is (default auto)",
+        help="numpy is the reference, auto what is quicker for the work (default auto)",
     )  # fmt: skip
 
 

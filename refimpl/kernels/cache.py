@@ -110,9 +110,16 @@ def _base() -> Path:
 
 @functools.cache
 def _digest() -> str:
-    versions = [importlib.metadata.version(name) for name in ("numba", "llvmlite")]
+    versions = [_version(name) for name in ("numba", "llvmlite")]
     parts = [sys.version, *versions, _cpu(), *_sources()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # packed into one program, without metadata
+        return "unknown"
 
 
 def _sources() -> list[str]:

@@ -7,6 +7,7 @@ instead. Where nothing can be written kernels are compiled anew in every process
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import pickle
@@ -48,10 +49,16 @@ class _Announcement(event.Listener):
         how_often = "once; `refimpl compile` does so beforehand"
         if _unkept() is not None:
             how_often = f"in every process, since none can be kept: {_unkept()}"
-        print(f"refimpl: compiling the kernels for this CPU, {how_often}", file=sys.stderr)
+        _say(f"compiling the kernels for this CPU, {how_often}")
 
     def on_end(self, event: event.Event) -> None:
         pass
+
+
+def _say(text: str) -> None:
+    if sys.stderr is not None:  # without one print would take stdout
+        with contextlib.suppress(OSError):
+            print(f"refimpl: {text}", file=sys.stderr)
 
 
 ANNOUNCEMENT = _Announcement()
@@ -107,7 +114,7 @@ class _Kept(caching._Cache):
             cache.write(self._file(sig, data.codegen), serialize.dumps(data._reduce()))
         except OSError as error:  # the disk is full
             why = f"{error.filename}: {error.strerror}"
-            print(f"refimpl: warning: a kernel cannot be kept: {why}", file=sys.stderr)
+            _say(f"warning: a kernel cannot be kept: {why}")
 
     def _file(self, sig: Any, codegen: Any) -> str:
         parts = (sig, codegen.magic_tuple(), self._code)
