@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from refimpl.choice import Backend, Work
 from refimpl.conventions import DataError, ModelFileError
 from refimpl.data.class_names import distinct
 from refimpl.data.preprocessing import Judged, Preprocessing
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer, flatten, unflatten
 from refimpl.ops import softmax
-from refimpl.predictors import Picture, compute, opened, read, ready, told
+from refimpl.predictors import Picture, compute, dtype_of, opened, read, ready, told
 
 if TYPE_CHECKING:  # an answer does not wait for what data sets need
     from refimpl.data.image_folder import Array
@@ -64,8 +65,8 @@ def classifier(
 ) -> "Classifier":
     """A trained model, ready to be asked: the stem of a shipped file, or a path to a file.
 
-    backend: "numpy" is the reference, "engine" the packed network in compiled kernels; "auto" takes
-    the engine for every network that it can run, and for a packed file it is the only one.
+    backend: "numpy" is the reference, "engine" the packed network in compiled kernels, the only one
+    for a packed file; "auto" takes the quicker one for the work there is (see `refimpl.choice`).
     image_size: (H, W), or the side of a square, in pixels to which images are resized instead of
     the model's own size; its parameters are interpolated to match [SPEC 6.3].
     ModelFileError for an unknown, broken or untrained model, ConfigError for an unknown backend,
@@ -89,17 +90,31 @@ class Classifier:
         params: Mapping[str, Any] | None,  # None of a packed file
         preprocessing: Preprocessing,
         class_names: Sequence[str],
-        engine: Callable[[np.ndarray], np.ndarray] | None = None,  # None: the NumPy reference
+        backend: Backend | None = None,  # None: the NumPy reference
         caution: str | None = None,  # the warning of every answer that has none of its own
     ):
         self.model = model
         self.params = params
         self.preprocessing = preprocessing
         self.class_names = distinct(class_names, range(len(class_names)))
-        self.engine = engine
+        self.backend = backend
         self.caution = caution
-        computed = np.float32 if engine is not None else params["head"]["weight"].dtype
-        self.dtype = np.dtype(computed)
+
+    @property
+    def engine(self) -> Any:
+        """The engine that computes; None while NumPy does."""
+        return None if self.backend is None else self.backend.engine
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The float type in which the network is computed."""
+        computed = np.float32 if self.engine is not None else dtype_of(self.params)
+        return np.dtype(computed)
+
+    def expect(self, work: Work) -> None:
+        """Say what is going to be asked, so that backend="auto" chooses for all of it."""
+        if self.backend is not None:
+            self.backend.expect(work)
 
     def __call__(self, images: Picture | Sequence[Picture]) -> list[Prediction]:
         """Classify an image or several: one Prediction each, in order.
@@ -121,14 +136,14 @@ class Classifier:
     def astype(self, dtype: np.dtype | type) -> "Classifier":
         """The same classifier on the NumPy reference, computing in float32 or float64."""
         flat = {name: value.astype(dtype) for name, value in flatten(self.params).items()}
-        return self._with(params=unflatten(flat), engine=None)
+        return self._with(params=unflatten(flat), backend=None)
 
     def inverted(self) -> "Classifier":
         """The same classifier for images in which dark and light have changed places."""
         return self._with(preprocessing=self.preprocessing.inverted())
 
     def _with(self, **changes: Any) -> "Classifier":
-        fields = ("model", "params", "preprocessing", "class_names", "engine", "caution")
+        fields = ("model", "params", "preprocessing", "class_names", "backend", "caution")
         return Classifier(**{name: getattr(self, name) for name in fields} | changes)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
@@ -136,7 +151,7 @@ class Classifier:
 
         NonFiniteError where weights of absurd size leave no finite number.
         """
-        return compute("classifier", self.model, self.params, self.engine, x)
+        return compute("classifier", self.model, self.params, self.backend, x)
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """Preprocessed images, float (B, channels, H, W) -> (B, classes), each row sums to 1."""
@@ -174,6 +189,7 @@ class Classifier:
             return _ranks(self.logits(prepare(batch[0])), batch[1])
 
         parts = slices(len(images), batch_size)
+        self.expect(Work(len(images), len(parts), cpus()))
         batches = zip(in_batches(images, parts), (labels[part] for part in parts), strict=True)
         ranks = []
         start = time.perf_counter()

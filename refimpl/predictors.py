@@ -1,12 +1,13 @@
 """What a classifier and a segmenter share: a file made ready, images opened, logits computed."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from refimpl.choice import BACKENDS, Backend
 from refimpl.conventions import ConfigError, DataError, ModelFileError, require_finite
 from refimpl.data.images import open_image, to_plain
 from refimpl.data.preprocessing import Judged, Preprocessing
@@ -18,11 +19,8 @@ from refimpl.models import (
     files,
     flatten,
     interpreter,
-    packing,
     unflatten,
 )
-
-BACKENDS = ("auto", "numpy", "engine")
 
 Picture = str | PathLike | Image.Image | np.ndarray
 
@@ -38,8 +36,8 @@ def ready(
     file: files.ModelFile | files.PackedFile,
     backend: str,
     image_size: int | tuple[int, int] | None,
-) -> tuple[VisionTransformer, Any, Preprocessing, tuple[str, ...], Any]:
-    """Model, parameters (None where packed), preprocessing, class names, engine (None: NumPy).
+) -> tuple[VisionTransformer, Any, Preprocessing, tuple[str, ...], Backend]:
+    """Model, parameters (None where packed), preprocessing, class names, backend.
 
     Errors as in `refimpl.classifier`.
     """
@@ -53,12 +51,8 @@ def ready(
         except ConfigError as error:
             raise ModelFileError(f"{file.path}: {error}") from None
     params = None if isinstance(file, files.PackedFile) else file.params
-    if backend == "numpy" and params is None:
-        raise ModelFileError(
-            f"{file.path}: packed, so only the engine can run it; expected a latent file for NumPy"
-        )
     class_names = model.class_names or tuple(map(str, range(config.num_classes)))
-    return model, params, preprocessing, class_names, _engine(file, backend)
+    return model, params, preprocessing, class_names, Backend(file, backend)
 
 
 def _resized(
@@ -78,38 +72,30 @@ def _resized(
     return file._replace(model=model, arrays=interpreter.of_parameters(network, wide))
 
 
-def _engine(file: files.ModelFile | files.PackedFile, backend: str) -> Any:
-    """The engine for a file's network; None where NumPy runs it."""
-    latent = isinstance(file, files.ModelFile)
-    able = packing.for_engine(file.model.config)
-    if backend == "numpy" or (backend == "auto" and latent and not able):
-        return None
-    from refimpl import engine  # imports Numba, which takes longer than a small network
-
-    try:
-        return engine.of_file(file)
-    except ConfigError as error:
-        raise ConfigError(f"{file.path}: {error}") from None
-
-
 def compute(
     name: str,
     model: VisionTransformer,
     params: Mapping[str, Any] | None,
-    engine: Callable[[np.ndarray], np.ndarray] | None,
+    backend: Backend | None,
     x: np.ndarray,
 ) -> np.ndarray:
-    """Logits of preprocessed images (B, channels, H, W) by the engine, or else by NumPy.
+    """Logits of preprocessed images (B, channels, H, W) by the backend; None is NumPy.
 
     NonFiniteError, with `name`, where weights of absurd size leave no finite number.
     """
+    engine = None if backend is None else backend.count(len(x))
     with np.errstate(all="ignore"):  # what comes of it is looked at below
         if engine is not None:
             logits = engine(x.astype(np.float32, copy=False))
         else:
-            logits = model.predict(params, x.astype(params["head"]["weight"].dtype, copy=False))
+            logits = model.predict(params, x.astype(dtype_of(params), copy=False))
     require_finite(name, "logits", logits)
     return logits
+
+
+def dtype_of(params: Mapping[str, Any]) -> np.dtype:
+    """The one float type of nested parameters."""
+    return next(iter(flatten(params).values())).dtype
 
 
 def opened(picture: Picture) -> Image.Image:

@@ -21,13 +21,14 @@ import numpy as np
 from PIL import Image
 
 from refimpl import metrics
+from refimpl.choice import Backend, Work
 from refimpl.conventions import DataError, ModelFileError
 from refimpl.data.class_names import distinct
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer
 from refimpl.ops import interpolate
-from refimpl.predictors import Picture, compute, opened, read, ready, told
+from refimpl.predictors import Picture, compute, dtype_of, opened, read, ready, told
 
 if TYPE_CHECKING:  # it imports archives, which an answer for an image does not need
     from refimpl.data.segmentation import SegmentationFolder
@@ -82,12 +83,12 @@ def segmenter(
     file = read(name_or_path, backend)
     if file.model.config.task != "segmentation":
         raise ModelFileError(f"{file.path}: a classifier of whole images, expected a segmenter")
-    model, params, preprocessing, class_names, engine = ready(file, backend, image_size)
+    model, params, preprocessing, class_names, chosen = ready(file, backend, image_size)
     if preprocessing.crop != 1:
         raise ModelFileError(
             f"{file.path}: preprocessing: crop is {preprocessing.crop}, expected 1 in a segmenter"
         )
-    return Segmenter(model, params, preprocessing, class_names, engine)
+    return Segmenter(model, params, preprocessing, class_names, chosen)
 
 
 class Segmenter:
@@ -99,13 +100,23 @@ class Segmenter:
         params: Mapping[str, Any] | None,  # None of a packed file
         preprocessing: Preprocessing,
         class_names: Sequence[str],
-        engine: Callable[[np.ndarray], np.ndarray] | None = None,  # None: the NumPy reference
+        backend: Backend | None = None,  # None: the NumPy reference
     ):
         self.model = model
         self.params = params
         self.preprocessing = preprocessing
         self.class_names = distinct(class_names, range(len(class_names)))
-        self.engine = engine
+        self.backend = backend
+
+    @property
+    def engine(self) -> Any:
+        """The engine that computes; None while NumPy does."""
+        return None if self.backend is None else self.backend.engine
+
+    def expect(self, work: Work) -> None:
+        """Say what is going to be asked, in windows, so that backend="auto" chooses for all."""
+        if self.backend is not None:
+            self.backend.expect(work)
 
     def __call__(self, image: Picture, name: str | None = None) -> Segmentation:
         """A path, PIL image or uint8 array (H, W), (H, W, 3) -> the class of each of its pixels.
@@ -165,6 +176,7 @@ class Segmenter:
             return found
 
         confusion = np.zeros((classes, classes), np.int64)
+        self.expect(Work(len(folder.pairs), len(folder.pairs), cpus()))  # a window each, at least
         start = time.perf_counter()
         threads = self._side_by_side()
         read = functools.partial(Pair.read, classes=folder.classes)
@@ -201,7 +213,7 @@ class Segmenter:
 
     def _bytes(self, size: tuple[int, int]) -> int:
         """Of the logits of so many rows and columns."""
-        number = 4 if self.engine is not None else self.params["head"]["weight"].itemsize
+        number = 4 if self.engine is not None else dtype_of(self.params).itemsize
         return number * self.model.config.num_classes * size[0] * size[1]
 
     def _parts(self, pixels: np.ndarray, name: str) -> Iterator[Part]:
@@ -275,10 +287,11 @@ class Segmenter:
         """Logits (classes, h, w) of the window at each place, some computed at a time."""
         size = self._bytes(self.model.config.image_size)
         count = max(1, min(WINDOWS, WINDOW_BYTES // size))
+        self.expect(Work(len(places), -(-len(places) // count)))
         for first in range(0, len(places), count):
             cut = np.stack([pixels[place] for place in places[first : first + count]])
             x = self.preprocessing.normalise(cut)
-            yield from compute("segmenter", self.model, self.params, self.engine, x)
+            yield from compute("segmenter", self.model, self.params, self.backend, x)
 
 
 def _name(image: Picture) -> str:

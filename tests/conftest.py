@@ -34,12 +34,16 @@ PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "ci")
 settings.load_profile(PROFILE)
 
 
+SMALLEST = {"image_size": 4, "dim": 2, "heads": 1, "depth": 1}
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _compiled_kernels() -> None:
     """The first run of the engine on a machine says that it compiles; no test expects that line."""
-    config = refimpl.create_model("didb_micro", image_size=4, dim=2, heads=1, depth=1)
-    engine = refimpl.engine.compile(config, config.init(np.random.default_rng(0)))
-    engine(np.zeros((1, 1, 4, 4), np.float32))
+    for fields in ({}, {"decoder": "linear"}):  # what is compiled for classifiers, and for others
+        model = refimpl.create_model("didb_micro", **SMALLEST, **fields)
+        engine = refimpl.engine.compile(model, model.init(np.random.default_rng(0)))
+        engine(np.zeros((1, 1, 4, 4), np.float32))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

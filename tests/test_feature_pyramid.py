@@ -192,7 +192,10 @@ def test_a_file_comes_back_and_segments(saved, tmp_path):
     for path in ("decoder.0.smooth.weight", "decoder.1.lateral.bias", "head.weight"):
         np.testing.assert_array_equal(arrays[path], flatten(file.params)[path])
     pixels = np.random.default_rng(0).integers(256, size=(60, 70, 3)).astype(np.uint8)
-    ask, slow = refimpl.segmenter(saved), refimpl.segmenter(saved, backend="numpy")
+    ask, slow = (
+        refimpl.segmenter(saved, backend="engine"),
+        refimpl.segmenter(saved, backend="numpy"),
+    )
     assert isinstance(ask.engine, engine.Engine)
     found = ask.logits(pixels)
     assert found.shape == (11, 60, 70)

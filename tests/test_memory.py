@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from refimpl.segmenter import ENLARGED, Segmenter
 
 import refimpl
 from refimpl.conventions import ConfigError, DataError, ModelFileError
 from refimpl.data import datasets, images
 from refimpl.data.preprocessing import MAX_PIXELS, Preprocessing
 from refimpl.models import files
+from refimpl.segmenters import ENLARGED, Segmenter
 from tests.command_line import SEVEN, SMALL, assert_one_line, run, save_model, save_segmenter
 from tests.test_data import encoded, idx_bytes, png_chunk
 from tests.test_segmenter import picture, small

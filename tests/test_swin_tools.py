@@ -171,7 +171,8 @@ def test_the_classifier_takes_the_engine(packed, micro, tmp_path):
     if packed:
         file = files.read(micro)
         files.save_packed(tmp_path / "packed.safetensors", file.model, file.params)
-    ask = refimpl.classifier(tmp_path / "packed.safetensors" if packed else micro)
+    path = tmp_path / "packed.safetensors" if packed else micro
+    ask = refimpl.classifier(path, backend="engine")
     assert isinstance(ask.engine, engine.Engine)
     np.testing.assert_allclose(ask([SEVEN])[0].probabilities, expected, rtol=1e-4)
 

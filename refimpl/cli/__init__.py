@@ -20,6 +20,7 @@ from refimpl.cli import (
     ablate,
     bench,
     classify,
+    compile,
     demo,
     evaluate,
     golden,
@@ -41,7 +42,7 @@ from refimpl.conventions import RefimplError
 # In the order of --help.
 VERBS = (
     *(demo, classify, segment, evaluate, train, scenes, ablate, summary, show, pack, models),
-    *(report, golden, bench),
+    *(report, compile, golden, bench),
 )
 
 

@@ -1,6 +1,7 @@
 """`refimpl classify`: name what is on images."""
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -45,15 +46,29 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from threadpoolctl import threadpool_limits
+
+    from refimpl.choice import Work
     from refimpl.classifiers import classifier
 
-    start_engine(args.backend)
     ask = classifier(args.model, backend=args.backend, image_size=args.image_size)
     if args.invert:
         ask = ask.inverted()
     names, status = _image_names(args.images)
+    ask.expect(Work(images=len(names), calls=len(names)))
+    choice = ask.backend.choice
+    start_engine(choice.backend)
+    with threadpool_limits(1):  # more threads of BLAS only wait for each other: see demo
+        status = max(status, _answer(ask, names, args))
+    if args.backend == "auto" and choice.backend == "numpy":
+        _tell_of_compile(ask.model.config)
+    return status
+
+
+def _answer(ask: Any, names: Sequence[str], args: argparse.Namespace) -> int:
+    """Print what is on each image -> status."""
     width = max((len(shown(name)) for name in names), default=0)
-    answers = []
+    answers, status = [], 0
     for name in names:
         try:
             (prediction,) = ask(_picture(name))
@@ -72,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
                     "probability": prediction.probability,
                     "top": [{"label": label, "probability": p} for label, p in best],
                     "warning": prediction.warning,
+                    **ask.backend.choice._asdict(),
                 }
             )
             continue
@@ -80,6 +96,24 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(answers)
     return status
+
+
+def _tell_of_compile(config: Any) -> None:
+    """One line, once a machine, that the engine could be ready for more images than these."""
+    from refimpl.kernels import cache
+    from refimpl.models import packing
+
+    if not packing.for_engine(config) or cache.has(cache.TOLD):
+        return
+    if cache.has(cache.FORWARD[packing.extras(config)]):
+        return
+    print(
+        "refimpl: NumPy answered; `refimpl compile` makes the engine ready, for many images or "
+        "large networks",
+        file=sys.stderr,
+    )
+    with contextlib.suppress(OSError):
+        cache.write(cache.TOLD, b"")
 
 
 def _image_names(given: Sequence[str]) -> tuple[list[str], int]:

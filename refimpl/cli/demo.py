@@ -20,28 +20,34 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from threadpoolctl import threadpool_limits
+
     from refimpl.data import bundled
 
-    start_engine(args.backend)
-    # all, so that the second set is shown where the first one differs
-    agrees = [_show(folder, args.backend) for folder in (bundled.mnist(), bundled.photos())]
+    # On matrices as small as these more threads of BLAS gain nothing, and on a busy machine they
+    # wait for each other, ten times as long. All sets are shown, also where the first one differs.
+    with threadpool_limits(1):
+        agrees = [_show(folder, args.backend) for folder in (bundled.mnist(), bundled.photos())]
     return 0 if all(agrees) else 1
 
 
 def _show(folder: Path, backend: str) -> bool:
     """Classify the images of a folder; whether all answers are those that are stored."""
+    from refimpl.choice import Work
     from refimpl.classifiers import classifier
     from refimpl.data import bundled
 
     goldens = bundled.goldens(folder)
+    images = sorted(goldens["images"].items())
     ask = classifier(goldens["model"], backend=backend)
+    ask.expect(Work(images=len(images), calls=len(images)))
+    start_engine(ask.backend.choice.backend)
     if ask.engine is None:
         # In float32 BLAS may round a value next to 0 to the other side on another machine, and a
         # flipped bit moves a probability further than any rounding. The engine's sums are the same
         # everywhere.
         ask = ask.astype(goldens["dtype"])
     how = f"{ask.dtype}, {'NumPy' if ask.engine is None else 'packed engine'}"
-    images = sorted(goldens["images"].items())
     wide = max(len(name) for name, _ in images)
     print(f"{goldens['model']} on {len(images)} {goldens['what']}, {how}\n")
     print(f"{'image':{wide}}  {'label':>10}  probability      time  golden")

@@ -23,6 +23,7 @@ from refimpl.cli.output import print_json, print_table, progress_bar, warn
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import ConfigError
 from refimpl.disk import write_atomically
+from refimpl.machine import cpus
 
 
 def add(verbs: Verbs) -> None:
@@ -57,7 +58,6 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl.models import files
 
-    start_engine(args.backend)
     if files.read_any(args.model).model.config.task == "segmentation":
         return _evaluate_segmenter(args)
     if args.confusion:
@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _evaluate_segmenter(args: argparse.Namespace) -> int:
+    from refimpl.choice import Work
     from refimpl.data import datasets, image_folder
     from refimpl.data import segmentation as maps
     from refimpl.models import cards, files
@@ -85,15 +86,17 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
         warn(text)
     if args.record:
         cards.own(files.find(args.model), len(folder.pairs))
+    model.expect(Work(len(folder.pairs), len(folder.pairs), cpus()))  # a window each, at least
+    start_engine(model.backend.choice.backend)
     with progress_bar("evaluate", len(folder.pairs)) as bar:
         result = model.evaluate(folder, bar.update, workers=workers)
     described = _described(result.count, folder)
     try:
         if args.json:
             answer = {"model": args.model, "split": folder.split, **dataclasses.asdict(result)}
-            print_json(answer | {"broken": folder.broken})
+            print_json(answer | model.backend.choice._asdict() | {"broken": folder.broken})
         else:
-            _print_segmenter(args.model, described, result)
+            _print_segmenter(args.model, described, result, model.backend.choice)
         sys.stdout.flush()
     finally:  # after the figures, since it may fail, and also where nobody reads them
         _record(args, result, described)
@@ -111,7 +114,7 @@ def _record(args: argparse.Namespace, result: Any, described: str) -> None:
         print(f"recorded in {path}", file=sys.stderr)
 
 
-def _print_segmenter(model: str, described: str, result: Any) -> None:
+def _print_segmenter(model: str, described: str, result: Any, choice: Any) -> None:
     from refimpl.report import segmentation
 
     print(f"{model} on {described}\n")
@@ -129,7 +132,7 @@ def _print_segmenter(model: str, described: str, result: Any) -> None:
         for name, value in result.per_class_iou.items()
     ]
     print_table(("class", "IoU", "labelled pixels"), rows)
-    print(f"\n{result.images_per_second:.1f} images a second")
+    print(f"\n{result.images_per_second:.1f} images a second ({choice.backend}: {choice.why})")
 
 
 def _described(count: int, data: Any, size: str = "") -> str:
@@ -161,6 +164,7 @@ def _write_confusion(path: Path, counts: np.ndarray, names: tuple[str, ...]) -> 
 
 
 def _evaluate_classifier(args: argparse.Namespace) -> int:
+    from refimpl.choice import Work
     from refimpl.classifiers import classifier
     from refimpl.data import datasets
     from refimpl.models import cards, files
@@ -172,6 +176,9 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
     datasets.require_classes(args.data, data.class_names, model.class_names)
     if args.record:
         cards.own(files.find(args.model), len(data.images))
+    batches = -(-len(data.images) // args.batch_size)
+    model.expect(Work(len(data.images), batches, cpus()))
+    start_engine(model.backend.choice.backend)
     with progress_bar("evaluate", len(data.images)) as bar:
         result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
     size = " at {} x {} pixels".format(*args.image_size) if args.image_size else ""
@@ -187,18 +194,19 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
                     "top5": result.top5,
                     "per_class": result.per_class,
                     "images_per_second": result.images_per_second,
+                    **model.backend.choice._asdict(),
                     "broken": data.broken,
                 }
             )
         else:
-            _print_classifier(args.model, described, result)
+            _print_classifier(args.model, described, result, model.backend.choice)
         sys.stdout.flush()
     finally:
         _record(args, result, described)
     return 0
 
 
-def _print_classifier(model: str, described: str, result: Any) -> None:
+def _print_classifier(model: str, described: str, result: Any, choice: Any) -> None:
     print(f"{model} on {described}\n")
     print(f"top-1  {result.top1:8.2%}\ntop-5  {result.top5:8.2%}\n")
     rows = [
@@ -206,4 +214,4 @@ def _print_classifier(model: str, described: str, result: Any) -> None:
         for name, accuracy in result.per_class.items()
     ]
     print_table(("class", "top-1", "images"), rows)
-    print(f"\n{result.images_per_second:.0f} images a second")
+    print(f"\n{result.images_per_second:.0f} images a second ({choice.backend}: {choice.why})")

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from refimpl.choice import BACKENDS
 from refimpl.cli.output import progress_bar, warn
 from refimpl.cli.outputs import FILES
 from refimpl.conventions import ConfigError
-from refimpl.predictors import BACKENDS
 
 DEFAULT_MODEL = "didb_micro_mnist"
 TRAINING_BACKENDS = ("kernels", "numpy")
@@ -27,7 +27,7 @@ def add_model(
 def add_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=tuple(BACKENDS), default="auto",
-        help="what computes: numpy is the reference, auto the quickest there is (default auto)",
+        help="numpy is the reference, auto what is quicker for the work (default auto)",
     )  # fmt: skip
 
 
@@ -50,9 +50,9 @@ def start_engine(backend: str) -> None:
     Numba imports SciPy's linear algebra when it starts, in case compiled code calls it, which takes
     as long as all the rest. ConfigError where it does not start.
     """
-    if backend == "numpy" or "numba" in sys.modules:
-        return
     hidden = "scipy.linalg.cython_blas"
+    if backend == "numpy" or hidden in sys.modules:
+        return
     if own_process:  # others in this process might want it
         sys.modules[hidden] = None  # type: ignore[assignment]
     try:

@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
     from refimpl.segmenters import segmenter
 
     _check_suffixes(args)
-    start_engine(args.backend)
     ask = segmenter(args.model, backend=args.backend, image_size=args.image_size)
+    start_engine(ask.backend.choice.backend)
     picture = _picture(args.image)
     answer = ask(picture, args.image)
     if answer.warning is not None:
@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
                 "width": width,
                 "classes": classes,
                 "warning": answer.warning,
+                **ask.backend.choice._asdict(),
             }
         )
         return 0

@@ -118,7 +118,7 @@ class Engine:
     def _run(self, images: np.ndarray, computed: np.ndarray) -> None:
         for image, row in zip(images, computed, strict=True):
             image = np.ascontiguousarray(image)
-            self._raise(run.compiled_forward(self._plan, self._work(), image, row))
+            self._raise(run.COMPILED[self._plan.extras](None, self._plan, self._work(), image, row))
 
     def _pool(self) -> ThreadPoolExecutor:
         process = os.getpid()

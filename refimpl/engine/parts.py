@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from numba.extending import overload, register_jitable
+from numba import types
+from numba.extending import overload
+
+FINE = -1  # what a part returns, or the row of the table in which NaN or infinity entered a sign
 
 
-def pasted(function: Callable) -> Callable:
-    """Compiled as a part of its caller, for what runs for every tile.
+def extra(function: Callable) -> Callable:
+    """Part of networks with windows or a decoder alone: for others nothing of it is compiled.
 
-    Plan and work are some 270 numbers: to hand them on takes as long as a kernel.
+    It is called as function(listener, plan, …), and returns a status or nothing.
     """
-    return register_jitable(inline="always")(function)
+
+    @overload(function, strict=False)
+    def choose(listener, plan, *others):
+        without = plan.held[plan.place("extras")] == types.none
+        return _nothing if without else function
+
+    function.extra = True
+    return function
+
+
+def is_extra(function: Callable) -> bool:
+    """Whether it is such a part."""
+    return hasattr(function, "extra")
+
+
+def _nothing(listener, plan, *others):
+    return FINE
 
 
 def keep(listener: Callable | None, what: str, row: int, head: int, tile: int, values, at: int):

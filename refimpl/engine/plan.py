@@ -14,10 +14,10 @@ import numpy as np
 from numba.extending import register_jitable
 
 from refimpl.engine import columns
-from refimpl.engine.parts import pasted
 from refimpl.kernels import dense, popcount, stencils
 from refimpl.kernels.popcount import WORD
 from refimpl.kernels.vector import LANES
+from refimpl.models import packing
 from refimpl.models.config import Config
 from refimpl.models.stage import Stage as ModelStage
 from refimpl.ops import boolean, position_bias
@@ -98,6 +98,7 @@ class Plan(NamedTuple):
     pixels: int  # of a patch, all channels
     head_dim: int
     classes: int
+    extras: bool | None  # windows or a decoder; None, a type of its own, where there are none
     windowed: bool
     decode: bool  # logits of every pixel
     pyramid: bool  # decode the levels of all stages
@@ -152,7 +153,7 @@ def stage_at(plan: Plan, s: int) -> Stage:
     )  # fmt: skip
 
 
-@pasted
+@register_jitable
 def masks_of(plan: Plan, stage: Stage) -> np.ndarray:
     """Those of the stage, see `stencils`."""
     return plan.masks[stage.masks : stage.masks + (stencils.GRID + 1) * stage.tiles * LANES]
@@ -221,6 +222,7 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
         pixels=embed.shape[1],
         head_dim=config.head_dim,
         classes=config.num_classes,
+        extras=packing.extras(config) or None,
         windowed=config.window > 0,
         decode=config.decoder != "none",
         pyramid=config.decoder == "fpn",

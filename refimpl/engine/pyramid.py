@@ -9,13 +9,13 @@ from __future__ import annotations
 from numba.extending import register_jitable
 
 from refimpl.engine import columns
-from refimpl.engine.parts import keep
+from refimpl.engine.parts import extra, keep
 from refimpl.engine.plan import level_of, level_row, masks_of, stage_at
 from refimpl.kernels import dense, levels, stencils, tiles
 from refimpl.kernels.vector import LANES
 
 
-@register_jitable
+@extra
 def lateral(listener, plan, stage, work, s):
     """LayerNorm and linear of the stream, into level s."""
     row, table, level = level_row(plan, s), plan.table, level_of(plan, stage, work)
@@ -35,7 +35,7 @@ def lateral(listener, plan, stage, work, s):
     keep(listener, "lateral.out", row, 0, 0, level, 0)
 
 
-@register_jitable
+@extra
 def combine(listener, plan, work):
     """The laterals of all levels -> what the head reads, in level 0."""
     count = len(plan.stages)
@@ -68,7 +68,7 @@ def _smooth(listener, plan, work, s):
     """The convolution of level s, by way of the field of the values, which nobody reads again."""
     row, stage, table = level_row(plan, s), stage_at(plan, s), plan.table
     D, lanes, level = stage_at(plan, 0).channels, stage.tiles * LANES, level_of(plan, stage, work)
-    work.value[: level.size] = level
+    levels.copy(level, work.value)
     for tile in range(stage.tiles):
         stencils.around(
             work.value, stage.pitch, stage.margin, D, masks_of(plan, stage), lanes, tile * LANES,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from numba.extending import register_jitable
 
 from refimpl.engine import columns, pyramid
-from refimpl.engine.parts import keep, pasted
+from refimpl.engine.parts import FINE, extra, keep
 from refimpl.engine.plan import (
     Plan,
     Work,
@@ -29,19 +29,17 @@ from refimpl.engine.plan import (
     values_at,
     words,
 )
-from refimpl.kernels import attention, dense, levels, stencils, tiles, windows
-from refimpl.kernels.compile import borrow, jit
+from refimpl.kernels import attention, cache, dense, levels, stencils, tiles, windows
+from refimpl.kernels.compile import borrow, entry
 from refimpl.kernels.vector import LANES
 
-FINE = -1
 
-
-@register_jitable
 def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) -> int:
     """image (channels, H, W) -> logits (classes,), float32; with a decoder (classes * H * W,).
 
     Returns FINE, or the row of the table in which NaN or infinity entered a sign first.
     """
+    plan, work = borrow(plan), borrow(work)
     stage, status = stage_at(plan, 0), FINE
     _embed(listener, plan, stage, work, image)
     for s in range(len(plan.stages)):
@@ -68,10 +66,8 @@ def _first(status, later):
     return later if status == FINE else status
 
 
-@jit
-def compiled_forward(plan: Plan, work: Work, image, logits) -> int:
-    """`forward` as one compiled call that shows nothing."""
-    return forward(None, borrow(plan), borrow(work), image, logits)
+# As one call, which has no listener; by Plan.extras.
+COMPILED = {extras or None: entry(forward, name) for extras, name in cache.FORWARD.items()}
 
 
 @register_jitable
@@ -104,7 +100,7 @@ def _embed(listener, plan, stage, work, image):
         keep(listener, "tokens", 0, 0, tile, work.x, x_at)
 
 
-@register_jitable
+@extra
 def _merge(listener, plan, stage, work, merge):
     """Patch merging, from the stream of the stage before to that of this one."""
     row, before = plan.blocks * plan.rows + merge, stage_at(plan, merge)
@@ -145,7 +141,7 @@ def _block(listener, plan, stage, work, block):
     return status
 
 
-@pasted
+@register_jitable
 def _normalise(plan, stage, work, own, tile):
     """LayerNorm1 of a tile, into the field."""
     tiles.normalise(
@@ -156,7 +152,7 @@ def _normalise(plan, stage, work, own, tile):
     )  # fmt: skip
 
 
-@pasted
+@register_jitable
 def _feed_attention(listener, plan, stage, work, block, tile):
     """Projections of a tile -> its packed queries and keys, their sum, and its values."""
     stride, here = stage.channels * LANES, stage.margin + tile * LANES
@@ -183,7 +179,7 @@ def _feed_attention(listener, plan, stage, work, block, tile):
     return status
 
 
-@pasted
+@register_jitable
 def _pack_heads(listener, plan, stage, work, row, t, tile):
     """Queries or keys t of a tile, from `out`."""
     fine = True
@@ -200,7 +196,7 @@ def _pack_heads(listener, plan, stage, work, row, t, tile):
     return fine
 
 
-@pasted
+@register_jitable
 def _split(plan, stage, work, tile):
     if not plan.split:
         here = stage.margin + tile * LANES
@@ -222,7 +218,7 @@ def _split(plan, stage, work, tile):
         )  # fmt: skip
 
 
-@pasted
+@register_jitable
 def _project(listener, plan, work, row, tile, x, x_at, out, out_at):
     """P(x; I -> O) of a tile; False where NaN or infinity entered the sign."""
     table, floats = plan.table, plan.floats
@@ -245,7 +241,7 @@ def _project(listener, plan, work, row, tile, x, x_at, out, out_at):
     return fine
 
 
-@pasted
+@register_jitable
 def _rprelu(plan, row, tile):
     """Places of the channel shifts, and of the token shifts of a tile."""
     table, token = plan.table, tile * LANES
@@ -276,16 +272,14 @@ def _attend(listener, plan, stage, work, own, value, window):
         for head in range(stage.heads):
             _attend_head(listener, plan, stage, work, own, window, slot, head, bias)
         if plan.windowed:
-            windows.put_back(
-                work.low, stage.channels, plan.windows, order + slot * LANES, work.normalised
-            )
+            _put_back(listener, plan, stage, work, order + slot * LANES)
         else:
             stride = stage.channels * LANES
             tiles.place(work.low, stage.channels, work.normalised, LANES, slot * stride)
     return fine
 
 
-@pasted
+@register_jitable
 def _windows(plan, stage, own, window):
     """Places of the order of a window, and of what is added to its scores."""
     kind = plan.windows[plan.table[own, columns.KINDS] + window]
@@ -296,7 +290,7 @@ def _windows(plan, stage, own, window):
     )
 
 
-@register_jitable
+@extra
 def _cut(listener, plan, stage, work, value, window, order):
     """Queries, keys and values of a window, these in `hidden`; value: their row of the table."""
     places = stage.slots * LANES
@@ -316,7 +310,13 @@ def _cut(listener, plan, stage, work, value, window, order):
     )  # fmt: skip
 
 
-@pasted
+@extra
+def _put_back(listener, plan, stage, work, order):
+    """The context of a tile of a window's queries, from `low`."""
+    windows.put_back(work.low, stage.channels, plan.windows, order, work.normalised)
+
+
+@register_jitable
 def _attend_head(listener, plan, stage, work, own, window, slot, head, bias):
     """The context of a tile of a window's queries for a head, into its channels of `low`.
 
@@ -350,7 +350,7 @@ def _attend_head(listener, plan, stage, work, own, window, slot, head, bias):
     )  # fmt: skip
 
 
-@pasted
+@register_jitable
 def _finish_block(listener, plan, stage, work, block, tile):
     """From the scores of a tile's queries to the end of the block."""
     own = block * plan.rows + plan.rows - 1
@@ -394,7 +394,7 @@ def _finish_block(listener, plan, stage, work, block, tile):
     return status
 
 
-@pasted
+@register_jitable
 def _gather(listener, plan, stage, work, own, tile):
     """RPReLU_o of what attention gathers for a tile, in `low`."""
     floats, here = plan.floats, stage.margin + tile * LANES
@@ -432,7 +432,7 @@ def _classify(listener, plan, stage, work, logits):
     """LayerNorm, pooling and the head; the pooled token is lane 0 of `low`."""
     mean_pool = plan.first == 0
     if mean_pool:
-        work.low[:] = 0
+        tiles.clear(work.low, stage.channels)
     for tile in range(stage.tiles if mean_pool or listener is not None else 1):
         tiles.normalise(
             work.x, tile * stage.channels * LANES, stage.channels,
@@ -442,13 +442,13 @@ def _classify(listener, plan, stage, work, logits):
         if mean_pool:
             tiles.pool(work.out, stage.channels, stage.tokens, tile * LANES, work.low)
         elif tile == 0:
-            work.low[:] = work.out
+            tiles.cut(work.out, LANES, 0, stage.channels, work.low)
     dense.classify(
         plan.head, stage.channels, work.low, plan.floats, plan.head_bias, work.linear, logits
     )
 
 
-@register_jitable
+@extra
 def _decode(listener, plan, stage, work, logits):
     """The head for every token of the stage's grid, and its answers enlarged to the image.
 

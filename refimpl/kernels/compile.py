@@ -1,47 +1,38 @@
 """How kernels are compiled: once a machine, kept on disk, and said aloud while it happens.
 
 Numba's own cache looks at the file of a function and at the kind of CPU, not at what the function
-calls. So the kernels lie in a folder whose name is a digest of all their sources: a changed line
-anywhere means a new folder, and never old machine code. NUMBA_CACHE_DIR moves the folder. Where
-nothing can be written they are compiled anew in every process.
+calls, and trusts whatever lies on the disk. `cache` says where and how machine code is kept
+instead. Where nothing can be written kernels are compiled anew in every process.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
-import os
+import pickle
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 from numba import types
-from numba.core import config, event
-from numba.extending import intrinsic
+from numba.core import caching, cgutils, compiler, config, event, serialize
+from numba.core.registry import cpu_target
+from numba.core.typing.templates import AttributeTemplate, infer_getattr
+from numba.extending import (
+    lower_builtin,
+    lower_getattr_generic,
+    models,
+    register_jitable,
+    register_model,
+    type_callable,
+)
 
-_ROOMS = ("kernels", "kernels/twins", "engine")  # all that is compiled
-_PACKAGE = Path(__file__).parent.parent
+from refimpl.kernels import cache
 
-
-def _folder() -> Path:
-    sources = sorted(file for room in _ROOMS for file in (_PACKAGE / room).glob("*.py"))
-    digest = hashlib.sha256(b"".join(file.read_bytes() for file in sources)).hexdigest()
-    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "refimpl")
-    # a user without home keeps the ~
-    return Path(os.path.expanduser(config.CACHE_DIR or default)) / f"kernels-{digest[:16]}"
-
-
-def _writable(folder: Path) -> bool:
-    if folder.parts[0].startswith("~"):
-        return False
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f".{os.getpid()}").touch()
-        (folder / f".{os.getpid()}").unlink()
-    except OSError:
-        return False
-    return True
+# no fast-math; a division by zero is NumPy's infinity or NaN: a check would keep loops from vectors
+OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
 class _Announcement(event.Listener):
@@ -55,29 +46,125 @@ class _Announcement(event.Listener):
         if self.said or not module.startswith("refimpl."):
             return
         self.said = True
-        how_often = "once" if _CACHED else "in every process, since none can be kept"
-        print(f"refimpl: compiling the kernels for this CPU, {how_often}", file=sys.stderr)
+        how_often = "once; `refimpl compile` does so beforehand"
+        if _unkept() is not None:
+            how_often = f"in every process, since none can be kept: {_unkept()}"
+        _say(f"compiling the kernels for this CPU, {how_often}")
 
     def on_end(self, event: event.Event) -> None:
         pass
 
 
-_FOLDER = _folder()
-_CACHED = not config.DISABLE_JIT and _writable(_FOLDER)
-event.register("numba:compile", _Announcement())
+def _say(text: str) -> None:
+    if sys.stderr is not None:  # without one print would take stdout
+        with contextlib.suppress(OSError):
+            print(f"refimpl: {text}", file=sys.stderr)
+
+
+ANNOUNCEMENT = _Announcement()
+event.register("numba:compile", ANNOUNCEMENT)
+
+
+@functools.cache
+def _unkept() -> str | None:
+    """Why no machine code can be kept; None where it can."""
+    try:
+        cache.require_writable()
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    cache.remove_unused()
+    return None
+
+
+@functools.cache
+def _use_cache() -> None:
+    """At the first look into the cache, once."""
+    cache.mark_used()
+
+
+class _Kept(caching._Cache):
+    """The machine code of a function on disk, a file for each signature.
+
+    What is called in it belongs to the folder (see `cache`), its own code to the name of the file:
+    the function of a benchmark lies elsewhere.
+    """
+
+    def __init__(self, name: str, function: Callable):
+        self._name = name
+        code = function.__code__
+        numbers = [value for value in code.co_consts if isinstance(value, (int, float))]
+        self._code = (code.co_code, code.co_names, numbers)
+
+    @property
+    def cache_path(self) -> str:
+        return str(cache.folder())
+
+    def load_overload(self, sig: Any, target_context: Any) -> compiler.CompileResult | None:
+        _use_cache()
+        target_context.refresh()
+        data = cache.read(self._file(sig, target_context.codegen()))
+        if data is None:
+            return None
+        return compiler.CompileResult._rebuild(target_context, *pickle.loads(data))
+
+    def save_overload(self, sig: Any, data: compiler.CompileResult) -> None:
+        if _unkept() is not None:  # that was said
+            return
+        try:
+            cache.write(self._file(sig, data.codegen), serialize.dumps(data._reduce()))
+        except OSError as error:  # the disk is full
+            why = f"{error.filename}: {error.strerror}"
+            _say(f"warning: a kernel cannot be kept: {why}")
+
+    def _file(self, sig: Any, codegen: Any) -> str:
+        parts = (sig, codegen.magic_tuple(), self._code)
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()
+        return f"{self._name}{key[:16]}"
+
+    def enable(self) -> None:
+        """Nothing is ever switched off."""
+
+    disable = flush = enable
+
+
+def entry(function: Callable, name: str) -> Callable:
+    """A compiled function that only Python calls; what is kept of it has a name that begins so."""
+    if config.DISABLE_JIT:
+        return function
+    compiled = numba.njit(**OPTIONS)(function)
+    compiled._cache = _Kept(name, function)
+    return compiled
+
+
+class _Kernel:
+    """A compiled function, for Python, and within others that are compiled."""
+
+    def __init__(self, function: Callable):
+        functools.update_wrapper(self, function)
+        register_jitable(**OPTIONS)(function)
+        self._compiled = entry(function, f"{function.__module__}.{function.__qualname__}-")
+
+    @property
+    def _numba_type_(self) -> types.Type:
+        """What Numba asks a global for: there a kernel is the plain function."""
+        return cpu_target.typing_context.resolve_value_type(self.__wrapped__)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._compiled(*arguments)
 
 
 def jit(function: Callable) -> Callable:
     """Compile on first use: no fast-math, the GIL released, the machine code kept on disk.
 
-    A division by zero is NumPy's infinity or NaN; a check of it would keep loops from vectors.
+    Within another kernel it becomes a part of that, whatever of its arguments are constants, and
+    without the code by which Python would call it.
     """
-    before = config.CACHE_DIR
-    config.CACHE_DIR = str(_FOLDER)
-    try:
-        return numba.njit(nogil=True, error_model="numpy", cache=_CACHED)(function)
-    finally:
-        config.CACHE_DIR = before
+    return function if config.DISABLE_JIT else _Kernel(function)
+
+
+def is_kernel(value: object) -> bool:
+    """Whether it is what `jit` gave."""
+    return isinstance(value, _Kernel)
 
 
 def inlined(function: Callable) -> Callable:
@@ -85,28 +172,62 @@ def inlined(function: Callable) -> Callable:
     return numba.njit(inline="always")(function)
 
 
-def _borrowed(typing, arrays):
-    def generate(context, builder, signature, values):
-        (found,) = values
-        for i, member in enumerate(arrays.types):
-            if isinstance(member, types.Array):
-                array = context.make_array(member)(
-                    context, builder, builder.extract_value(found, i)
-                )
-                array.meminfo = array.meminfo.type(None)
-                found = builder.insert_value(found, array._getvalue(), i)
-        return found
+class Borrowed(types.Type):
+    """The Numba type of a NamedTuple of arrays and numbers that lies in its caller's memory."""
 
-    return arrays(arrays), generate
+    def __init__(self, held: types.NamedTuple):
+        self.held = held
+        digest = hashlib.sha256(held.name.encode()).hexdigest()
+        super().__init__(name=f"{held.instance_class.__name__}_{digest[:8]}")
+
+    def place(self, field: str) -> int | None:
+        """Which of the fields has this name."""
+        fields = self.held.fields
+        return fields.index(field) if field in fields else None
 
 
-def _borrow(arrays: NamedTuple) -> NamedTuple:
-    """The same arrays without their counts of references, which whoever calls keeps for us.
+@register_model(Borrowed)
+class _BorrowedModel(models.PrimitiveModel):
+    def __init__(self, manager, frontend):
+        super().__init__(manager, frontend, manager[frontend.held].get_value_type().as_pointer())
 
-    A count is changed atomically, by every kernel that gets an array, and takes as long as some of
-    them.
+
+@infer_getattr
+class _BorrowedFields(AttributeTemplate):
+    key = Borrowed
+
+    def generic_resolve(self, borrowed, name):
+        place = borrowed.place(name)
+        return None if place is None else borrowed.held[place]
+
+
+@lower_getattr_generic(Borrowed)
+def _field(context, builder, borrowed, pointer, name):
+    place = borrowed.place(name)
+    kind = borrowed.held[place]
+    value = builder.load(cgutils.gep_inbounds(builder, pointer, 0, place))
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder, value)
+        array.meminfo = array.meminfo.type(None)
+        value = array._getvalue()
+    return value
+
+
+def borrow(held: NamedTuple) -> NamedTuple:
+    """The same arrays and numbers, handed on as one address and without counts of references.
+
+    Plan and work are some 270 numbers: to hand them on takes as long as a kernel, and to compile a
+    call that does so longer than one. A count is changed atomically, by every kernel that gets an
+    array; whoever calls keeps the arrays for us.
     """
-    return arrays
+    return held
 
 
-borrow = _borrow if config.DISABLE_JIT else intrinsic(_borrowed)
+@type_callable(borrow)
+def _borrow_type(context):
+    return lambda held: Borrowed(held)
+
+
+@lower_builtin(borrow, types.BaseNamedTuple)
+def _borrow(context, builder, signature, values):
+    return cgutils.alloca_once_value(builder, values[0])

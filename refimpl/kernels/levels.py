@@ -55,6 +55,13 @@ def _between(i, inputs, factor):
 
 
 @jit
+def copy(source, out):
+    """All of a field, of whole vectors, to where another one begins."""
+    for first in range(0, source.size, LANES):
+        store(out, first, load(source, first))
+
+
+@jit
 def gelu(x):
     """GELU in place, of whole vectors."""
     zero, one = splat(np.float32(0)), splat(np.float32(1))

@@ -181,6 +181,13 @@ def cut(field, pitch, here, channels, tile):
 
 
 @jit
+def clear(tile, channels):
+    """0 in a tile."""
+    for c in range(channels):
+        store(tile, c * LANES, splat(np.float32(0)))
+
+
+@jit
 def place(tile, channels, field, pitch, here):
     """The inverse of `cut`."""
     for c in range(channels):

@@ -50,6 +50,11 @@ def for_engine(config: Config) -> bool:
     return bool(binary_matrices(config))
 
 
+def extras(config: Config) -> bool:
+    """Whether the engine needs for it what is compiled for windows and decoders alone."""
+    return config.window > 0 or config.decoder != "none"
+
+
 def shapes(config: Config) -> dict[str, Shape]:
     """Dotted name -> shape of every packed array, in the order in which a file holds them."""
     return {name: found.shape for name, found in _all_stored(config).items()}
