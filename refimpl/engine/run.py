@@ -123,7 +123,10 @@ def _merge(listener, plan, stage, work, merge):
         )  # fmt: skip
         keep(listener, "norm.out", row, 0, tile, work.hidden, 0)
         x_at = tile * stage.channels * LANES
-        fine = _project(listener, plan, work, row, tile, work.hidden, 0, work.x, x_at)
+        fine = _project(
+            listener, plan, work, row, tile, work.hidden, 0, LANES, work.x, x_at, LANES
+        )
+        keep(listener, "out", row, 0, tile, work.x, x_at)
         status = _first(status, FINE if fine else row)
     return status
 
@@ -131,72 +134,89 @@ def _merge(listener, plan, stage, work, merge):
 @register_jitable
 def _block(listener, plan, stage, work, block):
     own = block * plan.rows + plan.rows - 1
-    status = FINE
+    status, read = FINE, _tiles_read(listener, plan, stage, block)
     for tile in range(stage.tiles):
-        _normalise(plan, stage, work, own, tile)
+        tiles.normalise(
+            work.x, tile * stage.channels * LANES, stage.channels,
+            plan.floats, plan.table[own, columns.NORM1_WEIGHT], plan.table[own, columns.NORM1_BIAS],
+            plan.eps, work.normalised, stage.margin + tile * LANES, stage.pitch,
+        )  # fmt: skip
+    keep(listener, "norm1.out", own, 0, 0, work.normalised, 0)
     for tile in range(stage.tiles):
-        status = _first(status, _feed_attention(listener, plan, stage, work, block, tile))
+        fine = _feed_attention(listener, plan, stage, work, block, tile, tile < read)
+        status = _first(status, fine)
     value = block * plan.rows + plan.inputs - 1
+    keep(listener, "value.out", value, 0, 0, work.value, 0)
     for window in range(stage.windows):
-        fine = _attend(listener, plan, stage, work, own, value, window)
+        fine = _attend(listener, plan, stage, work, own, value, window, min(read, stage.slots))
         status = _first(status, FINE if fine else value)
-    for tile in range(stage.tiles):
+    for tile in range(read):
         status = _first(status, _finish_block(listener, plan, stage, work, block, tile))
     return status
 
 
-@pasted
-def _normalise(plan, stage, work, own, tile):
-    """LayerNorm1 of a tile, into the field."""
-    tiles.normalise(
-        work.x, tile * stage.channels * LANES, stage.channels,
-        plan.floats, plan.table[own, columns.NORM1_WEIGHT], plan.table[own, columns.NORM1_BIAS],
-        plan.eps,
-        work.normalised, stage.margin + tile * LANES, stage.pitch,
-    )  # fmt: skip
+@register_jitable
+def _tiles_read(listener, plan, stage, block):
+    """Tiles that a block must answer for: behind the last one the class token alone is read."""
+    alone = plan.first == 1 and not plan.decode and block == plan.blocks - 1
+    return 1 if alone and listener is None else stage.tiles
 
 
 @pasted
-def _feed_attention(listener, plan, stage, work, block, tile):
-    """Projections of a tile -> its packed queries and keys, their sum, and its values."""
-    stride, here = stage.channels * LANES, stage.margin + tile * LANES
-    own = block * plan.rows + plan.rows - 1
-    tiles.cut(work.normalised, stage.pitch, here, stage.channels, work.hidden)
-    keep(listener, "norm1.out", own, 0, tile, work.hidden, 0)
+def _feed_attention(listener, plan, stage, work, block, tile, asks):
+    """Projections of a tile -> its packed queries and keys, their sum, and its values.
+
+    asks: whether anybody reads what its queries find.
+    """
+    here = stage.margin + tile * LANES
+    own, status = block * plan.rows + plan.rows - 1, FINE
     if plan.haar:
         _split(plan, stage, work, tile)
         keep(listener, "attn.low", own, 0, tile, work.low, 0)
         keep(listener, "attn.high", own, 0, tile, work.high, 0)
-    status = FINE
-    for t in range(plan.inputs):
+    for t in range(plan.inputs - 1):
+        if t % 2 == 0 and not asks:
+            continue
         row = block * plan.rows + t
-        source = work.hidden
-        if plan.haar and t < plan.inputs - 1:
+        if plan.haar:
             source = work.low if t < 2 else work.high
-        fine = _project(listener, plan, work, row, tile, source, 0, work.out, 0)
-        if t == plan.inputs - 1:
-            tiles.place(work.out, stage.channels, work.value, stage.pitch, here)
+            fine = _project_heads(listener, plan, stage, work, row, t, tile, source, 0, LANES)
         else:
-            tiles.add(work.out, stage.channels, work.shortcut, tile * stride, t == 0)
-            fine &= _pack_heads(listener, plan, stage, work, row, t, tile)
+            source = work.normalised
+            fine = _project_heads(
+                listener, plan, stage, work, row, t, tile, source, here, stage.pitch
+            )
+        stride = stage.channels * LANES
+        tiles.add(work.linear, stage.channels, work.shortcut, tile * stride, t == 0)
         status = _first(status, FINE if fine else row)
-    return status
+    row = block * plan.rows + plan.inputs - 1
+    fine = _project(
+        listener, plan, work, row, tile, work.normalised, here, stage.pitch,
+        work.value, here, stage.pitch,
+    )  # fmt: skip
+    return _first(status, FINE if fine else row)
 
 
 @pasted
-def _pack_heads(listener, plan, stage, work, row, t, tile):
-    """Queries or keys t of a tile, from `out`."""
-    fine = True
+def _project_heads(listener, plan, stage, work, row, t, tile, x, x_at, x_step):
+    """Packed queries or keys t of a tile; what they are the signs of is in `linear`."""
+    table = plan.table
+    fine = _pack(listener, plan, work, row, tile, x, x_at, x_step)
+    _multiply(listener, plan, work, row, tile, work.linear)
     for head in range(stage.heads):
-        at, place = head * plan.head_dim, head_at(plan, stage, t, head, tile)
+        first, place = head * plan.head_dim, head_at(plan, stage, t, head, tile)
         if plan.windowed:
             place = grid_head_at(plan, stage, t, head, tile)
-        fine &= tiles.pack(
-            work.out, at * LANES, plan.head_dim,
-            plan.floats, plan.table[row, columns.HEAD_MOVE] + at, work.heads, place,
+        fine &= tiles.finish_signs(
+            work.linear, work.norm, first, plan.head_dim, x, x_at, x_step,
+            table[row, columns.INPUTS], plan.floats, table[row, columns.COEFFICIENTS],
+            table[row, columns.TOKEN_IN] + tile * LANES,
+            table[row, columns.TOKEN_OUT] + tile * LANES,
+            table[row, columns.HEAD_MOVE] + first, work.heads, place,
         )  # fmt: skip
         if not plan.windowed:
             keep(listener, "head_bit", row, head, tile, work.heads, place)
+    keep(listener, "out", row, 0, tile, work.linear, 0)
     return fine
 
 
@@ -223,43 +243,56 @@ def _split(plan, stage, work, tile):
 
 
 @pasted
-def _project(listener, plan, work, row, tile, x, x_at, out, out_at):
+def _project(listener, plan, work, row, tile, x, x_at, x_step, out, out_at, out_step):
     """P(x; I -> O) of a tile; False where NaN or infinity entered the sign."""
-    table, floats = plan.table, plan.floats
-    inputs, outputs = table[row, columns.INPUTS], table[row, columns.OUTPUTS]
-    fine = tiles.pack(x, x_at, inputs, floats, table[row, columns.MOVE], work.words, 0)
-    keep(listener, "bit", row, 0, tile, work.words, 0)
-    tiles.multiply(
-        plan.path, work.words, inputs, plan.bits, table[row, columns.BITS], outputs,
-        floats, table[row, columns.SCALE], work.ints, work.linear, work.sums,
-    )  # fmt: skip
-    keep(listener, "linear", row, 0, tile, work.linear, 0)
-    norm = (table[row, columns.NORM_WEIGHT], table[row, columns.NORM_BIAS])
-    shifts, token_shifts = _rprelu(plan, row, tile)
-    tiles.finish(
-        work.linear, work.sums, outputs, x, x_at, inputs, floats, norm, shifts, token_shifts,
-        plan.eps, out, out_at, listener is not None,
-    )  # fmt: skip
-    keep(listener, "norm", row, 0, tile, work.linear, 0)
-    keep(listener, "out", row, 0, tile, out, out_at)
+    fine = _pack(listener, plan, work, row, tile, x, x_at, x_step)
+    _multiply(listener, plan, work, row, tile, work.linear)
+    _finish(plan, work, row, tile, x, x_at, x_step, out, out_at, out_step)
     return fine
 
 
 @pasted
-def _rprelu(plan, row, tile):
-    """Places of the channel shifts, and of the token shifts of a tile."""
-    table, token = plan.table, tile * LANES
-    return (
-        (table[row, columns.SHIFT_IN], table[row, columns.SLOPE], table[row, columns.SHIFT_OUT]),
-        (table[row, columns.TOKEN_IN] + token, table[row, columns.TOKEN_OUT] + token),
-    )
+def _pack(listener, plan, work, row, tile, x, x_at, x_step):
+    """The signs of a projection's input, in `words`."""
+    table = plan.table
+    fine = tiles.pack(
+        x, x_at, x_step, table[row, columns.INPUTS], plan.floats, table[row, columns.MOVE],
+        work.words, 0,
+    )  # fmt: skip
+    keep(listener, "bit", row, 0, tile, work.words, 0)
+    return fine
+
+
+@pasted
+def _multiply(listener, plan, work, row, tile, linear):
+    """The product of what is in `words`, less its level, and in `norm` what LayerNorm makes of it."""
+    table = plan.table
+    tiles.multiply(
+        plan.path, work.words, table[row, columns.INPUTS], plan.bits, table[row, columns.BITS],
+        table[row, columns.OUTPUTS], plan.floats, table[row, columns.SCALE], plan.eps,
+        work.ints, linear, work.norm,
+    )  # fmt: skip
+    keep(listener, "deviation", row, 0, tile, linear, 0)
+    keep(listener, "norm", row, 0, tile, work.norm, 0)
+
+
+@pasted
+def _finish(plan, work, row, tile, x, x_at, x_step, out, out_at, out_step):
+    """LayerNorm, shortcut and RPReLU of what is in `linear`."""
+    table = plan.table
+    tiles.finish(
+        work.linear, work.norm, table[row, columns.OUTPUTS], x, x_at, x_step,
+        table[row, columns.INPUTS], plan.floats, table[row, columns.COEFFICIENTS],
+        table[row, columns.TOKEN_IN] + tile * LANES, table[row, columns.TOKEN_OUT] + tile * LANES,
+        out, out_at, out_step,
+    )  # fmt: skip
 
 
 @register_jitable
-def _attend(listener, plan, stage, work, own, value, window):
+def _attend(listener, plan, stage, work, own, value, window, slots):
     """The context of a window, in the place of the field `normalised`, which nobody reads again.
 
-    False where values are NaN or infinity.
+    slots: so many tiles of queries. False where values are NaN or infinity.
     """
     values, pitch, at, order, bias = work.value, stage.pitch, stage.margin, 0, 0
     if plan.windowed:
@@ -272,16 +305,22 @@ def _attend(listener, plan, stage, work, own, value, window):
     )  # fmt: skip
     for head in range(stage.heads):
         keep(listener, "head_bit", value, head, window, work.heads, values_at(plan, stage, head))
-    for slot in range(stage.slots):
-        for head in range(stage.heads):
-            _attend_head(listener, plan, stage, work, own, window, slot, head, bias)
+    for slot in range(slots):
         if plan.windowed:
+            for head in range(stage.heads):
+                _attend_head(
+                    listener, plan, stage, work, own, window, slot, head, bias, work.low, 0
+                )
             windows.put_back(
                 work.low, stage.channels, plan.windows, order + slot * LANES, work.normalised
             )
         else:
-            stride = stage.channels * LANES
-            tiles.place(work.low, stage.channels, work.normalised, LANES, slot * stride)
+            place = slot * stage.channels * LANES
+            for head in range(stage.heads):
+                _attend_head(
+                    listener, plan, stage, work, own, window, slot, head, bias,
+                    work.normalised, place,
+                )  # fmt: skip
     return fine
 
 
@@ -316,9 +355,11 @@ def _cut(listener, plan, stage, work, value, window, order):
     )  # fmt: skip
 
 
-@pasted
-def _attend_head(listener, plan, stage, work, own, window, slot, head, bias):
-    """The context of a tile of a window's queries for a head, into its channels of `low`.
+@register_jitable
+def _attend_head(
+    listener, plan, stage, work, own, window, slot, head, bias, context, context_at
+):
+    """The context of a tile of a window's queries for a head, into its channels of a tile.
 
     bias: where what is added to the scores of the window begins, 0 where there is nothing.
     """
@@ -346,7 +387,7 @@ def _attend_head(listener, plan, stage, work, own, window, slot, head, bias):
     keep(listener, "attn.prob.bit", own, head, window, work.heads, boolean_at)
     attention.attend(
         plan.path, work.heads, boolean_at, values_at(plan, stage, head), stage.keys, plan.head_dim,
-        work.ones, step, work.ints, work.low, head * plan.head_dim * LANES,
+        work.ones, step, work.ints, context, context_at + head * plan.head_dim * LANES,
     )  # fmt: skip
 
 
@@ -358,18 +399,13 @@ def _finish_block(listener, plan, stage, work, block, tile):
     table, floats = plan.table, plan.floats
     x_at = tile * stage.channels * LANES
     _gather(listener, plan, stage, work, own, tile)
-    status = FINE
-    if not _project(listener, plan, work, proj, tile, work.low, 0, work.out, 0):
-        status = proj
+    fine = _project(listener, plan, work, proj, tile, work.low, 0, LANES, work.out, 0, LANES)
+    keep(listener, "out", proj, 0, tile, work.out, 0)
+    status = FINE if fine else proj
     tiles.add_scaled(
-        work.x,
-        x_at,
-        work.out,
-        stage.channels,
-        floats,
-        table[own, columns.ALPHA1],
-        table[own, columns.BETA1],
-    )
+        work.x, x_at, work.out, stage.channels,
+        floats, table[own, columns.ALPHA1], table[own, columns.BETA1],
+    )  # fmt: skip
     keep(listener, "mid", own, 0, tile, work.x, x_at)
     tiles.normalise(
         work.x, x_at, stage.channels,
@@ -377,19 +413,25 @@ def _finish_block(listener, plan, stage, work, block, tile):
         work.low, 0, LANES,
     )  # fmt: skip
     keep(listener, "norm2.out", own, 0, tile, work.low, 0)
-    fine = _project(listener, plan, work, up, tile, work.low, 0, work.hidden, 0)
-    status = up if status == FINE and not fine else status
-    fine = _project(listener, plan, work, down, tile, work.hidden, 0, work.out, 0)
-    status = down if status == FINE and not fine else status
+    fine = _pack(listener, plan, work, up, tile, work.low, 0, LANES)
+    status = _first(status, FINE if fine else up)
+    _multiply(listener, plan, work, up, tile, work.hidden)
+    fine = tiles.finish_signs(
+        work.hidden, work.norm, 0, stage.hidden, work.low, 0, LANES, stage.channels,
+        floats, table[up, columns.COEFFICIENTS],
+        table[up, columns.TOKEN_IN] + tile * LANES, table[up, columns.TOKEN_OUT] + tile * LANES,
+        table[down, columns.MOVE], work.words, 0,
+    )  # fmt: skip
+    keep(listener, "out", up, 0, tile, work.hidden, 0)
+    keep(listener, "bit", down, 0, tile, work.words, 0)
+    status = _first(status, FINE if fine else down)
+    _multiply(listener, plan, work, down, tile, work.linear)
+    _finish(plan, work, down, tile, work.hidden, 0, LANES, work.out, 0, LANES)
+    keep(listener, "out", down, 0, tile, work.out, 0)
     tiles.add_scaled(
-        work.x,
-        x_at,
-        work.out,
-        stage.channels,
-        floats,
-        table[own, columns.ALPHA2],
-        table[own, columns.BETA2],
-    )
+        work.x, x_at, work.out, stage.channels,
+        floats, table[own, columns.ALPHA2], table[own, columns.BETA2],
+    )  # fmt: skip
     keep(listener, "out", own, 0, tile, work.x, x_at)
     return status
 
@@ -397,32 +439,27 @@ def _finish_block(listener, plan, stage, work, block, tile):
 @pasted
 def _gather(listener, plan, stage, work, own, tile):
     """RPReLU_o of what attention gathers for a tile, in `low`."""
-    floats, here = plan.floats, stage.margin + tile * LANES
-    context_at = tile * stage.channels * LANES
-    keep(listener, "attn.context", own, 0, tile, work.normalised, context_at)
-    tiles.normalise(
-        work.normalised, context_at, stage.channels,
-        floats, plan.table[own, columns.NORM_WEIGHT], plan.table[own, columns.NORM_BIAS], plan.eps,
-        work.linear, 0, LANES,
-    )  # fmt: skip
-    keep(listener, "attn.norm.out", own, 0, tile, work.linear, 0)
+    floats, table, here = plan.floats, plan.table, stage.margin + tile * LANES
+    x_at = tile * stage.channels * LANES
+    keep(listener, "attn.context", own, 0, tile, work.normalised, x_at)
+    tiles.centre(work.normalised, x_at, stage.channels, plan.eps, work.linear, work.norm)
+    keep(listener, "deviation", own, 0, tile, work.linear, 0)
+    keep(listener, "norm", own, 0, tile, work.norm, 0)
     if plan.differential:
-        stencils.neighbour_mean(
+        stencils.differential(
             work.value, stage.pitch, stage.margin, stage.channels,
             masks_of(plan, stage), plan.counts[stage.counts : stage.counts + stage.tiles * LANES],
-            stage.tiles * LANES, tile * LANES, stage.width, work.high,
+            stage.tiles * LANES, tile * LANES, stage.width,
+            floats, table[own, columns.DIFFERENTIAL], work.high, work.out,
         )  # fmt: skip
         keep(listener, "attn.neighbour_mean", own, 0, tile, work.high, 0)
-        stencils.differential(
-            work.value, stage.pitch, here, stage.channels, work.high,
-            floats, plan.table[own, columns.SHORTCUT], plan.table[own, columns.NEIGHBOUR], work.out,
-        )  # fmt: skip
     else:
         tiles.cut(work.value, stage.pitch, here, stage.channels, work.out)
-    shifts, token_shifts = _rprelu(plan, own, tile)
     tiles.combine(
-        work.linear, work.shortcut, tile * stage.channels * LANES, work.out, stage.channels,
-        floats, shifts, token_shifts, work.low,
+        work.linear, work.norm, work.shortcut, x_at, work.out, stage.channels,
+        floats, table[own, columns.COEFFICIENTS],
+        table[own, columns.TOKEN_IN] + tile * LANES, table[own, columns.TOKEN_OUT] + tile * LANES,
+        work.low,
     )  # fmt: skip
     keep(listener, "attn.out", own, 0, tile, work.low, 0)
 
