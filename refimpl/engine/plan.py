@@ -37,6 +37,12 @@ NORM = {"weight": columns.NORM1_WEIGHT, "bias": columns.NORM1_BIAS}  # of a merg
 SCALES = {"scale1": (columns.ALPHA1, columns.BETA1), "scale2": (columns.ALPHA2, columns.BETA2)}
 
 
+# What leaves a LayerNorm and enters a sign has met four factors at most: the norm's weight times
+# sqrt(C), a slope, lam_s or lam_n, a slope. Where no parameter is larger than this, and there are
+# fewer than 2 ** 20 channels, it is finite if what entered the norm was.
+QUIET = 2.0**20
+
+
 class Stage(NamedTuple):
     """Sizes of a stage [SPEC 6.7]; a network without windows is one. A row of `Plan.stages`."""
 
@@ -97,6 +103,7 @@ class Plan(NamedTuple):
     periodic: bool
     high_cls: bool
     differential: bool
+    loud: bool  # whether numbers may grow so large between two norms that they overflow
     eps: np.float32
 
 
@@ -220,6 +227,7 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
         periodic=config.haar_mode == "periodic",
         high_cls=config.haar_cls == "both",
         differential=config.attention == "differential",
+        loud=not all(np.all(np.abs(np.float32(a)) <= QUIET) for a in arrays.values()),
         eps=np.float32(config.norm_eps),
     )
 

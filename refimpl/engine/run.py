@@ -16,7 +16,23 @@ from collections.abc import Callable
 from numba.extending import register_jitable
 
 from refimpl.engine import columns, pyramid
-from refimpl.engine.parts import keep, pasted
+from refimpl.engine.clock import (
+    BANDS,
+    CONTEXT,
+    EMBEDDING,
+    FINISH,
+    HEAD,
+    NEIGHBOURS,
+    NORM,
+    PACK,
+    PRODUCT,
+    SCORES,
+    SOFTMAX,
+    VALUES,
+    WINDOWS,
+    lap,
+)
+from refimpl.engine.parts import keep, pasted, shows
 from refimpl.engine.plan import (
     Plan,
     Work,
@@ -59,6 +75,7 @@ def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) ->
         _decode(listener, plan, stage, work, logits)
     else:
         _classify(listener, plan, stage, work, logits)
+    lap(listener, HEAD)
     return status
 
 
@@ -69,9 +86,9 @@ def _first(status, later):
 
 
 @jit
-def compiled_forward(plan: Plan, work: Work, image, logits) -> int:
-    """`forward` as one compiled call that shows nothing."""
-    return forward(None, borrow(plan), borrow(work), image, logits)
+def compiled_forward(clock, plan: Plan, work: Work, image, logits) -> int:
+    """`forward` as one compiled call that shows nothing; clock: see `clock`, or None."""
+    return forward(clock, borrow(plan), borrow(work), image, logits)
 
 
 @register_jitable
@@ -80,8 +97,9 @@ def _embed(listener, plan, stage, work, image):
     lanes = stage.tiles * LANES
     for token in range(0, lanes, LANES):
         dense.patches(
-            image, plan.first, token, plan.patch, stage.width, work.pixels, token * plan.pixels
-        )
+            image, plan.first, token, plan.patch, stage.width, work.ints,
+            work.pixels, token * plan.pixels,
+        )  # fmt: skip
     for channel in range(0, stage.channels, LANES):
         dense.embed(
             work.pixels, plan.pixels, plan.embed, channel, stage.channels, plan.floats, plan.bias,
@@ -102,6 +120,7 @@ def _embed(listener, plan, stage, work, image):
                 masks_of(plan, stage), tile * LANES,
             )  # fmt: skip
         keep(listener, "tokens", 0, 0, tile, work.x, x_at)
+    lap(listener, EMBEDDING)
 
 
 @register_jitable
@@ -116,14 +135,16 @@ def _merge(listener, plan, stage, work, merge):
             work.x, before.channels, tile * LANES, stage.tokens, stage.width, work.hidden
         )
         keep(listener, "patches", row, 0, tile, work.hidden, 0)
-        tiles.normalise(
+        lap(listener, WINDOWS)
+        fine = tiles.normalise(
             work.hidden, 0, inputs,
             plan.floats, plan.table[row, columns.NORM1_WEIGHT], plan.table[row, columns.NORM1_BIAS],
             plan.eps, work.hidden, 0, LANES,
         )  # fmt: skip
         keep(listener, "norm.out", row, 0, tile, work.hidden, 0)
+        lap(listener, NORM)
         x_at = tile * stage.channels * LANES
-        fine = _project(
+        fine &= _project(
             listener, plan, work, row, tile, work.hidden, 0, LANES, work.x, x_at, LANES
         )
         keep(listener, "out", row, 0, tile, work.x, x_at)
@@ -136,20 +157,21 @@ def _block(listener, plan, stage, work, block):
     own = block * plan.rows + plan.rows - 1
     status, read = FINE, _tiles_read(listener, plan, stage, block)
     for tile in range(stage.tiles):
-        tiles.normalise(
+        fine = tiles.normalise(
             work.x, tile * stage.channels * LANES, stage.channels,
             plan.floats, plan.table[own, columns.NORM1_WEIGHT], plan.table[own, columns.NORM1_BIAS],
             plan.eps, work.normalised, stage.margin + tile * LANES, stage.pitch,
         )  # fmt: skip
+        status = _first(status, FINE if fine else block * plan.rows)
     keep(listener, "norm1.out", own, 0, 0, work.normalised, 0)
+    lap(listener, NORM)
     for tile in range(stage.tiles):
         fine = _feed_attention(listener, plan, stage, work, block, tile, tile < read)
         status = _first(status, fine)
     value = block * plan.rows + plan.inputs - 1
     keep(listener, "value.out", value, 0, 0, work.value, 0)
     for window in range(stage.windows):
-        fine = _attend(listener, plan, stage, work, own, value, window, min(read, stage.slots))
-        status = _first(status, FINE if fine else value)
+        _attend(listener, plan, stage, work, own, value, window, min(read, stage.slots))
     for tile in range(read):
         status = _first(status, _finish_block(listener, plan, stage, work, block, tile))
     return status
@@ -159,7 +181,7 @@ def _block(listener, plan, stage, work, block):
 def _tiles_read(listener, plan, stage, block):
     """Tiles that a block must answer for: behind the last one the class token alone is read."""
     alone = plan.first == 1 and not plan.decode and block == plan.blocks - 1
-    return 1 if alone and listener is None else stage.tiles
+    return 1 if alone and not shows(listener) else stage.tiles
 
 
 @pasted
@@ -174,26 +196,21 @@ def _feed_attention(listener, plan, stage, work, block, tile, asks):
         _split(plan, stage, work, tile)
         keep(listener, "attn.low", own, 0, tile, work.low, 0)
         keep(listener, "attn.high", own, 0, tile, work.high, 0)
+        lap(listener, BANDS)
     for t in range(plan.inputs - 1):
-        if t % 2 == 0 and not asks:
-            continue
-        row = block * plan.rows + t
+        row, source, at, step = block * plan.rows + t, work.normalised, here, stage.pitch
         if plan.haar:
-            source = work.low if t < 2 else work.high
-            fine = _project_heads(listener, plan, stage, work, row, t, tile, source, 0, LANES)
-        else:
-            source = work.normalised
-            fine = _project_heads(
-                listener, plan, stage, work, row, t, tile, source, here, stage.pitch
-            )
-        stride = stage.channels * LANES
-        tiles.add(work.linear, stage.channels, work.shortcut, tile * stride, t == 0)
-        status = _first(status, FINE if fine else row)
+            source, at, step = work.low if t < 2 else work.high, 0, LANES
+        if asks or t % 2 == 1:
+            fine = _project_heads(listener, plan, stage, work, row, t, tile, source, at, step)
+            status = _first(status, FINE if fine else row)
     row = block * plan.rows + plan.inputs - 1
     fine = _project(
         listener, plan, work, row, tile, work.normalised, here, stage.pitch,
         work.value, here, stage.pitch,
     )  # fmt: skip
+    move = plan.table[row, columns.HEAD_MOVE]
+    fine = fine and _finite(plan, work.value, here, stage.pitch, stage.channels, move)
     return _first(status, FINE if fine else row)
 
 
@@ -207,7 +224,7 @@ def _project_heads(listener, plan, stage, work, row, t, tile, x, x_at, x_step):
         first, place = head * plan.head_dim, head_at(plan, stage, t, head, tile)
         if plan.windowed:
             place = grid_head_at(plan, stage, t, head, tile)
-        fine &= tiles.finish_signs(
+        tiles.finish_signs(
             work.linear, work.norm, first, plan.head_dim, x, x_at, x_step,
             table[row, columns.INPUTS], plan.floats, table[row, columns.COEFFICIENTS],
             table[row, columns.TOKEN_IN] + tile * LANES,
@@ -217,7 +234,11 @@ def _project_heads(listener, plan, stage, work, row, t, tile, x, x_at, x_step):
         if not plan.windowed:
             keep(listener, "head_bit", row, head, tile, work.heads, place)
     keep(listener, "out", row, 0, tile, work.linear, 0)
-    return fine
+    stride = stage.channels * LANES
+    tiles.add(work.linear, stage.channels, work.shortcut, tile * stride, t == 0)
+    lap(listener, FINISH)
+    move = table[row, columns.HEAD_MOVE]
+    return fine and _finite(plan, work.linear, 0, LANES, stage.channels, move)
 
 
 @pasted
@@ -247,25 +268,29 @@ def _project(listener, plan, work, row, tile, x, x_at, x_step, out, out_at, out_
     """P(x; I -> O) of a tile; False where NaN or infinity entered the sign."""
     fine = _pack(listener, plan, work, row, tile, x, x_at, x_step)
     _multiply(listener, plan, work, row, tile, work.linear)
-    _finish(plan, work, row, tile, x, x_at, x_step, out, out_at, out_step)
+    _finish(listener, plan, work, row, tile, x, x_at, x_step, out, out_at, out_step)
     return fine
 
 
 @pasted
 def _pack(listener, plan, work, row, tile, x, x_at, x_step):
     """The signs of a projection's input, in `words`."""
-    table = plan.table
-    fine = tiles.pack(
-        x, x_at, x_step, table[row, columns.INPUTS], plan.floats, table[row, columns.MOVE],
-        work.words, 0,
-    )  # fmt: skip
+    inputs, move = plan.table[row, columns.INPUTS], plan.table[row, columns.MOVE]
+    tiles.pack(x, x_at, x_step, inputs, plan.floats, move, work.words, 0)
     keep(listener, "bit", row, 0, tile, work.words, 0)
-    return fine
+    lap(listener, PACK)
+    return _finite(plan, x, x_at, x_step, inputs, move)
+
+
+@register_jitable
+def _finite(plan, x, x_at, x_step, channels, move):
+    """Whether what enters a sign is; a LayerNorm has seen to it where no parameter is large."""
+    return not plan.loud or tiles.finite(x, x_at, x_step, channels, plan.floats, move)
 
 
 @pasted
 def _multiply(listener, plan, work, row, tile, linear):
-    """The product of what is in `words`, less its level, and in `norm` what LayerNorm makes of it."""
+    """The product of what is in `words`, less its level, and in `norm` LayerNorm's part in it."""
     table = plan.table
     tiles.multiply(
         plan.path, work.words, table[row, columns.INPUTS], plan.bits, table[row, columns.BITS],
@@ -274,10 +299,11 @@ def _multiply(listener, plan, work, row, tile, linear):
     )  # fmt: skip
     keep(listener, "deviation", row, 0, tile, linear, 0)
     keep(listener, "norm", row, 0, tile, work.norm, 0)
+    lap(listener, PRODUCT)
 
 
 @pasted
-def _finish(plan, work, row, tile, x, x_at, x_step, out, out_at, out_step):
+def _finish(listener, plan, work, row, tile, x, x_at, x_step, out, out_at, out_step):
     """LayerNorm, shortcut and RPReLU of what is in `linear`."""
     table = plan.table
     tiles.finish(
@@ -286,42 +312,41 @@ def _finish(plan, work, row, tile, x, x_at, x_step, out, out_at, out_step):
         table[row, columns.TOKEN_IN] + tile * LANES, table[row, columns.TOKEN_OUT] + tile * LANES,
         out, out_at, out_step,
     )  # fmt: skip
+    lap(listener, FINISH)
 
 
 @register_jitable
 def _attend(listener, plan, stage, work, own, value, window, slots):
     """The context of a window, in the place of the field `normalised`, which nobody reads again.
 
-    slots: so many tiles of queries. False where values are NaN or infinity.
+    slots: so many tiles of queries.
     """
     values, pitch, at, order, bias = work.value, stage.pitch, stage.margin, 0, 0
     if plan.windowed:
         order, bias = _windows(plan, stage, own, window)
         _cut(listener, plan, stage, work, value, window, order)
         values, pitch, at = work.hidden, stage.slots * LANES, 0
-    fine = attention.pack_values(
+        lap(listener, WINDOWS)
+    attention.pack_values(
         values, pitch, at, stage.keys, stage.channels, plan.head_dim,
         plan.floats, plan.table[value, columns.HEAD_MOVE], work.heads, values_at(plan, stage, 0),
     )  # fmt: skip
     for head in range(stage.heads):
         keep(listener, "head_bit", value, head, window, work.heads, values_at(plan, stage, head))
+    lap(listener, VALUES)
+    context, context_at = work.low, 0
     for slot in range(slots):
+        if not plan.windowed:
+            context, context_at = work.normalised, slot * stage.channels * LANES
+        for head in range(stage.heads):
+            _attend_head(
+                listener, plan, stage, work, own, window, slot, head, bias, context, context_at
+            )
         if plan.windowed:
-            for head in range(stage.heads):
-                _attend_head(
-                    listener, plan, stage, work, own, window, slot, head, bias, work.low, 0
-                )
             windows.put_back(
                 work.low, stage.channels, plan.windows, order + slot * LANES, work.normalised
             )
-        else:
-            place = slot * stage.channels * LANES
-            for head in range(stage.heads):
-                _attend_head(
-                    listener, plan, stage, work, own, window, slot, head, bias,
-                    work.normalised, place,
-                )  # fmt: skip
-    return fine
+            lap(listener, WINDOWS)
 
 
 @pasted
@@ -355,10 +380,8 @@ def _cut(listener, plan, stage, work, value, window, order):
     )  # fmt: skip
 
 
-@register_jitable
-def _attend_head(
-    listener, plan, stage, work, own, window, slot, head, bias, context, context_at
-):
+@pasted
+def _attend_head(listener, plan, stage, work, own, window, slot, head, bias, context, context_at):
     """The context of a tile of a window's queries for a head, into its channels of a tile.
 
     bias: where what is added to the scores of the window begins, 0 where there is nothing.
@@ -374,6 +397,7 @@ def _attend_head(
             work.ints, band * rows * LANES,
         )  # fmt: skip
     keep(listener, "attn.scores", own, head, window, work.ints, 0)
+    lap(listener, SCORES)
     attention.weigh(
         work.ints, rows * LANES if plan.haar else 0, stage.keys, plan.head_dim,
         plan.floats, plan.table[own, columns.BAND_WEIGHT] + head, stage.heads, bias, work.weights,
@@ -385,10 +409,12 @@ def _attend_head(
     )
     attention.binarize(work.weights, stage.keys, step, work.heads, boolean_at, work.ones)
     keep(listener, "attn.prob.bit", own, head, window, work.heads, boolean_at)
+    lap(listener, SOFTMAX)
     attention.attend(
         plan.path, work.heads, boolean_at, values_at(plan, stage, head), stage.keys, plan.head_dim,
         work.ones, step, work.ints, context, context_at + head * plan.head_dim * LANES,
     )  # fmt: skip
+    lap(listener, CONTEXT)
 
 
 @pasted
@@ -407,16 +433,18 @@ def _finish_block(listener, plan, stage, work, block, tile):
         floats, table[own, columns.ALPHA1], table[own, columns.BETA1],
     )  # fmt: skip
     keep(listener, "mid", own, 0, tile, work.x, x_at)
-    tiles.normalise(
+    lap(listener, FINISH)
+    fine = tiles.normalise(
         work.x, x_at, stage.channels,
         floats, table[own, columns.NORM2_WEIGHT], table[own, columns.NORM2_BIAS], plan.eps,
         work.low, 0, LANES,
     )  # fmt: skip
     keep(listener, "norm2.out", own, 0, tile, work.low, 0)
-    fine = _pack(listener, plan, work, up, tile, work.low, 0, LANES)
+    lap(listener, NORM)
+    fine &= _pack(listener, plan, work, up, tile, work.low, 0, LANES)
     status = _first(status, FINE if fine else up)
     _multiply(listener, plan, work, up, tile, work.hidden)
-    fine = tiles.finish_signs(
+    tiles.finish_signs(
         work.hidden, work.norm, 0, stage.hidden, work.low, 0, LANES, stage.channels,
         floats, table[up, columns.COEFFICIENTS],
         table[up, columns.TOKEN_IN] + tile * LANES, table[up, columns.TOKEN_OUT] + tile * LANES,
@@ -424,15 +452,18 @@ def _finish_block(listener, plan, stage, work, block, tile):
     )  # fmt: skip
     keep(listener, "out", up, 0, tile, work.hidden, 0)
     keep(listener, "bit", down, 0, tile, work.words, 0)
+    lap(listener, FINISH)
+    fine = _finite(plan, work.hidden, 0, LANES, stage.hidden, table[down, columns.MOVE])
     status = _first(status, FINE if fine else down)
     _multiply(listener, plan, work, down, tile, work.linear)
-    _finish(plan, work, down, tile, work.hidden, 0, LANES, work.out, 0, LANES)
+    _finish(listener, plan, work, down, tile, work.hidden, 0, LANES, work.out, 0, LANES)
     keep(listener, "out", down, 0, tile, work.out, 0)
     tiles.add_scaled(
         work.x, x_at, work.out, stage.channels,
         floats, table[own, columns.ALPHA2], table[own, columns.BETA2],
     )  # fmt: skip
     keep(listener, "out", own, 0, tile, work.x, x_at)
+    lap(listener, FINISH)
     return status
 
 
@@ -445,6 +476,7 @@ def _gather(listener, plan, stage, work, own, tile):
     tiles.centre(work.normalised, x_at, stage.channels, plan.eps, work.linear, work.norm)
     keep(listener, "deviation", own, 0, tile, work.linear, 0)
     keep(listener, "norm", own, 0, tile, work.norm, 0)
+    lap(listener, NORM)
     if plan.differential:
         stencils.differential(
             work.value, stage.pitch, stage.margin, stage.channels,
@@ -455,6 +487,7 @@ def _gather(listener, plan, stage, work, own, tile):
         keep(listener, "attn.neighbour_mean", own, 0, tile, work.high, 0)
     else:
         tiles.cut(work.value, stage.pitch, here, stage.channels, work.out)
+    lap(listener, NEIGHBOURS)
     tiles.combine(
         work.linear, work.norm, work.shortcut, x_at, work.out, stage.channels,
         floats, table[own, columns.COEFFICIENTS],
@@ -462,6 +495,7 @@ def _gather(listener, plan, stage, work, own, tile):
         work.low,
     )  # fmt: skip
     keep(listener, "attn.out", own, 0, tile, work.low, 0)
+    lap(listener, FINISH)
 
 
 @register_jitable

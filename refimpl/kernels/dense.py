@@ -82,22 +82,28 @@ def dot(x, x_at, w, w_at, length, out, out_at):
 
 
 @jit
-def patches(image, first, token, size, width, out, out_at):
+def patches(image, first, token, size, width, corners, out, out_at):
     """Pixels of sixteen patches, (channels * size * size, 16); 0 in lanes that have no patch.
 
-    image (channels, H, W); the tile begins at this token, the grid at token `first`.
+    image (channels, H, W); the tile begins at this token, the grid at token `first`. `corners`
+    (16,) is room. Lanes are the loop in the middle, so that what is written stays in the cache.
     """
     channels, height = image.shape[0], image.shape[1] // size
     for lane in range(LANES):
         n = token + lane - first
         on_grid = 0 <= n < height * width
-        i, j = (n // width * size, n % width * size) if on_grid else (0, 0)
-        k = out_at + lane
-        for channel in range(channels):
-            for y in range(i, i + size):
-                for x in range(j, j + size):
-                    out[k] = image[channel, y, x] if on_grid else np.float32(0)
-                    k += LANES
+        corners[lane] = n // width * size * image.shape[2] + n % width * size if on_grid else -1
+    pixels, plane = image.reshape(-1), image.shape[1] * image.shape[2]
+    k = out_at
+    for channel in range(channels):
+        for y in range(size):
+            row = channel * plane + y * image.shape[2]
+            for lane in range(LANES):
+                corner = corners[lane]
+                for x in range(size):
+                    pixel = pixels[row + corner + x] if corner >= 0 else np.float32(0)
+                    out[k + x * LANES + lane] = pixel
+            k += size * LANES
 
 
 @jit

@@ -43,21 +43,17 @@ COEFFICIENTS = 4
 
 @jit
 def pack(x, x_at, x_step, channels, floats, move, words, words_at):
-    """sign(x + move) of a tile as (words, 16) uint32, token by lane; False on NaN or infinity.
+    """sign(x + move) of a tile as (words, 16) uint32, token by lane; all are finite.
 
     move (channels,) begins at that place of `floats`. It has no -0.0, and so has no sum.
     """
-    zero = splat(np.float32(0))
-    a, b, c, d = zero, zero, zero, zero
     for first in range(0, channels, WORD):
         end = min(first + WORD, channels)
         negative = splat(np.int32(0))
-        for i in range(end - 1, first - 1, -1):
-            z = load(x, x_at + i * x_step) + broadcast(floats, move + i)
+        for c in range(end - 1, first - 1, -1):
+            z = load(x, x_at + c * x_step) + broadcast(floats, move + c)
             negative = shift_in_sign(negative, z)
-            a, b, c, d = b, c, d, fma(z, zero, a)
         store(words, words_at + first // WORD * LANES, negative ^ ones_up_to(end - first))
-    return finite((a + b) + (c + d))
 
 
 @inlined
@@ -66,10 +62,15 @@ def ones_up_to(count):
     return splat(np.uint32(0xFFFFFFFF >> (WORD - count)))
 
 
-@inlined
-def finite(check):
-    """Whether a sum of products x * 0 has met no NaN or infinity."""
-    return not any_of((bits_of(check) & splat(EXPONENT)) > splat(np.int32(0)))
+@jit
+def finite(x, x_at, x_step, channels, floats, move):
+    """Whether no x + move of a tile is NaN or infinity."""
+    exponent = splat(EXPONENT)
+    broken = exponent > exponent
+    for c in range(channels):
+        z = load(x, x_at + c * x_step) + broadcast(floats, move + c)
+        broken = broken | ((bits_of(z) & exponent) >= exponent)
+    return not any_of(broken)
 
 
 # --- LayerNorm ------------------------------------------------------------------------------------
@@ -95,7 +96,7 @@ def scale_and_shift(total, squares, channels, eps):
     share = splat(np.float32(1) / np.float32(channels))
     minus = (zero - total) * share
     variance = fma(minus, total, squares) * share
-    variance = select(variance > zero, variance, zero)
+    variance = select(zero > variance, zero, variance)  # what rounding left below 0, but not NaN
     scale = one / square_root(variance + splat(eps))
     return scale, minus * scale
 
@@ -117,12 +118,16 @@ def moments(x, x_at, channels, eps):
 
 @jit
 def normalise(x, x_at, channels, floats, weight, bias, eps, out, out_at, out_step):
-    """LayerNorm of a tile; channel c goes to out_at + c * out_step."""
+    """LayerNorm of a tile; channel c goes to out_at + c * out_step.
+
+    False where a token has NaN or infinity: its variance is NaN then.
+    """
     level, scale, shift = moments(x, x_at, channels, eps)
     for c in range(channels):
         normalised = fma(load(x, x_at + c * LANES) + level, scale, shift)
         y = fma(normalised, broadcast(floats, weight + c), broadcast(floats, bias + c))
         store(out, out_at + c * out_step, y)
+    return not any_of((bits_of(scale) & splat(EXPONENT)) >= splat(EXPONENT))
 
 
 @jit
@@ -214,8 +219,6 @@ def finish_signs(
     """
     scale, shift = load(norm, 0), load(norm, LANES)
     before, after = load(floats, token_in), load(floats, token_out)
-    zero = splat(np.float32(0))
-    a, b, c, d = zero, zero, zero, zero
     for begin in range(0, outputs, WORD):
         end = min(begin + WORD, outputs)
         negative = splat(np.int32(0))
@@ -224,12 +227,9 @@ def finish_signs(
             term = load(x, x_at + source * x_step)
             y = channel(linear, first + o, scale, shift, floats, coefficients, term, before, after)
             store(linear, (first + o) * LANES, y)
-            z = y + broadcast(floats, move + o)
-            negative = shift_in_sign(negative, z)
-            a, b, c, d = b, c, d, fma(z, zero, a)
+            negative = shift_in_sign(negative, y + broadcast(floats, move + o))
             source = source - 1 if source > 0 else inputs - 1
         store(words, words_at + begin // WORD * LANES, negative ^ ones_up_to(end - begin))
-    return finite((a + b) + (c + d))
 
 
 @jit

@@ -21,6 +21,10 @@ from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
 
+X86 = binding.get_process_triple().startswith(("x86", "i386", "i686"))
+# Whether this CPU multiplies and adds with one rounding: all but x86 before 2013.
+FUSED = not X86 or bool(binding.get_host_cpu_features().get("fma"))
+
 _INT, _BIT = ir.IntType(32), ir.IntType(1)
 _ELEMENTS = {"float32": ir.FloatType(), "int32": _INT, "bool": _BIT}
 
@@ -176,16 +180,6 @@ def _select(typing, mask, a, b):
         return builder.select(*values)
 
     return (a(mask, a, b), generate) if mask == MASK and a == b else None
-
-
-def _has_fma() -> bool:
-    """Whether this CPU multiplies and adds with one rounding: all but x86 before 2013."""
-    if not binding.get_process_triple().startswith(("x86", "i386", "i686")):
-        return True
-    return bool(binding.get_host_cpu_features().get("fma"))
-
-
-FUSED = _has_fma()
 
 
 def _fma(typing, a, b, c):
