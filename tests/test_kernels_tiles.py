@@ -154,11 +154,36 @@ def test_a_projection(seed, sizes):
         tiles.finish(linear, norm, outputs, *rest, out, 0, LANES)
         np.testing.assert_allclose(out.reshape(-1, LANES), expected, **tolerance)
     if outputs >= inputs:
-        words = np.empty(-(-outputs // 32) * LANES, np.uint32)
-        tiles.finish_signs(linear, norm, 0, outputs, *rest, tokens[1] + LANES, words, 0)
+        words, product = np.empty(-(-outputs // 32) * LANES, np.uint32), linear.copy()
+        tiles.finish_signs(linear, norm, outputs, *rest, tokens[1] + LANES, words)
         found = linear.reshape(-1, LANES)
         np.testing.assert_allclose(found, expected, **tolerance)
         np.testing.assert_array_equal(words, packed((found + move[:, None]).T))
+    if outputs == inputs:
+        assert_heads(product, norm, x, floats, at, tokens, found, move)
+
+
+def assert_heads(product, norm, x, floats, at, tokens, expected, move) -> None:
+    """Heads give what the projection does, each with words of its own, and add it up."""
+    outputs, total = len(expected), np.ones(expected.size + 5, F32)
+    for heads in (1, 2, 4):
+        head_dim = outputs // heads
+        if head_dim * heads != outputs:
+            continue
+        step = -(-head_dim // 32) * LANES + 3
+        for first in (True, False):
+            linear, words = product.copy(), np.zeros(7 + heads * step, np.uint32)
+            tiles.finish_heads(
+                linear, norm, heads, head_dim, x.reshape(-1), 0, LANES, floats, at, *tokens,
+                tokens[1] + LANES, words, 7, step, total, 5, first,
+            )  # fmt: skip
+            np.testing.assert_array_equal(linear.reshape(-1, LANES), expected)
+            z = (expected + move[:, None]).reshape(heads, head_dim, LANES)
+            for head in range(heads):
+                found = words[7 + head * step : 4 + (head + 1) * step]
+                np.testing.assert_array_equal(found, packed(z[head].T))
+            times = 1 if first else 2
+            np.testing.assert_array_equal(total[5:].reshape(-1, LANES), times * expected)
 
 
 # --- attention ------------------------------------------------------------------------------------

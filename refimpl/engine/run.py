@@ -210,7 +210,7 @@ def _feed_attention(listener, plan, stage, work, block, tile, asks):
         work.value, here, stage.pitch,
     )  # fmt: skip
     move = plan.table[row, columns.HEAD_MOVE]
-    fine = fine and _finite(plan, work.value, here, stage.pitch, stage.channels, move)
+    fine &= _finite(plan.loud, work.value, here, stage.pitch, stage.channels, plan.floats, move)
     return _first(status, FINE if fine else row)
 
 
@@ -220,25 +220,23 @@ def _project_heads(listener, plan, stage, work, row, t, tile, x, x_at, x_step):
     table = plan.table
     fine = _pack(listener, plan, work, row, tile, x, x_at, x_step)
     _multiply(listener, plan, work, row, tile, work.linear)
-    for head in range(stage.heads):
-        first, place = head * plan.head_dim, head_at(plan, stage, t, head, tile)
-        if plan.windowed:
-            place = grid_head_at(plan, stage, t, head, tile)
-        tiles.finish_signs(
-            work.linear, work.norm, first, plan.head_dim, x, x_at, x_step,
-            table[row, columns.INPUTS], plan.floats, table[row, columns.COEFFICIENTS],
-            table[row, columns.TOKEN_IN] + tile * LANES,
-            table[row, columns.TOKEN_OUT] + tile * LANES,
-            table[row, columns.HEAD_MOVE] + first, work.heads, place,
-        )  # fmt: skip
-        if not plan.windowed:
-            keep(listener, "head_bit", row, head, tile, work.heads, place)
-    keep(listener, "out", row, 0, tile, work.linear, 0)
-    stride = stage.channels * LANES
-    tiles.add(work.linear, stage.channels, work.shortcut, tile * stride, t == 0)
-    lap(listener, FINISH)
+    place, step = head_at(plan, stage, t, 0, tile), head_at(plan, stage, 0, 1, 0)
+    if plan.windowed:
+        place = grid_head_at(plan, stage, t, 0, tile)
+        step = grid_head_at(plan, stage, t, 1, tile) - place
     move = table[row, columns.HEAD_MOVE]
-    return fine and _finite(plan, work.linear, 0, LANES, stage.channels, move)
+    tiles.finish_heads(
+        work.linear, work.norm, stage.heads, plan.head_dim, x, x_at, x_step,
+        plan.floats, table[row, columns.COEFFICIENTS],
+        table[row, columns.TOKEN_IN] + tile * LANES, table[row, columns.TOKEN_OUT] + tile * LANES,
+        move, work.heads, place, step, work.shortcut, tile * stage.channels * LANES, t == 0,
+    )  # fmt: skip
+    if not plan.windowed:
+        for head in range(stage.heads):
+            keep(listener, "head_bit", row, head, tile, work.heads, place + head * step)
+    keep(listener, "out", row, 0, tile, work.linear, 0)
+    lap(listener, FINISH)
+    return fine & _finite(plan.loud, work.linear, 0, LANES, stage.channels, plan.floats, move)
 
 
 @pasted
@@ -279,13 +277,13 @@ def _pack(listener, plan, work, row, tile, x, x_at, x_step):
     tiles.pack(x, x_at, x_step, inputs, plan.floats, move, work.words, 0)
     keep(listener, "bit", row, 0, tile, work.words, 0)
     lap(listener, PACK)
-    return _finite(plan, x, x_at, x_step, inputs, move)
+    return _finite(plan.loud, x, x_at, x_step, inputs, plan.floats, move)
 
 
 @register_jitable
-def _finite(plan, x, x_at, x_step, channels, move):
+def _finite(loud, x, x_at, x_step, channels, floats, move):
     """Whether what enters a sign is; a LayerNorm has seen to it where no parameter is large."""
-    return not plan.loud or tiles.finite(x, x_at, x_step, channels, plan.floats, move)
+    return not loud or tiles.finite(x, x_at, x_step, channels, floats, move)
 
 
 @pasted
@@ -445,15 +443,16 @@ def _finish_block(listener, plan, stage, work, block, tile):
     status = _first(status, FINE if fine else up)
     _multiply(listener, plan, work, up, tile, work.hidden)
     tiles.finish_signs(
-        work.hidden, work.norm, 0, stage.hidden, work.low, 0, LANES, stage.channels,
+        work.hidden, work.norm, stage.hidden, work.low, 0, LANES, stage.channels,
         floats, table[up, columns.COEFFICIENTS],
         table[up, columns.TOKEN_IN] + tile * LANES, table[up, columns.TOKEN_OUT] + tile * LANES,
-        table[down, columns.MOVE], work.words, 0,
+        table[down, columns.MOVE], work.words,
     )  # fmt: skip
     keep(listener, "out", up, 0, tile, work.hidden, 0)
     keep(listener, "bit", down, 0, tile, work.words, 0)
     lap(listener, FINISH)
-    fine = _finite(plan, work.hidden, 0, LANES, stage.hidden, table[down, columns.MOVE])
+    move = table[down, columns.MOVE]
+    fine = _finite(plan.loud, work.hidden, 0, LANES, stage.hidden, floats, move)
     status = _first(status, FINE if fine else down)
     _multiply(listener, plan, work, down, tile, work.linear)
     _finish(listener, plan, work, down, tile, work.hidden, 0, LANES, work.out, 0, LANES)

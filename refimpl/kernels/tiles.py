@@ -210,26 +210,55 @@ def finish(
 
 @jit
 def finish_signs(
-    linear, norm, first, outputs, x, x_at, x_step, inputs, floats, coefficients, token_in,
-    token_out, move, words, words_at,
+    linear, norm, outputs, x, x_at, x_step, inputs, floats, coefficients, token_in, token_out,
+    move, words,
 ):  # fmt: skip
-    """The rest of a projection whose outputs, from `first` on, enter a sign; see `pack`.
+    """The rest of a projection whose outputs enter a sign, see `pack`; they replace `linear`.
 
-    It has no fewer outputs than inputs. They take the place of `linear`.
+    It has no fewer outputs than inputs.
     """
     scale, shift = load(norm, 0), load(norm, LANES)
     before, after = load(floats, token_in), load(floats, token_out)
     for begin in range(0, outputs, WORD):
         end = min(begin + WORD, outputs)
         negative = splat(np.int32(0))
-        source = (first + end - 1) % inputs  # fit() repeats the inputs
+        source = (end - 1) % inputs  # fit() repeats the inputs
         for o in range(end - 1, begin - 1, -1):
             term = load(x, x_at + source * x_step)
-            y = channel(linear, first + o, scale, shift, floats, coefficients, term, before, after)
-            store(linear, (first + o) * LANES, y)
+            y = channel(linear, o, scale, shift, floats, coefficients, term, before, after)
+            store(linear, o * LANES, y)
             negative = shift_in_sign(negative, y + broadcast(floats, move + o))
             source = source - 1 if source > 0 else inputs - 1
-        store(words, words_at + begin // WORD * LANES, negative ^ ones_up_to(end - begin))
+        store(words, begin // WORD * LANES, negative ^ ones_up_to(end - begin))
+
+
+@jit
+def finish_heads(
+    linear, norm, heads, head_dim, x, x_at, x_step, floats, coefficients, token_in, token_out,
+    move, words, words_at, words_step, total, total_at, first,
+):  # fmt: skip
+    """The rest of a projection to queries or keys: `finish_signs` head by head, and their sum.
+
+    The words of a head lie `words_step` apart. total = the outputs where they are its first term,
+    else total + outputs.
+    """
+    scale, shift = load(norm, 0), load(norm, LANES)
+    before, after = load(floats, token_in), load(floats, token_out)
+    for head in range(heads):
+        for begin in range(0, head_dim, WORD):
+            end = min(begin + WORD, head_dim)
+            negative = splat(np.int32(0))
+            for r in range(end - 1, begin - 1, -1):
+                o = head * head_dim + r
+                term = load(x, x_at + o * x_step)
+                y = channel(linear, o, scale, shift, floats, coefficients, term, before, after)
+                store(linear, o * LANES, y)
+                negative = shift_in_sign(negative, y + broadcast(floats, move + o))
+                if not first:
+                    y = load(total, total_at + o * LANES) + y
+                store(total, total_at + o * LANES, y)
+            place = words_at + head * words_step + begin // WORD * LANES
+            store(words, place, negative ^ ones_up_to(end - begin))
 
 
 @jit
@@ -261,16 +290,6 @@ def cut(field, pitch, here, channels, tile):
     """The tile of a field (channels, pitch) that begins at `here`."""
     for c in range(channels):
         store(tile, c * LANES, load(field, c * pitch + here))
-
-
-@jit
-def add(branch, channels, total, total_at, first):
-    """total = branch where it is the first term, else total + branch."""
-    for c in range(channels):
-        term = load(branch, c * LANES)
-        if not first:
-            term = load(total, total_at + c * LANES) + term
-        store(total, total_at + c * LANES, term)
 
 
 @jit
