@@ -100,10 +100,13 @@ def rows(config: Config, seconds: dict[str, float], rate: float) -> list[Row]:
 
 def count(config: Config) -> Iterator[Counted]:
     """What the kernels do for one image, stage by stage."""
-    first, last = config.stages[0], config.stages[-1]
+    stages = list(config.stages)
+    first, last = stages[0], stages[-1]
     pixels = config.channels * config.patch_size**2
     yield Counted("embedding", _tiles(first) * first.dim, pixels + 3, 4 * pixels + 4 * VECTOR)
-    for s, (stage, depth) in enumerate(zip(config.stages, config.depths, strict=True)):
+    for s, (stage, depth) in enumerate(zip(stages, config.depths, strict=True)):
+        if s > 0:
+            yield from _merge(stage)
         for block in range(depth):
             alone = config.pool == "cls" and config.decoder == "none"
             behind = s == len(config.depths) - 1 and block == depth - 1
@@ -122,13 +125,9 @@ def _block(config: Config, stage: Stage, read: int) -> Iterator[Counted]:
     if config.similarity == "haar":
         yield Counted("bands", tiles * C, 17, 6 * VECTOR)
     yield Counted("pack", (keys_and_values + read * (bands + 2)) * C, 2, VECTOR)
-    for outputs, inputs, count in (
-        (C, C, keys_and_values + read * (bands + 1)),
-        (hidden, C, read),
-        (C, hidden, read),
-    ):
-        words = -(-inputs // WORD)
-        yield Counted("product", outputs * count, 3 * words + 4, 4 * words + 3 * VECTOR)
+    yield _product((keys_and_values + read * (bands + 1)) * C, C)
+    yield _product(read * hidden, C)
+    yield _product(read * C, hidden)
     yield Counted("norm and RPReLU", (tiles + read) * bands * C, 11, 5 * VECTOR)  # q, k: sign, sum
     yield Counted("norm and RPReLU", tiles * C, 8, 3 * VECTOR)  # values
     yield Counted("norm and RPReLU", read * hidden, 10, 3 * VECTOR)
@@ -144,6 +143,22 @@ def _block(config: Config, stage: Stage, read: int) -> Iterator[Counted]:
         yield Counted("neighbours", read * C, 11, 11 * VECTOR)
     if config.window:  # copies, value by value
         yield Counted("windows", stage.windows * slots * C, 0, 4 * VECTOR)
+
+
+def _merge(stage: Stage) -> Iterator[Counted]:
+    """Patch merging that leads to a stage."""
+    outputs, inputs = _tiles(stage) * stage.dim, 2 * _tiles(stage) * stage.dim
+    yield Counted("windows", inputs, 0, 2 * VECTOR)
+    yield Counted("layer norm", inputs, 6, 4 * VECTOR)
+    yield Counted("pack", inputs, 2, VECTOR)
+    yield _product(outputs, 2 * stage.dim)
+    yield Counted("norm and RPReLU", outputs, 10, 4 * VECTOR)
+
+
+def _product(vectors: int, inputs: int) -> Counted:
+    """Of packed signs, with its conversion to deviations from a level."""
+    words = -(-inputs // WORD)
+    return Counted("product", vectors, 3 * words + 4, 4 * words + 3 * VECTOR)
 
 
 def _tiles(stage: Stage) -> int:

@@ -103,7 +103,7 @@ def model(args: argparse.Namespace) -> int:
     names = args.model or models.MODELS
     _tell(args, models.PEERS)
     rows = _measured(len(names), args, lambda **o: models.run(names, batch=args.batch, **o))
-    return _print(args, rows)
+    return _print(args, rows, best=True)
 
 
 def layers(args: argparse.Namespace) -> int:
@@ -241,25 +241,36 @@ def _measured(works: int, args: argparse.Namespace, run: Callable[..., list]) ->
         return run(threads=args.threads, rounds=args.rounds, progress=bar.update)
 
 
-def _print(args: argparse.Namespace, rows: list) -> int:
+def _print(args: argparse.Namespace, rows: list, best: bool = False) -> int:
     if args.json:
         print_json([row._asdict() for row in rows])
     else:
-        _print_works(rows, COLUMNS, _cells)
+        _print_works(rows, COLUMNS, _cells, best)
     return 0
 
 
-def _print_works(rows: list, columns: Sequence[str], cells: Callable[[Any], tuple]) -> None:
-    """A table for each work; the first of its rows is ours, which the others are divided by."""
+def _print_works(
+    rows: list, columns: Sequence[str], cells: Callable[[Any], tuple], best: bool = False
+) -> None:
+    """A table for each work; the first of its rows is ours, which the others are divided by.
+
+    best: with a column that says how many times the best of the others each of them is as fast.
+    """
     for work, group in itertools.groupby(rows, lambda row: row.work):
         ours, *others = group
-        print_table(
-            (work, *columns, "time / ours"),
-            [
-                (row.who, *cells(row), f"{row.median_ms / ours.median_ms:.2f}")
-                for row in (ours, *others)
-            ],
-        )
+        header = (work, *columns, "time / ours")
+        table = [
+            (row.who, *cells(row), f"{row.median_ms / ours.median_ms:.2f}")
+            for row in (ours, *others)
+        ]
+        if best and others:
+            least = min(row.median_ms for row in others)
+            header = (*header, "times the best peer")
+            table = [
+                (*line, f"{least / row.median_ms:.2f}")
+                for line, row in zip(table, (ours, *others), strict=True)
+            ]
+        print_table(header, table)
         print()
 
 

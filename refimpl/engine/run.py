@@ -484,9 +484,9 @@ def _gather(listener, plan, stage, work, own, tile):
             floats, table[own, columns.DIFFERENTIAL], work.high, work.out,
         )  # fmt: skip
         keep(listener, "attn.neighbour_mean", own, 0, tile, work.high, 0)
+        lap(listener, NEIGHBOURS)
     else:
         tiles.cut(work.value, stage.pitch, here, stage.channels, work.out)
-    lap(listener, NEIGHBOURS)
     tiles.combine(
         work.linear, work.norm, work.shortcut, x_at, work.out, stage.channels,
         floats, table[own, columns.COEFFICIENTS],

@@ -41,7 +41,8 @@ def _session(model: bytes, work: Network, threads: int) -> Callable[[], np.ndarr
 def _quantize(work: Network, model: bytes) -> tuple[bytes, bytes]:
     """Weights to int8 ahead, activations when it runs, or ahead too; after its preprocessing.
 
-    Products only where it is dynamic: its convolution of integers is slower than that of floats.
+    Products only: its convolution of integers is slower than that of floats, and the mask of
+    windows holds infinities.
     """
     from onnxruntime.quantization import QuantFormat, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -50,8 +51,9 @@ def _quantize(work: Network, model: bytes) -> tuple[bytes, bytes]:
         exported, ready, dynamic, static = (Path(folder) / f"{name}.onnx" for name in "abcd")
         exported.write_bytes(model)
         quant_pre_process(exported, ready, skip_symbolic_shape=True)  # all shapes are known
-        quantize_dynamic(ready, dynamic, op_types_to_quantize=["MatMul"])
-        quantize_static(ready, static, _once(work.images), QuantFormat.QDQ)
+        products = {"op_types_to_quantize": ["MatMul"]}
+        quantize_dynamic(ready, dynamic, **products)
+        quantize_static(ready, static, _once(work.images), QuantFormat.QDQ, **products)
         return dynamic.read_bytes(), static.read_bytes()
 
 
