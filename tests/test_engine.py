@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from hypothesis import given
 import refimpl
 from refimpl import engine, golden
 from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError
+from refimpl.engine import run
 from refimpl.golden import store
 from refimpl.models import create_model, files, flatten, unflatten
 from refimpl.models.packing import pack_rows
@@ -149,6 +151,42 @@ def test_a_batch_gives_the_answers_of_its_images(config) -> None:
     np.testing.assert_array_equal(built(drawn.images), one_by_one)
     strided = np.ascontiguousarray(drawn.images.transpose(0, 3, 2, 1)).transpose(0, 3, 2, 1)
     np.testing.assert_array_equal(built(strided), one_by_one)
+
+
+def test_every_kind_of_array_runs_the_same_machine_code(tmp_path: Path) -> None:
+    """A new type of image would compile the whole forward pass again."""
+    drawn = network(networks.small(**networks.DIDB), batch=2)
+    built, images = engine.compile(drawn.model, drawn.params), drawn.images
+    expected, compiled = built(images), len(run.COMPILED[None].signatures)
+    np.save(tmp_path / "images.npy", images)
+    odd = np.frombuffer(b"x" + images.tobytes(), np.float32, offset=1).reshape(images.shape)
+    assert not odd.flags.aligned
+    for same in (
+        np.frombuffer(images.tobytes(), np.float32).reshape(images.shape),
+        np.load(tmp_path / "images.npy", mmap_mode="r"),
+        np.load(tmp_path / "images.npy", mmap_mode="c"),
+        np.ascontiguousarray(images.transpose(0, 3, 2, 1)).transpose(0, 3, 2, 1),
+        odd,
+    ):
+        np.testing.assert_array_equal(built(same), expected)
+    repeated = np.broadcast_to(images[0], images.shape)
+    np.testing.assert_array_equal(built(repeated), expected[[0, 0]])
+    assert len(run.COMPILED[None].signatures) == compiled
+
+
+@every_shell
+def test_a_clock_changes_nothing_and_counts_all_of_the_time(config) -> None:
+    drawn = network(config, batch=1)
+    built = engine.compile(drawn.model, drawn.params)
+    expected = built(drawn.images)
+    built.laps(drawn.images[0])
+    begin = time.perf_counter()
+    laps = built.laps(drawn.images[0])
+    assert 0 < sum(laps.values()) <= time.perf_counter() - begin
+    for kind in ("embedding", "layer norm", "bands", "pack", "product", "softmax", "head"):
+        assert laps[kind] > 0, kind
+    assert (laps["windows"] > 0) == (config.window > 0)
+    np.testing.assert_array_equal(built(drawn.images), expected)
 
 
 @every_shell

@@ -204,6 +204,27 @@ def test_an_unknown_path_is_refused(monkeypatch):
     assert popcount.path() in popcount.PATHS.values()
 
 
+@pytest.mark.parametrize(
+    ("triple", "features", "expected"),
+    [
+        ("aarch64-unknown-linux-gnu", {}, "neon"),
+        ("arm64-apple-darwin24.1.0", {}, "neon"),
+        ("x86_64-unknown-linux-gnu", {"avx2": True, "avx512vpopcntdq": True}, "avx512"),
+        ("x86_64-apple-darwin", {"avx2": True}, "avx2"),
+        ("x86_64-pc-windows-msvc", {}, "plain"),
+        ("riscv64-unknown-linux-gnu", {}, "plain"),
+    ],
+)
+def test_the_path_of_a_processor(triple, features, expected, monkeypatch):
+    monkeypatch.delenv("REFIMPL_PATH", raising=False)
+    monkeypatch.setattr(popcount.binding, "get_process_triple", lambda: triple)
+    monkeypatch.setattr(popcount.binding, "get_host_cpu_features", lambda: features)
+    popcount.path.cache_clear()
+    assert popcount.path() is popcount.PATHS[expected]
+    monkeypatch.undo()
+    popcount.path.cache_clear()
+
+
 def test_small_roofline_runs_on_each_path():
     for path in popcount.PATHS.values():
         assert path.sums in (4, 16)

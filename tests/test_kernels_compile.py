@@ -310,7 +310,8 @@ def test_a_look_at_the_cache_needs_no_numba():
 
 
 def test_the_kernels_pass_their_tests_without_compilation():
-    files = [f"tests/test_kernels_{name}.py" for name in ("bits", "levels", "twins", "vector")]
+    names = ("bits", "levels", "tiles", "twins", "vector")
+    files = [f"tests/test_kernels_{name}.py" for name in names]
     process = run("-m", "pytest", "-q", "-p", "no:cacheprovider", *files, NUMBA_DISABLE_JIT=1)
     assert " passed" in process.stdout
     assert " failed" not in process.stdout

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numba
 import numpy as np
 import pytest
@@ -51,6 +53,38 @@ def test_floats(seed):
 
 
 @numba.njit
+def _fma(x, y, z, out):
+    store(out, 0, vector.fma(load(x, 0), load(y, 0), load(z, 0)))
+
+
+def products_with_sums(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
+    """Three times sixteen float32; here and there x * y + z nearly cancels, or is next to a tie."""
+    x, y, z = strategies.normal(rng, (3, LANES), np.dtype(np.float32))
+    z[:5] = -(x * y)[:5]
+    # 1 + 2 ** -24 is a tie of two float32; what is added to it decides, and double has no room
+    x[5:8], y[5:8] = 1 + 2.0**-12, 1 + 2.0**-12
+    z[5:8] = 2.0**-30, -(2.0**-30), 2.0**30
+    x[8:10], y[8:10], z[8:10] = 2.0**-30, (2.0**-31, -(2.0**-31)), 1 + 2.0**-23
+    x[10:12], y[10:12], z[10:12] = 2.0**-12, 2.0**-12, (1, 2.0**-60)
+    return x, y, z
+
+
+@pytest.mark.skipif(not vector.FUSED, reason="this CPU has no fused multiply-add")
+@given(strategies.seeds())
+def test_fma_rounds_once(seed):
+    x, y, z = products_with_sums(np.random.default_rng(seed))
+    out = np.empty(LANES, np.float32)
+    _fma(x, y, z, out)
+    for a, b, c, found in zip(x, y, z, out, strict=True):
+        exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+        off = abs(exact - Fraction(float(found)))
+        for other in np.nextafter(found, np.array([-np.inf, np.inf], np.float32)):
+            assert off <= abs(exact - Fraction(float(other))), (a, b, c, found)
+            if off == abs(exact - Fraction(float(other))):  # a tie: to even
+                assert found.view(np.int32) % 2 == 0
+
+
+@numba.njit
 def _ints(x, y, shift, out, masks):
     a, b, few = load(x, 0), load(y, 0), load(shift, 0)
     store(out, 0, a + b)
@@ -64,6 +98,7 @@ def _ints(x, y, shift, out, masks):
     store(out, 128, vector.popcount(a))
     store(out, 144, vector.select(a < b, a, b))
     store(out, 160, vector.splat(x[3]))
+    store(out, 176, vector.shift_in_sign(a, vector.of_bits(b)))
     masks[0] = vector.ones_of(a > b)
     masks[1] = vector.ones_of(a >= b)
     masks[2] = vector.ones_of(a < b)
@@ -77,11 +112,11 @@ def test_ints(seed):
     x, y = rng.integers(INT32.min, INT32.max, (2, LANES), np.int32, endpoint=True)
     y = np.where(rng.random(LANES) < 0.3, x, y)
     shift = rng.integers(0, 32, LANES, np.int32)
-    out, masks = np.empty((11, LANES), np.int32), np.empty(5, np.uint32)
+    out, masks = np.empty((12, LANES), np.int32), np.empty(5, np.uint32)
     _ints(x, y, shift, out, masks)
     ones = np.array([bin(word).count("1") for word in x.view(np.uint32)])
     expected = [x + y, x - y, x * y, x & y, x | y, x ^ y, x << shift, x >> shift]
-    expected += [ones, np.minimum(x, y), np.full(LANES, x[3])]
+    expected += [ones, np.minimum(x, y), np.full(LANES, x[3]), x << 1 | (y < 0)]
     for ours, theirs in zip(out, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     for mask, bits in zip(masks, (x > y, x >= y, x < y), strict=False):

@@ -15,6 +15,7 @@ PEERS = (
     Peer("torch", torch_eager.REQUIRES, torch_eager.networks),
     Peer("ONNX Runtime", onnx_runtime.REQUIRES, onnx_runtime.networks),
     Peer("OpenVINO", openvino_cpu.NETWORK_REQUIRES, openvino_cpu.networks),
+    Peer("OpenVINO int8", openvino_cpu.QUANTIZED_REQUIRES, openvino_cpu.quantized_networks),
 )
 BINARY = tuple(
     name for name in architectures.CLASSIFIERS if architectures.named(name).block == "binary"

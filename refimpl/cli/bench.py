@@ -1,4 +1,4 @@
-"""`refimpl bench`: how fast we are beside others, and what a fresh process costs."""
+"""`refimpl bench`: how fast we are beside others, where the time goes, what a process costs."""
 
 import argparse
 import itertools
@@ -41,6 +41,17 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     added.add_argument("--batch", type=positive, default=1, metavar="N", help="(default 1)")
     _add_common(added, rounds=10)
+
+    added = bench(
+        layers,
+        "where the time of an image goes in a network, by kind of work, beside its limit",
+        "refimpl bench layers --model didb_micro",
+    )
+    added.add_argument(
+        "--model", default="didb_tiny", metavar="NAME",
+        help="a binary architecture (default didb_tiny)",
+    )  # fmt: skip
+    _add_common(added, rounds=20, threads=False)
 
     added = bench(
         scaling,
@@ -92,7 +103,38 @@ def model(args: argparse.Namespace) -> int:
     names = args.model or models.MODELS
     _tell(args, models.PEERS)
     rows = _measured(len(names), args, lambda **o: models.run(names, batch=args.batch, **o))
-    return _print(args, rows)
+    return _print(args, rows, best=True)
+
+
+def layers(args: argparse.Namespace) -> int:
+    from refimpl.bench import layers
+
+    _tell(args)
+    with progress_bar("measure", args.rounds, "round") as bar:
+        rows = layers.run(args.model, rounds=args.rounds, progress=bar.update)
+    if args.json:
+        print_json([row._asdict() for row in rows])
+        return 0
+    total = sum(row.milliseconds for row in rows)
+    header = ("ms", "share", "vectors", "ns a vector", "limit", "instructions", "bytes")
+    print_table(
+        (args.model, *header),
+        [
+            (
+                row.kind,
+                f"{row.milliseconds:.3f}",
+                f"{100 * row.share:.1f} %",
+                str(row.vectors),
+                f"{row.nanoseconds:.2f}",
+                f"{row.limit:.2f}" if row.limit else "",
+                f"{row.instructions:.1f}" if row.limit else "",
+                f"{row.bytes:.0f}",
+            )
+            for row in rows
+        ]
+        + [("all", f"{total:.3f}", "100.0 %", "", "", "", "", "")],
+    )
+    return 0
 
 
 def scaling(args: argparse.Namespace) -> int:
@@ -161,7 +203,7 @@ def process(args: argparse.Namespace) -> int:
 def _add_common(parser: argparse.ArgumentParser, rounds: int, threads: bool = True) -> None:
     parser.add_argument(
         "--rounds", type=positive, default=rounds, metavar="N",
-        help=f"turns of each; the figure is their median (default {rounds})",
+        help=f"turns of each; the figure is their median, in `layers` the least (default {rounds})",
     )  # fmt: skip
     if threads:
         parser.add_argument(
@@ -199,25 +241,36 @@ def _measured(works: int, args: argparse.Namespace, run: Callable[..., list]) ->
         return run(threads=args.threads, rounds=args.rounds, progress=bar.update)
 
 
-def _print(args: argparse.Namespace, rows: list) -> int:
+def _print(args: argparse.Namespace, rows: list, best: bool = False) -> int:
     if args.json:
         print_json([row._asdict() for row in rows])
     else:
-        _print_works(rows, COLUMNS, _cells)
+        _print_works(rows, COLUMNS, _cells, best)
     return 0
 
 
-def _print_works(rows: list, columns: Sequence[str], cells: Callable[[Any], tuple]) -> None:
-    """A table for each work; the first of its rows is ours, which the others are divided by."""
+def _print_works(
+    rows: list, columns: Sequence[str], cells: Callable[[Any], tuple], best: bool = False
+) -> None:
+    """A table for each work; the first of its rows is ours, which the others are divided by.
+
+    best: with a column that says how many times the best of the others each of them is as fast.
+    """
     for work, group in itertools.groupby(rows, lambda row: row.work):
         ours, *others = group
-        print_table(
-            (work, *columns, "time / ours"),
-            [
-                (row.who, *cells(row), f"{row.median_ms / ours.median_ms:.2f}")
-                for row in (ours, *others)
-            ],
-        )
+        header = (work, *columns, "time / ours")
+        table = [
+            (row.who, *cells(row), f"{row.median_ms / ours.median_ms:.2f}")
+            for row in (ours, *others)
+        ]
+        if best and others:
+            least = min(row.median_ms for row in others)
+            header = (*header, "times the best peer")
+            table = [
+                (*line, f"{least / row.median_ms:.2f}")
+                for line, row in zip(table, (ours, *others), strict=True)
+            ]
+        print_table(header, table)
         print()
 
 

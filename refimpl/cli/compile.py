@@ -58,8 +58,8 @@ def _require_compilation() -> None:
 
 
 def _config(name: str) -> Any:
-    from refimpl.models import config, files
+    from refimpl.models import architectures, files
 
-    if name in config.NAMES:
-        return config.named(name)
+    if name in architectures.NAMES:
+        return architectures.named(name)
     return files.read_any(name).model.config

@@ -6,13 +6,14 @@ import functools
 import math
 import os
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
 from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError, require_shape
-from refimpl.engine import run
+from refimpl.engine import clock, run
 from refimpl.engine.plan import Plan, Work, build, work
 from refimpl.engine.taps import Listener
 from refimpl.machine import cpus
@@ -101,8 +102,7 @@ class Engine:
         for image in images:
             listener = Listener(self.config, self._plan, self._arrays)
             computed = np.empty(self._outputs(), np.float32)
-            image = np.ascontiguousarray(image)
-            self._raise(run.forward(listener, self._plan, self._work(), image, computed))
+            self._raise(run.forward(listener, self._plan, self._work(), _plain(image), computed))
             logits = computed.reshape(1, *self.config.logits_shape)
             seen.append({**listener.taps(), "logits": logits})
         shared = {name for name in seen[0] if ".weight." in name}  # has no batch axis
@@ -111,14 +111,30 @@ class Engine:
             for name, value in seen[0].items()
         }
 
+    def laps(self, image: np.ndarray) -> dict[str, float]:
+        """Seconds of each kind of work, by `clock.KINDS`, for one image (channels, H, W).
+
+        The same kernels with a clock between them, compiled on first use. Errors as in a call.
+        """
+        self._check(image[None])
+        computed = np.empty(self._outputs(), np.float32)
+        arguments = self._plan, self._work(), _plain(image), computed
+        laps, begin = clock.started(), time.perf_counter()
+        start = laps[-1]
+        self._raise(run.COMPILED[self._plan.extras](laps, *arguments))
+        tick = (time.perf_counter() - begin) / (laps[-1] - start)
+        return {kind: tick * ticks for kind, ticks in zip(clock.KINDS, laps, strict=False)}
+
     def _outputs(self) -> int:
         """Numbers that the kernels compute for an image."""
         return math.prod(self.config.logits_shape)
 
     def _run(self, images: np.ndarray, computed: np.ndarray) -> None:
         for image, row in zip(images, computed, strict=True):
-            image = np.ascontiguousarray(image)
-            self._raise(run.COMPILED[self._plan.extras](None, self._plan, self._work(), image, row))
+            status = run.COMPILED[self._plan.extras](
+                None, self._plan, self._work(), _plain(image), row
+            )
+            self._raise(status)
 
     def _pool(self) -> ThreadPoolExecutor:
         process = os.getpid()
@@ -150,6 +166,16 @@ class Engine:
         merge = status - self._plan.blocks * self._plan.rows
         name = f"blocks.{block}.{units[unit]}" if merge < 0 else f"merges.{merge}.proj"
         raise NonFiniteError("NaN or infinity entered a sign", name)
+
+
+def _plain(image: np.ndarray) -> np.ndarray:
+    """The image as the one type of array for which the kernels are compiled: read-only, in order.
+
+    For Numba a writable array, a read-only one and one at an odd address are three types.
+    """
+    image = np.require(np.asarray(image), requirements=("C", "A")).view()
+    image.flags.writeable = False
+    return image
 
 
 def _require_able(config: Config) -> None:

@@ -46,3 +46,13 @@ def keep(listener: Callable | None, what: str, row: int, head: int, tile: int, v
 @overload(keep)
 def _keep_nothing(listener, what, row, head, tile, values, at):
     return lambda listener, what, row, head, tile, values, at: None
+
+
+def shows(listener: Callable | None) -> bool:
+    """Whether a listener wants to see every value, also those that nobody else reads."""
+    return listener is not None
+
+
+@overload(shows)
+def _shows_nothing(listener):
+    return lambda listener: False

@@ -14,7 +14,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from refimpl.engine import columns
-from refimpl.kernels import dense, popcount, stencils
+from refimpl.kernels import attention, dense, popcount, stencils
 from refimpl.kernels.popcount import WORD
 from refimpl.kernels.vector import LANES
 from refimpl.models import packing
@@ -23,16 +23,6 @@ from refimpl.models.stage import Stage as ModelStage
 from refimpl.ops import boolean, position_bias
 from refimpl.ops import windows as ops_windows
 
-PROJECTION = {
-    "scale": columns.SCALE,
-    "move": columns.MOVE,
-    "norm.weight": columns.NORM_WEIGHT,
-    "norm.bias": columns.NORM_BIAS,
-    "rprelu.shift_in": columns.SHIFT_IN,
-    "rprelu.slope": columns.SLOPE,
-    "rprelu.shift_out": columns.SHIFT_OUT,
-}
-ATTENTION = {"shortcut": columns.SHORTCUT, "neighbour": columns.NEIGHBOUR, **PROJECTION}
 TOKEN_SHIFTS = {
     "rprelu.token_shift_in": columns.TOKEN_IN,
     "rprelu.token_shift_out": columns.TOKEN_OUT,
@@ -45,6 +35,12 @@ BLOCK = {
 }
 NORM = {"weight": columns.NORM1_WEIGHT, "bias": columns.NORM1_BIAS}  # of a merge, of a level
 SCALES = {"scale1": (columns.ALPHA1, columns.BETA1), "scale2": (columns.ALPHA2, columns.BETA2)}
+
+
+# What leaves a LayerNorm and enters a sign has met four factors at most: the norm's weight times
+# sqrt(C), a slope, lam_s or lam_n, a slope. Where no parameter is larger than this, and there are
+# fewer than 2 ** 20 channels, it is finite if what entered the norm was.
+QUIET = 2.0**20
 
 
 class Stage(NamedTuple):
@@ -108,6 +104,7 @@ class Plan(NamedTuple):
     periodic: bool
     high_cls: bool
     differential: bool
+    loud: bool  # whether numbers may grow so large between two norms that they overflow
     eps: np.float32
 
 
@@ -125,13 +122,13 @@ class Work(NamedTuple):
     # (hidden, 16); patch merging's (4C, 16); a convolution's (9D, 16); a window's values
     # (C, 16 * slots)
     hidden: np.ndarray
+    norm: np.ndarray  # (2, 16), scale and shift of what is in `linear` or `hidden`
     pixels: np.ndarray  # (tiles, pixels, 16)
     weights: np.ndarray  # (keys + 1, 16)
     words: np.ndarray  # a packed tile of activations
     heads: np.ndarray  # packed queries and keys, values, boolean: see `head_at`, `values_at`
     ints: np.ndarray  # whole numbers: scores of each band
     ones: np.ndarray  # (16,)
-    sums: np.ndarray  # (16,)
     levels: np.ndarray  # of each stage a field (D, pitch)
     answers: np.ndarray  # (classes, pitch), a field: the head's of the tokens that are decoded
     room: np.ndarray  # see levels.enlarge
@@ -232,6 +229,7 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
         periodic=config.haar_mode == "periodic",
         high_cls=config.haar_cls == "both",
         differential=config.attention == "differential",
+        loud=not all(np.all(np.abs(np.float32(a)) <= QUIET) for a in arrays.values()),
         eps=np.float32(config.norm_eps),
     )
 
@@ -327,7 +325,7 @@ def work(plan: Plan) -> Work:
         heads=aligned(max(map(heads, stages)), np.uint32),
         ints=aligned(2 * slots * LANES * LANES, np.int32),
         ones=aligned(LANES, np.int32),
-        sums=floats(LANES),
+        norm=floats(2 * LANES),
         levels=floats(levels),
         answers=floats(answers),
         room=floats(room),
@@ -413,11 +411,17 @@ class _Store:
         self.zeros = self.add(np.zeros(longest))
         self.ones = self.add(np.ones(longest))
 
-    def add(self, values: np.ndarray) -> int:
-        return self._append("floats", np.asarray(values, np.float32).reshape(-1))
+    def add(self, *columns: np.ndarray) -> int:
+        """An array, or several of equal length, one value of each in turn."""
+        side_by_side = np.stack([np.reshape(c, -1) for c in columns], axis=-1)
+        return self._append("floats", side_by_side.astype(np.float32).reshape(-1))
 
     def keep(self, name: str) -> int:
         return self.add(self.arrays[name])
+
+    def keep_move(self, name: str) -> int:
+        """In front of a sign: 0.0 in the place of -0.0, see `tiles.pack`."""
+        return self.add(self.arrays[name] + 0.0)
 
     def keep_tokens(self, name: str, lanes: int) -> int:
         """(N,), filled up to whole tiles."""
@@ -448,7 +452,7 @@ def _fill_block(table: np.ndarray, name: str, stage: Stage, config: Config, stor
     for row, (unit, inputs, outputs) in zip(table, units, strict=False):
         _fill_projection(row, f"{name}.{unit}", inputs, outputs, stage, config, store)
     for row, t in zip(table, config.attention_inputs, strict=False):
-        row[columns.HEAD_MOVE] = store.keep(f"{name}.attn.{t}_move")
+        row[columns.HEAD_MOVE] = store.keep_move(f"{name}.attn.{t}_move")
     own = table[-1]
     _fill_attention(own, f"{name}.attn", stage, config, store)
     for path, column in BLOCK.items():
@@ -482,43 +486,54 @@ def _fill_level(row: np.ndarray, s: int, config: Config, store: _Store) -> None:
 
 
 def _fill_projection(
-    row, name: str, inputs: int, outputs: int, stage: Stage, config, store
+    row, name: str, inputs: int, outputs: int, stage: Stage, config: Config, store
 ) -> None:
     row[columns.INPUTS], row[columns.OUTPUTS] = inputs, outputs
     row[columns.BITS] = store.keep_bits(f"{name}.bits", inputs)
-    _fill(row, name, PROJECTION, stage, config, store)
+    row[columns.SCALE] = store.keep(f"{name}.scale")
+    row[columns.MOVE] = store.keep_move(f"{name}.move")
+    _fill_coefficients(row, name, stage, config, store)
+
+
+def _fill_coefficients(
+    row: np.ndarray, name: str, stage: Stage, config: Config, store: _Store
+) -> None:
+    """LayerNorm and RPReLU of a unit."""
+
+    def value(path: str) -> np.ndarray:
+        return store.arrays[f"{name}.{path}"].astype(np.float64)
+
+    offset = value("norm.bias") - value("rprelu.shift_in")
+    row[columns.COEFFICIENTS] = store.add(
+        value("norm.weight"), offset, value("rprelu.slope"), value("rprelu.shift_out")
+    )
+    for path, column in TOKEN_SHIFTS.items():
+        row[column] = store.zeros
+        if config.rprelu == "token":
+            row[column] = store.keep_tokens(f"{name}.{path}", stage.tiles * LANES)
 
 
 def _fill_attention(
     row: np.ndarray, name: str, stage: Stage, config: Config, store: _Store
 ) -> None:
-    row[columns.SHORTCUT], row[columns.NEIGHBOUR] = store.ones, store.zeros
-    own = {path: column for path, column in ATTENTION.items() if f"{name}.{path}" in store.arrays}
-    _fill(row, name, own, stage, config, store)
+    _fill_coefficients(row, name, stage, config, store)
+    if config.attention == "differential":
+        shares = store.arrays[f"{name}.shortcut"], -store.arrays[f"{name}.neighbour"]
+        row[columns.DIFFERENTIAL] = store.add(*shares)
     alpha = np.asarray(store.arrays[f"{name}.alpha"], np.float32).reshape(-1)
     row[columns.STEP] = store.add(np.broadcast_to(boolean.step_of(alpha), stage.heads))
-    weights = store.arrays.get(f"{name}.band_weight", np.ones(stage.heads))
-    row[columns.BAND_WEIGHT] = store.add(weights)
+    weights = store.arrays.get(f"{name}.band_weight", np.ones(stage.heads, np.float32))
+    row[columns.BAND_WEIGHT] = store.add(attention.weights_of(weights, config.head_dim))
 
 
 def _fill_windows(row: np.ndarray, block: int, windows: _Windows, store: _Store) -> None:
-    """What is added to the scores, (kinds, heads, slots, keys, 16), query by lane."""
+    """What is added to the scores, (kinds, heads, slots, keys, 16), query by lane; see `weigh`."""
     row[columns.ORDER], row[columns.KINDS], seen = windows.of(block)
     table = store.arrays[f"blocks.{block}.attn.position_bias"]
     keys = seen.shape[-1]
     bias = table[position_bias.offsets(math.isqrt(keys))].transpose(2, 0, 1)  # (heads, M M, M M)
+    bias = bias.astype(np.float64) * math.log2(math.e)
     added = np.where(seen[:, None], bias, -np.inf)
     padded = np.pad(added, ((0, 0), (0, 0), (0, -keys % LANES), (0, 0)))
     by_lane = padded.reshape(*padded.shape[:2], -1, LANES, keys).swapaxes(-1, -2)
     row[columns.POSITION_BIAS] = store.add(by_lane)
-
-
-def _fill(
-    row, name: str, places: Mapping[str, int], stage: Stage, config: Config, store: _Store
-) -> None:
-    for path, column in places.items():
-        row[column] = store.keep(f"{name}.{path}")
-    for path, column in TOKEN_SHIFTS.items():
-        row[column] = store.zeros
-        if config.rprelu == "token":
-            row[column] = store.keep_tokens(f"{name}.{path}", stage.tiles * LANES)

@@ -16,7 +16,23 @@ from collections.abc import Callable
 from numba.extending import register_jitable
 
 from refimpl.engine import columns, pyramid
-from refimpl.engine.parts import FINE, extra, keep
+from refimpl.engine.clock import (
+    BANDS,
+    CONTEXT,
+    EMBEDDING,
+    FINISH,
+    HEAD,
+    NEIGHBOURS,
+    NORM,
+    PACK,
+    PRODUCT,
+    SCORES,
+    SOFTMAX,
+    VALUES,
+    WINDOWS,
+    lap,
+)
+from refimpl.engine.parts import FINE, extra, keep, shows
 from refimpl.engine.plan import (
     Plan,
     Work,
@@ -34,6 +50,7 @@ from refimpl.kernels.compile import borrow, entry
 from refimpl.kernels.vector import LANES
 
 
+@register_jitable
 def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) -> int:
     """image (channels, H, W) -> logits (classes,), float32; with a decoder (classes * H * W,).
 
@@ -57,6 +74,7 @@ def forward(listener: Callable | None, plan: Plan, work: Work, image, logits) ->
         _decode(listener, plan, stage, work, logits)
     else:
         _classify(listener, plan, stage, work, logits)
+    lap(listener, HEAD)
     return status
 
 
@@ -66,7 +84,7 @@ def _first(status, later):
     return later if status == FINE else status
 
 
-# As one call, which has no listener; by Plan.extras.
+# As one call, without a listener or with a clock in its place; by Plan.extras.
 COMPILED = {extras or None: entry(forward, name) for extras, name in cache.FORWARD.items()}
 
 
@@ -76,8 +94,9 @@ def _embed(listener, plan, stage, work, image):
     lanes = stage.tiles * LANES
     for token in range(0, lanes, LANES):
         dense.patches(
-            image, plan.first, token, plan.patch, stage.width, work.pixels, token * plan.pixels
-        )
+            image, plan.first, token, plan.patch, stage.width, work.ints,
+            work.pixels, token * plan.pixels,
+        )  # fmt: skip
     for channel in range(0, stage.channels, LANES):
         dense.embed(
             work.pixels, plan.pixels, plan.embed, channel, stage.channels, plan.floats, plan.bias,
@@ -98,6 +117,7 @@ def _embed(listener, plan, stage, work, image):
                 masks_of(plan, stage), tile * LANES,
             )  # fmt: skip
         keep(listener, "tokens", 0, 0, tile, work.x, x_at)
+    lap(listener, EMBEDDING)
 
 
 @extra
@@ -112,14 +132,19 @@ def _merge(listener, plan, stage, work, merge):
             work.x, before.channels, tile * LANES, stage.tokens, stage.width, work.hidden
         )
         keep(listener, "patches", row, 0, tile, work.hidden, 0)
-        tiles.normalise(
+        lap(listener, WINDOWS)
+        fine = tiles.normalise(
             work.hidden, 0, inputs,
             plan.floats, plan.table[row, columns.NORM1_WEIGHT], plan.table[row, columns.NORM1_BIAS],
             plan.eps, work.hidden, 0, LANES,
         )  # fmt: skip
         keep(listener, "norm.out", row, 0, tile, work.hidden, 0)
+        lap(listener, NORM)
         x_at = tile * stage.channels * LANES
-        fine = _project(listener, plan, work, row, tile, work.hidden, 0, work.x, x_at)
+        fine &= _project(
+            listener, plan, work, row, tile, work.hidden, 0, LANES, work.x, x_at, LANES
+        )
+        keep(listener, "out", row, 0, tile, work.x, x_at)
         status = _first(status, FINE if fine else row)
     return status
 
@@ -127,73 +152,88 @@ def _merge(listener, plan, stage, work, merge):
 @register_jitable
 def _block(listener, plan, stage, work, block):
     own = block * plan.rows + plan.rows - 1
-    status = FINE
+    status, read = FINE, _tiles_read(listener, plan, stage, block)
     for tile in range(stage.tiles):
-        _normalise(plan, stage, work, own, tile)
+        fine = tiles.normalise(
+            work.x, tile * stage.channels * LANES, stage.channels,
+            plan.floats, plan.table[own, columns.NORM1_WEIGHT], plan.table[own, columns.NORM1_BIAS],
+            plan.eps, work.normalised, stage.margin + tile * LANES, stage.pitch,
+        )  # fmt: skip
+        status = _first(status, FINE if fine else block * plan.rows)
+    keep(listener, "norm1.out", own, 0, 0, work.normalised, 0)
+    lap(listener, NORM)
     for tile in range(stage.tiles):
-        status = _first(status, _feed_attention(listener, plan, stage, work, block, tile))
+        fine = _feed_attention(listener, plan, stage, work, block, tile, tile < read)
+        status = _first(status, fine)
     value = block * plan.rows + plan.inputs - 1
+    keep(listener, "value.out", value, 0, 0, work.value, 0)
     for window in range(stage.windows):
-        fine = _attend(listener, plan, stage, work, own, value, window)
-        status = _first(status, FINE if fine else value)
-    for tile in range(stage.tiles):
+        _attend(listener, plan, stage, work, own, value, window, min(read, stage.slots))
+    for tile in range(read):
         status = _first(status, _finish_block(listener, plan, stage, work, block, tile))
     return status
 
 
 @register_jitable
-def _normalise(plan, stage, work, own, tile):
-    """LayerNorm1 of a tile, into the field."""
-    tiles.normalise(
-        work.x, tile * stage.channels * LANES, stage.channels,
-        plan.floats, plan.table[own, columns.NORM1_WEIGHT], plan.table[own, columns.NORM1_BIAS],
-        plan.eps,
-        work.normalised, stage.margin + tile * LANES, stage.pitch,
-    )  # fmt: skip
+def _tiles_read(listener, plan, stage, block):
+    """Tiles that a block must answer for: behind the last one the class token alone is read."""
+    alone = plan.first == 1 and not plan.decode and block == plan.blocks - 1
+    return 1 if alone and not shows(listener) else stage.tiles
 
 
 @register_jitable
-def _feed_attention(listener, plan, stage, work, block, tile):
-    """Projections of a tile -> its packed queries and keys, their sum, and its values."""
-    stride, here = stage.channels * LANES, stage.margin + tile * LANES
-    own = block * plan.rows + plan.rows - 1
-    tiles.cut(work.normalised, stage.pitch, here, stage.channels, work.hidden)
-    keep(listener, "norm1.out", own, 0, tile, work.hidden, 0)
+def _feed_attention(listener, plan, stage, work, block, tile, asks):
+    """Projections of a tile -> its packed queries and keys, their sum, and its values.
+
+    asks: whether anybody reads what its queries find.
+    """
+    here = stage.margin + tile * LANES
+    own, status = block * plan.rows + plan.rows - 1, FINE
     if plan.haar:
         _split(plan, stage, work, tile)
         keep(listener, "attn.low", own, 0, tile, work.low, 0)
         keep(listener, "attn.high", own, 0, tile, work.high, 0)
-    status = FINE
-    for t in range(plan.inputs):
-        row = block * plan.rows + t
-        source = work.hidden
-        if plan.haar and t < plan.inputs - 1:
-            source = work.low if t < 2 else work.high
-        fine = _project(listener, plan, work, row, tile, source, 0, work.out, 0)
-        if t == plan.inputs - 1:
-            tiles.place(work.out, stage.channels, work.value, stage.pitch, here)
-        else:
-            tiles.add(work.out, stage.channels, work.shortcut, tile * stride, t == 0)
-            fine &= _pack_heads(listener, plan, stage, work, row, t, tile)
-        status = _first(status, FINE if fine else row)
-    return status
+        lap(listener, BANDS)
+    for t in range(plan.inputs - 1):
+        row, source, at, step = block * plan.rows + t, work.normalised, here, stage.pitch
+        if plan.haar:
+            source, at, step = work.low if t < 2 else work.high, 0, LANES
+        if asks or t % 2 == 1:
+            fine = _project_heads(listener, plan, stage, work, row, t, tile, source, at, step)
+            status = _first(status, FINE if fine else row)
+    row = block * plan.rows + plan.inputs - 1
+    fine = _project(
+        listener, plan, work, row, tile, work.normalised, here, stage.pitch,
+        work.value, here, stage.pitch,
+    )  # fmt: skip
+    move = plan.table[row, columns.HEAD_MOVE]
+    fine &= _finite(plan.loud, work.value, here, stage.pitch, stage.channels, plan.floats, move)
+    return _first(status, FINE if fine else row)
 
 
 @register_jitable
-def _pack_heads(listener, plan, stage, work, row, t, tile):
-    """Queries or keys t of a tile, from `out`."""
-    fine = True
-    for head in range(stage.heads):
-        at, place = head * plan.head_dim, head_at(plan, stage, t, head, tile)
-        if plan.windowed:
-            place = grid_head_at(plan, stage, t, head, tile)
-        fine &= tiles.pack(
-            work.out, at * LANES, plan.head_dim,
-            plan.floats, plan.table[row, columns.HEAD_MOVE] + at, work.heads, place,
-        )  # fmt: skip
-        if not plan.windowed:
-            keep(listener, "head_bit", row, head, tile, work.heads, place)
-    return fine
+def _project_heads(listener, plan, stage, work, row, t, tile, x, x_at, x_step):
+    """Packed queries or keys t of a tile; what they are the signs of is in `linear`."""
+    table = plan.table
+    fine = _pack(listener, plan, work, row, tile, x, x_at, x_step)
+    _multiply(listener, plan, work, row, tile, work.linear)
+    place, step = head_at(plan, stage, t, 0, tile), head_at(plan, stage, 0, 1, 0)
+    if plan.windowed:
+        place = grid_head_at(plan, stage, t, 0, tile)
+        step = grid_head_at(plan, stage, t, 1, tile) - place
+    move = table[row, columns.HEAD_MOVE]
+    tiles.finish_heads(
+        work.linear, work.norm, stage.heads, plan.head_dim, x, x_at, x_step,
+        plan.floats, table[row, columns.COEFFICIENTS],
+        table[row, columns.TOKEN_IN] + tile * LANES, table[row, columns.TOKEN_OUT] + tile * LANES,
+        move, work.heads, place, step, work.shortcut, tile * stage.channels * LANES, t == 0,
+    )  # fmt: skip
+    if not plan.windowed:
+        for head in range(stage.heads):
+            keep(listener, "head_bit", row, head, tile, work.heads, place + head * step)
+    keep(listener, "out", row, 0, tile, work.linear, 0)
+    lap(listener, FINISH)
+    return fine & _finite(plan.loud, work.linear, 0, LANES, stage.channels, plan.floats, move)
 
 
 @register_jitable
@@ -219,64 +259,86 @@ def _split(plan, stage, work, tile):
 
 
 @register_jitable
-def _project(listener, plan, work, row, tile, x, x_at, out, out_at):
+def _project(listener, plan, work, row, tile, x, x_at, x_step, out, out_at, out_step):
     """P(x; I -> O) of a tile; False where NaN or infinity entered the sign."""
-    table, floats = plan.table, plan.floats
-    inputs, outputs = table[row, columns.INPUTS], table[row, columns.OUTPUTS]
-    fine = tiles.pack(x, x_at, inputs, floats, table[row, columns.MOVE], work.words, 0)
-    keep(listener, "bit", row, 0, tile, work.words, 0)
-    tiles.multiply(
-        plan.path, work.words, inputs, plan.bits, table[row, columns.BITS], outputs,
-        floats, table[row, columns.SCALE], work.ints, work.linear, work.sums,
-    )  # fmt: skip
-    keep(listener, "linear", row, 0, tile, work.linear, 0)
-    norm = (table[row, columns.NORM_WEIGHT], table[row, columns.NORM_BIAS])
-    shifts, token_shifts = _rprelu(plan, row, tile)
-    tiles.finish(
-        work.linear, work.sums, outputs, x, x_at, inputs, floats, norm, shifts, token_shifts,
-        plan.eps, out, out_at, listener is not None,
-    )  # fmt: skip
-    keep(listener, "norm", row, 0, tile, work.linear, 0)
-    keep(listener, "out", row, 0, tile, out, out_at)
+    fine = _pack(listener, plan, work, row, tile, x, x_at, x_step)
+    _multiply(listener, plan, work, row, tile, work.linear)
+    _finish(listener, plan, work, row, tile, x, x_at, x_step, out, out_at, out_step)
     return fine
 
 
 @register_jitable
-def _rprelu(plan, row, tile):
-    """Places of the channel shifts, and of the token shifts of a tile."""
-    table, token = plan.table, tile * LANES
-    return (
-        (table[row, columns.SHIFT_IN], table[row, columns.SLOPE], table[row, columns.SHIFT_OUT]),
-        (table[row, columns.TOKEN_IN] + token, table[row, columns.TOKEN_OUT] + token),
-    )
+def _pack(listener, plan, work, row, tile, x, x_at, x_step):
+    """The signs of a projection's input, in `words`."""
+    inputs, move = plan.table[row, columns.INPUTS], plan.table[row, columns.MOVE]
+    tiles.pack(x, x_at, x_step, inputs, plan.floats, move, work.words, 0)
+    keep(listener, "bit", row, 0, tile, work.words, 0)
+    lap(listener, PACK)
+    return _finite(plan.loud, x, x_at, x_step, inputs, plan.floats, move)
 
 
 @register_jitable
-def _attend(listener, plan, stage, work, own, value, window):
+def _finite(loud, x, x_at, x_step, channels, floats, move):
+    """Whether what enters a sign is; a LayerNorm has seen to it where no parameter is large."""
+    return not loud or tiles.finite(x, x_at, x_step, channels, floats, move)
+
+
+@register_jitable
+def _multiply(listener, plan, work, row, tile, linear):
+    """The product of what is in `words`, less its level, and in `norm` LayerNorm's part in it."""
+    table = plan.table
+    tiles.multiply(
+        plan.path, work.words, table[row, columns.INPUTS], plan.bits, table[row, columns.BITS],
+        table[row, columns.OUTPUTS], plan.floats, table[row, columns.SCALE], plan.eps,
+        work.ints, linear, work.norm,
+    )  # fmt: skip
+    keep(listener, "deviation", row, 0, tile, linear, 0)
+    keep(listener, "norm", row, 0, tile, work.norm, 0)
+    lap(listener, PRODUCT)
+
+
+@register_jitable
+def _finish(listener, plan, work, row, tile, x, x_at, x_step, out, out_at, out_step):
+    """LayerNorm, shortcut and RPReLU of what is in `linear`."""
+    table = plan.table
+    tiles.finish(
+        work.linear, work.norm, table[row, columns.OUTPUTS], x, x_at, x_step,
+        table[row, columns.INPUTS], plan.floats, table[row, columns.COEFFICIENTS],
+        table[row, columns.TOKEN_IN] + tile * LANES, table[row, columns.TOKEN_OUT] + tile * LANES,
+        out, out_at, out_step,
+    )  # fmt: skip
+    lap(listener, FINISH)
+
+
+@register_jitable
+def _attend(listener, plan, stage, work, own, value, window, slots):
     """The context of a window, in the place of the field `normalised`, which nobody reads again.
 
-    False where values are NaN or infinity.
+    slots: so many tiles of queries.
     """
     values, pitch, at, order, bias = work.value, stage.pitch, stage.margin, 0, 0
     if plan.windowed:
         order, bias = _windows(plan, stage, own, window)
         _cut(listener, plan, stage, work, value, window, order)
         values, pitch, at = work.hidden, stage.slots * LANES, 0
-    fine = attention.pack_values(
+        lap(listener, WINDOWS)
+    attention.pack_values(
         values, pitch, at, stage.keys, stage.channels, plan.head_dim,
         plan.floats, plan.table[value, columns.HEAD_MOVE], work.heads, values_at(plan, stage, 0),
     )  # fmt: skip
     for head in range(stage.heads):
         keep(listener, "head_bit", value, head, window, work.heads, values_at(plan, stage, head))
-    for slot in range(stage.slots):
+    lap(listener, VALUES)
+    context, context_at = work.low, 0
+    for slot in range(slots):
+        if not plan.windowed:
+            context, context_at = work.normalised, slot * stage.channels * LANES
         for head in range(stage.heads):
-            _attend_head(listener, plan, stage, work, own, window, slot, head, bias)
+            _attend_head(
+                listener, plan, stage, work, own, window, slot, head, bias, context, context_at
+            )
         if plan.windowed:
             _put_back(listener, plan, stage, work, order + slot * LANES)
-        else:
-            stride = stage.channels * LANES
-            tiles.place(work.low, stage.channels, work.normalised, LANES, slot * stride)
-    return fine
 
 
 @register_jitable
@@ -314,11 +376,12 @@ def _cut(listener, plan, stage, work, value, window, order):
 def _put_back(listener, plan, stage, work, order):
     """The context of a tile of a window's queries, from `low`."""
     windows.put_back(work.low, stage.channels, plan.windows, order, work.normalised)
+    lap(listener, WINDOWS)
 
 
 @register_jitable
-def _attend_head(listener, plan, stage, work, own, window, slot, head, bias):
-    """The context of a tile of a window's queries for a head, into its channels of `low`.
+def _attend_head(listener, plan, stage, work, own, window, slot, head, bias, context, context_at):
+    """The context of a tile of a window's queries for a head, into its channels of a tile.
 
     bias: where what is added to the scores of the window begins, 0 where there is nothing.
     """
@@ -333,6 +396,7 @@ def _attend_head(listener, plan, stage, work, own, window, slot, head, bias):
             work.ints, band * rows * LANES,
         )  # fmt: skip
     keep(listener, "attn.scores", own, head, window, work.ints, 0)
+    lap(listener, SCORES)
     attention.weigh(
         work.ints, rows * LANES if plan.haar else 0, stage.keys, plan.head_dim,
         plan.floats, plan.table[own, columns.BAND_WEIGHT] + head, stage.heads, bias, work.weights,
@@ -344,10 +408,12 @@ def _attend_head(listener, plan, stage, work, own, window, slot, head, bias):
     )
     attention.binarize(work.weights, stage.keys, step, work.heads, boolean_at, work.ones)
     keep(listener, "attn.prob.bit", own, head, window, work.heads, boolean_at)
+    lap(listener, SOFTMAX)
     attention.attend(
         plan.path, work.heads, boolean_at, values_at(plan, stage, head), stage.keys, plan.head_dim,
-        work.ones, step, work.ints, work.low, head * plan.head_dim * LANES,
+        work.ones, step, work.ints, context, context_at + head * plan.head_dim * LANES,
     )  # fmt: skip
+    lap(listener, CONTEXT)
 
 
 @register_jitable
@@ -358,73 +424,78 @@ def _finish_block(listener, plan, stage, work, block, tile):
     table, floats = plan.table, plan.floats
     x_at = tile * stage.channels * LANES
     _gather(listener, plan, stage, work, own, tile)
-    status = FINE
-    if not _project(listener, plan, work, proj, tile, work.low, 0, work.out, 0):
-        status = proj
+    fine = _project(listener, plan, work, proj, tile, work.low, 0, LANES, work.out, 0, LANES)
+    keep(listener, "out", proj, 0, tile, work.out, 0)
+    status = FINE if fine else proj
     tiles.add_scaled(
-        work.x,
-        x_at,
-        work.out,
-        stage.channels,
-        floats,
-        table[own, columns.ALPHA1],
-        table[own, columns.BETA1],
-    )
+        work.x, x_at, work.out, stage.channels,
+        floats, table[own, columns.ALPHA1], table[own, columns.BETA1],
+    )  # fmt: skip
     keep(listener, "mid", own, 0, tile, work.x, x_at)
-    tiles.normalise(
+    lap(listener, FINISH)
+    fine = tiles.normalise(
         work.x, x_at, stage.channels,
         floats, table[own, columns.NORM2_WEIGHT], table[own, columns.NORM2_BIAS], plan.eps,
         work.low, 0, LANES,
     )  # fmt: skip
     keep(listener, "norm2.out", own, 0, tile, work.low, 0)
-    fine = _project(listener, plan, work, up, tile, work.low, 0, work.hidden, 0)
-    status = up if status == FINE and not fine else status
-    fine = _project(listener, plan, work, down, tile, work.hidden, 0, work.out, 0)
-    status = down if status == FINE and not fine else status
+    lap(listener, NORM)
+    fine &= _pack(listener, plan, work, up, tile, work.low, 0, LANES)
+    status = _first(status, FINE if fine else up)
+    _multiply(listener, plan, work, up, tile, work.hidden)
+    tiles.finish_signs(
+        work.hidden, work.norm, stage.hidden, work.low, 0, LANES, stage.channels,
+        floats, table[up, columns.COEFFICIENTS],
+        table[up, columns.TOKEN_IN] + tile * LANES, table[up, columns.TOKEN_OUT] + tile * LANES,
+        table[down, columns.MOVE], work.words,
+    )  # fmt: skip
+    keep(listener, "out", up, 0, tile, work.hidden, 0)
+    keep(listener, "bit", down, 0, tile, work.words, 0)
+    lap(listener, FINISH)
+    move = table[down, columns.MOVE]
+    fine = _finite(plan.loud, work.hidden, 0, LANES, stage.hidden, floats, move)
+    status = _first(status, FINE if fine else down)
+    _multiply(listener, plan, work, down, tile, work.linear)
+    _finish(listener, plan, work, down, tile, work.hidden, 0, LANES, work.out, 0, LANES)
+    keep(listener, "out", down, 0, tile, work.out, 0)
     tiles.add_scaled(
-        work.x,
-        x_at,
-        work.out,
-        stage.channels,
-        floats,
-        table[own, columns.ALPHA2],
-        table[own, columns.BETA2],
-    )
+        work.x, x_at, work.out, stage.channels,
+        floats, table[own, columns.ALPHA2], table[own, columns.BETA2],
+    )  # fmt: skip
     keep(listener, "out", own, 0, tile, work.x, x_at)
+    lap(listener, FINISH)
     return status
 
 
 @register_jitable
 def _gather(listener, plan, stage, work, own, tile):
     """RPReLU_o of what attention gathers for a tile, in `low`."""
-    floats, here = plan.floats, stage.margin + tile * LANES
-    context_at = tile * stage.channels * LANES
-    keep(listener, "attn.context", own, 0, tile, work.normalised, context_at)
-    tiles.normalise(
-        work.normalised, context_at, stage.channels,
-        floats, plan.table[own, columns.NORM_WEIGHT], plan.table[own, columns.NORM_BIAS], plan.eps,
-        work.linear, 0, LANES,
-    )  # fmt: skip
-    keep(listener, "attn.norm.out", own, 0, tile, work.linear, 0)
+    floats, table, here = plan.floats, plan.table, stage.margin + tile * LANES
+    x_at = tile * stage.channels * LANES
+    keep(listener, "attn.context", own, 0, tile, work.normalised, x_at)
+    tiles.centre(work.normalised, x_at, stage.channels, plan.eps, work.linear, work.norm)
+    keep(listener, "deviation", own, 0, tile, work.linear, 0)
+    keep(listener, "norm", own, 0, tile, work.norm, 0)
+    lap(listener, NORM)
     if plan.differential:
-        stencils.neighbour_mean(
+        stencils.differential(
             work.value, stage.pitch, stage.margin, stage.channels,
             masks_of(plan, stage), plan.counts[stage.counts : stage.counts + stage.tiles * LANES],
-            stage.tiles * LANES, tile * LANES, stage.width, work.high,
+            stage.tiles * LANES, tile * LANES, stage.width,
+            floats, table[own, columns.DIFFERENTIAL], work.high, work.out,
         )  # fmt: skip
         keep(listener, "attn.neighbour_mean", own, 0, tile, work.high, 0)
-        stencils.differential(
-            work.value, stage.pitch, here, stage.channels, work.high,
-            floats, plan.table[own, columns.SHORTCUT], plan.table[own, columns.NEIGHBOUR], work.out,
-        )  # fmt: skip
+        lap(listener, NEIGHBOURS)
     else:
         tiles.cut(work.value, stage.pitch, here, stage.channels, work.out)
-    shifts, token_shifts = _rprelu(plan, own, tile)
     tiles.combine(
-        work.linear, work.shortcut, tile * stage.channels * LANES, work.out, stage.channels,
-        floats, shifts, token_shifts, work.low,
+        work.linear, work.norm, work.shortcut, x_at, work.out, stage.channels,
+        floats, table[own, columns.COEFFICIENTS],
+        table[own, columns.TOKEN_IN] + tile * LANES, table[own, columns.TOKEN_OUT] + tile * LANES,
+        work.low,
     )  # fmt: skip
     keep(listener, "attn.out", own, 0, tile, work.low, 0)
+    lap(listener, FINISH)
 
 
 @register_jitable

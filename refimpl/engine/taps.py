@@ -2,7 +2,9 @@
 
 A run kernel by kernel shows tiles of sixteen tokens; here they become whole tensors. What the
 kernels never form, because they fuse it, follows from what they do form by the one operation in
-between: z = x + move, the scores (from whole numbers) and q (from the exponentials and their sum).
+between: z = x + move, linear and the scores (from whole numbers), a projection's norm (from what
+its product differs by from a level, and the scale and shift of that) and q (from the exponentials
+and their sum).
 Centred weights are not in a packed network, so there is no `weight.z`.
 """
 
@@ -23,6 +25,7 @@ from refimpl.models.stage import Stage as ModelStage
 from refimpl.ops import band_sum, boolean, position_bias, split_heads, windows
 
 Arrays = Mapping[str, np.ndarray]
+FIELDS = ("norm1.out", "value.out")  # whole, of every token
 # of the pyramid, whole fields
 LEVELS = ("lateral.out", "top", "smooth.out", "decoder.sum", "decoder.gelu.out")
 
@@ -43,14 +46,15 @@ class Listener:
         inputs, outputs = plan.table[row, [columns.INPUTS, columns.OUTPUTS]]
         lanes = {
             "bit": words(inputs),
-            "linear": outputs,
-            "norm": outputs,
+            "deviation": outputs or stage.channels,
+            "norm": 2,
             "out": outputs or stage.channels,
             "attn.scores": 2 * stage.slots * LANES,
             "attn.weights": stage.keys + 1,
             "attn.prob.bit": words(stage.keys),
             "head_bit": words(plan.head_dim),
             "patches": inputs,
+            **dict.fromkeys(FIELDS, stage.channels * stage.pitch // LANES),
             "norm.out": inputs or stage.channels,
             **dict.fromkeys(LEVELS, self.config.dim * stage.pitch // LANES),
             "head.out": plan.classes * stage.pitch // LANES,
@@ -107,7 +111,7 @@ class Listener:
     def _block(self, found: dict[str, np.ndarray], i: int) -> None:
         config, name = self.config, f"blocks.{i}"
         row, own = i * self.plan.rows, (i + 1) * self.plan.rows - 1
-        found[f"{name}.norm1.out"] = n1 = self._tokens("norm1.out", own)
+        found[f"{name}.norm1.out"] = n1 = self._field("norm1.out", own, every=True)
         source = {"": n1}
         if config.similarity == "haar":
             for band in ("low", "high"):
@@ -137,10 +141,13 @@ class Listener:
         lanes = np.stack(self._tiles["bit", row, 0]).reshape(-1, words(inputs), LANES)
         packed = bits.Packed(lanes.view(np.uint32), self._stage(row).tokens, int(inputs))
         found[f"{name}.bit"] = bits.unpack(packed)[None]
-        found[f"{name}.int"] = bits.binary_product(packed, bits.pack(_signs(weight)))[None]
-        found[f"{name}.linear"] = self._tokens("linear", row)
-        found[f"{name}.norm"] = self._tokens("norm", row)
-        found[f"{name}.out"] = self._tokens("out", row)
+        found[f"{name}.int"] = whole = bits.binary_product(packed, bits.pack(_signs(weight)))[None]
+        found[f"{name}.linear"] = whole.astype(np.float32) * found[f"{name}.weight.scale"]
+        found[f"{name}.norm"] = self._norm(f"{name}.norm", row)
+        if ("value.out", row, 0) in self._tiles:
+            found[f"{name}.out"] = self._field("value.out", row, every=True)
+        else:
+            found[f"{name}.out"] = self._tokens("out", row)
         return found[f"{name}.out"]
 
     def _heads(self, found, name: str, row: int, m: np.ndarray, stage: ModelStage) -> None:
@@ -155,7 +162,7 @@ class Listener:
         lanes = self._stage(own).slots * LANES
         products = self._by_head("attn.scores", own, 2 * lanes)
         whole = [
-            _queries_first(products[..., first : first + keys, :], keys)
+            plan.head_dim - 2 * _queries_first(products[..., first : first + keys, :], keys)
             for first in range(0, len(config.bands) * lanes, lanes)
         ]
         for band, product in zip(config.bands, whole, strict=True):
@@ -171,7 +178,7 @@ class Listener:
         step = np.broadcast_to(boolean.step_of(alpha), (stage.heads, 1, 1))
         found[f"{name}.context.int"] = np.rint(context / step).astype(np.int32)
         found[f"{name}.context"] = context
-        found[f"{name}.norm.out"] = self._tokens("attn.norm.out", own)
+        found[f"{name}.norm.out"] = self._norm(f"{name}.norm", own)
         if plan.differential:
             found[f"{name}.neighbour_mean"] = self._tokens("attn.neighbour_mean", own)
         found[f"{name}.out"] = self._tokens("attn.out", own)
@@ -187,6 +194,15 @@ class Listener:
             scores, _ = position_bias.forward(scores, self._floats(f"{name}.position_bias"))
         return scores
 
+    def _norm(self, name: str, row: int) -> np.ndarray:
+        """LayerNorm of what a unit's product or context differs by from its level (1, N, O)."""
+        scale, shift = np.split(self._tokens("norm", row), 2, axis=-1)
+        # in double precision, since the kernels round a product and a sum as one
+        deviation = self._tokens("deviation", row).astype(np.float64)
+        normalised = (deviation * scale + shift).astype(np.float32)
+        weight, bias = (self._floats(f"{name}.{leaf}") for leaf in ("weight", "bias"))
+        return (normalised.astype(np.float64) * weight + bias).astype(np.float32)
+
     def _floats(self, name: str) -> np.ndarray:
         return np.asarray(self.arrays[name], np.float32)
 
@@ -196,12 +212,12 @@ class Listener:
         tiles = np.stack(self._tiles[what, row, 0]).reshape(1, stage.tiles, -1, LANES)
         return _queries_first(tiles, stage.tokens)
 
-    def _field(self, what: str, row: int) -> np.ndarray:
-        """(channels, pitch) -> (1, gh*gw, channels)."""
+    def _field(self, what: str, row: int, every: bool = False) -> np.ndarray:
+        """(channels, pitch) -> (1, gh*gw, channels), or where wanted every token's."""
         (field,), stage = self._tiles[what, row, 0], self._stage(row)
-        first = stage.margin + self.plan.first
-        grid = field.reshape(-1, stage.pitch)[:, first : first + stage.height * stage.width]
-        return np.ascontiguousarray(grid.T[None])
+        first = stage.margin + (0 if every else self.plan.first)
+        tokens = field.reshape(-1, stage.pitch)[:, first : stage.margin + stage.tokens]
+        return np.ascontiguousarray(tokens.T[None])
 
     def _by_head(self, what: str, row: int, rows: int) -> np.ndarray:
         """(windows, heads, tiles, rows, 16); without windows there is one."""

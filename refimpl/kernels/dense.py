@@ -1,7 +1,7 @@
 """The real product, of the first layer, the last and a pyramid: sixteen rows times sixteen lanes.
 
-Products are added one after the other in the order of the reduction, each rounded (no fused
-multiply-add), so the sums are the same on every CPU.
+Products are added one after the other in the order of the reduction, by a fused multiply-add that
+is asked for, so the sums are the same on every CPU that has it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from refimpl.kernels.vector import (
     LANES,
     broadcast,
     compiled_as,
+    fma,
+    fused,
     load,
     pointer,
     select,
@@ -54,8 +56,8 @@ def _dot(typing, x, x_at, w, w_at, length, out, out_at):
             lanes = builder.load(_vector_at(builder, x, first), align=4)
             for row, total in enumerate(sums):
                 place = builder.gep(w, [builder.add(first, ir.Constant(length.type, row))])
-                product = builder.fmul(lanes, spread(builder, builder.load(place)))
-                builder.store(builder.fadd(builder.load(total), product), total)
+                number = spread(builder, builder.load(place))
+                builder.store(fused(builder, lanes, number, builder.load(total)), total)
         for row, total in enumerate(sums):
             place = _vector_at(builder, out, ir.Constant(length.type, row * LANES))
             builder.store(builder.load(total), place, align=4)
@@ -73,28 +75,35 @@ def dot(x, x_at, w, w_at, length, out, out_at):
     """out (16, 16) = sum over k of x[k, lane] * w[k, row], row by row; places are flat indices."""
     sums = np.zeros((LANES, LANES), np.float32)
     for k in range(length):
-        row = w.reshape(-1)[w_at + k * LANES :][:LANES]
-        sums += load(x, x_at + k * LANES) * row[:, None]
+        lanes = load(x, x_at + k * LANES)
+        for row in range(LANES):
+            sums[row] = fma(lanes, broadcast(w, w_at + k * LANES + row), sums[row])
     out.reshape(-1)[out_at : out_at + LANES * LANES] = sums.reshape(-1)
 
 
 @jit
-def patches(image, first, token, size, width, out, out_at):
+def patches(image, first, token, size, width, corners, out, out_at):
     """Pixels of sixteen patches, (channels * size * size, 16); 0 in lanes that have no patch.
 
-    image (channels, H, W); the tile begins at this token, the grid at token `first`.
+    image (channels, H, W); the tile begins at this token, the grid at token `first`. `corners`
+    (16,) is room. Lanes are the loop in the middle, so that what is written stays in the cache.
     """
     channels, height = image.shape[0], image.shape[1] // size
     for lane in range(LANES):
         n = token + lane - first
         on_grid = 0 <= n < height * width
-        i, j = (n // width * size, n % width * size) if on_grid else (0, 0)
-        k = out_at + lane
-        for channel in range(channels):
-            for y in range(i, i + size):
-                for x in range(j, j + size):
-                    out[k] = image[channel, y, x] if on_grid else np.float32(0)
-                    k += LANES
+        corners[lane] = n // width * size * image.shape[2] + n % width * size if on_grid else -1
+    pixels, plane = image.reshape(-1), image.shape[1] * image.shape[2]
+    k = out_at
+    for channel in range(channels):
+        for y in range(size):
+            row = channel * plane + y * image.shape[2]
+            for lane in range(LANES):
+                corner = corners[lane]
+                for x in range(size):
+                    pixel = pixels[row + corner + x] if corner >= 0 else np.float32(0)
+                    out[k + x * LANES + lane] = pixel
+            k += size * LANES
 
 
 @jit
@@ -126,12 +135,19 @@ def position(x, x_at, outputs, floats, cls, places, lanes, masks, token):
 
 @jit
 def classify(weight, inputs, x, floats, bias, sums, logits):
-    """logits (classes,) = weight . x + bias for the token in lane 0 of the tile x."""
-    classes = len(logits)
-    for first in range(0, classes, LANES):
-        dot(weight, first * inputs, x, 0, inputs, sums, 0)  # classes by lane, tokens by row
-        for c in range(first, min(first + LANES, classes)):
-            logits[c] = sums[c - first] + floats[bias + c]
+    """logits (classes,) = weight . x + bias for the token in lane 0 of the tile x.
+
+    Of every fourth input a sum of its own: one would wait for each addition.
+    """
+    zero = splat(np.float32(0))
+    for first in range(0, len(logits), LANES):  # classes by lane
+        a, b, c, d = zero, zero, zero, zero
+        for i in range(inputs):
+            at = first * inputs + i * LANES
+            a, b, c, d = b, c, d, fma(load(weight, at), broadcast(x, i * LANES), a)
+        store(sums, 0, (a + b) + (c + d))
+        for k in range(first, min(first + LANES, len(logits))):
+            logits[k] = sums[k - first] + floats[bias + k]
 
 
 @jit

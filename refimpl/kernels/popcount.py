@@ -82,7 +82,8 @@ def path() -> Path:
         return PATHS["avx512"]
     if features.get("avx2"):
         return PATHS["avx2"]
-    return PATHS["neon" if "aarch64" in binding.get_process_triple() else "plain"]
+    arm = binding.get_process_triple().startswith(("aarch64", "arm64"))  # the latter Apple's
+    return PATHS["neon" if arm else "plain"]
 
 
 # --- the register block, in LLVM ------------------------------------------------------------------
@@ -90,54 +91,23 @@ def path() -> Path:
 
 def _block(combine: str, rows: int, columns: int):
     """The generator of a block of `rows` rows times `columns` vectors of lanes."""
-    operation = {"xor": "xor", "and": "and_"}[combine]
-    sign = {"xor": "sub", "and": "add"}[combine]  # offset -/+ 2 count
+    sign = {"xor": "sub", "and": "add"}[combine]  # offset -/+ 2 ones
 
     def typed(typing, path, a, a_at, w, w_at, words, offset, out, out_at, stride):
-        index, at_once = types.intp, path.instance_class().sums
-        count = _counter(path)
+        index = types.intp
         result = types.none(path, a, index, w, index, index, INTS, out, index, index)
 
         def generate(context, builder, signature, values):
-            _, a, a_at, w, w_at, words, offset, out, out_at, stride = values
-            a = pointer(context, builder, signature.args[1], a, a_at)
-            w = pointer(context, builder, signature.args[3], w, w_at)
+            _, *operands, words, offset, out, out_at, stride = values
+            a, w = _operands(context, builder, signature, operands)
             out = pointer(context, builder, signature.args[7], out, out_at)
-            # offset + 2 x is x + offset / 2, doubled, and the odd bit again: one shift in all
-            half = builder.ashr(offset, constant(1))
-            odd = builder.shl(offset, constant(31))
 
-            def times(x, number: int):
-                return builder.mul(x, ir.Constant(x.type, number))
+            def write(r: int, c: int, ones):
+                total = getattr(builder, sign)(offset, builder.shl(ones, constant(1)))
+                at = builder.add(_times(builder, stride, r), ir.Constant(words.type, c * LANES))
+                builder.store(total, _as(builder, builder.gep(out, [at]), _WORDS), align=4)
 
-            def combined(word):
-                """What the lanes of each sum and its row have in common, or not, in one word."""
-                first = times(word, LANES)
-                vectors = {
-                    c: _load(builder, a, builder.add(first, times(times(words, LANES), c)))
-                    for c in {c for _, c in places}
-                }
-                numbers = {
-                    r: builder.load(
-                        builder.gep(w, [builder.add(first, ir.Constant(words.type, r))])
-                    )
-                    for r in {r for r, _ in places}
-                }
-                for r, c in places:
-                    yield getattr(builder, operation)(vectors[c], spread(builder, numbers[r]))
-
-            every = [(r, c) for r in range(rows) for c in range(columns)]
-            for begin in range(0, len(every), at_once):
-                places = every[begin : begin + at_once]
-                sums = [cgutils.alloca_once(builder, _WORDS) for _ in places]
-                for total in sums:
-                    builder.store(half, total)
-                count(builder, sums, combined, sign, words)
-                for (r, c), total in zip(places, sums, strict=True):
-                    doubled = call(builder, "llvm.fshl", builder.load(total), odd, constant(1))
-                    at = builder.add(times(stride, r), ir.Constant(words.type, c * LANES))
-                    place = _as(builder, builder.gep(out, [at]), _WORDS)
-                    builder.store(doubled, place, align=4)
+            _count(builder, path, combine, a, w, words, (rows, columns), write)
             return context.get_dummy_value()
 
         return result, generate
@@ -145,25 +115,92 @@ def _block(combine: str, rows: int, columns: int):
     return typed
 
 
+def _ones_block(combine: str):
+    """The generator of sixteen rows times one vector of lanes of which only the ones are wanted."""
+
+    def typed(typing, path, a, a_at, w, w_at, words, out, out_at):
+        index = types.intp
+        result = types.none(path, a, index, w, index, index, out, index)
+
+        def generate(context, builder, signature, values):
+            _, *operands, words, out, out_at = values
+            a, w = _operands(context, builder, signature, operands)
+            out = pointer(context, builder, signature.args[6], out, out_at)
+
+            def write(r: int, _: int, ones):
+                place = builder.gep(out, [ir.Constant(words.type, r * LANES)])
+                builder.store(ones, _as(builder, place, _WORDS), align=4)
+
+            _count(builder, path, combine, a, w, words, (LANES, 1), write)
+            return context.get_dummy_value()
+
+        return result, generate
+
+    return typed
+
+
+def _operands(context, builder, signature, values):
+    """Pointers to both, which come with their places."""
+    a, a_at, w, w_at = values
+    return (
+        pointer(context, builder, signature.args[1], a, a_at),
+        pointer(context, builder, signature.args[3], w, w_at),
+    )
+
+
+def _times(builder, x, number: int):
+    return builder.mul(x, ir.Constant(x.type, number))
+
+
+def _count(builder, path, combine: str, a, w, words, shape: tuple[int, int], write) -> None:
+    """write(r, c, ones) for each row and vector of lanes, as many at once as the path keeps."""
+    operation = {"xor": "xor", "and": "and_"}[combine]
+    every, at_once = list(np.ndindex(*shape)), path.instance_class().sums
+    for begin in range(0, len(every), at_once):
+        places = every[begin : begin + at_once]
+
+        def combined(word, places=places):
+            """What the lanes of each sum and its row have in common, or not, in one word."""
+            first = _times(builder, word, LANES)
+            step = _times(builder, words, LANES)
+            vectors = {
+                c: _load(builder, a, builder.add(first, _times(builder, step, c)))
+                for c in {c for _, c in places}
+            }
+            numbers = {
+                r: builder.load(builder.gep(w, [builder.add(first, ir.Constant(words.type, r))]))
+                for r in {r for r, _ in places}
+            }
+            for r, c in places:
+                yield getattr(builder, operation)(vectors[c], spread(builder, numbers[r]))
+
+        sums = [cgutils.alloca_once(builder, _WORDS) for _ in places]
+        _counter(path)(builder, sums, combined, words)
+        for (r, c), total in zip(places, sums, strict=True):
+            write(r, c, builder.load(total))
+
+
 def _counter(path: types.NamedTuple):
     return _count_bytes if path.instance_class in (Avx2, Neon) else _count_words
 
 
-def _count_words(builder, sums, combined, sign: str, words) -> None:
-    """sums -/+= the ones of every word."""
+def _count_words(builder, sums, combined, words) -> None:
+    """sums = the ones of all words."""
     zero, one = ir.Constant(words.type, 0), ir.Constant(words.type, 1)
     # the first word by itself: a third of the time of a short row goes into starting the sums
     for total, word in zip(sums, combined(zero), strict=True):
-        _accumulate(builder, total, call(builder, "llvm.ctpop", word), sign)
+        builder.store(call(builder, "llvm.ctpop", word), total)
     with cgutils.for_range(builder, words, start=one) as loop:
         for total, word in zip(sums, combined(loop.index), strict=True):
-            _accumulate(builder, total, call(builder, "llvm.ctpop", word), sign)
+            _accumulate(builder, total, call(builder, "llvm.ctpop", word))
 
 
-def _count_bytes(builder, sums, combined, sign: str, words) -> None:
+def _count_bytes(builder, sums, combined, words) -> None:
     """The same by bytes, which are added up before one overflows."""
     zero, chunk = ir.Constant(words.type, 0), ir.Constant(words.type, CHUNK)
     ones = [cgutils.alloca_once(builder, _BYTES) for _ in sums]
+    for total in sums:
+        builder.store(constant(0), total)
     with cgutils.for_range_slice(builder, zero, words, chunk) as (first, _):
         for counter in ones:
             builder.store(ir.Constant(_BYTES, [0] * _BYTES.count), counter)
@@ -173,9 +210,9 @@ def _count_bytes(builder, sums, combined, sign: str, words) -> None:
             word_of = combined(builder.add(first, loop.index))
             for counter, word in zip(ones, word_of, strict=True):
                 bytes_of = call(builder, "llvm.ctpop", builder.bitcast(word, _BYTES))
-                _accumulate(builder, counter, bytes_of, "add")
+                _accumulate(builder, counter, bytes_of)
         for total, counter in zip(sums, ones, strict=True):
-            _accumulate(builder, total, _sum_of_bytes(builder, builder.load(counter)), sign)
+            _accumulate(builder, total, _sum_of_bytes(builder, builder.load(counter)))
 
 
 def _sum_of_bytes(builder, ones):
@@ -188,8 +225,8 @@ def _sum_of_bytes(builder, ones):
     return builder.and_(both, constant(0xFFFF))
 
 
-def _accumulate(builder, total, term, sign: str) -> None:
-    builder.store(getattr(builder, sign)(builder.load(total), term), total)
+def _accumulate(builder, total, term) -> None:
+    builder.store(builder.add(builder.load(total), term), total)
 
 
 def _load(builder, base, at):
@@ -221,19 +258,34 @@ def _function(combine: str, rows: int, columns: int):
     return block
 
 
+def _ones_function(combine: str):
+    """As `_function`, of sixteen rows and one vector of lanes: out[r] = ones of (a ^/& w[r])."""
+
+    @compiled_as(_ones_block(combine))
+    def block(path, a, a_at, w, w_at, words, out, out_at):
+        length = words * LANES
+        lanes = a.reshape(-1)[a_at:][:length].reshape(words, LANES)
+        for r in range(LANES):
+            row = w.reshape(-1)[w_at + r : w_at + r + length : LANES, None]
+            ones = _ones(lanes ^ row if combine == "xor" else lanes & row)
+            store(out, out_at + r * LANES, ones)
+
+    return block
+
+
 def _ones(words: np.ndarray) -> np.ndarray:
     """(words, 16) -> number of ones in each column, int32."""
     bits = np.unpackbits(np.ascontiguousarray(words.T).view(np.uint8), axis=1)
     return bits.sum(axis=1, dtype=np.int32)
 
 
-xor_16x1 = _function("xor", 16, 1)
 xor_8x2 = _function("xor", 8, 2)
 xor_1x2 = _function("xor", 1, 2)
 xor_8x1 = _function("xor", 8, 1)
 xor_1x1 = _function("xor", 1, 1)
-and_16x1 = _function("and", 16, 1)
 and_1x1 = _function("and", 1, 1)
+ones_xor_16x1 = _ones_function("xor")
+ones_and_16x1 = _ones_function("and")
 
 
 # --- whole products -------------------------------------------------------------------------------
@@ -309,7 +361,7 @@ def _registers_only(typing, path, words, seed):
             for total in sums:
                 yield builder.xor(other, builder.load(total))
 
-        _counter(path)(builder, sums, combined, "add", words)
+        _counter(path)(builder, sums, combined, words)
         result = builder.load(sums[0])
         for total in sums[1:]:
             result = builder.xor(result, builder.load(total))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from refimpl.kernels.compile import inlined, jit
-from refimpl.kernels.vector import LANES, broadcast, load, select, splat, store
+from refimpl.kernels.vector import LANES, broadcast, fma, load, select, splat, store
 
 # In the order in which the neighbour mean adds them; (0, 1), (1, 0) and (1, 1) are Haar's.
 OFFSETS = [(i, j) for i in (-1, 0, 1) for j in (-1, 0, 1) if (i, j) != (0, 0)]
@@ -54,7 +54,10 @@ def _mask(masks, row, lanes, token):
 
 @jit
 def bands(field, pitch, at, channels, masks, lanes, token, width, high_cls, low, high):
-    """Low and high Haar band of a tile, edge mode; the tile's first token is at `at` + token."""
+    """Low and high Haar band of a tile, edge mode; the tile's first token is at `at` + token.
+
+    A token without neighbours, as the class token, is its own low band.
+    """
     zero, quarter = splat(np.float32(0)), splat(np.float32(0.25))
     right, below = _mask(masks, RIGHT, lanes, token), _mask(masks, BELOW, lanes, token)
     on_grid = _mask(masks, GRID, lanes, token)
@@ -66,11 +69,11 @@ def bands(field, pitch, at, channels, masks, lanes, token, width, high_cls, low,
         x11 = select(below, select(right, load(field, here + width + 1), under), x01)
         top, bottom = x00 + x01, x10 + x11
         left, left_below = x00 - x01, x10 - x11  # differences of columns
-        rows = (top - bottom) * quarter  # cH
-        columns, diagonal = (left + left_below) * quarter, (left - left_below) * quarter
+        # cH + cV + cD: a quarter of each is taken at the end, which rounds nothing
+        details = ((top - bottom) + (left + left_below)) + (left - left_below)
         cls = x00 if high_cls else zero
-        store(low, c * LANES, select(on_grid, (top + bottom) * quarter, x00))
-        store(high, c * LANES, select(on_grid, (rows + columns) + diagonal, cls))
+        store(low, c * LANES, (top + bottom) * quarter)
+        store(high, c * LANES, select(on_grid, details * quarter, cls))
 
 
 @jit
@@ -100,9 +103,14 @@ def periodic_bands(field, pitch, at, channels, first, grid, tokens, token, high_
 
 
 @jit
-def neighbour_mean(field, pitch, at, channels, masks, counts, lanes, token, width, mean):
-    """Mean of the eight neighbours of each token of a tile; 0 for the class token."""
-    zero, count = splat(np.float32(0)), load(counts, token)
+def differential(
+    field, pitch, at, channels, masks, counts, lanes, token, width, floats, weights, mean, out
+):
+    """out = lam_s * value - lam_n * mean of the eight neighbours, a tile, and that mean.
+
+    The mean is 0 for the class token. lam_s and -lam_n of a channel lie side by side in `floats`.
+    """
+    share = splat(np.float32(1)) / load(counts, token)
     m0, m1 = _mask(masks, 0, lanes, token), _mask(masks, 1, lanes, token)
     m2, m3 = _mask(masks, 2, lanes, token), _mask(masks, 3, lanes, token)
     m4, m5 = _mask(masks, 4, lanes, token), _mask(masks, 5, lanes, token)
@@ -110,23 +118,18 @@ def neighbour_mean(field, pitch, at, channels, masks, counts, lanes, token, widt
     for c in range(channels):
         here = c * pitch + at + token
         above, below = here - width, here + width
-        total = select(m0, load(field, above - 1), zero)
-        total = total + select(m1, load(field, above), zero)
-        total = total + select(m2, load(field, above + 1), zero)
-        total = total + select(m3, load(field, here - 1), zero)
-        total = total + select(m4, load(field, here + 1), zero)
-        total = total + select(m5, load(field, below - 1), zero)
-        total = total + select(m6, load(field, below), zero)
-        total = total + select(m7, load(field, below + 1), zero)
-        store(mean, c * LANES, total / count)
-
-
-@jit
-def differential(field, pitch, here, channels, mean, floats, shortcut, neighbour, out):
-    """out = lam_s * value - lam_n * neighbour mean, a tile."""
-    for c in range(channels):
-        kept = load(field, c * pitch + here) * broadcast(floats, shortcut + c)
-        store(out, c * LANES, kept - load(mean, c * LANES) * broadcast(floats, neighbour + c))
+        total = select(m0, load(field, above - 1), splat(np.float32(0)))
+        total = select(m1, total + load(field, above), total)
+        total = select(m2, total + load(field, above + 1), total)
+        total = select(m3, total + load(field, here - 1), total)
+        total = select(m4, total + load(field, here + 1), total)
+        total = select(m5, total + load(field, below - 1), total)
+        total = select(m6, total + load(field, below), total)
+        total = select(m7, total + load(field, below + 1), total)
+        around = total * share
+        store(mean, c * LANES, around)
+        kept = load(field, here) * broadcast(floats, weights + 2 * c)
+        store(out, c * LANES, fma(around, broadcast(floats, weights + 2 * c + 1), kept))
 
 
 @jit

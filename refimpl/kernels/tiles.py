@@ -2,7 +2,13 @@
 
 A tile is (channels, 16) float32 in a flat array from a place `…_at` on. Whatever is done a channel
 at a time (pack the signs, normalise, shift) then needs no sum across lanes, and sums over channels
-run in the same order on every CPU.
+run in the same order on every CPU. A tile inside a field, which stencils look at, has its channels
+`…_step` apart.
+
+LayerNorm takes its variance in the pass that makes the values: of their differences to a *level*,
+the mean of a token's first sixteen channels. These are a part of the variance, which is therefore
+at least 16 / channels of the square by which the level misses the mean: however large the values
+are and however little they vary, what cancels in it is bounded.
 """
 
 from __future__ import annotations
@@ -10,14 +16,16 @@ from __future__ import annotations
 import numpy as np
 
 from refimpl.kernels.compile import inlined, jit
-from refimpl.kernels.popcount import WORD, xor_16x1
+from refimpl.kernels.popcount import WORD, ones_xor_16x1
 from refimpl.kernels.vector import (
     LANES,
     any_of,
     bits_of,
     broadcast,
+    fma,
     load,
     select,
+    shift_in_sign,
     splat,
     square_root,
     store,
@@ -25,152 +33,256 @@ from refimpl.kernels.vector import (
 )
 
 EXPONENT = np.int32(0x7F800000)  # all of these bits are set in NaN and infinity
+# Of an output channel, side by side in `floats`: weight of the norm, its bias less RPReLU's
+# shift_in, slope, shift_out.
+COEFFICIENTS = 4
+
+
+# --- signs ----------------------------------------------------------------------------------------
 
 
 @jit
-def pack(x, x_at, channels, floats, move, words, words_at):
-    """sign(x + move) of a tile as (words, 16) uint32, token by lane; False on NaN or infinity.
+def pack(x, x_at, x_step, channels, floats, move, words, words_at):
+    """sign(x + move) of a tile as (words, 16) uint32, token by lane; all are finite.
 
-    move (channels,) begins at that place of `floats`.
+    move (channels,) begins at that place of `floats`. It has no -0.0, and so has no sum.
     """
-    zero, none, exponent = splat(np.float32(0)), splat(np.int32(0)), splat(EXPONENT)
-    broken = zero < zero
     for first in range(0, channels, WORD):
-        word, bit = none, splat(np.int32(1))
-        for c in range(first, min(first + WORD, channels)):
-            z = load(x, x_at + c * LANES) + broadcast(floats, move + c)
-            word = word | select(z >= zero, bit, none)
-            bit = bit + bit
-            broken = broken | ((bits_of(z) & exponent) >= exponent)
-        store(words, words_at + first // WORD * LANES, word)
+        end = min(first + WORD, channels)
+        negative = splat(np.int32(0))
+        for c in range(end - 1, first - 1, -1):
+            z = load(x, x_at + c * x_step) + broadcast(floats, move + c)
+            negative = shift_in_sign(negative, z)
+        store(words, words_at + first // WORD * LANES, negative ^ ones_up_to(end - first))
+
+
+@inlined
+def ones_up_to(count):
+    """As many ones, at least one, from the lowest bit on."""
+    return splat(np.uint32(0xFFFFFFFF >> (WORD - count)))
+
+
+@jit
+def finite(x, x_at, x_step, channels, floats, move):
+    """Whether no x + move of a tile is NaN or infinity."""
+    exponent = splat(EXPONENT)
+    broken = exponent > exponent
+    for c in range(channels):
+        z = load(x, x_at + c * x_step) + broadcast(floats, move + c)
+        broken = broken | ((bits_of(z) & exponent) >= exponent)
     return not any_of(broken)
 
 
-@jit
-def multiply(path, words, inputs, bits, bits_at, outputs, floats, scale, ints, linear, sums):
-    """Packed signs of a tile times packed weights: scale_o * int, a tile of `outputs` channels.
+# --- LayerNorm ------------------------------------------------------------------------------------
 
-    `ints` (16, 16) is room for whole numbers; `sums` (16,) gets the sum over the channels.
+
+@inlined
+def level_of(x, x_at, channels):
+    """Minus the mean of the first sixteen channels of each token."""
+    zero, count = splat(np.float32(0)), min(channels, LANES)
+    a, b, c, d = zero, zero, zero, zero
+    for i in range(count):
+        a, b, c, d = b, c, d, a + load(x, x_at + i * LANES)
+    return ((a + b) + (c + d)) * splat(np.float32(-1) / np.float32(count))
+
+
+@inlined
+def scale_and_shift(total, squares, channels, eps):
+    """1 / sqrt(variance + eps) of values of which these are the sums, and minus the mean times it.
+
+    So (value - mean) / sqrt(variance + eps) is value * scale + shift.
     """
-    total = splat(np.float32(0))
-    count = -(-inputs // WORD)
-    length = splat(np.int32(inputs))
-    for first in range(0, outputs, LANES):
-        block_at = bits_at + first * count
-        xor_16x1(path, words, 0, bits, block_at, count, length, ints, 0, LANES)
-        for o in range(first, min(first + LANES, outputs)):
-            whole = to_floats(load(ints, (o - first) * LANES))
-            y = whole * broadcast(floats, scale + o)
-            store(linear, o * LANES, y)
-            total = total + y
-    store(sums, 0, total)
+    zero, one = splat(np.float32(0)), splat(np.float32(1))
+    share = splat(np.float32(1) / np.float32(channels))
+    minus = (zero - total) * share
+    variance = fma(minus, total, squares) * share
+    variance = select(zero > variance, zero, variance)  # what rounding left below 0, but not NaN
+    scale = one / square_root(variance + splat(eps))
+    return scale, minus * scale
 
 
 @inlined
-def sum_of(x, x_at, channels):
-    """Sum over the channels of each token.
-
-    It is four sums, of every fourth channel: one would wait for each addition.
-    """
+def moments(x, x_at, channels, eps):
+    """Of a tile: the level, and scale and shift of what differs from it."""
     zero = splat(np.float32(0))
-    s0, s1, s2, s3 = zero, zero, zero, zero
-    fours = channels // 4 * 4
-    for c in range(0, fours, 4):
-        at = x_at + c * LANES
-        s0 = s0 + load(x, at)
-        s1 = s1 + load(x, at + LANES)
-        s2 = s2 + load(x, at + 2 * LANES)
-        s3 = s3 + load(x, at + 3 * LANES)
-    for c in range(fours, channels):
-        s0 = s0 + load(x, x_at + c * LANES)
-    return (s0 + s1) + (s2 + s3)
-
-
-@inlined
-def scale_of(x, x_at, channels, mean, eps):
-    """1 / sqrt(variance + eps) over the channels of each token, in sums as `sum_of`."""
-    zero = splat(np.float32(0))
-    v0, v1, v2, v3 = zero, zero, zero, zero
-    fours = channels // 4 * 4
-    for c in range(0, fours, 4):
-        at = x_at + c * LANES
-        d0, d1 = load(x, at) - mean, load(x, at + LANES) - mean
-        d2, d3 = load(x, at + 2 * LANES) - mean, load(x, at + 3 * LANES) - mean
-        v0, v1, v2, v3 = v0 + d0 * d0, v1 + d1 * d1, v2 + d2 * d2, v3 + d3 * d3
-    for c in range(fours, channels):
-        d0 = load(x, x_at + c * LANES) - mean
-        v0 = v0 + d0 * d0
-    variance = ((v0 + v1) + (v2 + v3)) / splat(np.float32(channels))
-    return splat(np.float32(1)) / square_root(variance + splat(eps))
-
-
-@inlined
-def rprelu(y, floats, c, places, token_in, token_out):
-    """Improved RPReLU of channel c; places: shift_in, slope, shift_out in `floats` [SPEC 3]."""
-    shift_in, slope, shift_out = places
-    u = y - broadcast(floats, shift_in + c) - token_in
-    bent = select(u > splat(np.float32(0)), u, u * broadcast(floats, slope + c))
-    return bent + broadcast(floats, shift_out + c) + token_out
+    level = level_of(x, x_at, channels)
+    a, b, c, d = zero, zero, zero, zero
+    total, other = zero, zero
+    for i in range(channels):
+        deviation = load(x, x_at + i * LANES) + level
+        total, other = other, total + deviation
+        a, b, c, d = b, c, d, fma(deviation, deviation, a)
+    scale, shift = scale_and_shift(total + other, (a + b) + (c + d), channels, eps)
+    return level, scale, shift
 
 
 @jit
 def normalise(x, x_at, channels, floats, weight, bias, eps, out, out_at, out_step):
-    """LayerNorm of a tile; channel c goes to out_at + c * out_step."""
-    mean = sum_of(x, x_at, channels) / splat(np.float32(channels))
-    scale = scale_of(x, x_at, channels, mean, eps)
+    """LayerNorm of a tile; channel c goes to out_at + c * out_step.
+
+    False where a token has NaN or infinity: its variance is NaN then.
+    """
+    level, scale, shift = moments(x, x_at, channels, eps)
     for c in range(channels):
-        normalised = (load(x, x_at + c * LANES) - mean) * scale
-        y = normalised * broadcast(floats, weight + c) + broadcast(floats, bias + c)
+        normalised = fma(load(x, x_at + c * LANES) + level, scale, shift)
+        y = fma(normalised, broadcast(floats, weight + c), broadcast(floats, bias + c))
         store(out, out_at + c * out_step, y)
+    return not any_of((bits_of(scale) & splat(EXPONENT)) >= splat(EXPONENT))
+
+
+@jit
+def centre(x, x_at, channels, eps, out, norm):
+    """What a tile differs by from its level, and in norm (2, 16) scale and shift; see `channel`."""
+    level, scale, shift = moments(x, x_at, channels, eps)
+    for c in range(channels):
+        store(out, c * LANES, load(x, x_at + c * LANES) + level)
+    store(norm, 0, scale)
+    store(norm, LANES, shift)
+
+
+# --- projections ----------------------------------------------------------------------------------
+
+
+@jit
+def multiply(path, words, inputs, bits, bits_at, outputs, floats, scale, eps, ints, linear, norm):
+    """Packed signs of a tile times packed weights, scale_o * int, less its level, as `centre`.
+
+    `ints` (16, 16) is room for whole numbers.
+    """
+    zero, minus_two = splat(np.float32(0)), splat(np.float32(-2))
+    count = -(-inputs // WORD)
+    length = splat(np.float32(inputs))
+    level, total, other = zero, zero, zero
+    a, b, c, d = zero, zero, zero, zero
+    for first in range(0, outputs, LANES):
+        ones_xor_16x1(path, words, 0, bits, bits_at + first * count, count, ints, 0)
+        rows = min(LANES, outputs - first)
+        if first == 0:
+            for r in range(rows):
+                whole = fma(to_floats(load(ints, r * LANES)), minus_two, length)
+                a, b, c, d = b, c, d, fma(whole, broadcast(floats, scale + r), a)
+            level = ((a + b) + (c + d)) * splat(np.float32(-1) / np.float32(rows))
+            a, b, c, d = zero, zero, zero, zero
+        for r in range(rows):
+            whole = fma(to_floats(load(ints, r * LANES)), minus_two, length)
+            deviation = fma(whole, broadcast(floats, scale + first + r), level)
+            store(linear, (first + r) * LANES, deviation)
+            total, other = other, total + deviation
+            a, b, c, d = b, c, d, fma(deviation, deviation, a)
+    factor, shift = scale_and_shift(total + other, (a + b) + (c + d), outputs, eps)
+    store(norm, 0, factor)
+    store(norm, LANES, shift)
+
+
+@inlined
+def channel(linear, o, scale, shift, floats, coefficients, term, token_in, token_out):
+    """RPReLU(LayerNorm(linear) + term) of channel o; see `multiply` and COEFFICIENTS."""
+    at = coefficients + o * COEFFICIENTS
+    normalised = fma(load(linear, o * LANES), scale, shift)
+    u = fma(normalised, broadcast(floats, at), broadcast(floats, at + 1)) + term - token_in
+    slope = select(u > splat(np.float32(0)), splat(np.float32(1)), broadcast(floats, at + 2))
+    return fma(u, slope, broadcast(floats, at + 3)) + token_out
 
 
 @jit
 def finish(
-    linear, sums, outputs, x, x_at, inputs, floats, norm, rprelu_at, tokens, eps, out, out_at, kept
-):
-    """RPReLU(LayerNorm(linear) + fit(x)), the rest of a projection; see `multiply` for the sums.
+    linear, norm, outputs, x, x_at, x_step, inputs, floats, coefficients, token_in, token_out,
+    out, out_at, out_step,
+):  # fmt: skip
+    """The rest of a projection with no more outputs than inputs; see `multiply`.
 
-    norm = (weight, bias), rprelu_at = (shift_in, slope, shift_out), tokens = (shift_in, shift_out)
-    of this tile's tokens: places in `floats`. Where `kept`, `linear` becomes its norm.
+    token_in, token_out: places of the shifts of this tile's tokens in `floats`.
     """
-    mean = load(sums, 0) / splat(np.float32(outputs))
-    scale = scale_of(linear, 0, outputs, mean, eps)
-    token_in, token_out = load(floats, tokens[0]), load(floats, tokens[1])
-    together = max(inputs // outputs, 1)  # fit() takes the mean of so many channels,
-    for first in range(0, outputs, inputs // together):  # or repeats them
-        for c in range(inputs // together):
-            o, at = first + c, x_at + c * together * LANES
-            y = (load(linear, o * LANES) - mean) * scale
-            y = y * broadcast(floats, norm[0] + o) + broadcast(floats, norm[1] + o)
-            if kept:
+    scale, shift = load(norm, 0), load(norm, LANES)
+    before, after = load(floats, token_in), load(floats, token_out)
+    together = inputs // outputs  # fit() takes the mean of so many channels
+    share = splat(np.float32(1) / np.float32(together))
+    for o in range(outputs):
+        at = x_at + o * together * x_step
+        term = load(x, at)
+        if together > 1:
+            for i in range(1, together):
+                term = term + load(x, at + i * x_step)
+            term = term * share
+        y = channel(linear, o, scale, shift, floats, coefficients, term, before, after)
+        store(out, out_at + o * out_step, y)
+
+
+@jit
+def finish_signs(
+    linear, norm, outputs, x, x_at, x_step, inputs, floats, coefficients, token_in, token_out,
+    move, words,
+):  # fmt: skip
+    """The rest of a projection whose outputs enter a sign, see `pack`; they replace `linear`.
+
+    It has no fewer outputs than inputs.
+    """
+    scale, shift = load(norm, 0), load(norm, LANES)
+    before, after = load(floats, token_in), load(floats, token_out)
+    for begin in range(0, outputs, WORD):
+        end = min(begin + WORD, outputs)
+        negative = splat(np.int32(0))
+        source = (end - 1) % inputs  # fit() repeats the inputs
+        for o in range(end - 1, begin - 1, -1):
+            term = load(x, x_at + source * x_step)
+            y = channel(linear, o, scale, shift, floats, coefficients, term, before, after)
+            store(linear, o * LANES, y)
+            negative = shift_in_sign(negative, y + broadcast(floats, move + o))
+            source = source - 1 if source > 0 else inputs - 1
+        store(words, begin // WORD * LANES, negative ^ ones_up_to(end - begin))
+
+
+@jit
+def finish_heads(
+    linear, norm, heads, head_dim, x, x_at, x_step, floats, coefficients, token_in, token_out,
+    move, words, words_at, words_step, total, total_at, first,
+):  # fmt: skip
+    """The rest of a projection to queries or keys: `finish_signs` head by head, and their sum.
+
+    The words of a head lie `words_step` apart. total = the outputs where they are its first term,
+    else total + outputs.
+    """
+    scale, shift = load(norm, 0), load(norm, LANES)
+    before, after = load(floats, token_in), load(floats, token_out)
+    for head in range(heads):
+        for begin in range(0, head_dim, WORD):
+            end = min(begin + WORD, head_dim)
+            negative = splat(np.int32(0))
+            for r in range(end - 1, begin - 1, -1):
+                o = head * head_dim + r
+                term = load(x, x_at + o * x_step)
+                y = channel(linear, o, scale, shift, floats, coefficients, term, before, after)
                 store(linear, o * LANES, y)
-            shortcut = load(x, at)
-            if together > 1:
-                for other in range(1, together):
-                    shortcut = shortcut + load(x, at + other * LANES)
-                shortcut = shortcut / splat(np.float32(together))
-            y = rprelu(y + shortcut, floats, o, rprelu_at, token_in, token_out)
-            store(out, out_at + o * LANES, y)
+                negative = shift_in_sign(negative, y + broadcast(floats, move + o))
+                if not first:
+                    y = load(total, total_at + o * LANES) + y
+                store(total, total_at + o * LANES, y)
+            place = words_at + head * words_step + begin // WORD * LANES
+            store(words, place, negative ^ ones_up_to(end - begin))
 
 
 @jit
 def add_scaled(x, x_at, branch, channels, floats, alpha, beta):
     """x += alpha * branch + beta, a residual addition with LayerScale."""
     for c in range(channels):
-        scaled = load(branch, c * LANES) * broadcast(floats, alpha + c) + broadcast(
-            floats, beta + c
+        scaled = fma(
+            load(branch, c * LANES), broadcast(floats, alpha + c), broadcast(floats, beta + c)
         )
         store(x, x_at + c * LANES, load(x, x_at + c * LANES) + scaled)
 
 
 @jit
-def combine(norm, shortcut, shortcut_at, value, channels, floats, rprelu_at, tokens, out):
+def combine(
+    linear, norm, shortcut, shortcut_at, value, channels, floats, coefficients, token_in,
+    token_out, out,
+):  # fmt: skip
     """RPReLU(norm + shortcut + value term), what attention hands on; see `finish`."""
-    token_in, token_out = load(floats, tokens[0]), load(floats, tokens[1])
+    scale, shift = load(norm, 0), load(norm, LANES)
+    before, after = load(floats, token_in), load(floats, token_out)
     for c in range(channels):
-        y = load(norm, c * LANES) + load(shortcut, shortcut_at + c * LANES)
-        y = y + load(value, c * LANES)
-        store(out, c * LANES, rprelu(y, floats, c, rprelu_at, token_in, token_out))
+        term = load(shortcut, shortcut_at + c * LANES) + load(value, c * LANES)
+        y = channel(linear, c, scale, shift, floats, coefficients, term, before, after)
+        store(out, c * LANES, y)
 
 
 @jit
@@ -185,23 +297,6 @@ def clear(tile, channels):
     """0 in a tile."""
     for c in range(channels):
         store(tile, c * LANES, splat(np.float32(0)))
-
-
-@jit
-def place(tile, channels, field, pitch, here):
-    """The inverse of `cut`."""
-    for c in range(channels):
-        store(field, c * pitch + here, load(tile, c * LANES))
-
-
-@jit
-def add(branch, channels, total, total_at, first):
-    """total = branch where it is the first term, else total + branch."""
-    for c in range(channels):
-        term = load(branch, c * LANES)
-        if not first:
-            term = load(total, total_at + c * LANES) + term
-        store(total, total_at + c * LANES, term)
 
 
 @jit

@@ -3,8 +3,8 @@
 A kernel is ordinary Python: `load` sixteen neighbours of an array, `+ - * /`, compare, `select`,
 `store`. Compiled, a vector is one LLVM register (`<16 x float>`, `<16 x i32>`): one register of
 AVX-512, two of AVX2, four of NEON. The values are the same on all of them, since every lane is on
-its own and nothing is contracted or reordered. Without compilation (NUMBA_DISABLE_JIT=1) the same
-kernels run on NumPy arrays of sixteen.
+its own and nothing is contracted or reordered; `fma` is fused because a kernel says so. Without
+compilation (NUMBA_DISABLE_JIT=1) the same kernels run on NumPy arrays of sixteen.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import operator
 from collections.abc import Callable
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import config, types
 from numba.core.cgutils import get_or_insert_function
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
 LANES = 16
+
+X86 = binding.get_process_triple().startswith(("x86", "i386", "i686"))
+# Whether this CPU multiplies and adds with one rounding: all but x86 before 2013.
+FUSED = not X86 or bool(binding.get_host_cpu_features().get("fma"))
 
 _INT, _BIT = ir.IntType(32), ir.IntType(1)
 _ELEMENTS = {"float32": ir.FloatType(), "int32": _INT, "bool": _BIT}
@@ -145,6 +149,13 @@ def call(builder, name: str, *vectors):
     return builder.call(get_or_insert_function(builder.module, function, full_name), vectors)
 
 
+def fused(builder, a, b, c):
+    """LLVM's a * b + c: one rounding, but on a CPU that has no such instruction two."""
+    if FUSED:
+        return call(builder, "llvm.fma", a, b, c)
+    return builder.fadd(builder.fmul(a, b), c)
+
+
 def _splat(typing, value):
     vector = {types.float32: FLOATS, types.int32: INTS, types.uint32: INTS}.get(value)
 
@@ -169,6 +180,21 @@ def _select(typing, mask, a, b):
         return builder.select(*values)
 
     return (a(mask, a, b), generate) if mask == MASK and a == b else None
+
+
+def _fma(typing, a, b, c):
+    def generate(context, builder, signature, values):
+        return fused(builder, *values)
+
+    return (a(a, b, c), generate) if (a, b, c) == (FLOATS,) * 3 else None
+
+
+def _shift_in_sign(typing, word, x):
+    def generate(context, builder, signature, values):
+        word, x = values
+        return call(builder, "llvm.fshl", word, builder.bitcast(x, word.type), constant(1))
+
+    return (word(word, x), generate) if (word, x) == (INTS, FLOATS) else None
 
 
 def _ones_of(typing, mask):
@@ -216,6 +242,28 @@ def broadcast(array: np.ndarray, index: int) -> np.ndarray:
 def select(mask: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """a where the mask is true, else b."""
     return np.where(mask, a, b)
+
+
+@compiled_as(_fma)
+def fma(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """a * b + c with one rounding, wherever the CPU can; float32."""
+    if not FUSED:
+        return a * b + c
+    product, c = a.astype(np.float64) * b, c.astype(np.float64)  # exact: 48 bits
+    total = product + c
+    # what total lost; an odd last bit keeps the second rounding from a tie that is none
+    part = total - product
+    lost = (product - (total - part)) + (c - part)
+    even = total.view(np.int64) & 1 == 0
+    moved = np.isfinite(total) & (lost != 0) & even
+    odd = np.where(moved, np.nextafter(total, np.copysign(np.inf, lost)), total)
+    return odd.astype(np.float32)
+
+
+@compiled_as(_shift_in_sign)
+def shift_in_sign(word: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """word * 2 + the sign bit of x, which is 1 for -0.0 too."""
+    return (word << 1) | (x.view(np.int32) < 0)
 
 
 @compiled_as(_ones_of)

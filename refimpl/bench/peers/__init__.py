@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from refimpl.bench.measure import Contender
 
-PACKAGES = ("torch", "onnx", "onnxruntime", "openvino")  # the extra `bench`
+PACKAGES = ("torch", "onnx", "onnxruntime", "openvino", "nncf")  # the extra `bench`
 
 
 class Peer(NamedTuple):

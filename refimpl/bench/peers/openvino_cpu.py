@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: its BinaryConvolution as a product, and real networks in float32.
+"""OpenVINO on the CPU: its BinaryConvolution as a product, and real networks as they are run.
 
 BinaryConvolution 1 x 1 is the product of signs that a published CPU library offers. Its input is
 quantized to bits by FakeQuantize, which is how its models do it; the weights are bits from the
@@ -13,6 +13,9 @@ no row of the node.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,6 +28,7 @@ from refimpl.bench.work import Network, Product
 
 REQUIRES = ("openvino",)
 NETWORK_REQUIRES = (*onnx_export.REQUIRES, *REQUIRES)
+QUANTIZED_REQUIRES = (*NETWORK_REQUIRES, "nncf")
 OUTPUT_BYTES = 512 * 1024
 NODE_MACS = 5_000_000  # at least, in a call that is timed by the counters: some microseconds
 
@@ -126,24 +130,59 @@ def _infer_request(work: Product, data: np.ndarray, threads: int, counters: bool
 
 
 def networks(work: Network, threads: int) -> Iterator[Contender]:
-    """The real network in float32."""
+    """The real network in float32, and in bfloat16 where the processor has it."""
+    yield from _in_each_precision(work, _read(work), "float32", "bfloat16", threads)
+
+
+def quantized_networks(work: Network, threads: int) -> Iterator[Contender]:
+    """The real network in int8, quantized after training, what is left in float32 or bfloat16."""
+    model = _quantize(work, _read(work))
+    yield from _in_each_precision(work, model, "int8", "int8 and bfloat16", threads)
+
+
+def _in_each_precision(
+    work: Network, model: Any, single: str, half: str, threads: int
+) -> Iterator[Contender]:
     import openvino
 
-    core = openvino.Core()
-    model = core.read_model(onnx_export.export(work), b"")
-    request = core.compile_model(model, "CPU", _options(threads)).create_infer_request()
+    yield _contender(work, model, single, threads, "f32")
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        yield _contender(work, model, half, threads, "bf16")
+
+
+def _read(work: Network) -> Any:
+    import openvino
+
+    return openvino.Core().read_model(onnx_export.export(work), b"")
+
+
+def _quantize(work: Network, model: Any) -> Any:
+    """By NNCF, as its manual does a transformer. What it calibrates with changes no time."""
+    import nncf
+
+    nncf.set_log_level(logging.ERROR)
+    images = nncf.Dataset([work.images])
+    with contextlib.redirect_stdout(io.StringIO()):  # bars of its progress
+        return nncf.quantize(model, images, model_type=nncf.ModelType.TRANSFORMER, subset_size=1)
+
+
+def _contender(work: Network, model: Any, kind: str, threads: int, precision: str) -> Contender:
+    import openvino
+
+    options = _options(threads, precision)
+    request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
     request.set_input_tensor(openvino.Tensor(work.images))
 
     def logits() -> np.ndarray:
         request.infer()
         return request.get_output_tensor().data.copy()
 
-    yield Contender("OpenVINO float32", timed(request.infer), logits, work.macs, threads)
+    return Contender(f"OpenVINO {kind}", timed(request.infer), logits, work.macs, threads)
 
 
-def _options(threads: int) -> dict[str, Any]:
+def _options(threads: int, precision: str = "f32") -> dict[str, Any]:
     return {
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
-        "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
+        "INFERENCE_PRECISION_HINT": precision,  # without it bfloat16 where the processor has it
     }
