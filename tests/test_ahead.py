@@ -14,7 +14,7 @@ from refimpl.conventions import RefimplError
 from refimpl.engine import parts
 from refimpl.engine import run as engine_run
 from refimpl.kernels import attention, cache, levels, progress, tiles, windows
-from refimpl.models import config as configs
+from refimpl.models import architectures
 from tests.command_line import SEVEN, assert_one_line, process, run
 
 ENGINE, EXTRAS, TRAINING = "engine", "engine, windows and decoders", "training"
@@ -35,7 +35,7 @@ def plain(kernel):
     ],
 )
 def test_what_a_network_needs(network, expected):
-    assert ahead.names(configs.named(network)) == expected
+    assert ahead.names(architectures.named(network)) == expected
 
 
 def test_without_a_network_it_is_everything():
