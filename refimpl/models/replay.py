@@ -324,27 +324,22 @@ class _Maker:
         dys = [self.gradient(output) for output in node.outputs]
         needed = () if operation.of_output else operation.needs(position)
         args = [
-            self.value(arg) if k in needed or k >= first else None
+            self.value(arg) if k in needed or k >= first else self._blank(arg)
             for k, arg in enumerate(node.args)
         ]
         output = self.value(node.name) if operation.of_output else lambda e: None
 
         def part(e: Evaluator) -> Any:
             dy = [d(e) for d in dys]
-            images = len(dy[0]) // self.network.shapes[node.name][0]
             dy = dy[0] if len(dy) == 1 else tuple(dy)
-            given = [
-                self._blank(name, images, e) if arg is None else arg(e)
-                for name, arg in zip(node.args, args, strict=True)
-            ]
-            return e.backward(node, dy, given, output(e), position)
+            return e.backward(node, dy, [arg(e) for arg in args], output(e), position)
 
         return part
 
-    def _blank(self, name: str, images: int, e: Evaluator) -> np.ndarray:
+    def _blank(self, name: str) -> Make:
         """In the place of an input of which backward reads no more than the shape."""
-        first, *rest = self.network.shapes[name]
-        return np.zeros((images * first, *rest), e.dtype)
+        shape = self.network.shapes[name]
+        return lambda e: np.zeros(shape, e.dtype)
 
     def _read(self, tap: str) -> Make:
         self.reads[tap] = None

@@ -574,12 +574,9 @@ def what_waits_is_shown_last_first(original):
     def _schedule(visible):
         network, found = visible.network, original(visible)
         for region in network.branches:
-            targets = found[network.backward_order.index(min(region[-1]))]
-            places = [
-                k
-                for k, t in enumerate(targets)
-                if network.maker.get(t.source, 1e9) < min(region[0])
-            ]
+            first, last = min(region[0]), min(region[-1])
+            targets = found[network.backward_order.index(last)]
+            places = [k for k, t in enumerate(targets) if network.maker.get(t.source, last) < first]
             turned = [targets[k] for k in reversed(places)]
             for k, target in zip(places, turned):
                 targets[k] = target
