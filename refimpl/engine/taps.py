@@ -20,9 +20,10 @@ from refimpl.engine import columns
 from refimpl.engine.plan import Plan, Stage, decoded_row, level_row, stage_at, words
 from refimpl.kernels import bits
 from refimpl.kernels.vector import LANES
+from refimpl.models import heads
 from refimpl.models.config import Config
 from refimpl.models.stage import Stage as ModelStage
-from refimpl.ops import band_sum, boolean, position_bias, split_heads, windows
+from refimpl.ops import band_sum, boolean, position_bias
 
 Arrays = Mapping[str, np.ndarray]
 FIELDS = ("norm1.out", "value.out")  # whole, of every token
@@ -151,8 +152,8 @@ class Listener:
         return found[f"{name}.out"]
 
     def _heads(self, found, name: str, row: int, m: np.ndarray, stage: ModelStage) -> None:
-        z = m + self._floats(f"{name}_move")
-        found[f"{name}.head_z"] = _cut(z, stage, transposed=name.endswith(".v"))
+        to_heads = heads.cut_values if name.endswith(".v") else heads.cut
+        found[f"{name}.head_z"] = to_heads(m + self._floats(f"{name}_move"), stage)
         rows, length = found[f"{name}.head_z"].shape[2:]
         lanes = self._by_head("head_bit", row, words(length)).view(np.uint32)
         found[f"{name}.head_bit"] = bits.unpack(bits.Packed(lanes, rows, length))
@@ -174,7 +175,7 @@ class Listener:
         found[f"{name}.prob.z"] = boolean.threshold(prob, alpha)[0]
         bit = self._by_head("attn.prob.bit", own, words(keys)).view(np.uint32)
         found[f"{name}.prob.bit"] = bits.unpack(bits.Packed(bit, keys, keys))
-        context = _cut(self._tokens("attn.context", own), stage)
+        context = heads.cut(self._tokens("attn.context", own), stage)
         step = np.broadcast_to(boolean.step_of(alpha), (stage.heads, 1, 1))
         found[f"{name}.context.int"] = np.rint(context / step).astype(np.int32)
         found[f"{name}.context"] = context
@@ -242,10 +243,3 @@ def _queries_first(tiles: np.ndarray, tokens: int) -> np.ndarray:
 
 def _signs(bit: np.ndarray) -> np.ndarray:
     return np.where(bit, np.float32(1), np.float32(-1))
-
-
-def _cut(x: np.ndarray, stage: ModelStage, transposed: bool = False) -> np.ndarray:
-    """(1, N, C) -> heads, (nW, heads, M*M, d), or transposed (nW, heads, d, M*M)."""
-    if stage.window:
-        x, _ = windows.forward(x, stage.grid, stage.window, stage.shift)
-    return split_heads.forward(x, stage.heads, transposed)[0]

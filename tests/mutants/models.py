@@ -568,15 +568,18 @@ def differential_in_the_order_of_its_arguments(original):
 
 
 @mutant("models.replay._schedule", ORDER, name="small_tie_free")
-def what_waits_is_shown_at_once(original):
-    """What several branches read is shown with the last of them, in front of its own gradients."""
+def what_waits_is_shown_last_first(original):
+    """What several branches read is shown in the order in which it is complete."""
 
     def _schedule(visible):
         network, found = visible.network, original(visible)
-        last = {min(region[-1]) for region in network.branches}
-        for place, i in enumerate(network.backward_order):
-            if i in last:
-                found[place].sort(key=lambda t: network.maker.get(t.source, np.inf))
+        for region in network.branches:
+            first, last = min(region[0]), min(region[-1])
+            targets = found[network.backward_order.index(last)]
+            places = [k for k, t in enumerate(targets) if network.maker.get(t.source, last) < first]
+            turned = [targets[k] for k in reversed(places)]
+            for k, target in zip(places, turned):
+                targets[k] = target
         return found
 
     return _schedule
