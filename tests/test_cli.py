@@ -617,7 +617,7 @@ def workshop(tmp_path_factory) -> Path:
         (folder / name).parent.mkdir(exist_ok=True)
         Image.open(bundled.digits()[digit]).save(folder / name)
     (folder / "recipe.toml").write_text("epochs = 1\n")
-    tiny = "fields = {dim = 8, depth = 1, mlp_ratio = 1}\n"
+    tiny = "fields = {dim = 16, depth = 1, mlp_ratio = 1}\n"
     (folder / "ablation.toml").write_text(
         'images = 10\nheld_out = 10\nseeds = [0]\nbaseline = "react"\n[recipe]\nepochs = 1\n'
         f'[[rows]]\nname = "react"\nmodel = "react_cifar"\n{tiny}'
