@@ -709,7 +709,7 @@ HEAVY = (
 
 def test_an_answer_does_not_wait_for_what_it_does_not_need(model) -> None:
     code = (
-        "import sys; from refimpl import cli; cli.main(sys.argv[1:]); "
+        "import sys; from refimpl import cli; cli.main(sys.argv[1:], own_process=True); "
         f"print([m for m in sys.modules if m in {HEAVY}])"
     )
     command = [sys.executable, "-c", code, "classify", str(SEVEN), "--model", model]

@@ -42,8 +42,20 @@ def test_images_of_any_size_are_prepared() -> None:
     model, _ = refimpl.load("didb_cifar10")
     x = model.prepare(np.random.default_rng(0).integers(0, 256, (2, 40, 50, 3), np.uint8))
     assert (x.shape, x.dtype) == ((2, 3, 32, 32), np.float32)
-    with pytest.raises(DataError, match="expected uint8"):
-        model.prepare(x)
+    for wrong in (x, x[0], "seven.png", ["seven.png"], [None]):
+        with pytest.raises(DataError, match="expected uint8"):
+            model.prepare(wrong)
+
+
+def test_a_list_of_images_may_have_a_size_each() -> None:
+    model, _ = refimpl.load(NAME)
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, size, np.uint8) for size in ((30, 20), (28, 28), (40, 41, 3))]
+    found = model.prepare(images)
+    for image, x in zip(images, found, strict=True):
+        np.testing.assert_array_equal(model.prepare(image[None]), x[None])
+    np.testing.assert_array_equal(model.prepare(list(map(Image.fromarray, images))), found)
+    assert model.prepare([]).shape == (0, 1, 28, 28)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
@@ -194,6 +206,14 @@ def test_a_card_of_other_weights_is_left_alone(saved) -> None:
     with pytest.raises(ModelFileError, match=r"model\.json: is the card of other weights"):
         cards.record(saved, Figures(), "noise")
     assert cards.path_of(saved).read_bytes() == before
+
+
+def test_a_number_of_a_card() -> None:
+    shipped = files.find(NAME)
+    assert cards.number(shipped, "evaluation", "top1") == 0.9836
+    for keys in (("evaluation",), ("evaluation", "data"), ("none", "top1"), ("data", "more")):
+        with pytest.raises(ModelFileError, match=f"{': '.join(keys)} is .*, expected a number"):
+            cards.number(shipped, *keys)
 
 
 # --- copies and other processes -------------------------------------------------------------------

@@ -210,8 +210,9 @@ def test_what_a_card_cannot_hold_is_told_before_the_first_epoch(tmp_path, monkey
 @pytest.mark.parametrize("words", [(), ("golden",), ("bench",)])
 def test_without_a_verb_all_are_shown(words) -> None:
     status, out, err = run(*words)
-    assert (status, err) == (2, "")
-    assert out == run(*words, "--help").out
+    assert (status, out) == (2, "")
+    assert err.startswith(run(*words, "--help").out)
+    assert err.endswith("error: the following arguments are required: VERB\n")
 
 
 def test_help_and_version_are_understood() -> None:

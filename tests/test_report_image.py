@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import threadpoolctl
 from PIL import Image
 
 import refimpl
@@ -537,3 +538,17 @@ def test_contrast(scheme) -> None:
     for mark in ("minus", "plus", "one", "share", "full"):
         assert contrast(colour[mark], colour["card"]) >= 3, mark
     assert contrast(colour["one"], colour["zero"]) >= 3
+
+
+def test_layers_are_timed_with_one_thread(monkeypatch) -> None:
+    """Threads of BLAS that waited for each other made one layer a hundred times slower."""
+    threads, measure = [], image.timing.measure
+
+    def measured(*arguments: object) -> object:
+        threads.extend(pool["num_threads"] for pool in threadpoolctl.threadpool_info())
+        return measure(*arguments)
+
+    monkeypatch.setattr(image.timing, "measure", measured)
+    with threadpoolctl.threadpool_limits(2):
+        image.page(asker(networks.small(**networks.DIDB)), photo(), "photo", "model")
+    assert threads and set(threads) == {1}

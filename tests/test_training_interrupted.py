@@ -169,3 +169,13 @@ def test_divergence_leaves_the_checkpoint_of_the_epoch_before(tmp_path, monkeypa
     assert same_bits(refimpl.unflatten(kept.params), refimpl.unflatten(after_an_epoch.params))
     assert len(kept.progress["history"]) == 1
     assert not (tmp_path / "run.safetensors").exists()
+
+
+@pytest.mark.parametrize("history", [[1], [{"epoch": 1}], [{"colour": "red"}]])
+def test_a_history_of_another_kind_is_told(tmp_path, monkeypatch, history) -> None:
+    _cut(tmp_path, monkeypatch, 15, recipe=TWO)
+    path = tmp_path / "cut.checkpoint"
+    saved = checkpoints.load(path)
+    checkpoints.save(path, saved._replace(progress=saved.progress | {"history": history}))
+    with pytest.raises(ModelFileError, match=r"cut\.checkpoint: history: "):
+        train(tmp_path, TWO, "cut", resume=True)

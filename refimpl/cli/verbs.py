@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -14,8 +15,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with status 2, after what was wrong; without a verb after the list of all."""
         if message.endswith("required: VERB"):
-            self.print_help()
-            self.exit(2)
+            self.print_help(sys.stderr)
+            self.exit(2, f"\n{self.prog}: error: {message}\n")
         # argparse says: argument VERB: invalid choice: 'x' (choose from 'a', 'b')
         if found := re.search(r"invalid choice: (.+) \(choose from (.+)\)$", message):
             name, *known = (word.strip("' ") for word in (found[1], *found[2].split(",")))

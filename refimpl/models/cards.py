@@ -63,6 +63,17 @@ def evaluation(card: dict[str, Any], path: Path) -> dict[str, Any]:
     return found
 
 
+def number(model: Path, *keys: str) -> float:
+    """Take one number out of a model's card, by its keys; ModelFileError where there is none."""
+    found: Any = read(model)
+    for key in keys:
+        found = found.get(key) if isinstance(found, dict) else None
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        what = ": ".join(keys)
+        raise ModelFileError(f"{path_of(model)}: {what} is {found!r:.40}, expected a number")
+    return found
+
+
 def own(model: Path, count: int) -> dict[str, Any]:
     """Read the card of these very weights, to write figures of `count` images into it.
 

@@ -6,7 +6,7 @@ What is computed, `binary.network` lists; how, `interpreter` says.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,18 +68,22 @@ class VisionTransformer:
             names = self.class_names
         return VisionTransformer(config, preprocessing, names)
 
-    def prepare(self, images: np.ndarray) -> np.ndarray:
+    def prepare(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Turn images uint8 (n, H, W) or (n, H, W, 3), of any size, into what `predict` takes.
 
-        Returns float32 (n, channels, H, W) of the model's size, by `preprocessing`: what the model
-        was trained on. ConfigError for a model that was not loaded and has none, DataError for
-        arrays of another kind.
+        A list of images (H, W) or (H, W, 3), arrays or PIL's, may have a size each. Returns float32
+        (n, channels, H, W) of the model's size, by `preprocessing`: what the model was trained on.
+        ConfigError for a model that was not loaded and has none, DataError for what is no image.
         """
         if self.preprocessing is None:
             raise ConfigError(
                 "model: preprocessing is None; expected that of a trained model, from refimpl.load"
             )
-        return self.preprocessing.apply_array(images)
+        if isinstance(images, np.ndarray):
+            return self.preprocessing.apply_array(images)
+        none = np.empty((0, *self.preprocessing.shape), np.uint8)
+        each = [none, *(np.asarray(image)[None] for image in images)]
+        return np.concatenate([self.preprocessing.apply_array(image) for image in each])
 
     def init(self, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
         """Draw fresh parameters [SPEC 6.6], a nested dict [SPEC 6.4]."""

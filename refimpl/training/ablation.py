@@ -39,7 +39,7 @@ from refimpl.conventions import ConfigError, DataError
 from refimpl.data.datasets import Dataset, require_classes
 from refimpl.data.image_folder import Array, in_batches, slices, subset
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import Config, VisionTransformer, files, packing
+from refimpl.models import Config, VisionTransformer, cards, files, packing
 from refimpl.models.architectures import named
 from refimpl.models.summary import summarise
 from refimpl.training.batches import Objective, score
@@ -308,7 +308,6 @@ def carry_out(
             card={"ablation": {"row": run.row.name, **settings}},
         )
     trained = files.read(out)
-    card = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     objective = Objective(images.preprocessing.apply_array, backend)
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         reached = score(
@@ -325,8 +324,8 @@ def carry_out(
         split=images.split,
         count=len(images.evaluated[1]),
         top1=reached.accuracy,
-        loss=card["figures"]["loss"],
-        seconds=card["wall_time_seconds"],
+        loss=cards.number(out, "figures", "loss"),
+        seconds=cards.number(out, "wall_time_seconds"),
         data_sha256=data,
         mean_iou=reached.mean_iou,
         **settings,

@@ -44,7 +44,10 @@ class Journal:
         checkpoints.require_like(self.checkpoint, "parameter", saved.params, params)
         for name, value in params.items():
             value[...] = saved.params[name]
-        self.history = [EpochResult(**result) for result in saved.progress["history"]]
+        try:
+            self.history = [EpochResult(**result) for result in saved.progress["history"]]
+        except TypeError as error:
+            raise ModelFileError(f"{self.checkpoint}: history: {error}") from None
         self._optimizer = saved.optimizer
         self._write_curves()  # it may have been killed between the checkpoint and them
 
