@@ -42,9 +42,10 @@ SUFFIXES = (
 
 # What lies beside images and nobody takes for one.
 _OTHERS = (
-    *(".bz2", ".cfg", ".csv", ".db", ".gz", ".html", ".ini", ".json", ".jsonl", ".log", ".mat"),
-    *(".md", ".npy", ".npz", ".pdf", ".pkl", ".py", ".rst", ".sh", ".tar", ".toml", ".tsv", ".txt"),
-    *(".xml", ".xz", ".yaml", ".yml", ".zip"),
+    *(".bz2", ".cfg", ".checkpoint", ".ckpt", ".csv", ".db", ".gz", ".html", ".ini", ".json"),
+    *(".jsonl", ".log", ".mat", ".md", ".npy", ".npz", ".onnx", ".pdf", ".pkl", ".pt", ".pth"),
+    *(".py", ".rst", ".safetensors", ".sh", ".tar", ".toml", ".tsv", ".txt", ".xml", ".xz"),
+    *(".yaml", ".yml", ".zip"),
 )
 
 _TRANSPARENT = ("LA", "PA", "RGBA", "RGBa")
@@ -98,6 +99,9 @@ def to_plain(image: Image.Image, name: str = "image") -> Image.Image:
 
     One that Pillow has not loaded yet gives the same as `decode` of its file. DataError as there.
     """
+    made_here = type(image) is Image.Image and image.mode in ("L", "RGB") and not image.info
+    if made_here and min(image.size) > 0:
+        return image
     with _told(name), metadata.quiet():
         return _plain(image, name)
 
