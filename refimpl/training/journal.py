@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.conventions import ConfigError, ModelFileError
-from refimpl.data.image_folder import Array, files_of
+from refimpl.data.image_folder import Array, FolderArray
 from refimpl.training import checkpoints
 from refimpl.training.history import EpochResult, write_csv
 from refimpl.training.optimizers import AdamW
@@ -94,15 +94,11 @@ def require_free(out: Path) -> None:
 
 
 def fingerprint(*arrays: Array) -> str:
-    """SHA-256 of arrays: types, shapes and values; of files in a folder, their names and sizes.
-
-    The same whether a folder's files are in memory or read on demand.
-    """
+    """SHA-256 of arrays: types, shapes and values; of files in a folder, their names and sizes."""
     digest = hashlib.sha256()
     for array in arrays:
-        files = files_of(array)
-        if files is not None:
-            array = files.listing()
+        if isinstance(array, FolderArray):
+            array = array.listing()
         digest.update(f"{array.dtype} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
