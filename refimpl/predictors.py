@@ -132,7 +132,7 @@ def told(judged: Judged, class_names: Sequence[str], config: Config) -> str | No
         return judged.warning
     known = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
     text = f"{judged.warning}; the model knows {known}"
-    if judged.colours and config.channels == 1 and (others := _reading_colours(config.task)):
+    if judged.colours and (others := _reading_colours(config.task)):
         text += f"; try --model {' or '.join(others)}"
     return text
 

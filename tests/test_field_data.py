@@ -25,7 +25,7 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.golden.candidate import read_names
 from refimpl.models import files
 from refimpl.training import recipes
-from refimpl.training.journal import fingerprint
+from refimpl.training.journal import Journal
 from tests.command_line import SMALL, run, save_model, save_segmenter
 from tests.test_bad_input import tar, zipped
 from tests.test_data import encoded, png
@@ -209,16 +209,50 @@ def test_the_command_tells_what_is_left_out_and_what_has_no_splits(tmp_path):
 
 def test_a_folder_is_the_same_training_data_in_memory_and_on_demand(tmp_path):
     path = write_folder(tmp_path / "data", TREE)
-    kinds = [datasets.load(path, "train", PLAIN, workers=workers) for workers in (None, 0)]
-    assert [type(data.images).__name__ for data in kinds] == ["Kept", "FolderArray"]
-    first, second = (fingerprint(data.images, data.labels) for data in kinds)
+    first, second = (datasets.load(path, "train", PLAIN, workers=n).source() for n in (None, 0))
     assert first == second
-    first, second = (fingerprint(data.spread(2).images) for data in kinds)
-    assert first == second != fingerprint(kinds[0].images)
-    other = Preprocessing.plain((4, 6), 1)
-    assert fingerprint(datasets.load(path, "train", other).images) != fingerprint(kinds[0].images)
-    changed = datasets.load(path, "train", PLAIN).images[:] + 1  # computed from them: its values
-    assert fingerprint(changed) == fingerprint(np.array(changed)) != fingerprint(kinds[0].images)
+    others = [datasets.load(path, "test", PLAIN), datasets.load(path, "train", PLAIN, limit=4)]
+    others += [datasets.load(path, "train", Preprocessing.plain((4, 6), 1))]
+    (path / "train" / "ant" / "0000.png").write_bytes(picture(format="BMP"))
+    others += [datasets.load(path, "train", PLAIN)]
+    assert len({first, *(data.source() for data in others)}) == 5
+    folder = pairs(tmp_path / "maps", np.array([[1, 2]]))
+    first, second = (segmentation.load(folder, "train", PLAIN, workers=n) for n in (None, 0))
+    assert first.source() == second.source()
+    few = [datasets.load(path, "train", PLAIN, workers=n).spread(2) for n in (None, 0)]
+    assert few[0].source() == few[1].source() not in (None, first.source())
+    assert datasets.load(SMALL, "test", PLAIN, limit=3).source() is None
+
+
+@pytest.mark.parametrize(("begun", "resumed"), [((), ("--workers", 0)), (("--workers", 0), ())])
+def test_an_interrupted_training_goes_on_however_its_folder_is_read(tmp_path, begun, resumed):
+    """Three epochs, one of them before the interruption: the same weights as in one go."""
+    tree = {f"train/{i}/{j}.png": encoded(photo(10 * i + j)) for i in range(2) for j in range(6)}
+    data = write_folder(tmp_path / "data", tree)
+    tiny = ("--model", "react_micro", "--set", "dim=8", "--set", "depth=1", "--set",
+            "num_classes=2", "--backend", "numpy", "--threads", 1)  # fmt: skip
+    train = ("train", "--data", data, *tiny, "--validation", 2, "--epochs", 3)
+    whole, out = tmp_path / "whole.safetensors", tmp_path / "a.safetensors"
+    assert run(*train, *begun, "-o", whole).status == 0
+    with pytest.MonkeyPatch.context() as patch:
+        save, epochs = Journal.save, []
+
+        def interrupted(journal: Journal, *state: object) -> None:
+            save(journal, *state)
+            epochs.append(1)
+            raise KeyboardInterrupt
+
+        patch.setattr(Journal, "save", interrupted)
+        assert run(*train, *begun, "-o", out).status == 130
+        assert epochs == [1]
+    status, _, err = run(*train, *resumed, "--resume", "-o", out)
+    assert status == 0, err
+    assert out.read_bytes() == whole.read_bytes()
+    assert run(*train, *begun, "-o", tmp_path / "b.safetensors").status == 0
+
+
+def photo(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (28, 28), dtype=np.uint8))
 
 
 def test_images_of_idx_files_are_chosen_before_they_are_enlarged(monkeypatch):

@@ -167,7 +167,7 @@ def test_metadata(chunks: list[bytes], segments: list[tuple[int, bytes]]) -> Non
         content = PLAIN_PNG[:33] + b"".join(chunks) + PLAIN_PNG[33:]
         found = images.decode(content, "fuzz")
         np.testing.assert_array_equal(pixels_of(found), pixels_of(PICTURE))
-        size, turned = images.picture_size(content, "fuzz")
+        size, turned = (f(content, "fuzz") for f in (images.picture_size, images.orientation_of))
         assert (size, turned >= 5) == (found.size[::-1], size == (14, 9))
         packed = [struct.pack(">BBH", 0xFF, kind, len(body) + 2) + body for kind, body in segments]
         content = PLAIN_JPEG[:2] + b"".join(packed) + PLAIN_JPEG[2:]

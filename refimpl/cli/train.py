@@ -140,6 +140,8 @@ def run(args: argparse.Namespace) -> int:
             resume=args.resume,
             curves=args.curves is not None,
             overwrite=args.force,
+            # with what is held out: it is no part of the training
+            source=(source := data.source()) and f"{source} {json.dumps(split.card)}",
             card={
                 "data": args.data.resolve().name,
                 "broken_images_left_out": len(data.broken),

@@ -19,6 +19,7 @@ The images are an array in memory, or read from their folder on demand: see imag
 set with a label for every pixel is refused here, and read by segmentation.py.
 """
 
+import hashlib
 import math
 import os
 from collections import Counter
@@ -63,6 +64,7 @@ class Dataset(NamedTuple):
     split: str | None  # name of its folder; None: the data set has no splits
     broken: tuple[str, ...] = ()  # of each image that was left out: which it is, what is wrong
     notes: tuple[str, ...] = ()  # what else a user should know: a line each
+    files: tuple[FolderArray, ...] = ()  # of a folder: the images, and label maps, on demand
 
     def spread(self, count: int) -> "Dataset":
         """`count` images evenly spread over the data set, all where it has no more."""
@@ -70,7 +72,20 @@ class Dataset(NamedTuple):
             return self
         chosen = _spread(len(self.images), count)
         images, labels = (subset(array, chosen) for array in (self.images, self.labels))
-        return self._replace(images=images, labels=labels)
+        files = tuple(array.subset(chosen) for array in self.files)
+        return self._replace(images=images, labels=labels, files=files)
+
+    def source(self) -> str | None:
+        """What tells a folder's images and labels from others, in memory and on demand alike.
+
+        SHA-256 of the names and sizes of the files, of how they are read, and of the classes; None
+        where there is no folder.
+        """
+        if not self.files:
+            return None
+        listings = [array.listing() for array in self.files]
+        labels = [self.labels] if len(self.files) == 1 else []  # else they are files
+        return hashlib.sha256(b"".join(map(bytes, [*listings, *labels]))).hexdigest()
 
 
 def load(
@@ -123,10 +138,13 @@ def load(
     images = FolderArray(reader, listing.names, Workers(count or 0))
     faults = images.workers.faults(reader.read, listing.names, progress) if skip_broken else {}
     if count is None:
-        return _dataset(
+        data = _dataset(
             path, listing, faults, lambda kept: in_memory([images.subset(kept)], progress)[0]
         )
-    return _dataset(path, listing, faults, images.subset)
+    else:
+        data = _dataset(path, listing, faults, images.subset)
+    kept = left(path, len(listing.names), faults)
+    return data._replace(files=(images.subset(kept),))
 
 
 def _of_idx(path: Path, split: str, preprocessing: Preprocessing, limit: int | None) -> Dataset:

@@ -131,28 +131,12 @@ class FolderArray:
         return np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
 
 
-class Kept(np.ndarray):
-    """The entries of a FolderArray in memory; it still knows which files they are of."""
-
-    of: FolderArray | None = None  # None: an array that was computed from them
-
-
 Array = np.ndarray | FolderArray
 
 
 def subset(array: Array, chosen: Index) -> Array:
     """Some of the entries, of a folder without reading them."""
-    if isinstance(array, FolderArray):
-        return array.subset(chosen)
-    some = array[chosen]
-    if (files := files_of(array)) is not None:
-        some.of = files.subset(chosen)
-    return some
-
-
-def files_of(array: Array) -> FolderArray | None:
-    """The FolderArray that an array is, or was read from; None where there is none."""
-    return array if isinstance(array, FolderArray) else getattr(array, "of", None)
+    return array.subset(chosen) if isinstance(array, FolderArray) else array[chosen]
 
 
 def in_batches(array: Array, chosen: Iterable[Index]) -> Iterator[np.ndarray]:
@@ -162,14 +146,12 @@ def in_batches(array: Array, chosen: Iterable[Index]) -> Iterator[np.ndarray]:
     return (array[some] for some in chosen)
 
 
-def in_memory(arrays: Sequence[FolderArray], progress: Progress) -> list[Kept]:
+def in_memory(arrays: Sequence[FolderArray], progress: Progress) -> list[np.ndarray]:
     """All of each array, as many entries in one as in another: the first of all, the second, ...
 
     progress: called with 1 after each.
     """
-    whole = [np.empty(array.shape, np.uint8).view(Kept) for array in arrays]
-    for entries, array in zip(whole, arrays, strict=True):
-        entries.of = array
+    whole = [np.empty(array.shape, np.uint8) for array in arrays]
     for i in range(len(arrays[0])):
         for entries, array in zip(whole, arrays, strict=True):
             entries[i] = array.reader.read(array.items[i])

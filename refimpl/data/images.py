@@ -42,9 +42,10 @@ SUFFIXES = (
 
 # What lies beside images and nobody takes for one.
 _OTHERS = (
-    *(".bz2", ".cfg", ".csv", ".db", ".gz", ".html", ".ini", ".json", ".jsonl", ".log", ".mat"),
-    *(".md", ".npy", ".npz", ".pdf", ".pkl", ".py", ".rst", ".sh", ".tar", ".toml", ".tsv", ".txt"),
-    *(".xml", ".xz", ".yaml", ".yml", ".zip"),
+    *(".bz2", ".cfg", ".checkpoint", ".ckpt", ".csv", ".db", ".gz", ".html", ".ini", ".json"),
+    *(".jsonl", ".log", ".mat", ".md", ".npy", ".npz", ".onnx", ".pdf", ".pkl", ".pt", ".pth"),
+    *(".py", ".rst", ".safetensors", ".sh", ".tar", ".toml", ".tsv", ".txt", ".xml", ".xz"),
+    *(".yaml", ".yml", ".zip"),
 )
 
 _TRANSPARENT = ("LA", "PA", "RGBA", "RGBa")
@@ -78,8 +79,8 @@ def decode(content: bytes, name: str) -> Image.Image:
     return _decode(content, name, _plain)
 
 
-def decode_indices(content: bytes, name: str) -> tuple[np.ndarray, int]:
-    """(numbers of a grey or palette image as they are stored, uint8 (H, W); its orientation).
+def decode_indices(content: bytes, name: str) -> np.ndarray:
+    """The numbers of a grey or palette image as they are stored, uint8 (H, W).
 
     A palette's colours are passed over: its indices are the numbers. Numbers of 1, 2 or 4 bits are
     not spread over 0..255 as those of a picture are. They are turned upright, as `decode` does.
@@ -88,9 +89,14 @@ def decode_indices(content: bytes, name: str) -> tuple[np.ndarray, int]:
     return _decode(content, name, _indices)
 
 
-def picture_size(content: bytes, name: str) -> tuple[tuple[int, int], int]:
-    """((H, W) of what `decode` makes, the orientation in the file), as a rule undecoded."""
+def picture_size(content: bytes, name: str) -> tuple[int, int]:
+    """(H, W) of what `decode` makes, as a rule without decoding it."""
     return _decode(content, name, _upright_size)
+
+
+def orientation_of(content: bytes, name: str) -> int:
+    """Of a file, 1 to 8; see metadata.py. `decode` applies it."""
+    return _decode(content, name, lambda image, _: metadata.orientation(image))
 
 
 def to_plain(image: Image.Image, name: str = "image") -> Image.Image:
@@ -98,6 +104,9 @@ def to_plain(image: Image.Image, name: str = "image") -> Image.Image:
 
     One that Pillow has not loaded yet gives the same as `decode` of its file. DataError as there.
     """
+    made_here = type(image) is Image.Image and image.mode in ("L", "RGB") and not image.info
+    if made_here and min(image.size) > 0:
+        return image
     with _told(name), metadata.quiet():
         return _plain(image, name)
 
@@ -279,14 +288,13 @@ def _colour_key(image: Image.Image, samples: str, wide: np.ndarray | None) -> np
     return None
 
 
-def _upright_size(image: Image.Image, name: str) -> tuple[tuple[int, int], int]:
-    turned = metadata.orientation(image)
-    if turned != 1:
+def _upright_size(image: Image.Image, name: str) -> tuple[int, int]:
+    if metadata.orientation(image) != 1:
         image = _plain(image, name)  # the size of a TIFF in its header is turned already
-    return image.size[::-1], turned
+    return image.size[::-1]
 
 
-def _indices(image: Image.Image, name: str) -> tuple[np.ndarray, int]:
+def _indices(image: Image.Image, name: str) -> np.ndarray:
     method = image.info.get("compression") if image.format == "TIFF" else None
     if image.format not in _LOSSLESS or method in _LOSSY_TIFF:
         raise DataError(
@@ -311,7 +319,7 @@ def _indices(image: Image.Image, name: str) -> tuple[np.ndarray, int]:
         image = metadata.upright(image, turned)
     if image.mode == "1":
         image = image.convert("L")
-    return np.asarray(image) // _FACTORS[samples], turned
+    return np.asarray(image) // _FACTORS[samples]
 
 
 def _too_large(name: str) -> DataError:

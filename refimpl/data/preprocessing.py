@@ -136,10 +136,11 @@ class Preprocessing:
         """`pixels` of any PIL image, and what sets it apart from those of the training."""
         plain = to_plain(image)
         pixels = self._resized(plain.convert(MODES[self.mode]))
-        colours = plain.mode == "RGB" and bool(_colours(self._resized(plain)[None]) >= COLOURED)
         text = self.unlike(pixels)
-        if text and colours and self.mode == "grey":
-            text += "; it has colours, the model reads grey"
+        unread = text is not None and self.mode == "grey" and plain.mode == "RGB"
+        colours = unread and bool(_colours(self._resized(plain)[None]) >= COLOURED)
+        if colours:
+            text = f"{text}; it has colours, the model reads grey"
         return Judged(pixels, text, colours, self.exchanged(pixels))
 
     def _resized(self, image: Image.Image) -> np.ndarray:
@@ -266,7 +267,7 @@ class Judged(NamedTuple):
 
     pixels: np.ndarray  # uint8 (H, W) or (H, W, 3)
     warning: str | None  # in words, what sets it apart from the images of the training
-    colours: bool  # whether the picture has any, also where the model reads grey
+    colours: bool  # whether the picture has any that the model does not see, where it is unlike
     exchanged: bool  # whether dark and light are, and that may be all
 
 

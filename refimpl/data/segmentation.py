@@ -33,6 +33,7 @@ from refimpl.data.images import (
     decode_indices,
     in_folder,
     left_out_of,
+    orientation_of,
     picture_size,
     suffixes_of,
 )
@@ -80,13 +81,15 @@ class Pair(NamedTuple):
 
     def labels(self, classes: Classes) -> np.ndarray:
         """uint8 (H, W), of the size of the picture; DataError where it has another."""
-        indices, turned = decode_indices(read_file(self.annotation), str(self.annotation))
-        size, image_turned = picture_size(read_file(self.image), str(self.image))
+        annotation = read_file(self.annotation), str(self.annotation)
+        image = read_file(self.image), str(self.image)
+        indices, size = decode_indices(*annotation), picture_size(*image)
         if indices.shape != size:
             raise DataError(
                 f"{self.annotation}: {indices.shape[1]} x {indices.shape[0]} pixels, expected "
                 f"{size[1]} x {size[0]}, the size of {self.image.name}"
             )
+        turned, image_turned = orientation_of(*annotation), orientation_of(*image)
         if turned != image_turned and _stored(size, turned) == _stored(size, image_turned):
             raise DataError(
                 f"{self.annotation}: its orientation is {turned}, that of {self.image.name} is "
@@ -233,7 +236,13 @@ def load(
     arrays = [FolderArray(reader, folder.pairs, pool) for reader in readers]
     images, labels = in_memory(arrays, progress) if count is None else arrays
     return Dataset(
-        images, labels, folder.classes.names, folder.split, folder.broken, folder.notes
+        images,
+        labels,
+        folder.classes.names,
+        folder.split,
+        folder.broken,
+        folder.notes,
+        tuple(arrays),
     )
 
 

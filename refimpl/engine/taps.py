@@ -23,7 +23,7 @@ from refimpl.kernels.vector import LANES
 from refimpl.models import heads
 from refimpl.models.config import Config
 from refimpl.models.stage import Stage as ModelStage
-from refimpl.ops import band_sum, boolean, position_bias
+from refimpl.ops import band_sum, boolean, position_bias, split_heads, windows
 
 Arrays = Mapping[str, np.ndarray]
 FIELDS = ("norm1.out", "value.out")  # whole, of every token

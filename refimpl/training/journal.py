@@ -14,7 +14,7 @@ import numpy as np
 
 from refimpl import disk
 from refimpl.conventions import ConfigError, ModelFileError
-from refimpl.data.image_folder import Array, files_of
+from refimpl.data.image_folder import Array, FolderArray
 from refimpl.models.files import SUFFIX
 from refimpl.training import checkpoints
 from refimpl.training.history import EpochResult, is_csv, write_csv
@@ -100,15 +100,11 @@ def require_free(out: Path, curves: bool, *, resume: bool, overwrite: bool) -> N
 
 
 def fingerprint(*arrays: Array) -> str:
-    """SHA-256 of arrays: types, shapes and values; of files in a folder, their names and sizes.
-
-    The same whether a folder's files are in memory or read on demand.
-    """
+    """SHA-256 of arrays: types, shapes and values; of files in a folder, their names and sizes."""
     digest = hashlib.sha256()
     for array in arrays:
-        files = files_of(array)
-        if files is not None:
-            array = files.listing()
+        if isinstance(array, FolderArray):
+            array = array.listing()
         digest.update(f"{array.dtype} {array.shape} ".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -78,6 +78,7 @@ def train(
     curves: bool = False,
     overwrite: bool = False,
     card: Mapping[str, Any] | None = None,
+    source: str | None = None,
 ) -> Trained:
     """Train `model` and write it, with its card, to `out` (a .safetensors file).
 
@@ -98,6 +99,8 @@ def train(
     overwrite: what exists under the names that the run writes may go, the checkpoint of another run
         too; else it is an error.
     card: entries to add to the card, JSON values, such as the name of the data.
+    source: what tells the training data from others when a run is resumed; without it their values,
+        or of a FolderArray the names and sizes of its files.
 
     While it runs, `out` with the suffix .checkpoint holds the state after the last epoch, so a run
     that is interrupted loses the epoch it was in. One that is killed while it writes leaves a file
@@ -123,7 +126,7 @@ def train(
     identity = {
         "recipe": recipe.to_json(),
         "config": model.config.to_json(),
-        "training data": fingerprint(images, labels),
+        "training data": source or fingerprint(images, labels),
         "teacher": tutor and tutor.to_json(),
     }
     teach = tutor and functools.partial(tutor.probabilities, backend=backend)
