@@ -487,6 +487,15 @@ def test_float16_is_judged_as_such(bundle, mode):
     assert verdict(compare(bundle, wrong, mode=mode, unit_roundoff="float32"), REAL).hard
 
 
+def test_in_bfloat16_mode_free_shows_nothing_and_passes_nothing(bundle):
+    exact = golden_networks.taps(bundle)
+    coarse = {REAL: precision.as_stored(exact[REAL], "bfloat16")}
+    found = compare(bundle, coarse, unit_roundoff="bfloat16")
+    assert found.outcome == "INCOMPLETE" and "--mode replay" in verdict(found, REAL).reason
+    gross = {REAL: coarse[REAL] + np.float32(1e6)}
+    assert compare(bundle, gross, unit_roundoff="bfloat16").outcome == "FAIL"
+
+
 def test_a_unit_roundoff_by_pattern(bundle, candidate):
     name = "blocks.0.attn.k_low.norm"
     coarse = {**candidate, name: precision.as_stored(candidate[name], "bfloat16")}

@@ -187,6 +187,16 @@ def test_an_open_bit_counts_in_the_worst_case(bundle, candidate):
     assert (judge.tolerance[0] < 1e-3).all()  # the other image knows nothing of it
 
 
+def test_what_a_port_did_not_dump_it_computed_in_its_own_precision(bundle):
+    """One tap as float64, cast behind float32 ops: only that it was cast is known of it."""
+    single = golden_networks.taps(bundle, np.float32)
+    names = ("blocks.0.norm1.out", NORM)
+    few = {names[0]: single[names[0]], NORM: single[NORM].astype(np.float64)}
+    units = {NORM: "float64", "*": "float32"}
+    found = verdict(compare(bundle, few, mode="replay", unit_roundoff=units), NORM)
+    assert found.verdict == "NEAR"
+
+
 # What cannot be read; forced
 
 

@@ -20,7 +20,6 @@ from refimpl.engine import columns
 from refimpl.engine.plan import Plan, Stage, decoded_row, level_row, stage_at, words
 from refimpl.kernels import bits
 from refimpl.kernels.vector import LANES
-from refimpl.models import heads
 from refimpl.models.config import Config
 from refimpl.models.stage import Stage as ModelStage
 from refimpl.ops import band_sum, boolean, position_bias, split_heads, windows
@@ -152,8 +151,8 @@ class Listener:
         return found[f"{name}.out"]
 
     def _heads(self, found, name: str, row: int, m: np.ndarray, stage: ModelStage) -> None:
-        to_heads = heads.cut_values if name.endswith(".v") else heads.cut
-        found[f"{name}.head_z"] = to_heads(m + self._floats(f"{name}_move"), stage)
+        z = m + self._floats(f"{name}_move")
+        found[f"{name}.head_z"] = _cut(z, stage, transposed=name.endswith(".v"))
         rows, length = found[f"{name}.head_z"].shape[2:]
         lanes = self._by_head("head_bit", row, words(length)).view(np.uint32)
         found[f"{name}.head_bit"] = bits.unpack(bits.Packed(lanes, rows, length))

@@ -88,7 +88,8 @@ class Bounded(NDArrayOperatorsMixin):
     def error(self) -> np.ndarray:
         """Bound of |computed - exact| for every element."""
         inherited = self.inherited ** (1 / self.arithmetic.power)
-        return inherited + self.arithmetic.gamma(self.roundings) * self.size
+        with np.errstate(invalid="ignore"):  # of no bound and no terms
+            return inherited + self.arithmetic.gamma(self.roundings) * self.size
 
     # What an op asks of an array
 

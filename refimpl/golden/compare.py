@@ -26,12 +26,13 @@ from refimpl.golden.bounds import UNDERFLOW
 from refimpl.golden.logical import Tap
 from refimpl.golden.places import Places, places_of
 from refimpl.golden.precision import Declared, Units
-from refimpl.golden.replay import CannotReplayError, Judge, Replay
+from refimpl.golden.replay import WIDE, CannotReplayError, Judge, Replay
 from refimpl.golden.store import Bundle
 
 MODES = ("free", "replay")
 JUDGED = ("EXACT", "TIES-ONLY", "NEAR", "FAIL")  # the verdicts that say something of a tap
 UNJUDGED = ("UNJUDGED", "TAINTED")  # those of taps that were dumped for nothing
+BLUNT = "in so coarse a precision its bound is as wide as its values: --mode replay has closer ones"
 GUESSED = 20  # unknown names for which a tap is proposed
 ENOUGH = 4  # taps of which most have wrong shapes: a candidate for another bundle
 
@@ -276,11 +277,13 @@ class _Session:
         self.usable = {name: tap.array for name, tap in taps.items() if tap.reason is None}
         real = {name: taps[name].dtype for name in self.usable if self.kind(name) == "real"}
         self.units = Units(unit_roundoff, real)
-        # the golden values have roundings of their own
-        both = max(map(self.units.of, self.steps)) + precision.UNITS[bundle.input.dtype.name]
-        self.bounds = bounds.Free(bundle.reference, both, bundle.manifest["free_margin"])
-        broken = frozenset(taps) - set(self.usable)
+        # errors of all steps before arrive, also of storing them; and the golden values' own
+        coarsest = max([*map(self.units.of, self.steps), *map(self.units.in_file, real)])
+        both = coarsest + precision.UNITS[bundle.input.dtype.name]
         margin = bundle.manifest["free_margin"]
+        self.bounds = bounds.Free(bundle.reference, both, margin)
+        self.is_blunt = margin * both > WIDE
+        broken = frozenset(taps) - set(self.usable)
         self.replay = Replay(bundle.reference, self.usable, self.units, broken, forced, margin)
         self.wrong: set[str] = set()  # taps whose readers are tainted
 
@@ -310,7 +313,8 @@ class _Session:
             if kind == "real":
                 tolerance = tolerance + self.units.storing(name, expected)
             threshold = step.threshold if kind == "bit" else 0.0
-            verdict = self._judged(name, Judge(expected, tolerance, z, threshold=threshold))
+            reason = BLUNT if self.is_blunt and kind != "int" else None
+            verdict = self._judged(name, Judge(expected, tolerance, z, reason, threshold))
         if verdict.verdict == "FAIL" or verdict.flipped:
             self.wrong.add(name)
         return verdict

@@ -232,7 +232,7 @@ class Replay:
             found = self._worst_case(name)
             rounding = SECOND_ORDER * _no_nan(found.error()) + UNDERFLOW
             return _Bound(rounding, self._opened(name), found.size)
-        spread = self.margin * self._unit(name)
+        spread = self.margin * self._coarsest(name)
         arriving = np.minimum(np.sqrt(self._history(name)), UNKNOWN)
         if self.steps[name].is_gradient:
             size = np.abs(value)
@@ -263,7 +263,7 @@ class Replay:
 
     def _history(self, name: str) -> np.ndarray:
         """Squares of the error that the stretch leaves in a real, as `bounds.Free` has them."""
-        unit = self._unit(name)
+        unit = self._coarsest(name)
         backward = self.steps[name].is_gradient
         if backward:
             arithmetic = Arithmetic(unit, self.margin * unit, power=2, jump=CORRELATED)
@@ -284,7 +284,7 @@ class Replay:
 
     def _terms(self, name: str, composed: bool) -> Bounded:
         """margin * u * sum |terms| of the op; with `composed` its inputs have terms, too."""
-        arithmetic = Arithmetic(0.0, self.margin * self._unit(name))
+        arithmetic = Arithmetic(0.0, self.margin * self._coarsest(name))
         given = []
         for read in self.steps[name].inputs:
             found = arithmetic.value(self._value(read))
@@ -315,6 +315,11 @@ class Replay:
         # on absurd inputs everything may be off: exp of an error of 1000 is more than float64 holds
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             return bounds.bounded(self.steps[name], given, arithmetic)
+
+    def _coarsest(self, name: str) -> float:
+        """Of a step inside a stretch or at its end: undumped inputs have rounded in their own."""
+        inside = [read for read in self.steps[name].inputs if read in self._known]
+        return max(map(self._unit, (name, *inside)))
 
     def _unit(self, name: str) -> float:
         # the reference rounds, too
