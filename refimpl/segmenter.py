@@ -155,6 +155,8 @@ class Segmenter:
 
         confusion = np.zeros((classes, classes), np.int64)
         self.expect(Work(len(folder.pairs), len(folder.pairs), cpus()))  # a window each, at least
+        if self.backend is not None:
+            self.backend.warm()
         start = time.perf_counter()
         threads = cpus() if self.engine is None else 1  # the engine has threads of its own
         read = functools.partial(Pair.read, classes=folder.classes)
