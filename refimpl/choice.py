@@ -108,15 +108,15 @@ class Backend:
             raise ConfigError(f"{self._file.path}: {error}") from None
 
     def expect(self, work: Work) -> None:
-        """Say what is going to be asked, so that the choice is made once for all of it.
-
-        What is compiled or loaded for it is so when this returns: it is no time of an image.
-        """
+        """Say what is going to be asked, so that the choice is made once for all of it."""
         done = self._done
         expected = Work(done.images + work.images, done.calls + work.calls, work.threads)
         if expected.images > self._expected.images:
             self._expected = expected
             self._choose()
+
+    def warm(self) -> None:
+        """Compile or load now what is needed, before the time of an image is taken."""
         if self.engine is not None:
             config = self._file.model.config
             with contextlib.suppress(NonFiniteError):  # absurd weights: told of the images

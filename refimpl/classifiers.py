@@ -190,6 +190,8 @@ class Classifier:
 
         parts = slices(len(images), batch_size)
         self.expect(Work(len(images), len(parts), cpus()))
+        if self.backend is not None:
+            self.backend.warm()
         batches = zip(in_batches(images, parts), (labels[part] for part in parts), strict=True)
         ranks = []
         start = time.perf_counter()

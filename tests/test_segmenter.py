@@ -215,7 +215,10 @@ def test_the_metrics_of_two_images_by_hand(tmp_path):
 
     preprocessing = Preprocessing((4, 4), "grey", (0.5,), (0.5,))
     backend = SimpleNamespace(
-        engine=brightness, expect=lambda work: None, count=lambda images: brightness
+        engine=brightness,
+        expect=lambda work: None,
+        warm=lambda: None,
+        count=lambda images: brightness,
     )
     found = Segmenter(model, None, preprocessing, names, backend).evaluate(folder)
     assert found.confusion == [[27, 1, 0], [2, 8, 0], [0, 0, 0]]

@@ -42,6 +42,7 @@ def _show(folder: Path, backend: str) -> bool:
     ask = classifier(goldens["model"], backend=backend)
     ask.expect(Work(images=len(images), calls=len(images)))
     start_engine(ask.backend.choice.backend)
+    ask.backend.warm()
     if ask.engine is None:
         # In float32 BLAS may round a value next to 0 to the other side on another machine, and a
         # flipped bit moves a probability further than any rounding. The engine's sums are the same

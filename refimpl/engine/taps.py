@@ -174,7 +174,7 @@ class Listener:
         found[f"{name}.prob.z"] = boolean.threshold(prob, alpha)[0]
         bit = self._by_head("attn.prob.bit", own, words(keys)).view(np.uint32)
         found[f"{name}.prob.bit"] = bits.unpack(bits.Packed(bit, keys, keys))
-        context = heads.cut(self._tokens("attn.context", own), stage)
+        context = _cut(self._tokens("attn.context", own), stage)
         step = np.broadcast_to(boolean.step_of(alpha), (stage.heads, 1, 1))
         found[f"{name}.context.int"] = np.rint(context / step).astype(np.int32)
         found[f"{name}.context"] = context
