@@ -14,8 +14,15 @@ from tests import check, strategies
 STAGES = st.sampled_from(["full", "activations", "none"])
 
 
-@given(strategies.seeds(), strategies.sizes(4, high=8), strategies.floats(), STAGES, st.booleans())
-def test_against_torch(seed, shape, dtype, binarize, per_head):
+@given(
+    strategies.seeds(),
+    strategies.sizes(4, high=8),
+    strategies.floats(),
+    STAGES,
+    st.booleans(),
+    st.sampled_from(boolean_attention.CONTEXTS),
+)
+def test_against_torch(seed, shape, dtype, binarize, per_head, context):
     rng = np.random.default_rng(seed)
     batch, heads, head_dim, tokens = shape
     prob = strategies.probabilities(rng, (batch, heads, tokens, tokens), dtype)
@@ -26,7 +33,8 @@ def test_against_torch(seed, shape, dtype, binarize, per_head):
     if not per_head:
         alpha = np.array(0.25, dtype)
     check.against_mirror(
-        boolean_attention, (prob, value, alpha), rng, prob.size, floor=1.0, binarize=binarize
+        boolean_attention, (prob, value, alpha), rng, prob.size, floor=1.0, binarize=binarize,
+        context=context,
     )
 
 
@@ -58,3 +66,29 @@ def test_rejects_bad_input():
         boolean_attention.forward(prob, value, alpha, binarize="half")
     with pytest.raises(NonFiniteError):
         boolean_attention.forward(prob * np.nan, value, alpha)
+
+
+@given(strategies.seeds(), strategies.sizes(3, high=5), STAGES)
+def test_differences_are_those_of_pairs(seed, sizes, stage):
+    """[R1b] Term by term: every one of a query's bits counts v_j - v_i."""
+    rng = np.random.default_rng(seed)
+    (heads, tokens, d), alpha = sizes, np.array(0.4)
+    prob, value = rng.random((2, heads, tokens, tokens)), strategies.binary(
+        rng, (2, heads, d, tokens), np.dtype(float)
+    )
+    found, _ = boolean_attention.forward(
+        prob, value, alpha, binarize=stage, context="differences"
+    )
+    bit = prob if stage == "none" else 0.4 * (prob / 0.4 > 0.5)
+    expected = np.zeros((2, heads, tokens, d))
+    for i in range(tokens):
+        for j in range(tokens):
+            term = value[..., j] - value[..., i]  # (2, heads, d)
+            expected[:, :, i] += bit[:, :, i, j, None] * term
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-13)
+
+
+def test_differences_need_a_query_for_every_key():
+    prob, value = np.ones((1, 1, 2, 3)), np.ones((1, 1, 4, 3))
+    with pytest.raises(ShapeError, match="expected a query for every key"):
+        boolean_attention.forward(prob, value, np.array(0.5), context="differences")

@@ -104,6 +104,7 @@ class Plan(NamedTuple):
     periodic: bool
     high_cls: bool
     differential: bool
+    differences: bool  # context="differences"
     loud: bool  # whether numbers may grow so large between two norms that they overflow
     eps: np.float32
 
@@ -229,6 +230,7 @@ def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
         periodic=config.haar_mode == "periodic",
         high_cls=config.haar_cls == "both",
         differential=config.attention == "differential",
+        differences=config.context == "differences",
         loud=not all(np.all(np.abs(np.float32(a)) <= QUIET) for a in arrays.values()),
         eps=np.float32(config.norm_eps),
     )
@@ -263,7 +265,9 @@ def _stages(config: Config) -> tuple[list[Stage], list[np.ndarray], list[np.ndar
             )
         )
         masks.append(stencils.masks(stage.grid, stage.first, lanes).reshape(-1))
-        counts.append(stencils.counts(stage.grid, stage.first, lanes, config.neighbours))
+        around = stencils.counts(stage.grid, stage.first, lanes, config.neighbours)
+        none = config.neighbours == "none"  # then the mean is 0
+        counts.append(np.full_like(around, np.inf) if none else around)
         begin, place = begin + depth, place + lanes
         level += config.dim * found[-1].pitch
     return found, masks, counts

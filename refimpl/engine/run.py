@@ -411,7 +411,8 @@ def _attend_head(listener, plan, stage, work, own, window, slot, head, bias, con
     lap(listener, SOFTMAX)
     attention.attend(
         plan.path, work.heads, boolean_at, values_at(plan, stage, head), stage.keys, plan.head_dim,
-        work.ones, step, work.ints, context, context_at + head * plan.head_dim * LANES,
+        work.ones, slot if plan.differences else -1, step,
+        work.ints, context, context_at + head * plan.head_dim * LANES,
     )  # fmt: skip
     lap(listener, CONTEXT)
 

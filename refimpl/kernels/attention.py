@@ -166,13 +166,32 @@ def binarize(weights, tokens, step, words, words_at, counts):
 
 
 @jit
-def attend(path, words, boolean, values, tokens, head_dim, counts, step, ints, context, context_at):
-    """Boolean bits times values, scaled: step * int, (head_dim, 16) with the query by lane."""
+def _without_own(words, values, first, counts, ints):
+    """ones - (1 + v_i) / 2 * k: half of 2 ones - k - k v_i, for a query's k keys and own value."""
+    for r in range(LANES):
+        for lane in range(LANES):
+            if words[values + r] >> np.uint32(first + lane) & np.uint32(1):
+                ints[r * LANES + lane] -= counts[lane]
+
+
+@jit
+def attend(
+    path, words, boolean, values, tokens, head_dim, counts, own, step, ints, context, context_at
+):
+    """Boolean bits times values, scaled: step * int, (head_dim, 16) with the query by lane.
+
+    own: the tile of the queries among the keys where the values' differences from their own are
+    added up [R1b]; -1 for the plain sum.
+    """
     count = -(-tokens // WORD)
     two, offset = splat(np.float32(2)), splat(np.float32(0)) - to_floats(load(counts, 0))
+    if own >= 0:
+        offset = splat(np.float32(0))
     for first in range(0, head_dim, LANES):
         values_at = values + first // LANES * count * LANES
         ones_and_16x1(path, words, boolean, words, values_at, count, ints, 0)
+        if own >= 0:
+            _without_own(words, values_at + own // 2 * LANES, own % 2 * LANES, counts, ints)
         for r in range(min(LANES, head_dim - first)):
             whole = fma(to_floats(load(ints, r * LANES)), two, offset)
             store(context, context_at + (first + r) * LANES, whole * splat(step))

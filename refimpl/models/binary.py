@@ -135,7 +135,8 @@ def _attention(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     net.at(f"{p}.context", p)
     y = net(
         f"{p}.context", "boolean_attention", [prob, b["v"]], [own["alpha"]],
-        inside=net.inside(p, "prob.z", "prob.bit", "context.int"), binarize=c.binarize,
+        inside=net.inside(p, "prob.z", "prob.bit", "context.int"),
+        binarize=c.binarize, context=c.context,
     )  # fmt: skip
     net.at(f"{p}.norm", p)
     y = net.norm(f"{p}.norm.out", f"{p}.norm", net.join(f"{p}.joined", y, s))
@@ -196,7 +197,10 @@ def _scores(net: Parts, p: str, b: dict[str, str], own: dict, c: Config, s: Stag
 def _differential(net: Parts, p: str, value: str, own: dict, c: Config, s: Stage) -> str:
     """lam_s m_v - lam_n neighbour_mean(m_v) [SPEC 6.2]."""
     net.at(f"{p}.differential", p)
-    mean = net(f"{p}.neighbour_mean", "neighbours", [value], grid=s.grid, border=c.neighbours)
+    op, options = "neighbours", {"grid": s.grid, "border": c.neighbours}
+    if c.neighbours == "none":  # the control of an ablation: the mean is 0
+        op, options = "rescale", {"factor": 0.0}
+    mean = net(f"{p}.neighbour_mean", op, [value], **options)
     return net.hidden(
         f"{p}.value_term", "differential", [value, mean], [own["shortcut"], own["neighbour"]]
     )

@@ -18,6 +18,7 @@ from refimpl.conventions import ConfigError
 from refimpl.models.stage import Stage
 from refimpl.ops.bands import CLS, MODES
 from refimpl.ops.binary_linear import STAGES
+from refimpl.ops.boolean_attention import CONTEXTS
 from refimpl.ops.neighbours import BORDERS
 from refimpl.ops.sign import STES
 
@@ -55,7 +56,8 @@ class Config:
     similarity: str = _choice("plain", "plain", "haar")
     attention: str = _choice("plain", "plain", "differential")
     rprelu: str = _choice("channel", "channel", "token")
-    neighbours: str = _choice("existing", *BORDERS)
+    context: str = _choice("sum", *CONTEXTS)
+    neighbours: str = _choice("existing", *BORDERS, "none")
     haar_mode: str = _choice("edge", *MODES)
     haar_cls: str = _choice("both", *CLS)
     band_weights: str = _choice("learned", "learned", "fixed")

@@ -71,9 +71,10 @@ def threshold(node: Any) -> float:
 
 def of(node: Any) -> Inside | None:
     """The steps inside a node; None where it is one step."""
-    if node.op not in INSIDES or node.attributes["binarize"] == "none":
-        return _REAL.get(node.op)
-    return INSIDES[node.op](**node.attributes)
+    if node.op not in INSIDES:
+        return None
+    real = node.attributes["binarize"] == "none"
+    return (REAL if real else INSIDES)[node.op](**node.attributes)
 
 
 def _rows(x: np.ndarray) -> np.ndarray:
@@ -124,17 +125,22 @@ def _binary_weight_gradient(d: np.ndarray, bit: np.ndarray, weight: np.ndarray) 
     return ops.weight_binarizer.backward(dused, ops.weight_binarizer.Cache(centred))[0]
 
 
-def _boolean_attention(binarize: str) -> Inside:
+def _boolean_attention(binarize: str, context: str) -> Inside:
     def gradient(which):
         def of(d, ratio, value, alpha):
             bit = ratio > 0.5
             product = ops.matmul.Cache(ops.boolean.step_of(alpha) * bit, value)
             cache = ops.boolean.Cache(ratio, bit, alpha)
             return ops.boolean_attention.backward(
-                d, ops.boolean_attention.Cache(cache, product, alpha)
+                d, ops.boolean_attention.Cache(cache, product, alpha, context)
             )[which]
 
         return Step("real", ("d", "prob.z", "x1", "p0"), of)
+
+    def product(bit, value):
+        # whole numbers, exact in both float types
+        whole = ops.boolean_attention.product(bit.astype(value.dtype), value, context)
+        return whole.astype(np.int32)
 
     def scale(integers, alpha):
         return integers.astype(alpha.dtype) * ops.boolean.step_of(alpha)
@@ -143,7 +149,7 @@ def _boolean_attention(binarize: str) -> Inside:
         {
             "prob.z": Step("real", ("x0", "p0"), lambda p, a: ops.boolean.threshold(p, a)[0]),
             "prob.bit": Step("bit", ("prob.z",), lambda ratio: ratio > 0.5),
-            "context.int": Step("int", ("prob.bit", "x1"), dot),
+            "context.int": Step("int", ("prob.bit", "x1"), product),
         },
         Step("real", ("context.int", "p0"), scale),
         {"x0": gradient(0), "x1": gradient(1), "p0": gradient(2)},
@@ -151,20 +157,33 @@ def _boolean_attention(binarize: str) -> Inside:
     )
 
 
-INSIDES = {"binary_linear": _binary_linear, "boolean_attention": _boolean_attention}
-# In stage "none" they are plain products, shown in one step.
-_REAL = {
-    "binary_linear": Inside(
+def _real_linear(binarize: str, ste: str) -> Inside:
+    """Stage "none": a plain product, shown in one step."""
+    return Inside(
         {},
         Step("real", ("x0", "p0"), lambda z, w: z @ w.T),
-        {"p0": Step("real", ("d", "x0"), _weight_gradient),
-         "x0": Step("real", ("d", "p0"), lambda d, w: d @ w)},
-    ),
-    "boolean_attention": Inside(
-        {},
-        Step("real", ("x0", "x1"), lambda prob, value: ops.matmul.forward(prob, value)[0]),
-        {"x0": Step("real", ("d", "x1"), lambda d, v: d @ v),
-         "x1": Step("real", ("d", "x0"), lambda d, p: d.swapaxes(-1, -2) @ p),
-         "p0": Step("real", ("d", "x0", "x1", "p0"), lambda d, p, v, alpha: np.zeros_like(alpha))},
-    ),
-}  # fmt: skip
+        {
+            "p0": Step("real", ("d", "x0"), _weight_gradient),
+            "x0": Step("real", ("d", "p0"), lambda d, w: d @ w),
+        },
+    )
+
+
+def _real_attention(binarize: str, context: str) -> Inside:
+    def gradient(which):
+        def of(d, prob, value, alpha):
+            product = ops.matmul.Cache(prob, value)
+            cache = ops.boolean_attention.Cache(None, product, alpha, context)
+            return ops.boolean_attention.backward(d, cache)[which]
+
+        return Step("real", ("d", "x0", "x1", "p0"), of)
+
+    def product(prob, value):
+        return ops.boolean_attention.product(prob, value, context)
+
+    gradients = {"x0": gradient(0), "x1": gradient(1), "p0": gradient(2)}
+    return Inside({}, Step("real", ("x0", "x1"), product), gradients)
+
+
+INSIDES = {"binary_linear": _binary_linear, "boolean_attention": _boolean_attention}
+REAL = {"binary_linear": _real_linear, "boolean_attention": _real_attention}

@@ -248,7 +248,7 @@ typedef struct {
     size_t rows, columns, first;       /* the patch grid; tokens before it: 1 class token or 0 */
     float norm_eps;
     int haar, differential, token_rprelu, layer_scale; /* switches of the block */
-    int alpha_by_head, periodic, cls_low, eight;       /* readings */
+    int alpha_by_head, periodic, cls_low, eight, no_neighbours, differences; /* readings */
 } Run;
 
 static uint64_t little_endian(const unsigned char *bytes, int count)
@@ -511,7 +511,9 @@ static void read_config(Run *run)
     run->alpha_by_head = choice(config, "alpha_scope", "layer", "head");
     run->periodic = choice(config, "haar_mode", "edge", "periodic");
     run->cls_low = choice(config, "haar_cls", "both", "low");
-    run->eight = choice(config, "neighbours", "existing", "eight");
+    run->no_neighbours = is_string(member(config, "neighbours"), "none");
+    run->eight = !run->no_neighbours && choice(config, "neighbours", "existing", "eight");
+    run->differences = choice(config, "context", "sum", "differences");
     run->layer_scale = is_true(config, "layer_scale");
 }
 
@@ -837,7 +839,7 @@ static float *neighbour_mean(const Run *run, const float *m)
 {
     size_t C = run->dim, image = run->tokens * C;
     float *mean = floats(times(run->batch, image));
-    for (size_t b = 0; b < run->batch; b++)
+    for (size_t b = 0; b < run->batch && !run->no_neighbours; b++)
         for (size_t i = 0; i < run->rows; i++)
             for (size_t j = 0; j < run->columns; j++) {
                 float *sum = mean + b * image + (run->first + i * run->columns + j) * C;
@@ -977,6 +979,24 @@ static float *steps(const Run *run, const char *attn)
     return step;
 }
 
+/* context="differences" [R1b]: each of a query's ones counts its value less the query's own. */
+static void subtract_own_values(const uint64_t *bits, const uint64_t *values, size_t heads,
+                                size_t N, size_t d, int32_t *whole_number)
+{
+    size_t words = words_for(N);
+    for (size_t h = 0; h < heads; h++)
+        for (size_t i = 0; i < N; i++) {
+            int32_t ones = 0;
+            for (size_t w = 0; w < words; w++)
+                ones += popcount(bits[(h * N + i) * words + w]);
+            for (size_t c = 0; c < d; c++) {
+                uint64_t word = values[(h * d + c) * words + i / 64];
+                int32_t own = (word >> (i % 64)) & 1 ? 1 : -1;
+                whole_number[(h * N + i) * d + c] -= ones * own;
+            }
+        }
+}
+
 /* Boolean attention times the signs of the values: (B, N, C). `q` holds the scores at first. */
 static float *attention_context(const Run *run, const char *attn, float *q, const uint64_t *values)
 {
@@ -988,6 +1008,8 @@ static float *attention_context(const Run *run, const char *attn, float *q, cons
         q[i] /= step[i / (N * N) % run->heads];
     uint64_t *bits = pack(q, heads * N, N, ABOVE, 0.5f, attn);
     int32_t *whole_number = product(dot_boolean, bits, values, heads, N, d, N);
+    if (run->differences)
+        subtract_own_values(bits, values, heads, N, d, whole_number);
     float *context = floats(heads * N * d);
     for (size_t i = 0; i < heads * N * d; i++)
         context[i] = step[i / (N * d) % run->heads] * (float)whole_number[i];

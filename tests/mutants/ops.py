@@ -157,6 +157,31 @@ def context_without_alpha(original):
 # rprelu
 
 
+@mutant(
+    "ops.boolean_attention.product", "test_boolean_attention.test_differences_are_those_of_pairs"
+)
+def own_value_counted_once(original):
+    """k is forgotten: a query's own value is subtracted once, not once for each of its keys."""
+
+    def product(weights, value, context="sum"):
+        total = original(weights, value)
+        return total if context == "sum" else total - value.swapaxes(-1, -2)
+
+    return product
+
+
+@mutant("ops.boolean_attention.backward", "test_boolean_attention.test_against_torch")
+def no_gradient_through_the_number_of_ones(original):
+    """k is taken for a constant in the gradient of the bits."""
+
+    def backward(dy, cache):
+        dprob, dvalue, dalpha = original(dy, cache)
+        plain = original(dy, cache._replace(context="sum"))
+        return plain[0], dvalue, dalpha
+
+    return backward
+
+
 @mutant("ops.rprelu.forward", "test_rprelu.test_against_torch")
 def slope_on_the_wrong_side(original):
     """where(u > 0, slope u, u)."""

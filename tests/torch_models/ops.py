@@ -110,10 +110,15 @@ def binary_linear(
 # Attention
 
 
-def boolean_attention(prob: Tensor, value: Tensor, alpha: Tensor, binarize: str = "full") -> Tensor:
+def boolean_attention(
+    prob: Tensor, value: Tensor, alpha: Tensor, binarize: str = "full", context: str = "sum"
+) -> Tensor:
     """[SPEC 6.1] prob (B, heads, N, N), value (B, heads, d, N) -> context (B, heads, N, d)."""
     # 0 * alpha keeps alpha in the graph: its gradient is 0, not missing.
     attention = prob + 0 * alpha if binarize == "none" else boolean(prob, alpha)
+    if context == "differences":  # [R1b] pair by pair, as it is written
+        differences = value.mT[..., None, :, :] - value.mT[..., None, :]  # v_j - v_i
+        return torch.einsum("bhnm,bhnmd->bhnd", attention, differences)
     return torch.einsum("bhnm,bhdm->bhnd", attention, value)
 
 
@@ -235,7 +240,11 @@ def neighbours(x: Tensor, grid: Grid, border: str = "existing") -> Tensor:
     ring[..., 1, 1] = 0
     total = F.conv2d(image.flatten(0, 1)[:, None], ring, padding=1).reshape(image.shape)
     existing = F.conv2d(torch.ones(1, 1, *grid, dtype=x.dtype), ring, padding=1)
-    count = {"existing": existing.clamp(min=1), "eight": torch.full_like(existing, 8)}[border]
+    count = {
+        "existing": existing.clamp(min=1),
+        "eight": torch.full_like(existing, 8),
+        "none": torch.full_like(existing, math.inf),
+    }[border]
     return _join(torch.zeros_like(class_token), total / count)
 
 

@@ -207,8 +207,8 @@ class Recorder:
         self.keep(f"{self.here}.prob", prob, self.layouts.pairs, also=real)
         return prob
 
-    def boolean_attention(self, original, prob, value, alpha, binarize="full"):
-        context = original(prob, value, alpha, binarize)
+    def boolean_attention(self, original, prob, value, alpha, binarize="full", how="sum"):
+        context = original(prob, value, alpha, binarize, how)
         layouts = self.layouts
         if binarize == "none":
             self.keep(f"{self.here}.v.head_z", value, lambda x: layouts.tokens(x.mT).mT)
@@ -217,6 +217,8 @@ class Recorder:
             quotient = prob.detach() / step
             bit = quotient.round().clamp(0, 1)
             integers = bit @ value.detach().mT
+            if how == "differences":
+                integers = integers - bit.sum(-1, keepdim=True) * value.detach().mT
             context = _Exchange.apply(context, integers * step)
             self.values |= {
                 f"{self.here}.prob.z": layouts.pairs(quotient),

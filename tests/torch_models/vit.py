@@ -137,7 +137,8 @@ class Attention(nn.Module):
             signs = moved if binarize == "none" else ops.sign(moved, self.config["ste"])
             bits[name] = _split_heads(signs, heads)
         prob = ops.softmax(*self._seen(self._scores(bits), grid))
-        context = ops.boolean_attention(prob, bits["v"].mT, self._alpha(grid), binarize)
+        alpha, how = self._alpha(grid), self.config["context"]
+        context = ops.boolean_attention(prob, bits["v"].mT, alpha, binarize, how)
         o = self.norm(_merge_heads(context)) + sum(real[name] for name in self.names[:-1])
         return self.proj(self.rprelu(o + self._values(real["v"], grid), grid), grid)
 

@@ -22,19 +22,26 @@ class Cache(NamedTuple):
 
 
 def forward(
-    prob: np.ndarray, value: np.ndarray, alpha: np.ndarray, *, binarize: str = "full"
+    prob: np.ndarray,
+    value: np.ndarray,
+    alpha: np.ndarray,
+    *,
+    binarize: str = "full",
+    context: str = "sum",
 ) -> tuple[np.ndarray, Cache | ops.boolean_attention.Cache]:
     """prob (B, heads, N, N), value (B, heads, d, N), alpha () or (heads, 1, 1)
     -> context (B, heads, N, d)."""
-    if not _fits(prob, value, alpha) or binarize not in ("full", "activations"):
-        return ops.boolean_attention.forward(prob, value, alpha, binarize=binarize)
+    options = {"binarize": binarize, "context": context}
+    fits = _fits(prob, value, alpha) and context == "sum"
+    if not fits or binarize not in ("full", "activations"):
+        return ops.boolean_attention.forward(prob, value, alpha, **options)
     ratio, bit = np.empty(prob.shape, prob.dtype), np.empty(prob.shape, prob.dtype)
     step = ops.boolean.step_of(alpha)
     if not _compare(np.ascontiguousarray(prob), _by_head(step, prob), ratio, bit):
-        return ops.boolean_attention.forward(prob, value, alpha, binarize=binarize)
-    context, _ = ops.matmul.forward(bit, value)  # (B, heads, N, d) whole numbers
-    context *= step
-    return context, Cache(ratio, value, alpha)
+        return ops.boolean_attention.forward(prob, value, alpha, **options)
+    y, _ = ops.matmul.forward(bit, value)  # (B, heads, N, d) whole numbers
+    y *= step
+    return y, Cache(ratio, value, alpha)
 
 
 def _fits(prob: np.ndarray, value: np.ndarray, alpha: np.ndarray) -> bool:
