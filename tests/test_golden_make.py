@@ -228,7 +228,7 @@ def test_bundles_in_git_say_nothing_of_this_machine():
     for name in BUNDLES:
         text = (FOLDER / name / "manifest.json").read_text()
         assert not re.search(r"/(home|tmp|work|root)", text)
-        assert json.loads(text)["format_version"] == "1"
+        assert json.loads(text)["format_version"] == "2"
 
 
 @pytest.mark.parametrize("name", BUNDLES)
