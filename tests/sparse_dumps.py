@@ -33,8 +33,8 @@ def subsets(bundle: Bundle, seed: int) -> Iterator[tuple[str, set[str]]]:
 def shows(bundle: Bundle, dump: Mapping[str, np.ndarray]) -> bool:
     """Whether anything dumped is visibly wrong: a bit, a whole number, or a real by a hundredth."""
     for name, raw in dump.items():
-        right = bundle.reference.steps[name].value
-        array = Tap(name, right, raw).array
+        step = bundle.reference.steps[name]
+        right, array = step.value, Tap(step, raw).array
         if array.shape != right.shape:
             return True
         if array.dtype.kind != "f":
@@ -55,8 +55,9 @@ class Wrong(NamedTuple):
 def taps(bundle: Bundle, wrong: Wrong, dtype: type = np.float64) -> dict[str, np.ndarray]:
     """What a port computes in which these ops are wrong and all others right."""
     values: dict[str, np.ndarray] = {}
-    for name, (value, op, reads) in bundle.reference.steps.items():
-        found = value if op is None else op(*(values[read] for read in reads))
+    for name, step in bundle.reference.steps.items():
+        reads = (values[read] for read in step.inputs)
+        found = step.value if step.op is None else step.op(*reads)
         values[name] = wrong.of(found) if re.fullmatch(wrong.pattern, name) else found
     del values[record.INPUT]
     return {n: v.astype(dtype) if v.dtype.kind == "f" else v for n, v in values.items()}

@@ -456,7 +456,7 @@ def test_an_evaluation_has_as_many_classes_as_the_model(tmp_path):
     file = files.read(save_segmenter(tmp_path / "m.safetensors"))
     names = ["crane"] * 2 + [f"c{i}" for i in range(9)]
     refimpl.save(file.path, file.model, file.params, class_names=names,
-                 preprocessing=file.preprocessing)  # fmt: skip
+                 preprocessing=file.model.preprocessing.to_json())  # fmt: skip
     ask = refimpl.segmenter(file.path, backend="numpy")
     labels = np.zeros((56, 56), np.uint8)
     labels[:20] = 1

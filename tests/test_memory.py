@@ -105,7 +105,7 @@ def test_segment_refuses_what_it_would_have_to_enlarge_without_end(tmp_path, wid
     model = save_segmenter(tmp_path / "m.safetensors")
     (tmp_path / "a.png").write_bytes(striped(width, height, 8, 0, 1))
     Image.new("L", (80, 60)).save(tmp_path / "usual.png")
-    options = ("-o", tmp_path / "mask.png", "--model", model, "--backend", "numpy")
+    options = ("--force", "-o", tmp_path / "mask.png", "--model", model, "--backend", "numpy")
     status, err = hostile(
         ("segment", tmp_path / "usual.png", *options), ("segment", tmp_path / "a.png", *options)
     )
@@ -122,7 +122,7 @@ def test_segment_takes_the_memory_of_some_windows(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (760, 760), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
     Image.fromarray(picture[:200, :300]).save(tmp_path / "usual.png")
-    options = ("-o", tmp_path / "mask.png", "--model", model, "--backend", "numpy")
+    options = ("--force", "-o", tmp_path / "mask.png", "--model", model, "--backend", "numpy")
     usual = ("segment", tmp_path / "usual.png", *options)
     status, err = hostile(usual, ("segment", tmp_path / "a.png", *options), MORE // 4)
     assert status == 0, err

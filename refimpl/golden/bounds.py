@@ -204,8 +204,11 @@ def _run(step: Step, given: Sequence[Bounded], arithmetic: Arithmetic) -> Bounde
         return step.value
     if step.op is None:  # the gradient of the logits: given, and cast to the candidate's type
         return arithmetic.value(step.value, roundings=1)
-    result = step.op.run(given, lambda taps, params: _Bounds(taps, params, arithmetic))
-    # np.array and np.asarray wrap what they do not know
+    return _unwrapped(step.op.run(given, lambda taps, params: _Bounds(taps, params, arithmetic)))
+
+
+def _unwrapped(result: Any) -> Any:
+    """np.array and np.asarray of an op wrap a Bounded, which they do not know."""
     return result.item() if isinstance(result, np.ndarray) and result.dtype == object else result
 
 
@@ -224,13 +227,13 @@ class _Bounds(Evaluator):
         if node.tap == "gradient":  # the ratio's error is known from the scores
             return _Softmax(node, args[0])
         run = FORWARD.get(node.op)
-        return run(node, args[0]) if run else super().forward(node, args)
+        return run(node, args[0]) if run else _unwrapped(super().forward(node, args))
 
     def backward(self, node: Node, dy: Any, args: list[Any], output: Any, position: int) -> Any:
         run = BACKWARD.get(node.op)
         if run and position == 0:
             return run(node, dy, args)
-        return super().backward(node, dy, args, output, position)
+        return _unwrapped(super().backward(node, dy, args, output, position))
 
     def step(self, node: Node, key: str, function: Callable, args: list[Any]) -> Any:
         if isinstance(args[0], _Softmax):

@@ -56,18 +56,6 @@ def forward(
     return y, Cache(boolean_cache, matmul.Cache(weights, value), alpha, context)
 
 
-def product(weights: np.ndarray, value: np.ndarray, context: str = "sum") -> np.ndarray:
-    """sum_j w_ij v_j, or sum_j w_ij (v_j - v_i): weights (..., N, N), value (..., d, N)."""
-    total, _ = matmul.forward(weights, value)  # (..., N, d)
-    if context == "sum":
-        return total
-    if weights.shape[-1] != weights.shape[-2]:
-        raise ShapeError(
-            f"boolean_attention: prob has shape {weights.shape}; expected a query for every key"
-        )
-    return total - weights.sum(axis=-1, keepdims=True) * value.swapaxes(-1, -2)
-
-
 def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dy (B, heads, N, d) -> (dprob (B, heads, N, N), dvalue (B, heads, d, N), dalpha)."""
     weights, value = cache.matmul
@@ -81,3 +69,15 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.n
         return dweights, dvalue, np.zeros_like(cache.alpha)
     dprob, dalpha = boolean.backward(dweights, cache.boolean)
     return dprob, dvalue, dalpha
+
+
+def product(weights: np.ndarray, value: np.ndarray, context: str = "sum") -> np.ndarray:
+    """sum_j w_ij v_j, or sum_j w_ij (v_j - v_i): weights (..., N, N), value (..., d, N)."""
+    total, _ = matmul.forward(weights, value)  # (..., N, d)
+    if context == "sum":
+        return total
+    if weights.shape[-1] != weights.shape[-2]:
+        raise ShapeError(
+            f"boolean_attention: prob has shape {weights.shape}; expected a query for every key"
+        )
+    return total - weights.sum(axis=-1, keepdims=True) * value.swapaxes(-1, -2)
