@@ -12,6 +12,8 @@ rule changes its mind, both ways take equally long.
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -70,6 +72,32 @@ def numpy_seconds(config: Config, work: Work) -> float:
     return (calls + GIGA_MACS * work.images * macs / 1e9) / work.threads
 
 
+own_process = False  # of the command, and nobody else's; `cli.main` says so
+
+
+def start_numba() -> None:
+    """Start Numba before the first kernel, in a process of our own without what no kernel needs.
+
+    Numba imports SciPy's linear algebra when it starts, in case compiled code calls it, which takes
+    as long as all the rest. ConfigError where it does not start.
+    """
+    hidden = "scipy.linalg.cython_blas"
+    if hidden in sys.modules:
+        return
+    if own_process:  # others in this process might want it
+        sys.modules[hidden] = None  # type: ignore[assignment]
+    try:
+        from numba.core.registry import cpu_target
+
+        cpu_target.target_context.refresh()
+    except ValueError as error:  # of a variable that Numba reads
+        given = ", ".join(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_"))
+        raise ConfigError(f"Numba does not start: {error} The environment has {given}") from None
+    finally:
+        if own_process:
+            del sys.modules[hidden]
+
+
 class Backend:
     """What computes the logits of a file's network, as the work goes on."""
 
@@ -100,6 +128,7 @@ class Backend:
         return None
 
     def _start(self) -> None:
+        start_numba()
         from refimpl import engine
 
         try:

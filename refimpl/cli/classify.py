@@ -14,7 +14,6 @@ from refimpl.cli.options import (
     add_json,
     add_model,
     positive,
-    start_engine,
 )
 from refimpl.cli.output import BOLD, complain, paint, print_json, warn
 from refimpl.cli.verbs import Verbs
@@ -57,7 +56,6 @@ def run(args: argparse.Namespace) -> int:
     names, status = _image_names(args.images)
     ask.expect(Work(images=len(names), calls=len(names)))
     choice = ask.backend.choice
-    start_engine(choice.backend)
     with threadpool_limits(1):  # more threads of BLAS only wait for each other: see demo
         status = max(status, _answer(ask, names, args))
     if args.backend == "auto" and choice.backend == "numpy":

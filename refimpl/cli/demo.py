@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from refimpl.cli.options import add_backend, start_engine
+from refimpl.cli.options import add_backend
 from refimpl.cli.verbs import Verbs
 
 GOLDEN_TOLERANCE = 1e-3  # of a probability
@@ -41,7 +41,6 @@ def _show(folder: Path, backend: str) -> bool:
     images = sorted(goldens["images"].items())
     ask = classifier(goldens["model"], backend=backend)
     ask.expect(Work(images=len(images), calls=len(images)))
-    start_engine(ask.backend.choice.backend)
     ask.backend.warm()
     if ask.engine is None:
         # In float32 BLAS may round a value next to 0 to the other side on another machine, and a

@@ -17,7 +17,6 @@ from refimpl.cli.options import (
     add_model,
     load_data,
     positive,
-    start_engine,
 )
 from refimpl.cli.output import print_json, print_table, progress_bar, warn
 from refimpl.cli.verbs import Verbs
@@ -87,7 +86,6 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
     if args.record:
         cards.own(files.find(args.model), len(folder.pairs))
     model.expect(Work(len(folder.pairs), len(folder.pairs), cpus()))  # a window each, at least
-    start_engine(model.backend.choice.backend)
     with progress_bar("evaluate", len(folder.pairs)) as bar:
         result = model.evaluate(folder, bar.update, workers=workers)
     described = _described(result.count, folder)
@@ -178,7 +176,6 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
         cards.own(files.find(args.model), len(data.images))
     batches = -(-len(data.images) // args.batch_size)
     model.expect(Work(len(data.images), batches, cpus()))
-    start_engine(model.backend.choice.backend)
     with progress_bar("evaluate", len(data.images)) as bar:
         result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
     size = " at {} x {} pixels".format(*args.image_size) if args.image_size else ""

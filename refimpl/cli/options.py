@@ -1,15 +1,12 @@
 """Options that several verbs have, and what they name."""
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
-from refimpl.choice import BACKENDS
+from refimpl.choice import BACKENDS, start_numba
 from refimpl.cli.output import progress_bar, warn
 from refimpl.cli.outputs import FILES
-from refimpl.conventions import ConfigError
 
 DEFAULT_MODEL = "didb_micro_mnist"
 TRAINING_BACKENDS = ("kernels", "numpy")
@@ -41,32 +38,6 @@ def add_image_size(
     )  # fmt: skip
 
 
-own_process = False  # of the command, and nobody else's; `cli.main` says so
-
-
-def start_engine(backend: str) -> None:
-    """Start Numba before the first kernel, in a process of our own without what no kernel needs.
-
-    Numba imports SciPy's linear algebra when it starts, in case compiled code calls it, which takes
-    as long as all the rest. ConfigError where it does not start.
-    """
-    hidden = "scipy.linalg.cython_blas"
-    if backend == "numpy" or hidden in sys.modules:
-        return
-    if own_process:  # others in this process might want it
-        sys.modules[hidden] = None  # type: ignore[assignment]
-    try:
-        from numba.core.registry import cpu_target
-
-        cpu_target.target_context.refresh()
-    except ValueError as error:  # of a variable that Numba reads
-        given = ", ".join(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_"))
-        raise ConfigError(f"Numba does not start: {error} The environment has {given}") from None
-    finally:
-        if own_process:
-            del sys.modules[hidden]
-
-
 def add_training_backend(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", choices=TRAINING_BACKENDS, default="kernels",
@@ -80,8 +51,8 @@ def add_training_backend(parser: argparse.ArgumentParser) -> None:
 
 def training_backend(name: str) -> Any:
     """The backend of this name; see `add_training_backend`."""
-    start_engine(name)
     if name == "kernels":
+        start_numba()
         from refimpl.kernels import backend
 
         return backend

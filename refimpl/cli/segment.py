@@ -12,7 +12,6 @@ from refimpl.cli.options import (
     add_image_size,
     add_json,
     add_model,
-    start_engine,
 )
 from refimpl.cli.output import print_json, print_table, warn
 from refimpl.cli.verbs import Verbs
@@ -51,7 +50,6 @@ def run(args: argparse.Namespace) -> int:
 
     _check_suffixes(args)
     ask = segmenter(args.model, backend=args.backend, image_size=args.image_size)
-    start_engine(ask.backend.choice.backend)
     picture = _picture(args.image)
     answer = ask(picture, args.image)
     if answer.warning is not None:
