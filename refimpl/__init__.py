@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "classifier",
+    "cluster",
     "create_model",
     "engine",
     "flatten",
@@ -34,7 +35,8 @@ __all__ = [
     "unflatten",
 ]
 
-_ON_DEMAND = ("engine", "golden", "kernels")  # Numba alone takes longer to import than all the rest
+# Numba alone takes longer to import than all the rest, and Dask is an extra
+_ON_DEMAND = ("cluster", "engine", "golden", "kernels")
 
 
 def __getattr__(name: str) -> ModuleType:

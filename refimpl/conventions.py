@@ -59,6 +59,10 @@ class GoldenFileError(RefimplError, ValueError):
     """A golden bundle or a candidate for comparison is missing, broken or not what was expected."""
 
 
+class ClusterError(RefimplError, RuntimeError):
+    """A scheduler or a worker of a cluster is missing, lost, or not what was expected."""
+
+
 class NonFiniteError(RefimplError, FloatingPointError):
     """NaN or infinity entered a sign, a boolean or a softmax; ``layer`` is its dotted name."""
 

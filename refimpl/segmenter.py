@@ -138,23 +138,31 @@ class Segmenter:
 
         classes = len(self.class_names)
 
-        def count(pair: tuple[Image.Image, np.ndarray]) -> np.ndarray:
-            image, labels = pair
-            return metrics.confusion_matrix(labels, self._labels(image), classes)
-
         confusion = np.zeros((classes, classes), np.int64)
         start = time.perf_counter()
         threads = cpus() if self.engine is None else 1  # the engine has threads of its own
         read = functools.partial(Pair.read, classes=folder.classes)
         pairs = Workers(workers).map(read, folder.pairs, ahead=0)
         with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-            for counts in map_ahead(pool, count, pairs, ahead=threads):
+            for counts in map_ahead(pool, lambda pair: self.confusion(*pair), pairs, threads):
                 confusion += counts
                 progress(1)
-        seconds = time.perf_counter() - start
+        return self.evaluation(confusion, len(folder.pairs), time.perf_counter() - start)
+
+    def confusion(self, image: Image.Image, labels: np.ndarray) -> np.ndarray:
+        """Compare the answer for an image with its labels, uint8 (H, W): a confusion matrix."""
+        return metrics.confusion_matrix(labels, self._labels(image), len(self.class_names))
+
+    def evaluation(
+        self, confusion: np.ndarray, count: int, seconds: float
+    ) -> SegmentationEvaluation:
+        """Make metrics of the confusion matrix of `count` images, which took so many seconds.
+
+        DataError where no pixel is labelled.
+        """
         iou = metrics.iou(confusion).tolist()
         return SegmentationEvaluation(
-            count=len(folder.pairs),
+            count=count,
             labelled_pixels=int(confusion.sum()),
             mean_iou=metrics.mean_iou(confusion),
             pixel_accuracy=metrics.pixel_accuracy(confusion),
@@ -165,7 +173,7 @@ class Segmenter:
             per_class_pixels=dict(
                 zip(self.class_names, confusion.sum(axis=1).tolist(), strict=True)
             ),
-            images_per_second=len(folder.pairs) / seconds,
+            images_per_second=count / seconds,
             confusion=confusion.tolist(),
         )
 

@@ -15,6 +15,8 @@ from refimpl.cli.options import (
     add_image_size,
     add_json,
     add_model,
+    add_scheduler,
+    cluster_client,
     load_data,
     positive,
     start_engine,
@@ -33,6 +35,7 @@ def add(verbs: Verbs) -> None:
         "refimpl evaluate --data imagenet --class-names synsets.txt --workers 2 --skip-broken "
         "--model mine.safetensors",
         "refimpl evaluate --data scenes --model segmenter.safetensors --confusion matrix.png",
+        "refimpl evaluate --data imagenet --model mine.safetensors --scheduler tcp://head:8786",
     )
     add_data(added)
     add_model(added)
@@ -50,12 +53,18 @@ def add(verbs: Verbs) -> None:
         help="of a segmenter: write the confusion matrix of its pixels, as .csv or .png (needs "
         "matplotlib); may be repeated",
     ).complete = FILES  # fmt: skip
+    add_scheduler(added, "evaluate")
+    added.add_argument(
+        "--ship-images", action="store_true",
+        help="with --scheduler: send the images to workers that do not see their path",
+    )  # fmt: skip
     add_json(added)
 
 
 def run(args: argparse.Namespace) -> int:
     from refimpl.models import files
 
+    _check_scheduler(args)
     start_engine(args.backend)
     if files.read_any(args.model).model.config.task == "segmentation":
         return _evaluate_segmenter(args)
@@ -64,10 +73,39 @@ def run(args: argparse.Namespace) -> int:
     return _evaluate_classifier(args)
 
 
+def _check_scheduler(args: argparse.Namespace) -> None:
+    if args.ship_images and args.scheduler is None:
+        raise ConfigError("--ship-images: expected --scheduler with it")
+    if args.workers is not None and args.scheduler is not None:
+        raise ConfigError("--workers: the scheduler has workers of its own, expected no number")
+
+
+def _on_cluster(args: argparse.Namespace) -> Any:
+    """The Evaluated of --scheduler; what is broken is told."""
+    from refimpl import cluster
+
+    with cluster_client(args.scheduler) as client:
+        found = cluster.evaluate(
+            client,
+            args.model,
+            args.data,
+            split=args.split,
+            backend=args.backend,
+            image_size=args.image_size,
+            batch_size=args.batch_size,
+            limit=args.limit,
+            skip_broken=args.skip_broken,
+            class_names=args.class_names,
+            ship_images=args.ship_images,
+            bar=progress_bar,
+        )
+    for text in found.broken:
+        warn(text)
+    return found
+
+
 def _evaluate_segmenter(args: argparse.Namespace) -> int:
     from refimpl.classifier import read_card, record
-    from refimpl.data import datasets, image_folder
-    from refimpl.data import segmentation as maps
     from refimpl.report import segmentation
     from refimpl.segmenter import segmenter
 
@@ -75,16 +113,11 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
     if args.record:
         read_card(args.model)
     _check_confusion(args.confusion)
-    folder = maps.find(args.data, args.split, args.class_names, args.limit)
-    datasets.require_classes(args.data, folder.classes.names, model.class_names)
-    workers = args.workers or 0  # no more than a few images are in memory, whatever they take
-    if args.skip_broken:
-        with progress_bar("read", len(folder.pairs)) as bar:
-            folder = folder.without_broken(image_folder.Workers(workers), bar.update)
-    for text in folder.broken:
-        warn(text)
-    with progress_bar("evaluate", len(folder.pairs)) as bar:
-        result = model.evaluate(folder, bar.update, workers=workers)
+    if args.scheduler:
+        folder = _on_cluster(args)
+        result = folder.result
+    else:
+        folder, result = _segmented_here(args, model)
     described = _described(result.count, folder)
     for path in args.confusion:
         _write_confusion(path, np.array(result.confusion), model.class_names)
@@ -112,6 +145,24 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
     print_table(("class", "IoU", "labelled pixels"), rows)
     print(f"\n{result.images_per_second:.1f} images a second")
     return 0
+
+
+def _segmented_here(args: argparse.Namespace, model: Any) -> tuple[Any, Any]:
+    """A SegmentationFolder, and the evaluation of its pairs in this process."""
+    from refimpl.data import datasets, image_folder
+    from refimpl.data import segmentation as maps
+
+    folder = maps.find(args.data, args.split, args.class_names, args.limit)
+    datasets.require_classes(args.data, folder.classes.names, model.class_names)
+    workers = args.workers or 0  # no more than a few images are in memory, whatever they take
+    if args.skip_broken:
+        with progress_bar("read", len(folder.pairs)) as bar:
+            folder = folder.without_broken(image_folder.Workers(workers), bar.update)
+    for text in folder.broken:
+        warn(text)
+    with progress_bar("evaluate", len(folder.pairs)) as bar:
+        result = model.evaluate(folder, bar.update, workers=workers)
+    return folder, result
 
 
 def _described(count: int, data: Any, size: str = "") -> str:
@@ -144,15 +195,15 @@ def _write_confusion(path: Path, counts: np.ndarray, names: tuple[str, ...]) -> 
 
 def _evaluate_classifier(args: argparse.Namespace) -> int:
     from refimpl.classifier import classifier, read_card, record
-    from refimpl.data import datasets
 
     model = classifier(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
         read_card(args.model)  # a missing card is told before the work, not after it
-    data = load_data(args, args.split, model.preprocessing, "classification")
-    datasets.require_classes(args.data, data.class_names, model.class_names)
-    with progress_bar("evaluate", len(data.images)) as bar:
-        result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
+    if args.scheduler:
+        data = _on_cluster(args)
+        result = data.result
+    else:
+        data, result = _classified_here(args, model)
     size = " at {} x {} pixels".format(*args.image_size) if args.image_size else ""
     described = _described(result.count, data, size)
     if args.record:
@@ -181,3 +232,14 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
     print_table(("class", "top-1", "images"), rows)
     print(f"\n{result.images_per_second:.0f} images a second")
     return 0
+
+
+def _classified_here(args: argparse.Namespace, model: Any) -> tuple[Any, Any]:
+    """A Dataset, and the evaluation of its images in this process."""
+    from refimpl.data import datasets
+
+    data = load_data(args, args.split, model.preprocessing, "classification")
+    datasets.require_classes(args.data, data.class_names, model.class_names)
+    with progress_bar("evaluate", len(data.images)) as bar:
+        result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
+    return data, result

@@ -65,6 +65,15 @@ class Dataset(NamedTuple):
         return self._replace(images=images, labels=labels)
 
 
+class Listing(NamedTuple):
+    """The images of a split, in the order of their names."""
+
+    names: list[str]
+    labels: np.ndarray  # int64 (n,)
+    class_names: tuple[str, ...]
+    split: str | None
+
+
 def load(
     path: str | Path,
     split: str,
@@ -119,6 +128,18 @@ def load(
     return _dataset(path, listing, faults, images.subset)
 
 
+def listed(path: str | Path, split: str, limit: int | None = None) -> Listing:
+    """Find the images of a split of class folders, in a folder or an archive; none is decoded.
+
+    DataError and `limit` as in `load`.
+    """
+    path = Path(path)
+    names = _Names(path, split)
+    for member in archives.members(path):
+        names.add(member.name)
+    return names.listing(limit)
+
+
 def processes(workers: int | None, size: int) -> int | None:
     """How many read a folder on demand whose pixels take `size` bytes, see `load`; None: memory."""
     if workers is None and size > ARRAY_BYTES:
@@ -140,15 +161,6 @@ class _Place(NamedTuple):
     prefix: tuple[str, ...]
     split: str | None
     class_name: str
-
-
-class _Listing(NamedTuple):
-    """The images of a split, in the order of their names."""
-
-    names: list[str]
-    labels: np.ndarray  # int64 (n,)
-    class_names: tuple[str, ...]
-    split: str | None
 
 
 class _Names:
@@ -179,7 +191,7 @@ class _Names:
         self._class_of[name] = class_name
         return True
 
-    def listing(self, limit: int | None) -> _Listing:
+    def listing(self, limit: int | None) -> Listing:
         """All images of the split, or `limit` of them; DataError where there is none."""
         if not self._class_of:
             found = f"a {self._first[1].split} split only" if self._first else "no image"
@@ -191,7 +203,7 @@ class _Names:
         class_names = tuple(sorted(self._classes))
         number = {name: i for i, name in enumerate(class_names)}
         labels = np.array([number[self._class_of[name]] for name in names], np.int64)
-        return _Listing(names, labels, class_names, self._folder)
+        return Listing(names, labels, class_names, self._folder)
 
     def _place(self, name: str) -> _Place:
         *folders, _ = name.split("/")
@@ -249,7 +261,7 @@ def _read(
 
 def _dataset(
     path: Path,
-    listing: _Listing,
+    listing: Listing,
     faults: Mapping[int, str],
     images: Callable[[np.ndarray], Array],
 ) -> Dataset:

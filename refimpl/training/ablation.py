@@ -47,6 +47,7 @@ from refimpl.training.holdout import draw_evenly
 from refimpl.training.journal import fingerprint
 from refimpl.training.loop import train
 from refimpl.training.recipes import Recipe, read_fields, require_integer
+from refimpl.training.watch import Watch
 
 UNFINISHED = "unfinished"  # folder of checkpoints and weights
 TEST, HELD_OUT = "test", "held-out"  # what a run is evaluated on
@@ -281,6 +282,7 @@ def carry_out(
     backend: Any = ops,
     threads: int | None = None,
     progress: bool = False,
+    watch: Watch | None = None,
 ) -> Result:
     """Train a run, or go on where it was interrupted, and evaluate its last weights once.
 
@@ -306,6 +308,7 @@ def carry_out(
             threads=threads,
             resume=checkpoint.exists(),
             card={"ablation": {"row": run.row.name, **settings}},
+            watch=watch,
         )
     trained = files.read(out)
     card = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))

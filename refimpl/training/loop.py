@@ -41,6 +41,7 @@ from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
 from refimpl.training.stages import Stage
 from refimpl.training.teachers import Teacher
+from refimpl.training.watch import Watch
 
 
 class Trained(NamedTuple):
@@ -60,6 +61,7 @@ class Run(NamedTuple):
     objective: Objective
     pool: ThreadPoolExecutor
     progress: bool
+    watch: Watch
     began: float  # time.perf_counter() at its start, interruptions left out
 
 
@@ -81,6 +83,7 @@ def train(
     resume: bool = False,
     curves: bool = False,
     card: Mapping[str, Any] | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
     """Train `model` and write it, with its card, to `out` (a .safetensors file).
 
@@ -99,6 +102,7 @@ def train(
     resume: go on from the checkpoint that an interrupted run of the same recipe left.
     curves: write the history to `out` with the suffix .csv, anew after every epoch.
     card: entries to add to the card, such as the name of the data.
+    watch: who is called after batches and epochs, and may stop the run.
 
     While it runs, `out` with the suffix .checkpoint holds the state after the last epoch, so a run
     that is interrupted loses the epoch it was in. One that is killed while it writes leaves a file
@@ -128,10 +132,14 @@ def train(
     journal = Journal(out, identity, curves)
     journal.begin(flat, resume)
     _check_labels(model, recipe, labels, progress)
+    watch = watch or Watch()
+    if journal.moved_from is not None:
+        change = f"from {journal.moved_from} to {journal.cpus[-1]}"
+        _tell(progress, watch, f"goes on upon another kind of CPU, {change}: last bits may differ")
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # a thread a part: those of BLAS on top of them cost half the speed or more
     with threadpool_limits(1), ThreadPoolExecutor(threads or cpus()) as pool:
-        run = Run(recipe, images, labels, validation, objective, pool, progress, began)
+        run = Run(recipe, images, labels, validation, objective, pool, progress, watch, began)
         for stage in plan:
             _train_stage(run, stage, flat, journal)
     files.save(
@@ -140,7 +148,7 @@ def train(
         unflatten(flat),
         class_names=list(class_names),
         preprocessing=dict(preprocessing),
-        card=_card(recipe, journal.history, len(images), tutor) | dict(card or {}),
+        card=_card(recipe, journal, len(images), tutor) | dict(card or {}),
     )
     journal.close()
     return Trained(unflatten(flat), journal.history)
@@ -158,8 +166,8 @@ def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal:
         result = _epoch(run, stage, params, optimizer, len(journal.history) + 1)
         journal.history.append(result)
         journal.save(params, optimizer)
-        if run.progress:
-            print(result, file=sys.stderr, flush=True)
+        _tell(run.progress, run.watch, str(result))
+        run.watch.saved(run.recipe.steps(len(run.images), 1))
 
 
 def _epoch(
@@ -188,6 +196,7 @@ def _epoch(
             seen += len(images)
             bar.set_postfix(loss=f"{loss_sum / max(answers, 1):.4f}", refresh=False)
             bar.update(len(images))
+            run.watch.batch()
     speed = seen / (time.perf_counter() - start)
     reached = None
     if run.validation is not None:
@@ -264,6 +273,12 @@ def _rate(run: Run, stage: Stage, step: int) -> float:
     return warmup_cosine(step, steps=steps, peak=run.recipe.learning_rate, warmup=warmup)
 
 
+def _tell(progress: bool, watch: Watch, text: str) -> None:
+    if progress:
+        print(text, file=sys.stderr, flush=True)
+    watch.tell(text)
+
+
 def _bar(title: str, images: int, progress: bool) -> tqdm:
     shown = progress and sys.stderr.isatty()
     return tqdm(total=images, desc=title, unit="img", leave=False, disable=not shown)
@@ -335,9 +350,9 @@ def _check_labels(model: VisionTransformer, recipe: Recipe, labels: Array, progr
 
 
 def _card(
-    recipe: Recipe, history: list[EpochResult], images: int, teacher: Teacher | None
+    recipe: Recipe, journal: Journal, images: int, teacher: Teacher | None
 ) -> dict[str, Any]:
-    last = history[-1]
+    last = journal.history[-1]
     return {
         "recipe": recipe.to_json(),
         "teacher": teacher and teacher.to_json(),
@@ -350,5 +365,6 @@ def _card(
             "images_per_second": last.images_per_second,
         },
         "wall_time_seconds": last.elapsed,
-        "history": [result._asdict() for result in history],
+        "cpus": journal.cpus,
+        "history": [result._asdict() for result in journal.history],
     }

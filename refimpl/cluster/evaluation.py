@@ -1,0 +1,283 @@
+"""Evaluation: batches of names go out, counts come back, and their sum is that of one machine.
+
+The batches are those that one machine would make, so the same numbers meet in the same products,
+and whole counts are added: any number of workers gives the same figures, in any order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import tempfile
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import dask
+import numpy as np
+from distributed import Client, Future
+
+import refimpl
+from refimpl.cluster import sources, tasks, workers
+from refimpl.cluster.sources import Listed, Source
+from refimpl.conventions import DataError, ModelFileError
+from refimpl.data.datasets import require_classes
+from refimpl.data.image_folder import Progress, left, slices
+from refimpl.data.image_folder import Workers as Readers
+from refimpl.models import files
+
+MAPS_A_TASK = 4  # images of any size with a label a pixel; one machine takes them one by one
+WORKING = 64 * 2**20  # bytes that the smallest network and a batch take beside its parameters
+
+
+@contextlib.contextmanager
+def no_bar(title: str, total: int) -> Iterator[Any]:
+    """Show nothing; see `evaluate`."""
+    yield types.SimpleNamespace(update=lambda count: None)
+
+
+class Evaluated(NamedTuple):
+    """The figures, and what they are of."""
+
+    result: Any  # an Evaluation, or a SegmentationEvaluation, as one machine has it
+    split: str | None  # name of its folder; None: the data set has no splits
+    broken: tuple[str, ...]  # of each image that was left out: which it is, what is wrong
+
+
+class Asked:
+    """A model, what it needs and where the images lie: once a worker, opened at the first batch.
+
+    It travels as the bytes of the model's file, whose SHA-256 is checked where they arrive.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        sha256: str,
+        options: dict[str, Any],  # backend and image_size
+        needs: workers.Needs,
+        source: Source,
+    ):
+        self.data, self.sha256, self.options = data, sha256, options
+        self.needs, self.source = needs, source
+        self._lock = threading.Lock()
+        self._model: Any = None
+
+    def __reduce__(self) -> tuple:
+        return Asked, (self.data, self.sha256, self.options, self.needs, self.source)
+
+    @property
+    def model(self) -> Any:
+        """The Classifier or Segmenter; ClusterError where this worker cannot have it."""
+        with self._lock:
+            if self._model is None:
+                workers.require_here(self.needs)
+                self._model = self._open()
+            return self._model
+
+    def _open(self) -> Any:
+        if (found := hashlib.sha256(self.data).hexdigest()) != self.sha256:
+            raise ModelFileError(f"{self.needs.work}: arrived as {found}, expected {self.sha256}")
+        with tempfile.TemporaryDirectory(prefix="refimpl-") as folder:
+            path = Path(folder, f"model{files.SUFFIX}")
+            path.write_bytes(self.data)
+            model = open_model(path, **self.options)
+        if model.engine is not None:
+            model.engine = functools.partial(_one_by_one, model.engine)
+        return model
+
+
+def open_model(path: str | Path, **options: Any) -> Any:
+    """Open a model's file as what it is: a Classifier or a Segmenter."""
+    task = files.read_any(path).model.config.task
+    return (refimpl.segmenter if task == "segmentation" else refimpl.classifier)(path, **options)
+
+
+def evaluate(
+    client: Client,
+    model: str | Path,
+    data: str | Path,
+    *,
+    split: str = "test",
+    backend: str = "auto",
+    image_size: int | tuple[int, int] | None = None,
+    batch_size: int = 100,
+    limit: int | None = None,
+    skip_broken: bool = False,
+    class_names: str | Path | None = None,
+    ship_images: bool = False,
+    bar: Callable[[str, int], Any] = no_bar,
+) -> Evaluated:
+    """Evaluate a classifier or segmenter on a cluster: the figures of `refimpl evaluate`.
+
+    model: a shipped name or a file of this machine. data: a data set at a path that all machines
+    see; with ship_images only this one does, and the workers are sent the images as they are
+    stored. batch_size: images a task, and of a product of the NumPy backend. bar: makes a bar of
+    a title and a number of images, as `tqdm` does. The other options are those of `refimpl
+    evaluate`. Errors as there, and ClusterError where a worker lacks something, or the scheduler is
+    lost.
+    """
+    data, path = Path(data), files.find(model)
+    options = {"backend": backend, "image_size": image_size}
+    ours = open_model(path, **options)
+    maps = ours.model.config.task == "segmentation"
+    names = None if class_names is None else Path(class_names)
+    listed = sources.find(data, split, ours.preprocessing, maps=maps, limit=limit, names=names)
+    require_classes(data, listed.class_names, ours.class_names)
+    content = path.read_bytes()
+    needs = workers.Needs(
+        work=path.name,
+        memory=_memory(content, ours, 1 if maps else min(batch_size, len(listed.items))),
+        seen=() if ship_images else (workers.Seen.of(data),),
+        versions=workers.versions(),
+    )
+    workers.require(client, needs)
+    sha256 = hashlib.sha256(content).hexdigest()
+    size = MAPS_A_TASK if maps else batch_size
+    with _as_given(listed.source, data), _large_tasks():
+        # a task that makes it, and no scattered data: it is made again where a worker is lost
+        asked = client.submit(Asked, content, sha256, options, needs, listed.source, pure=False)
+        work = _Work(client, asked, listed.source if ship_images else None, size)
+        broken: tuple[str, ...] = ()
+        if skip_broken:
+            with bar("read", len(listed.items)) as shown:
+                listed, broken = _without_broken(work, listed, data, shown.update)
+        start = time.perf_counter()
+        with bar("evaluate", len(listed.items)) as shown:
+            counts = sum(found for _, found in work(_count, _batches(listed, size), shown.update))
+        seconds = time.perf_counter() - start
+    if maps:
+        result = ours.evaluation(counts, len(listed.items), seconds)
+    else:
+        result = ours.evaluation(counts, seconds)
+    return Evaluated(result, listed.split, broken)
+
+
+class _Batch(NamedTuple):
+    """Some items of the split, and their labels where an item has none of its own."""
+
+    items: Sequence[Any]
+    labels: np.ndarray | None
+
+
+class _Work:
+    """Calls a function of (asked, items, labels, contents) for all batches."""
+
+    def __init__(
+        self,
+        client: Client,
+        asked: Future,
+        shipped: Source | None,  # what reads the images here; None: the workers do
+        size: int,  # items a batch
+    ):
+        self.client, self.asked, self.shipped, self.size = client, asked, shipped, size
+
+    def __call__(
+        self, function: Callable[..., Any], batches: Sequence[_Batch], progress: Progress
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield the place of a batch and its result, in any order."""
+        given = (self._task(i, function, batch) for i, batch in enumerate(batches))
+        with contextlib.closing(tasks.results(self.client, given)) as results:
+            for number, result in results:
+                progress(len(batches[number].items))
+                yield number, result
+
+    def _task(self, number: int, function: Callable[..., Any], batch: _Batch) -> tasks.Task:
+        contents = self.shipped and [_content(self.shipped, item) for item in batch.items]
+        name = f"batch {number + 1}"
+        return tasks.Task(number, name, function, (self.asked, *batch, contents))
+
+
+def _count(
+    asked: Asked, items: Sequence[Any], labels: np.ndarray | None, contents: list | None
+) -> np.ndarray:
+    """On a worker: the hits of a batch (classes, 3), or the confusion matrix of some images."""
+    model = asked.model
+    if labels is None:
+        return sum(model.confusion(*pair) for pair in _read(asked, items, contents))
+    pixels = np.stack(list(_read(asked, items, contents)))
+    return model.hits(model.preprocessing.normalise(pixels), labels)
+
+
+def _faults(
+    asked: Asked, items: Sequence[Any], labels: np.ndarray | None, contents: list | None
+) -> dict[int, str]:
+    """On a worker: place among the items -> what is wrong, of those that are broken."""
+    workers.require_here(asked.needs)
+    places = range(len(items))
+    read = functools.partial(_read_one, asked.source, items, contents)
+    return Readers(0).faults(read, places, lambda count: None)
+
+
+def _read(asked: Asked, items: Sequence[Any], contents: list | None) -> Iterator[Any]:
+    return (_read_one(asked.source, items, contents, place) for place in range(len(items)))
+
+
+def _read_one(source: Source, items: Sequence[Any], contents: list | None, place: int) -> Any:
+    if contents is None:
+        return source.read(items[place])
+    if isinstance(contents[place], DataError):  # which the client met when it read the file
+        raise contents[place]
+    return source.decode(items[place], contents[place])
+
+
+def _content(source: Source, item: Any) -> Any:
+    """What is sent of an item; the error where its file cannot be read, which is met over there."""
+    try:
+        return source.content(item)
+    except DataError as error:
+        return error
+
+
+def _batches(listed: Listed, size: int) -> list[_Batch]:
+    labels = listed.labels
+    parts = slices(len(listed.items), size)
+    return [_Batch(listed.items[p], None if labels is None else labels[p]) for p in parts]
+
+
+def _without_broken(
+    work: _Work, listed: Listed, data: Path, progress: Progress
+) -> tuple[Listed, tuple[str, ...]]:
+    """The items that can be read; all are read to find out, before any is used, as everywhere."""
+    faults = {}
+    for number, found in work(_faults, _batches(listed, work.size), progress):
+        faults |= {number * work.size + place: text for place, text in found.items()}
+    faults = {i: _given(faults[i], listed.source, data) for i in sorted(faults)}
+    kept = left(data, len(listed.items), faults)
+    items = [listed.items[i] for i in kept]
+    labels = None if listed.labels is None else listed.labels[kept]
+    return listed._replace(items=items, labels=labels), tuple(faults.values())
+
+
+def _one_by_one(engine: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    """An engine's answers in the thread that asks: its own threads are one an image at the most."""
+    return np.concatenate([engine(images[i : i + 1]) for i in range(len(images))])
+
+
+def _memory(content: bytes, model: Any, batch: int) -> int:
+    """Bytes that a worker needs at the least: the file, what is made of it, a batch of input."""
+    config = model.model.config
+    pixels = batch * config.channels * config.image_size[0] * config.image_size[1]
+    return 2 * len(content) + 5 * pixels + WORKING  # a byte and a float each
+
+
+@contextlib.contextmanager
+def _as_given(source: Source, data: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(_given(str(error), source, data)) from None
+
+
+def _given(text: str, source: Source, data: Path) -> str:
+    """Name the data set as the user did: workers know its absolute path only."""
+    return text.replace(str(source.path), str(data))
+
+
+def _large_tasks() -> Any:
+    """No warning of Dask's that a task is large: models and shipped images are."""
+    return dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TiB"})
