@@ -30,8 +30,8 @@ from refimpl.data.image_folder import Progress, left, slices
 from refimpl.data.image_folder import Workers as Readers
 from refimpl.models import files
 
+AHEAD = 3  # batches a thread: while one is computed the next is there, and its counts go back
 MAPS_A_TASK = 4  # images of any size with a label a pixel; one machine takes them one by one
-WORKING = 64 * 2**20  # bytes that the smallest network and a batch take beside its parameters
 
 
 @contextlib.contextmanager
@@ -181,7 +181,7 @@ class _Work:
     ) -> Iterator[tuple[int, Any]]:
         """Yield the place of a batch and its result, in any order."""
         given = (self._task(i, function, batch) for i, batch in enumerate(batches))
-        with contextlib.closing(tasks.results(self.client, given)) as results:
+        with contextlib.closing(tasks.results(self.client, given, AHEAD)) as results:
             for number, result in results:
                 progress(len(batches[number].items))
                 yield number, result
@@ -262,7 +262,7 @@ def _memory(content: bytes, model: Any, batch: int) -> int:
     """Bytes that a worker needs at the least: the file, what is made of it, a batch of input."""
     config = model.model.config
     pixels = batch * config.channels * config.image_size[0] * config.image_size[1]
-    return 2 * len(content) + 5 * pixels + WORKING  # a byte and a float each
+    return 2 * len(content) + 5 * pixels + workers.WORKING  # a byte and a float each
 
 
 @contextlib.contextmanager

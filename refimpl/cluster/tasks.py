@@ -18,7 +18,6 @@ from distributed.scheduler import KilledWorker
 
 from refimpl.conventions import ClusterError, RefimplError
 
-AHEAD = 3  # tasks a thread: while one is computed the next is there, and its result goes back
 POLL = 0.5  # seconds until the connection is looked at
 COUNTING = 5  # seconds after which workers are counted anew
 PATIENCE = 300  # seconds without any worker
@@ -34,20 +33,27 @@ class Task(NamedTuple):
 
 
 def results(
-    client: Client, tasks: Iterable[Task], told: Callable[[], object] = lambda: None
+    client: Client,
+    tasks: Iterable[Task | None],
+    ahead: int,
+    told: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[int, Any]]:
     """Yield number and result of each task as they come; `told` is called now and then.
 
+    ahead: tasks a thread that are under way. tasks: those to do; None among them: none for now.
     Of errors that the tasks raise, that of the smallest number is raised when all before it are
     over: the same one whatever the timing. ClusterError where scheduler or workers are lost.
     """
-    yield from _Loop(client, tasks, told).results()
+    yield from _Loop(client, tasks, ahead, told).results()
 
 
 class _Loop:
-    def __init__(self, client: Client, tasks: Iterable[Task], told: Callable[[], object]):
+    def __init__(
+        self, client: Client, tasks: Iterable[Task | None], ahead: int, told: Callable[[], object]
+    ):
         self.client = client
         self.waiting = iter(tasks)
+        self.ahead = ahead
         self.told = told
         self.done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self.under_way: dict[Future, Task] = {}
@@ -79,7 +85,7 @@ class _Loop:
     def _fill(self) -> None:
         """Give tasks out while there are threads for them, and none has failed."""
         self._count()
-        room = AHEAD * max(1, self.threads)
+        room = self.ahead * max(1, self.threads)
         while not self.failed and len(self.under_way) < room:
             task = next(self.waiting, None)
             if task is None:

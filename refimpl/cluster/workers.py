@@ -7,7 +7,8 @@ first batch or run.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +16,10 @@ import threadpoolctl
 from distributed import Client, Worker, get_worker
 from distributed.versions import get_versions
 
-from refimpl.conventions import ClusterError
+from refimpl.conventions import ClusterError, DataError
 
 PACKAGES = ("refimpl", "numpy", "numba", "python")
+WORKING = 64 * 2**20  # bytes that the smallest network takes beside what is counted
 PATIENCE = 30  # seconds that a cluster may take to have a first worker
 
 
@@ -26,12 +28,17 @@ class Seen(NamedTuple):
 
     path: Path
     size: int | None  # bytes of a file; None: a folder
+    sha256: str | None = None  # of a file; None: its size is enough
 
     @classmethod
-    def of(cls, path: Path) -> Seen:
-        """Look at a path of this machine."""
+    def of(cls, path: Path, hashed: bool = False) -> Seen:
+        """Look at a path of this machine; DataError where nothing is there."""
         path = path.absolute()  # a worker has a working directory of its own
-        return cls(path, None if path.is_dir() else path.stat().st_size)
+        if path.is_dir():
+            return cls(path, None)
+        if not path.is_file():
+            raise DataError(f"{path}: no such file or folder")
+        return cls(path, path.stat().st_size, _sha256(path) if hashed else None)
 
     def fault(self) -> str | None:
         """Say what is wrong with the path in this process; None: nothing."""
@@ -40,9 +47,11 @@ class Seen(NamedTuple):
             return None
         if self.size is not None and self.path.is_file():
             found = self.path.stat().st_size
-            if found == self.size:
-                return None
-            return f"{self.path}: found {found:,} bytes, expected the {kind} that the client sees"
+            if found != self.size:
+                return f"{self.path}: found {found:,} bytes, expected the client's {kind}"
+            if self.sha256 not in (None, _sha256(self.path)):
+                return f"{self.path}: is another {kind} than the client's"
+            return None
         return f"{self.path}: no such {kind}, expected a path that all machines see"
 
 
@@ -130,9 +139,8 @@ def hold_blas() -> None:
     threadpoolctl.threadpool_limits(1)
 
 
-def addresses(client: Client) -> Sequence[str]:
-    """Return the addresses of the workers that are there."""
-    return list(client.scheduler_info()["workers"])
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _asked(needs: Needs, dask_worker: Worker) -> None:

@@ -287,12 +287,11 @@ def carry_out(
     """Train a run, or go on where it was interrupted, and evaluate its last weights once.
 
     Checkpoint and weights lie in `folder`/unfinished under a name that holds a hash of all that
-    the weights depend on: weights that are there already are not trained again. Else as `train`.
+    the weights depend on: weights that are there already are not trained again. Else as `train`,
+    whose `watch` this one's is.
     """
     settings, data = run.settings(), fingerprint(*images.training)
-    digest = hashlib.sha256(f"{settings['sha256']} {data}".encode()).hexdigest()[:8]
-    stem = re.sub(r"[^A-Za-z0-9]+", "_", run.row.name).strip("_")
-    out = folder / UNFINISHED / f"{stem}-{run.seed}-{digest}.safetensors"
+    out = folder / UNFINISHED / f"{stem(run, data)}.safetensors"
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = out.with_suffix(".checkpoint")
     if checkpoint.exists() or not out.exists():
@@ -334,6 +333,16 @@ def carry_out(
         mean_iou=reached.mean_iou,
         **settings,
     )
+
+
+def stem(run: Run, data: str) -> str:
+    """Name the files of a run that trains on images with the fingerprint `data`; see `carry_out`.
+
+    Other settings or images give another name.
+    """
+    digest = hashlib.sha256(f"{run.settings()['sha256']} {data}".encode()).hexdigest()[:8]
+    name = re.sub(r"[^A-Za-z0-9]+", "_", run.row.name).strip("_")
+    return f"{name}-{run.seed}-{digest}"
 
 
 def _row(fields: Any, seeds: tuple[int, ...]) -> Row:

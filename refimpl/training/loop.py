@@ -135,7 +135,10 @@ def train(
     watch = watch or Watch()
     if journal.moved_from is not None:
         change = f"from {journal.moved_from} to {journal.cpus[-1]}"
-        _tell(progress, watch, f"goes on upon another kind of CPU, {change}: last bits may differ")
+        text = f"goes on upon another kind of CPU, {change}: last bits may differ"
+        if progress:
+            print(text, file=sys.stderr, flush=True)
+        watch.tell(text)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # a thread a part: those of BLAS on top of them cost half the speed or more
     with threadpool_limits(1), ThreadPoolExecutor(threads or cpus()) as pool:
@@ -166,8 +169,9 @@ def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal:
         result = _epoch(run, stage, params, optimizer, len(journal.history) + 1)
         journal.history.append(result)
         journal.save(params, optimizer)
-        _tell(run.progress, run.watch, str(result))
-        run.watch.saved(run.recipe.steps(len(run.images), 1))
+        if run.progress:
+            print(result, file=sys.stderr, flush=True)
+        run.watch.epoch(result, run.recipe.steps(len(run.images), 1))
 
 
 def _epoch(
@@ -271,12 +275,6 @@ def _rate(run: Run, stage: Stage, step: int) -> float:
     steps = run.recipe.steps(len(run.images), stage.epochs)
     warmup = round(run.recipe.warmup_fraction * steps)
     return warmup_cosine(step, steps=steps, peak=run.recipe.learning_rate, warmup=warmup)
-
-
-def _tell(progress: bool, watch: Watch, text: str) -> None:
-    if progress:
-        print(text, file=sys.stderr, flush=True)
-    watch.tell(text)
 
 
 def _bar(title: str, images: int, progress: bool) -> tqdm:
