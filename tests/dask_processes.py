@@ -15,6 +15,7 @@ from pathlib import Path
 
 from distributed import Client
 
+ROOT = Path(__file__).parent.parent
 DEADLINE = 60  # seconds, on a machine that has other things to do
 
 
@@ -24,7 +25,8 @@ class Dask:
     def __init__(self, folder: Path, *options: str, environment: Mapping[str, str] | None = None):
         """options: of the scheduler and of each worker alike."""
         self.folder, self.options = folder, options
-        self.environment = {**os.environ, **(environment or {})}
+        # a test may ask workers to call a function of its own
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
         self.file = folder / "scheduler.json"
         self.workers: dict[str, subprocess.Popen] = {}  # by name
         address = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")

@@ -264,11 +264,11 @@ def test_a_file_that_a_worker_does_not_see_is_not_a_broken_one(client, folder, t
     assert re.search(r"found [\d,]+ bytes, expected the client's file of", seen.fault())
 
 
-TINY, COPIES = (96, 96), 2000  # pixels of the model's images; copies of each of ten
+TINY, COPIES = (64, 64), 2000  # pixels of the model's images; copies of each of ten
 
 
 def test_many_tiny_images_in_an_archive_take_little_memory(client, tmp_path) -> None:
-    """All of them at the model's size would be 553 MB."""
+    """All of them at the model's size would be 246 MB."""
     path, images = tmp_path / "tiny.tar", noise(10)
     with tarfile.open(path, "w") as archive:
         for place in range(10 * COPIES):
@@ -285,7 +285,7 @@ def test_many_tiny_images_in_an_archive_take_little_memory(client, tmp_path) -> 
     assert found.result.count == 20_000
     assert found.result.top1 == right / 20_000
     grown = np.subtract([_peak(), *client.run(_peak).values()], before)
-    assert grown.max() < 150e6
+    assert grown.max() < 100e6
 
 
 def _peak() -> int:
@@ -304,7 +304,8 @@ def own(folder: Path, *names: str):
         for name in names:
             processes.worker(name)
         with cluster.connected(str(processes.file)) as client:
-            client.wait_for_workers(len(names), timeout=DEADLINE)
+            if names:
+                client.wait_for_workers(len(names), timeout=DEADLINE)
             yield processes, client
 
 
@@ -446,11 +447,12 @@ def test_an_interrupted_command_leaves_no_worker(tmp_path, sent, status) -> None
     if sent == signal.SIGINT:
         *progress, last = err.splitlines()
         assert last == "refimpl: interrupted: the same command goes on"
-        assert all("seed" in line for line in progress)
+        assert not [line for line in progress if "seed" not in line]
 
 
 def test_an_interrupt_cancels_what_it_started_and_nothing_else(dask, client, tmp_path) -> None:
-    mine = client.submit(time.sleep, 20, pure=False, workers=[min(client.nthreads())])
+    end = tmp_path / "end"
+    mine = client.submit(_until, end, pure=False, workers=[min(client.nthreads())])
     data, spec = _endless(tmp_path)
     process = _started(dask.file, data, spec, tmp_path / "out")
     assert "runs on" in process.stderr.readline()
@@ -461,7 +463,13 @@ def test_an_interrupt_cancels_what_it_started_and_nothing_else(dask, client, tmp
     wait_for(lambda: sum(map(len, client.processing().values())) == 1)
     wait_for(lambda: sum(client.run(_executing).values()) == 1)
     assert mine.status == "pending"
-    mine.cancel()
+    end.touch()
+    assert mine.result(timeout=DEADLINE) == "somebody else's"
+
+
+def _until(path: Path) -> str:
+    wait_for(path.exists)
+    return "somebody else's"
 
 
 def _executing(dask_worker) -> int:
@@ -543,7 +551,7 @@ def test_a_table_is_that_of_one_machine(client, finished, tmp_path, ship_checkpo
     ablated(client, finished, tmp_path / "out", told, ship_checkpoints=ship_checkpoints)
     same_runs(finished / "out", tmp_path / "out")
     runs = len(one_machine.RUNS)
-    assert any(f"[{runs} done, 0 running, 0 waiting, 0 lost]" in text for text in told)
+    assert told[-1].endswith(f"[{runs} done, 0 running, 0 waiting, 0 lost]")
     assert sum("runs on tcp://" in text for text in told) == runs
     assert any(re.search(r"running, \d waiting, 0 lost, [\d,]+ images/s", text) for text in told)
     card = next((tmp_path / "out" / "unfinished").glob("*.json"))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 from distributed import Client, LocalCluster
@@ -87,6 +89,8 @@ def _count(scheduler: str) -> int:
 @contextlib.contextmanager
 def _local(count: int) -> Iterator[str]:
     """Worker processes with a thread each, on the loopback interface; they never hear of Ctrl-C."""
+    if os.name == "posix":
+        resource_tracker.ensure_running()  # its start would let go of the interrupts
     with interrupts_held():  # Dask's threads inherit it, and the processes that they start
         cluster = LocalCluster(
             n_workers=count,

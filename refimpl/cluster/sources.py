@@ -20,7 +20,6 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -84,13 +83,15 @@ class Folder:
 class Archive(Folder):
     """A tar or zip; items are the names of its members."""
 
-    def __init__(self, path: Path, preprocessing: Preprocessing):
+    def __init__(self, path: Path, preprocessing: Preprocessing, files: int):
         super().__init__(path, preprocessing)
+        self.files = files  # that it holds
         self._lock = threading.Lock()
         self._opened: _Opened | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "preprocessing": self.preprocessing}
+        names = ("path", "preprocessing", "files")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)
@@ -98,35 +99,31 @@ class Archive(Folder):
     def content(self, name: str) -> bytes:
         with self._lock:  # the members of an archive share one file and its position
             if self._opened is None:
-                self._opened = _Opened(self.path)
+                self._opened = _Opened(self.path, self.files)
             return self._opened.read(name)
 
 
 class _Opened:
     """The members of an archive that stays open, to be read in any order."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, files: int):
         self.path, self.plain = path, path
         if unpack := _unpacker(path):
             self._file = tempfile.NamedTemporaryFile(prefix="refimpl-", suffix=".tar")  # noqa: SIM115
             self.plain = Path(self._file.name)
             self._unpack(unpack)
-        count = sum(1 for _ in self._members())
         # a generator that stops at its last member has not closed the archive yet
         self._open = archives.members(self.plain)
-        self._found = {m.name: m for m in itertools.islice(self._open, count)}
+        try:
+            self._found = {m.name: m for m in itertools.islice(self._open, files)}
+        except DataError as error:
+            raise self._named(error) from None
 
     def read(self, name: str) -> bytes:
         if name not in self._found:
             raise ClusterError(f"{self.path}: has no {name}, expected the archive of the client")
         try:
             return self._found[name].read()
-        except DataError as error:
-            raise self._named(error) from None
-
-    def _members(self) -> Iterator[archives.Member]:
-        try:
-            yield from archives.members(self.plain)
         except DataError as error:
             raise self._named(error) from None
 
@@ -223,8 +220,10 @@ def find(
         return Listed(source, items, dataset.labels, dataset.class_names, dataset.split)
     listing = datasets.listed(data, split, limit)
     called = listing.class_names if names is None else class_names.apply(names, listing.class_names)
-    kind = Folder if data.is_dir() else Archive
-    source = kind(data.absolute(), preprocessing)
+    if data.is_dir():
+        source = Folder(data.absolute(), preprocessing)
+    else:
+        source = Archive(data.absolute(), preprocessing, listing.files)
     return Listed(source, listing.names, listing.labels, called, listing.split)
 
 

@@ -72,6 +72,7 @@ class Listing(NamedTuple):
     labels: np.ndarray  # int64 (n,)
     class_names: tuple[str, ...]
     split: str | None
+    files: int = 0  # of the whole data set, of any kind, where they were counted
 
 
 def load(
@@ -134,10 +135,11 @@ def listed(path: str | Path, split: str, limit: int | None = None) -> Listing:
     DataError and `limit` as in `load`.
     """
     path = Path(path)
-    names = _Names(path, split)
+    names, files = _Names(path, split), 0
     for member in archives.members(path):
         names.add(member.name)
-    return names.listing(limit)
+        files += 1
+    return names.listing(limit)._replace(files=files)
 
 
 def processes(workers: int | None, size: int) -> int | None:
