@@ -159,7 +159,7 @@ def test_every_import_is_a_declared_dependency():
     cluster = distributions(extras["cluster"]) | {"dask"}  # which distributed needs
     of_room = {
         "report": distributions(extras["plots"]),
-        "bench": distributions(extras["bench"]),
+        "bench": distributions(extras["bench"]) | cluster,
         "cluster": cluster,
     }
     standard = {*sys.stdlib_module_names, "tomllib", "refimpl"}  # tomllib: Python 3.11

@@ -30,7 +30,7 @@ def add(verbs: Verbs) -> None:
         "--row didb --seed 0",
         "refimpl ablate --recipe ablation.toml -o ablation --only-table --plot ablation.png",
         "refimpl ablate --recipe ablation.toml --data cifar10.tar.xz -o ablation "
-        "--scheduler tcp://head:8786",
+        "--scheduler local:2",
     )
     added.add_argument(
         "--recipe", required=True, type=Path, metavar="FILE",

@@ -13,24 +13,22 @@ import tempfile
 import threading
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import dask
 import numpy as np
-from distributed import Client, Future
+from distributed import Client
 
 import refimpl
-from refimpl.cluster import sources, tasks, workers
+from refimpl.cluster import batches, sources, workers
 from refimpl.cluster.sources import Listed, Source
 from refimpl.conventions import DataError, ModelFileError
 from refimpl.data.datasets import require_classes
-from refimpl.data.image_folder import Progress, left, slices
-from refimpl.data.image_folder import Workers as Readers
+from refimpl.data.image_folder import Progress, left
 from refimpl.models import files
 
-AHEAD = 3  # batches a thread: while one is computed the next is there, and its counts go back
 MAPS_A_TASK = 4  # images of any size with a label a pixel; one machine takes them one by one
 
 
@@ -116,7 +114,8 @@ def evaluate(
 
     model: a shipped name or a file of this machine. data: a data set at a path that all machines
     see; with ship_images only this one does, and the workers are sent the images as they are
-    stored. batch_size: images a task, and of a product of the NumPy backend. bar: makes a bar of
+    stored. batch_size: images that are computed at a time, of the
+    NumPy backend in one product. bar: makes a bar of
     a title and a number of images, as `tqdm` does. The other options are those of `refimpl
     evaluate`. Errors as there, and ClusterError where a worker lacks something, or the scheduler is
     lost.
@@ -141,14 +140,15 @@ def evaluate(
     with _as_given(listed.source, data), _large_tasks():
         # a task that makes it, and no scattered data: it is made again where a worker is lost
         asked = client.submit(Asked, content, sha256, options, needs, listed.source, pure=False)
-        work = _Work(client, asked, listed.source if ship_images else None, size)
+        work = batches.Work(client, asked, listed.source if ship_images else None)
         broken: tuple[str, ...] = ()
         if skip_broken:
             with bar("read", len(listed.items)) as shown:
-                listed, broken = _without_broken(work, listed, data, shown.update)
+                listed, broken = _without_broken(work, listed, size, data, shown.update)
         start = time.perf_counter()
         with bar("evaluate", len(listed.items)) as shown:
-            counts = sum(found for _, found in work(_count, _batches(listed, size), shown.update))
+            found = work(batches.count, batches.cut(listed, size), shown.update)
+            counts = sum(of_batch for _, of_batch in found)
         seconds = time.perf_counter() - start
     if maps:
         result = ours.evaluation(counts, len(listed.items), seconds)
@@ -157,95 +157,13 @@ def evaluate(
     return Evaluated(result, listed.split, broken)
 
 
-class _Batch(NamedTuple):
-    """Some items of the split, and their labels where an item has none of its own."""
-
-    items: Sequence[Any]
-    labels: np.ndarray | None
-
-
-class _Work:
-    """Calls a function of (asked, items, labels, contents) for all batches."""
-
-    def __init__(
-        self,
-        client: Client,
-        asked: Future,
-        shipped: Source | None,  # what reads the images here; None: the workers do
-        size: int,  # items a batch
-    ):
-        self.client, self.asked, self.shipped, self.size = client, asked, shipped, size
-
-    def __call__(
-        self, function: Callable[..., Any], batches: Sequence[_Batch], progress: Progress
-    ) -> Iterator[tuple[int, Any]]:
-        """Yield the place of a batch and its result, in any order."""
-        given = (self._task(i, function, batch) for i, batch in enumerate(batches))
-        with contextlib.closing(tasks.results(self.client, given, AHEAD)) as results:
-            for number, result in results:
-                progress(len(batches[number].items))
-                yield number, result
-
-    def _task(self, number: int, function: Callable[..., Any], batch: _Batch) -> tasks.Task:
-        contents = self.shipped and [_content(self.shipped, item) for item in batch.items]
-        name = f"batch {number + 1}"
-        return tasks.Task(number, name, function, (self.asked, *batch, contents))
-
-
-def _count(
-    asked: Asked, items: Sequence[Any], labels: np.ndarray | None, contents: list | None
-) -> np.ndarray:
-    """On a worker: the hits of a batch (classes, 3), or the confusion matrix of some images."""
-    model = asked.model
-    if labels is None:
-        return sum(model.confusion(*pair) for pair in _read(asked, items, contents))
-    pixels = np.stack(list(_read(asked, items, contents)))
-    return model.hits(model.preprocessing.normalise(pixels), labels)
-
-
-def _faults(
-    asked: Asked, items: Sequence[Any], labels: np.ndarray | None, contents: list | None
-) -> dict[int, str]:
-    """On a worker: place among the items -> what is wrong, of those that are broken."""
-    workers.require_here(asked.needs)
-    places = range(len(items))
-    read = functools.partial(_read_one, asked.source, items, contents)
-    return Readers(0).faults(read, places, lambda count: None)
-
-
-def _read(asked: Asked, items: Sequence[Any], contents: list | None) -> Iterator[Any]:
-    return (_read_one(asked.source, items, contents, place) for place in range(len(items)))
-
-
-def _read_one(source: Source, items: Sequence[Any], contents: list | None, place: int) -> Any:
-    if contents is None:
-        return source.read(items[place])
-    if isinstance(contents[place], DataError):  # which the client met when it read the file
-        raise contents[place]
-    return source.decode(items[place], contents[place])
-
-
-def _content(source: Source, item: Any) -> Any:
-    """What is sent of an item; the error where its file cannot be read, which is met over there."""
-    try:
-        return source.content(item)
-    except DataError as error:
-        return error
-
-
-def _batches(listed: Listed, size: int) -> list[_Batch]:
-    labels = listed.labels
-    parts = slices(len(listed.items), size)
-    return [_Batch(listed.items[p], None if labels is None else labels[p]) for p in parts]
-
-
 def _without_broken(
-    work: _Work, listed: Listed, data: Path, progress: Progress
+    work: batches.Work, listed: Listed, size: int, data: Path, progress: Progress
 ) -> tuple[Listed, tuple[str, ...]]:
     """The items that can be read; all are read to find out, before any is used, as everywhere."""
     faults = {}
-    for number, found in work(_faults, _batches(listed, work.size), progress):
-        faults |= {number * work.size + place: text for place, text in found.items()}
+    for number, found in work(batches.faults, batches.cut(listed, size), progress):
+        faults |= {number * size + place: text for place, text in found.items()}
     faults = {i: _given(faults[i], listed.source, data) for i in sorted(faults)}
     kept = left(data, len(listed.items), faults)
     items = [listed.items[i] for i in kept]
