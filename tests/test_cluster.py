@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import threading
 import time
 from pathlib import Path
 
@@ -39,7 +40,7 @@ distributed = pytest.importorskip("distributed", reason="Dask, the extra `cluste
 import psutil  # noqa: E402  (which Dask needs)
 
 from refimpl import cluster  # noqa: E402
-from refimpl.cluster import sources, workers  # noqa: E402
+from refimpl.cluster import batches, evaluation, sources, workers  # noqa: E402
 from tests.dask_processes import DEADLINE, Dask, wait_for  # noqa: E402
 
 CLASSES = ("ant", "bee", "cow")
@@ -49,10 +50,10 @@ PROC = Path("/proc/self/cwd")  # a path that is another folder for a worker
 
 @pytest.fixture(scope="module")
 def dask(tmp_path_factory):
-    """A scheduler with two workers of one thread each."""
+    """A scheduler with two workers, of one thread and of two."""
     with Dask(tmp_path_factory.mktemp("dask")) as processes:
-        for name in ("one", "two"):
-            processes.worker(name)
+        processes.worker("one")
+        processes.worker("two", "--nthreads", "2")  # the last word is the one that counts
         yield processes
 
 
@@ -367,17 +368,58 @@ def test_a_worker_with_another_version(model, folder, tmp_path) -> None:
 
 def _one_that_comes_later(client, model, folder, processes) -> None:
     """It has passed no check of the client's: it asks itself."""
-    needs = workers.Needs("a model", 0, (), workers.versions())
+    needs = workers.Needs("a model", 0, False, (), workers.versions())
     with pytest.raises(ClusterError, match=r"has refimpl 0.0.9"):
         client.submit(workers.require_here, needs, pure=False).result()
 
 
 def test_a_worker_with_too_little_memory(model, folder, tmp_path) -> None:
     with own(tmp_path / "dask") as (processes, client):
-        processes.worker("small", "--memory-limit", "120MB")
+        processes.worker("small", "--memory-limit", "150MB")
         client.wait_for_workers(1, timeout=DEADLINE)
-        with pytest.raises(ClusterError, match=r"of its 120 MB of memory are free, expected at le"):
+        with pytest.raises(ClusterError, match=r"of its 150 MB of memory are free, expected at le"):
             cluster.evaluate(client, model, folder)
+
+
+def test_a_version_of_python_or_of_a_package_that_differs_is_named() -> None:
+    ours = workers.versions()
+    assert ours["python"].startswith("{}.{}.{}".format(*sys.version_info))
+    assert ours["numpy"] == np.__version__
+    assert workers.difference(dict(ours), ours) is None
+    theirs = {**ours, "python": "3.1", "numba": None}
+    fault = workers.difference(theirs, ours)
+    assert fault.startswith("has numba is missing, python 3.1; expected numba ")
+
+
+def test_an_engine_computes_in_the_thread_that_asks(model, monkeypatch) -> None:
+    import numba
+
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 4)
+    images = np.random.default_rng(94).random((9, 3, *SIZE), dtype=np.float32)
+    engine = refimpl.classifier(model).engine
+    before = threading.active_count()
+    one_by_one = evaluation._one_by_one(engine, images)
+    assert threading.active_count() == before
+    np.testing.assert_array_equal(one_by_one, engine(images))
+    assert threading.active_count() > before
+
+
+@pytest.mark.parametrize(
+    "seconds, threads, left, expected",
+    [
+        (None, 2, 100, 1),  # nothing is known yet
+        (0.1, 2, 1000, 10),  # a second
+        (0.1, 2, 24, 3),  # a quarter of what a thread has left
+        (0.1, 1000, 10**6, 150),  # 15 seconds, for a client of a thousand threads
+        (30.0, 2, 1000, 1),
+        (0.001, 1, 3, 1),
+    ],
+)
+def test_a_task_has_as_many_batches_as_keep_the_client_up(seconds, threads, left, expected):
+    pace = batches._Pace(threads)
+    if seconds is not None:
+        pace.saw(7, 7 * seconds)
+    assert pace.batches(left) == expected
 
 
 @pytest.mark.parametrize(
@@ -413,6 +455,7 @@ def test_without_dask_it_is_one_line_and_nobody_else_needs_it(model, folder) -> 
         "sys.exit(refimpl.cli.main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", code, "evaluate", "--data", folder, "--model", model]
+    command += ["--backend", "numpy"]
     done = subprocess.run([*command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     done = subprocess.run([*command, "--scheduler", "local"], capture_output=True, text=True)

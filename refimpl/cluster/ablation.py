@@ -110,12 +110,17 @@ def carry_out(
         if how.ship_checkpoints is None:
             seen.append(stack.enter_context(_mark(folder / UNFINISHED)))
         needs = workers.Needs(
-            "the ablation", _memory(runs, images), tuple(seen), workers.versions()
+            work="the ablation",
+            memory=_memory(runs, images),
+            numba=how.backend == "kernels",
+            seen=tuple(seen),
+            versions=workers.versions(),
         )
         workers.require(client, needs)
         board = stack.enter_context(_Board.on(client, runs, tell))
         # a task that makes it, and no scattered data: it is made again where a worker is lost
         given = client.submit(Asked, *_asked(images, results.ablation, data), needs, pure=False)
+        stack.callback(given.release)
         legs = _Legs(runs, folder, fingerprint(*images.training), how, given, board.topic)
         given_out = iter(legs.next, legs)  # legs that go on come to it while others are under way
         loop = tasks.results(client, given_out, ahead=1, told=board.show)
@@ -418,4 +423,4 @@ def _memory(runs: Sequence[Run], images: Images) -> int:
         summarise(run.row.config).total for run in {run.row.name: run for run in runs}.values()
     ]
     largest = max(cost.params_1bit + cost.params_32bit for cost in costs)
-    return held + 4 * COPIES * largest + workers.WORKING
+    return held + 4 * COPIES * largest

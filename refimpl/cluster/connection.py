@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
@@ -60,7 +61,7 @@ def _address(scheduler: str) -> str | None:
     name, _, _ = scheduler.partition(":")
     if name == LOCAL:
         return None
-    if "://" in scheduler:
+    if "://" in scheduler or re.fullmatch(r"[^/]+:\d+", scheduler):
         return scheduler
     path = Path(scheduler)
     if not path.exists():

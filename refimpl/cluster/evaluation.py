@@ -131,15 +131,19 @@ def evaluate(
     needs = workers.Needs(
         work=path.name,
         memory=_memory(content, ours, 1 if maps else min(batch_size, len(listed.items))),
+        numba=ours.engine is not None,
         seen=() if ship_images else (workers.Seen.of(data),),
         versions=workers.versions(),
     )
     workers.require(client, needs)
     sha256 = hashlib.sha256(content).hexdigest()
     size = MAPS_A_TASK if maps else batch_size
-    with _as_given(listed.source, data), _large_tasks():
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_as_given(listed.source, data))
+        stack.enter_context(_large_tasks())
         # a task that makes it, and no scattered data: it is made again where a worker is lost
         asked = client.submit(Asked, content, sha256, options, needs, listed.source, pure=False)
+        stack.callback(asked.release)
         work = batches.Work(client, asked, listed.source if ship_images else None)
         broken: tuple[str, ...] = ()
         if skip_broken:
@@ -180,7 +184,7 @@ def _memory(content: bytes, model: Any, batch: int) -> int:
     """Bytes that a worker needs at the least: the file, what is made of it, a batch of input."""
     config = model.model.config
     pixels = batch * config.channels * config.image_size[0] * config.image_size[1]
-    return 2 * len(content) + 5 * pixels + workers.WORKING  # a byte and a float each
+    return 2 * len(content) + 5 * pixels  # a byte and a float each
 
 
 @contextlib.contextmanager

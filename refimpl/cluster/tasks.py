@@ -52,6 +52,7 @@ class _Loop:
         self, client: Client, tasks: Iterable[Task | None], ahead: int, told: Callable[[], object]
     ):
         self.client = client
+        self.address = client.scheduler.address  # which a client that is closed has forgotten
         self.waiting = iter(tasks)
         self.ahead = ahead
         self.told = told
@@ -119,7 +120,7 @@ class _Loop:
             self.staffed = now
         if now > self.staffed + PATIENCE:
             raise ClusterError(
-                f"{_address(self.client)}: the scheduler has had no worker for {PATIENCE} seconds"
+                f"{self.address}: the scheduler has had no worker for {PATIENCE} seconds"
             )
 
     def _cancel(self) -> None:
@@ -133,6 +134,10 @@ class _Loop:
             return future.result()
         except RefimplError:
             raise
+        except OSError as error:
+            if future.status != "error":  # it was not raised by the task: nobody answers any more
+                raise self._lost() from None
+            raise _failed(task, error) from None
         except CancelledError as error:
             self._require_scheduler()
             raise ClusterError(f"{task.name}: cancelled by somebody else ({error})") from None
@@ -142,18 +147,19 @@ class _Loop:
                 f"{error.last_worker.address}; their memory may be too small"
             ) from None
         except Exception as error:  # whatever a worker's environment is able to raise
-            self._require_scheduler()
-            what = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ClusterError(f"{task.name}: failed on a worker: {what}") from None
+            raise _failed(task, error) from None
 
     def _require_scheduler(self) -> None:
         if self.client.status != "running":
-            raise ClusterError(
-                f"{_address(self.client)}: the connection to the scheduler is lost; "
-                "the same command, with a scheduler that runs, goes on or starts again"
-            )
+            raise self._lost()
+
+    def _lost(self) -> ClusterError:
+        return ClusterError(
+            f"{self.address}: the connection to the scheduler is lost; the same command, "
+            "with a scheduler that runs, goes on or starts again"
+        )
 
 
-def _address(client: Client) -> str:
-    scheduler = client.scheduler
-    return scheduler.address if scheduler is not None else "scheduler"
+def _failed(task: Task, error: Exception) -> ClusterError:
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return ClusterError(f"{task.name}: failed on a worker: {what}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,8 +19,8 @@ from distributed.versions import get_versions
 
 from refimpl.conventions import ClusterError, DataError
 
-PACKAGES = ("refimpl", "numpy", "numba", "python")
-WORKING = 64 * 2**20  # bytes that the smallest network takes beside what is counted
+PACKAGES = ("refimpl", "numpy", "numba")  # and Python itself
+NUMBA = 128 * 2**20  # bytes that Numba takes with the kernels of the smallest network
 PATIENCE = 30  # seconds that a cluster may take to have a first worker
 
 
@@ -59,9 +60,10 @@ class Needs(NamedTuple):
     """What a worker needs for a work; it travels to the workers with it."""
 
     work: str  # what it is called in an error
-    memory: int  # bytes, at the least
+    memory: int  # bytes, at the least, without Numba
+    numba: bool  # whether kernels compute
     seen: tuple[Seen, ...]
-    versions: dict[str, str | None]  # of PACKAGES, those of the client
+    versions: dict[str, str | None]  # by name, those of the client
 
     def require(self, worker: Worker) -> None:
         """Raise ClusterError, which names the worker, where it lacks something.
@@ -80,11 +82,12 @@ class Needs(NamedTuple):
         if not limit:
             return None
         free = limit - worker.monitor.get_process_memory()
-        if free >= self.memory:
+        needed = self.memory + NUMBA * (self.numba and "numba" not in sys.modules)
+        if free >= needed:
             return None
         return (
             f"{free / 1e6:,.0f} of its {limit / 1e6:,.0f} MB of memory are free, expected at least "
-            f"{self.memory / 1e6:,.0f} MB for {self.work}"
+            f"{needed / 1e6:,.0f} MB for {self.work}"
         )
 
 
@@ -115,9 +118,9 @@ def require_here(needs: Needs) -> None:
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of PACKAGES in this process; None of one that is missing."""
+    """Return the versions in this process by name; None of a package that is missing."""
     found = get_versions(PACKAGES)["packages"]
-    return {name: found[name] for name in PACKAGES}
+    return {name: found[name] for name in (*PACKAGES, "python")}
 
 
 def difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str | None:
