@@ -40,7 +40,7 @@ distributed = pytest.importorskip("distributed", reason="Dask, the extra `cluste
 import psutil  # noqa: E402  (which Dask needs)
 
 from refimpl import cluster  # noqa: E402
-from refimpl.cluster import batches, evaluation, sources, workers  # noqa: E402
+from refimpl.cluster import batches, evaluation, sources, tasks, workers  # noqa: E402
 from tests.dask_processes import DEADLINE, Dask, wait_for  # noqa: E402
 
 CLASSES = ("ant", "bee", "cow")
@@ -298,10 +298,10 @@ def _peak() -> int:
 
 
 @contextlib.contextmanager
-def own(folder: Path, *names: str):
+def own(folder: Path, *names: str, environment: dict[str, str] | None = None):
     """A cluster that may be damaged, and a client."""
     folder.mkdir(exist_ok=True)
-    with Dask(folder) as processes:
+    with Dask(folder, environment=environment) as processes:
         for name in names:
             processes.worker(name)
         with cluster.connected(str(processes.file)) as client:
@@ -352,6 +352,14 @@ def test_a_lost_scheduler_is_one_line_of_the_command(model, folder, tmp_path, mo
         assert_one_line(run(*command, "--scheduler", processes.file), "scheduler is lost")
 
 
+def test_a_task_that_kills_its_workers_is_given_up(tmp_path) -> None:
+    one = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"}
+    with own(tmp_path / "dask", "one", environment=one) as (_, client):
+        deadly = [tasks.Task(0, "batch 1", os._exit, (1,))]
+        with pytest.raises(ClusterError, match=r"batch 1: .*allows \(1\), the last one tcp://"):
+            list(tasks.results(client, deadly, ahead=1))
+
+
 def test_a_worker_with_another_version(model, folder, tmp_path) -> None:
     other = tmp_path / "other" / "refimpl-0.0.9.dist-info"
     other.mkdir(parents=True)
@@ -388,7 +396,7 @@ def test_a_version_of_python_or_of_a_package_that_differs_is_named() -> None:
     assert workers.difference(dict(ours), ours) is None
     theirs = {**ours, "python": "3.1", "numba": None}
     fault = workers.difference(theirs, ours)
-    assert fault.startswith("has numba is missing, python 3.1; expected numba ")
+    assert fault.startswith("has no numba, python 3.1; expected numba ")
 
 
 def test_an_engine_computes_in_the_thread_that_asks(model, monkeypatch) -> None:

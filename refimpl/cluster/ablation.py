@@ -233,7 +233,7 @@ def _carry_out(asked: Asked, leg: Leg) -> Found:
     with contextlib.ExitStack() as stack:
         folder = leg.folder
         if folder is None:
-            temporary = tempfile.TemporaryDirectory(prefix="refimpl-")
+            temporary = tempfile.TemporaryDirectory(dir=workers.scratch())
             folder = Path(stack.enter_context(temporary))
             (folder / UNFINISHED).mkdir()
         place = folder / UNFINISHED

@@ -80,7 +80,7 @@ class Asked:
     def _open(self) -> Any:
         if (found := hashlib.sha256(self.data).hexdigest()) != self.sha256:
             raise ModelFileError(f"{self.needs.work}: arrived as {found}, expected {self.sha256}")
-        with tempfile.TemporaryDirectory(prefix="refimpl-") as folder:
+        with tempfile.TemporaryDirectory(dir=workers.scratch()) as folder:
             path = Path(folder, f"model{files.SUFFIX}")
             path.write_bytes(self.data)
             model = open_model(path, **self.options)

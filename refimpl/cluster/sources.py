@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
+from refimpl.cluster import workers
 from refimpl.conventions import ClusterError, DataError
 from refimpl.data import archives, class_names, datasets, mnist, segmentation
 from refimpl.data.images import decode
@@ -109,7 +110,7 @@ class _Opened:
     def __init__(self, path: Path, files: int):
         self.path, self.plain = path, path
         if unpack := _unpacker(path):
-            self._file = tempfile.NamedTemporaryFile(prefix="refimpl-", suffix=".tar")  # noqa: SIM115
+            self._file = tempfile.NamedTemporaryFile(suffix=".tar", dir=workers.scratch())  # noqa: SIM115
             self.plain = Path(self._file.name)
             self._unpack(unpack)
         # a generator that stops at its last member has not closed the archive yet
@@ -180,7 +181,7 @@ class Maps:
         self, pair: segmentation.Pair, content: tuple[bytes, bytes]
     ) -> tuple[Image.Image, np.ndarray]:
         # through files of the same names, since a pair is read from its files
-        with tempfile.TemporaryDirectory(prefix="refimpl-") as folder:
+        with tempfile.TemporaryDirectory(dir=workers.scratch()) as folder:
             paths = [Path(folder, *path.parts[1:]) for path in pair]
             for path, data in zip(paths, content, strict=True):
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -143,8 +143,9 @@ class _Loop:
             raise ClusterError(f"{task.name}: cancelled by somebody else ({error})") from None
         except KilledWorker as error:
             raise ClusterError(
-                f"{task.name}: {error.allowed_failures + 1} workers died of it, the last one "
-                f"{error.last_worker.address}; their memory may be too small"
+                f"{task.name}: as many workers died of it as Dask allows "
+                f"({error.allowed_failures + 1}), the last one {error.last_worker.address}; their "
+                "memory may be too small"
             ) from None
         except Exception as error:  # whatever a worker's environment is able to raise
             raise _failed(task, error) from None

@@ -128,9 +128,17 @@ def difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str | N
     names = [name for name in expected if found.get(name) != expected[name]]
     if not names:
         return None
-    has = ", ".join(f"{name} {found.get(name) or 'is missing'}" for name in names)
+    has = ", ".join(f"{name} {found[name]}" if found.get(name) else f"no {name}" for name in names)
     wanted = ", ".join(f"{name} {expected[name]}" for name in names)
     return f"has {has}; expected {wanted}, as the client has"
+
+
+def scratch() -> str | None:
+    """Return a folder for temporary files: a worker's own, which Dask tidies up, or None: any."""
+    try:
+        return get_worker().local_directory
+    except ValueError:  # no worker: the client reads images that it sends
+        return None
 
 
 @functools.cache
