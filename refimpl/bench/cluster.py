@@ -28,7 +28,8 @@ from refimpl.cluster import batches, tasks
 from refimpl.data import datasets
 
 WORKERS = (1, 2)
-EMPTY = 500  # tasks that do nothing
+EMPTY = 200  # tasks that do nothing
+MANY = 50  # of them a thread under way, so that client and scheduler are the ones who are busy
 AT_SCALE = 1000  # workers of one thread
 PROCESS, CLUSTER = "one process", "cluster"
 
@@ -60,9 +61,9 @@ Evaluate = Callable[[int | None], Spent]  # called with a number of images; None
 class Limits(NamedTuple):
     """What a cluster of AT_SCALE workers would meet first, from what was measured here."""
 
-    empty_tasks_per_second: float  # client, scheduler and two workers on this machine
-    task_ms: float  # what a task costs beside its images, on one worker
-    names_per_second: float  # listing of the folder
+    worker_ms: float  # processor time that a task costs its worker beside its images
+    client_ms: float  # and client and scheduler together, which are one process here
+    names_per_second: float  # listing of the folder, by processor time
     images_per_second: float  # of one worker
     smallest_task: float  # images, with which the scheduler keeps AT_SCALE workers busy
     workers_of_listing: float  # with so many, listing takes as long as evaluating
@@ -93,15 +94,16 @@ def run(
             **{(CLUSTER, n): _cluster(clients[n], model, folder) for n in WORKERS},
         }
         times: Times = {way: [] for way in ways}
+        overheads = []
         for evaluate in ways.values():
             evaluate(None)  # whatever starts once
         for _ in range(rounds):
             for way, evaluate in ways.items():
                 times[way].append((evaluate(1), evaluate(None)))
+            overheads.append(_overheads(clients[max(WORKERS)], folder))
             progress()
         rows = [_row(way, times, images) for way in ways]
-        limits = _limits(rows, folder, clients, images)
-    return rows, limits
+    return rows, _limits(rows, overheads, images)
 
 
 def _write(folder: Path, classifier: Any, count: int) -> None:
@@ -135,7 +137,7 @@ def _cluster(client: Client, model: str, folder: Path) -> Evaluate:
     """On the workers of a client, whose scheduler is in this process."""
 
     def processor_time() -> float:
-        return time.process_time() + sum(client.run(time.process_time).values())
+        return time.process_time() + _on_workers(client)
 
     def evaluate(limit: int | None) -> Spent:
         cpu, wall = processor_time(), time.perf_counter()
@@ -166,26 +168,33 @@ def _an_image(times: Sequence[tuple[Spent, Spent]], images: int) -> Spent:
     return Spent(*np.median(rounds, axis=0).tolist())
 
 
-def _limits(rows: Sequence[Row], folder: Path, clients: dict[int, Client], images: int) -> Limits:
-    rate = next(r.images_per_second for r in rows if r.who == OURS and r.threads == 1)
-    one, two = (_empty_tasks(clients[n]) for n in WORKERS)
-    start = time.perf_counter()
-    datasets.listed(folder, "test")
-    names = images / (time.perf_counter() - start)
-    return Limits(
-        empty_tasks_per_second=two,
-        task_ms=1000 / one,
-        names_per_second=names,
-        images_per_second=rate,
-        smallest_task=AT_SCALE * rate / two,
-        workers_of_listing=names / rate,
-    )
-
-
-def _empty_tasks(client: Client) -> float:
-    """Tasks a second that do nothing."""
+def _overheads(client: Client, folder: Path) -> tuple[float, float, float]:
+    """Processor time in seconds: a task on its worker and here, and the listing of the folder."""
     empty = (tasks.Task(i, f"task {i}", int, ()) for i in range(EMPTY))
-    start = time.perf_counter()
-    for _ in tasks.results(client, empty, batches.AHEAD):
+    there, here = _on_workers(client), time.process_time()
+    for _ in tasks.results(client, empty, MANY):
         pass
-    return EMPTY / (time.perf_counter() - start)
+    here, there = time.process_time() - here, _on_workers(client) - there
+    listing = time.process_time()
+    datasets.listed(folder, "test")
+    return there / EMPTY, here / EMPTY, time.process_time() - listing
+
+
+def _on_workers(client: Client) -> float:
+    """Processor time of all workers so far."""
+    return sum(client.run(time.process_time).values())
+
+
+def _limits(
+    rows: Sequence[Row], overheads: Sequence[tuple[float, float, float]], images: int
+) -> Limits:
+    there, here, listing = np.median(overheads, axis=0).tolist()
+    rate = next(r.images_per_second for r in rows if r.who == OURS and r.threads == 1)
+    return Limits(
+        worker_ms=1000 * there,
+        client_ms=1000 * here,
+        names_per_second=images / listing,
+        images_per_second=rate,
+        smallest_task=AT_SCALE * rate * here,
+        workers_of_listing=images / listing / rate,
+    )

@@ -201,9 +201,9 @@ def cluster(args: argparse.Namespace) -> int:
         ],
     )
     lines = (
-        f"On one worker a task costs {limits.task_ms:.1f} ms beside its images. Client, scheduler",
-        f"and workers on this machine manage {limits.empty_tasks_per_second:,.0f} empty tasks, and "
-        f"{limits.names_per_second:,.0f} names of files, a second.",
+        f"Processor time of a task beside its images: {limits.worker_ms:.1f} ms of its worker, "
+        f"{limits.client_ms:.1f} ms of client and",
+        f"scheduler. A folder's listing makes {limits.names_per_second:,.0f} names a second.",
         f"On paper, {cluster.AT_SCALE:,} workers at {limits.images_per_second:,.0f} images/s each: "
         f"tasks of {limits.smallest_task:,.0f} images keep them busy;",
         f"with {limits.workers_of_listing:,.0f} workers listing takes as long as evaluating.",

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
 
+import dask
 from distributed import Client, LocalCluster
 
 from refimpl.conventions import ClusterError, ConfigError, cpus
@@ -92,7 +93,9 @@ def _local(count: int) -> Iterator[str]:
     """Worker processes with a thread each, on the loopback interface; they never hear of Ctrl-C."""
     if os.name == "posix":
         resource_tracker.ensure_running()  # its start would let go of the interrupts
-    with interrupts_held():  # Dask's threads inherit it, and the processes that they start
+    # nobody reads the profile that each worker would make of itself, every 10 ms
+    unprofiled = dask.config.set({"distributed.worker.profile.enabled": False})
+    with unprofiled, interrupts_held():  # Dask's threads inherit it, and what they start
         cluster = LocalCluster(
             n_workers=count,
             threads_per_worker=1,
