@@ -13,6 +13,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -27,6 +28,7 @@ import pytest
 from PIL import Image
 
 import refimpl
+from refimpl import cli
 from refimpl.conventions import ClusterError, ConfigError, DataError
 from refimpl.data import datasets, image_folder, segmentation
 from refimpl.data.preprocessing import Preprocessing
@@ -454,6 +456,14 @@ def test_options_that_mean_nothing_are_refused(dask, model, folder, tmp_path) ->
     assert_one_line(run(*ablate, "--ship-checkpoints", 9), "--ship-checkpoints", "--scheduler")
 
 
+def test_the_commands_of_its_readme_are_understood() -> None:
+    text = (Path(cluster.__file__).parent / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"^(refimpl [^#\n]+)", text, re.MULTILINE)
+    assert len(found) == 3
+    for command in found:
+        assert cli.parser().parse_args(shlex.split(command)[1:]).scheduler
+
+
 def test_without_dask_it_is_one_line_and_nobody_else_needs_it(model, folder) -> None:
     code = (
         "import sys, refimpl, refimpl.cli\n"
@@ -737,3 +747,25 @@ def test_tls_by_dasks_own_configuration(model, folder, tmp_path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
         assert (done.returncode, done.stdout) == (2, "")
         assert re.fullmatch(r"refimpl: tls://\S+: cannot reach the scheduler: .*\n", done.stderr)
+
+
+# --- bench ----------------------------------------------------------------------------------------
+
+
+def test_bench_divides_by_one_process_of_as_many_threads(model) -> None:
+    status, out, _ = run(
+        "bench", "cluster", "--model", model, "--images", 60, "--rounds", 1, "--json"
+    )
+    assert status == 0
+    found = json.loads(out)
+    rows = {(row["who"], row["threads"]): row for row in found["rows"]}
+    assert len(rows) == 4
+    for threads in (1, 2):
+        ours, process = rows["refimpl", threads], rows["one process", threads]
+        assert process["of_one_process"] is None
+        ratio = ours["images_per_second"] / process["images_per_second"]
+        assert ours["of_one_process"] == pytest.approx(ratio)
+        assert ours["cpu_of_one_process"] == pytest.approx(process["cpu_ms"] / ours["cpu_ms"])
+    limits, rate = found["limits"], rows["refimpl", 1]["images_per_second"]
+    assert limits["smallest_task"] == pytest.approx(rate * limits["client_ms"])  # of 1000 workers
+    assert limits["workers_of_listing"] == pytest.approx(limits["names_per_second"] / rate)

@@ -24,7 +24,7 @@ from PIL import Image
 import refimpl
 from refimpl import cluster
 from refimpl.bench.measure import OURS
-from refimpl.cluster import batches, tasks
+from refimpl.cluster import tasks
 from refimpl.data import datasets
 
 WORKERS = (1, 2)
