@@ -27,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "classifier",
+    "cluster",
     "create_model",
     "engine",
     "flatten",

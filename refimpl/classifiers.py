@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from refimpl import metrics
 from refimpl.choice import Backend, Work
 from refimpl.conventions import DataError, ModelFileError
 from refimpl.data.class_names import distinct
@@ -185,32 +186,42 @@ class Classifier:
             found = f"labels {labels.min()} to {labels.max()}"
             raise DataError(f"{found}, but the model has {len(self.class_names)} classes")
 
-        def ranks_of(batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-            return _ranks(self.logits(prepare(batch[0])), batch[1])
+        def hits_of(batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+            return self.hits(prepare(batch[0]), batch[1])
 
         parts = slices(len(images), batch_size)
         self.expect(Work(len(images), len(parts), cpus()))
         if self.backend is not None:
             self.backend.warm()
         batches = zip(in_batches(images, parts), (labels[part] for part in parts), strict=True)
-        ranks = []
+        hits = np.zeros((len(self.class_names), 3), np.int64)
         start = time.perf_counter()
         # batches side by side: BLAS's own threads gain nothing on matrices as small as these
         threads = cpus() if self.engine is None else 1  # the engine has threads of its own
         with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-            for batch in map_ahead(pool, ranks_of, batches, ahead=threads):
-                ranks.append(batch)
-                progress(len(batch))
-        seconds = time.perf_counter() - start
-        rank = np.concatenate(ranks)
-        of_class = {self.class_names[c]: rank[labels == c] for c in np.unique(labels)}
+            for of_batch in map_ahead(pool, hits_of, batches, ahead=threads):
+                hits += of_batch
+                progress(int(of_batch[:, 0].sum()))
+        return self.evaluation(hits, time.perf_counter() - start)
+
+    def hits(self, x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Count right answers: preprocessed images (B, channels, H, W), labels (B,) -> int64
+        (classes, 3), as `metrics.hits`; those of several batches may be added.
+        """
+        return metrics.hits(metrics.ranks(self.logits(x), labels), labels, len(self.class_names))
+
+    def evaluation(self, hits: np.ndarray, seconds: float) -> Evaluation:
+        """Make fractions of the `hits` (classes, 3) of all batches, which took so many seconds."""
+        count, top1, top5 = hits.sum(axis=0).tolist()
+        of_class = zip(self.class_names, hits.tolist(), strict=True)
+        occurring = {name: found for name, found in of_class if found[0]}
         return Evaluation(
-            count=len(rank),
-            top1=float(np.mean(rank < 1)),
-            top5=float(np.mean(rank < 5)),
-            per_class={name: float(np.mean(some < 1)) for name, some in of_class.items()},
-            per_class_count={name: len(some) for name, some in of_class.items()},
-            images_per_second=len(rank) / seconds,
+            count=count,
+            top1=top1 / count,
+            top5=top5 / count,
+            per_class={name: found[1] / found[0] for name, found in occurring.items()},
+            per_class_count={name: found[0] for name, found in occurring.items()},
+            images_per_second=count / seconds,
         )
 
     def _prediction(self, probabilities: np.ndarray, judged: Judged) -> Prediction:
@@ -218,15 +229,6 @@ class Classifier:
         label, probability = self.class_names[best], float(probabilities[best])
         warning = told(judged, self.class_names, self.model.config) or self.caution
         return Prediction(label, probability, self.class_names, probabilities, warning)
-
-
-def _ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(B, classes), (B,) -> place of the true class (B,), 0 the most probable.
-
-    Of equal ones the first comes first, as in argmax.
-    """
-    order = np.argsort(-logits, axis=-1, kind="stable")  # (B, classes)
-    return np.argmax(order == labels[:, None], axis=-1)
 
 
 def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:

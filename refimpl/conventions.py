@@ -89,6 +89,10 @@ class OutputError(RefimplError, ValueError):
     """An output would destroy something, or cannot be written where it is to go."""
 
 
+class ClusterError(RefimplError, RuntimeError):
+    """A scheduler or a worker of a cluster is missing, lost, or not what was expected."""
+
+
 class NonFiniteError(RefimplError, FloatingPointError):
     """NaN or infinity entered a sign, a boolean or a softmax; ``layer`` is its dotted name."""
 

@@ -1,4 +1,4 @@
-"""How well label maps are predicted [SPEC 10]: a confusion matrix, and ratios of its sums.
+"""How well classes and label maps are predicted [SPEC 10]: counts, and ratios of their sums.
 
     M[t, p]        pixels labelled t and predicted p, over all images
     IoU_c          M[c, c] / (sum_p M[c, p] + sum_t M[t, c] - M[c, c])
@@ -37,6 +37,28 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
             raise DataError(f"metrics: {name} {wrong[0]}, expected 0 to {classes - 1}")
     counts = np.bincount(true * classes + found, minlength=classes * classes)
     return counts.reshape(classes, classes)
+
+
+def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Find the place of the true class: (B, classes), (B,) -> int (B,), 0 the most probable.
+
+    Of equal logits the first comes first, as in argmax.
+    """
+    order = np.argsort(-logits, axis=-1, kind="stable")  # (B, classes)
+    return np.argmax(order == labels[:, None], axis=-1)
+
+
+def hits(ranks: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Count right answers: ranks (B,), labels (B,) -> int64 (classes, 3).
+
+    Columns: images of a class, those whose class is the first answer, is among the first five.
+    Counts of several batches may be added.
+
+    >>> hits(np.array([0, 3, 7]), np.array([0, 1, 1]), classes=2).tolist()
+    [[1, 1, 1], [2, 0, 1]]
+    """
+    kinds = (labels, labels[ranks < 1], labels[ranks < 5])
+    return np.stack([np.bincount(some, minlength=classes) for some in kinds], axis=1)
 
 
 def iou(counts: np.ndarray) -> np.ndarray:

@@ -166,14 +166,7 @@ class Segmenter:
 
         def count(given: tuple[Pair, tuple[Image.Image, np.ndarray]]) -> np.ndarray:
             pair, (image, labels) = given
-            found = np.zeros((classes, classes), np.int64)
-            for rows, columns, logits in self._parts(
-                self.preprocessing.unsized(image), str(pair.image)
-            ):
-                found += metrics.confusion_matrix(
-                    labels[rows, columns], logits.argmax(axis=0), classes
-                )
-            return found
+            return self.confusion(image, labels, str(pair.image))
 
         confusion = np.zeros((classes, classes), np.int64)
         self.expect(Work(len(folder.pairs), len(folder.pairs), cpus()))  # a window each, at least
@@ -185,10 +178,29 @@ class Segmenter:
             for counts in map_ahead(pool, count, pairs, ahead=threads):
                 confusion += counts
                 progress(1)
-        seconds = time.perf_counter() - start
+        return self.evaluation(confusion, len(folder.pairs), time.perf_counter() - start)
+
+    def confusion(self, image: Image.Image, labels: np.ndarray, name: str) -> np.ndarray:
+        """Compare the answer for an image with its labels, uint8 (H, W): a confusion matrix.
+
+        name: what an error calls the image.
+        """
+        classes = len(self.class_names)
+        found = np.zeros((classes, classes), np.int64)
+        for rows, columns, logits in self._parts(self.preprocessing.unsized(image), name):
+            found += metrics.confusion_matrix(labels[rows, columns], logits.argmax(axis=0), classes)
+        return found
+
+    def evaluation(
+        self, confusion: np.ndarray, count: int, seconds: float
+    ) -> SegmentationEvaluation:
+        """Make metrics of the confusion matrix of `count` images, which took so many seconds.
+
+        DataError where no pixel is labelled.
+        """
         iou = metrics.iou(confusion).tolist()
         return SegmentationEvaluation(
-            count=len(folder.pairs),
+            count=count,
             labelled_pixels=int(confusion.sum()),
             mean_iou=metrics.mean_iou(confusion),
             pixel_accuracy=metrics.pixel_accuracy(confusion),
@@ -199,7 +211,7 @@ class Segmenter:
             per_class_pixels=dict(
                 zip(self.class_names, confusion.sum(axis=1).tolist(), strict=True)
             ),
-            images_per_second=len(folder.pairs) / seconds,
+            images_per_second=count / seconds,
             confusion=confusion.tolist(),
         )
 

@@ -520,7 +520,7 @@ def test_the_engine_has_its_threads_while_it_is_measured(monkeypatch) -> None:
     assert seen == [7]
 
 
-@pytest.mark.parametrize("verb", ["kernels", "model", "train", "scaling", "process"])
+@pytest.mark.parametrize("verb", ["kernels", "model", "train", "scaling", "process", "cluster"])
 def test_the_examples_of_help_are_understood(verb) -> None:
     _, shown, _ = run("bench", verb, "--help")
     found = [line.split()[1:] for line in shown.splitlines() if line.startswith("  refimpl bench")]

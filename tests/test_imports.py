@@ -31,10 +31,10 @@ MAY_IMPORT = {
     "ahead": {"engine", "kernels", "machine", "models"},
     "engine": {"kernels", "machine", "models", "ops"},
     "golden": {"data", "disk", "models", "ops"},
-    "bench": {"data", "engine", "kernels", "models", "ops", "training"},
+    "bench": {"__init__", "cluster", "data", "engine", "kernels", "models", "ops", "training"},
     "metrics": set(),
     "predictors": {"choice", "data", "models"},
-    "classifiers": {"choice", "data", "machine", "models", "ops", "predictors"},
+    "classifiers": {"choice", "data", "machine", "metrics", "models", "ops", "predictors"},
     "segmenters": {"choice", "data", "machine", "metrics", "models", "ops", "predictors"},
     "report": {
         "__init__",
@@ -48,12 +48,24 @@ MAY_IMPORT = {
         "segmenters",
         "training",
     },
+    "cluster": {
+        "__init__",
+        "choice",
+        "data",
+        "disk",
+        "kernels",
+        "machine",
+        "models",
+        "ops",
+        "training",
+    },
     "cli": {
         "__init__",
         "ahead",
         "bench",
         "choice",
         "classifiers",
+        "cluster",
         "data",
         "disk",
         "engine",
@@ -70,6 +82,7 @@ MAY_IMPORT = {
     },
     "__init__": {
         "classifiers",
+        "cluster",
         "data",
         "engine",
         "golden",
@@ -164,7 +177,12 @@ def test_every_import_is_a_declared_dependency():
     """Else a fresh environment has everything but what the last change needed."""
     required = distributions(SETUP["options"]["install_requires"])
     extras = SETUP["options.extras_require"]
-    of_room = {"report": distributions(extras["plots"]), "bench": distributions(extras["bench"])}
+    cluster = distributions(extras["cluster"]) | {"dask"}  # which distributed needs
+    of_room = {
+        "report": distributions(extras["plots"]),
+        "bench": distributions(extras["bench"]) | cluster,
+        "cluster": cluster,
+    }
     standard = {*sys.stdlib_module_names, "tomllib", "refimpl"}  # tomllib: Python 3.11
     for path in files(PACKAGE):
         found = {name.split(".")[0] for name in imports(path)} - standard - required

@@ -7,12 +7,12 @@ import os
 import platform
 from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
 
 from llvmlite import binding
 from threadpoolctl import threadpool_limits
 
 from refimpl.bench import peers
+from refimpl.training import processor
 
 # Those that a binary product can gain from, by LLVM's names.
 FEATURES = ("avx2", "avx512f", "avx512vnni", "avx512vpopcntdq", "neon", "sve")
@@ -25,7 +25,7 @@ def describe(threads: int | None = None) -> list[str]:
     found = [name for name in FEATURES if features.get(name)]
     versions = [f"{name} {v}" for name in PACKAGES if (v := _version(name)) is not None]
     return [
-        f"{_processor()}, {os.cpu_count()} logical processors",
+        f"{processor.name()}, {os.cpu_count()} logical processors",
         f"features: {' '.join(found) or 'none of ' + ' '.join(FEATURES)}",
         f"Python {platform.python_version()}, {', '.join(versions)}",
         *([] if threads is None else [f"threads: {threads}"]),
@@ -57,12 +57,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -9,8 +9,11 @@ from refimpl.cli import outputs
 from refimpl.cli.options import (
     FILES,
     add_json,
+    add_scheduler,
     add_training_backend,
+    cluster_client,
     not_negative,
+    positive,
     read_data,
     training_backend,
 )
@@ -27,6 +30,8 @@ def add(verbs: Verbs) -> None:
         "refimpl ablate --recipe ablation.toml --data cifar10.tar.xz -o ablation --validation "
         "--row didb --seed 0",
         "refimpl ablate --recipe ablation.toml -o ablation --only-table --plot ablation.png",
+        "refimpl ablate --recipe ablation.toml --data cifar10.tar.xz -o ablation "
+        "--scheduler local:2",
     )
     added.add_argument(
         "--recipe", required=True, type=Path, metavar="FILE",
@@ -62,12 +67,20 @@ def add(verbs: Verbs) -> None:
         "the speed of all rows is measured side by side and printed",
     )  # fmt: skip
     add_training_backend(added)
+    add_scheduler(added, "run them side by side")
+    added.add_argument(
+        "--ship-checkpoints", type=positive, metavar="STEPS",
+        help="with --scheduler: workers do not see the folder of -o; a checkpoint comes back at "
+        "the end of the epoch in which so many steps are over",
+    )  # fmt: skip
     add_json(added)
 
 
 def run(args: argparse.Namespace) -> int:
     from refimpl.training import ablation, ablation_table
 
+    if args.ship_checkpoints and args.scheduler is None:
+        raise ConfigError("--ship-checkpoints: expected --scheduler with it")
     if args.plot:
         from refimpl.report import curves, tradeoff
 
@@ -121,6 +134,9 @@ def _carry_out(args: argparse.Namespace, asked: Any, missing: list, results: Any
         asked, results.split, lambda split, plain: read_data(args.data, split, plain, asked.task)
     )
     results.require_like(images)
+    if args.scheduler:
+        _on_cluster(args, missing, images, results)
+        return
     for number, each in enumerate(missing, start=1):
         print(f"{each.row.name}, seed {each.seed} ({number} of {len(missing)})", file=sys.stderr)
         result = ablation.carry_out(
@@ -135,3 +151,14 @@ def _carry_out(args: argparse.Namespace, asked: Any, missing: list, results: Any
         measure = "top-1" if result.mean_iou is None else "mIoU"
         reached = f"{measure} {result.score:.2%} on {result.count:,} images"
         print(reached, file=sys.stderr, flush=True)
+
+
+def _on_cluster(args: argparse.Namespace, missing: list, images: Any, results: Any) -> None:
+    from refimpl.cluster import ablation
+
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    how = ablation.How(args.backend, args.threads or 1, args.ship_checkpoints)
+    with cluster_client(args.scheduler) as client:
+        ablation.carry_out(client, missing, images, results, data=args.data, how=how, tell=tell)

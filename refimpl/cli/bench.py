@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from refimpl.cli.options import add_json, positive
+from refimpl.cli.options import DEFAULT_MODEL, add_json, positive
 from refimpl.cli.output import print_json, print_table, progress_bar, warn
 from refimpl.cli.verbs import Verbs
 
@@ -85,6 +85,21 @@ def add(verbs: Verbs) -> None:
         "refimpl bench process --rounds 3",
     )
     _add_common(added, rounds=10, threads=False)
+
+    added = bench(
+        cluster,
+        "images a second of a Dask cluster on this machine beside one process, and its limits",
+        "refimpl bench cluster --rounds 3",
+        "refimpl bench cluster --model didb_cifar10 --images 500",
+    )
+    added.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="NAME",
+        help=f"a classifier: a shipped name or a file (default {DEFAULT_MODEL})",
+    )  # fmt: skip
+    added.add_argument(
+        "--images", type=positive, default=2000, metavar="N", help="(default 2000)"
+    )
+    _add_common(added, rounds=5, threads=False)
 
 
 def kernels(args: argparse.Namespace) -> int:
@@ -200,6 +215,45 @@ def process(args: argparse.Namespace) -> int:
     return 0
 
 
+def cluster(args: argparse.Namespace) -> int:
+    from refimpl.bench import cluster
+    from refimpl.cluster.connection import quiet
+
+    _tell(args)
+    with quiet(), progress_bar("measure", args.rounds, "round") as bar:
+        rows, limits = cluster.run(
+            args.model, images=args.images, rounds=args.rounds, progress=bar.update
+        )
+    if args.json:
+        print_json({"rows": [row._asdict() for row in rows], "limits": limits._asdict()})
+        return 0
+    print_table(
+        ("", "threads", "images/s", "of one process", "CPU ms an image", "of one", "fixed ms"),
+        [
+            (
+                row.who,
+                str(row.threads),
+                f"{row.images_per_second:,.0f}",
+                _percent(row.of_one_process),
+                f"{row.cpu_ms:.3f}",
+                _percent(row.cpu_of_one_process),
+                f"{row.fixed_ms:.0f}",
+            )
+            for row in rows
+        ],
+    )
+    lines = (
+        f"Processor time of a task beside its images: {limits.worker_ms:.1f} ms of its worker, "
+        f"{limits.client_ms:.1f} ms of client and",
+        f"scheduler. A folder's listing makes {limits.names_per_second:,.0f} names a second.",
+        f"On paper, {cluster.AT_SCALE:,} workers at {limits.images_per_second:,.0f} images/s each: "
+        f"tasks of {limits.smallest_task:,.0f} images keep them busy;",
+        f"with {limits.workers_of_listing:,.0f} workers listing takes as long as evaluating.",
+    )
+    print("", *lines, sep="\n")
+    return 0
+
+
 def _add_common(parser: argparse.ArgumentParser, rounds: int, threads: bool = True) -> None:
     parser.add_argument(
         "--rounds", type=positive, default=rounds, metavar="N",
@@ -278,6 +332,10 @@ def _cells(row: Any) -> tuple[str, ...]:
     """The columns of COLUMNS."""
     times = map(_four_digits, (row.median_ms, row.min_ms, row.max_ms))
     return (*times, f"{row.gmacs:.0f}", str(row.threads))
+
+
+def _percent(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.0%}"
 
 
 def _four_digits(number: float) -> str:

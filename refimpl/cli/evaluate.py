@@ -15,6 +15,8 @@ from refimpl.cli.options import (
     add_image_size,
     add_json,
     add_model,
+    add_scheduler,
+    cluster_client,
     load_data,
     positive,
 )
@@ -34,6 +36,7 @@ def add(verbs: Verbs) -> None:
         "refimpl evaluate --data imagenet --class-names synsets.txt --workers 2 --skip-broken "
         "--model mine.safetensors",
         "refimpl evaluate --data scenes --model segmenter.safetensors --confusion matrix.png",
+        "refimpl evaluate --data imagenet --model mine.safetensors --scheduler local:2",
     )
     add_data(added)
     add_model(added)
@@ -51,12 +54,18 @@ def add(verbs: Verbs) -> None:
         help="of a segmenter: write the confusion matrix of its pixels, as .csv or .png (needs "
         "matplotlib); may be repeated",
     )  # fmt: skip
+    add_scheduler(added, "evaluate")
+    added.add_argument(
+        "--ship-images", action="store_true",
+        help="with --scheduler: send the images to workers that do not see their path",
+    )  # fmt: skip
     add_json(added)
 
 
 def run(args: argparse.Namespace) -> int:
     from refimpl.models import files
 
+    _check_scheduler(args)
     if files.read_any(args.model).model.config.task == "segmentation":
         return _evaluate_segmenter(args)
     if args.confusion:
@@ -64,10 +73,38 @@ def run(args: argparse.Namespace) -> int:
     return _evaluate_classifier(args)
 
 
+def _check_scheduler(args: argparse.Namespace) -> None:
+    if args.ship_images and args.scheduler is None:
+        raise ConfigError("--ship-images: expected --scheduler with it")
+    if args.workers is not None and args.scheduler is not None:
+        raise ConfigError("--workers: the scheduler has workers of its own, expected no number")
+
+
+def _on_cluster(args: argparse.Namespace) -> Any:
+    """The Evaluated of --scheduler; what is broken is told."""
+    from refimpl import cluster
+
+    with cluster_client(args.scheduler) as client:
+        found = cluster.evaluate(
+            client,
+            args.model,
+            args.data,
+            split=args.split,
+            backend=args.backend,
+            image_size=args.image_size,
+            batch_size=args.batch_size,
+            limit=args.limit,
+            skip_broken=args.skip_broken,
+            class_names=args.class_names,
+            ship_images=args.ship_images,
+            bar=progress_bar,
+        )
+    for text in found.broken:
+        warn(text)
+    return found
+
+
 def _evaluate_segmenter(args: argparse.Namespace) -> int:
-    from refimpl.choice import Work
-    from refimpl.data import datasets, image_folder
-    from refimpl.data import segmentation as maps
     from refimpl.models import cards, files
     from refimpl.segmenters import segmenter
 
@@ -75,19 +112,11 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
     if args.record:
         cards.read(files.find(args.model))
     _check_confusion(args.confusion)
-    folder = maps.find(args.data, args.split, args.class_names, args.limit)
-    datasets.require_classes(args.data, folder.classes.names, model.class_names)
-    workers = args.workers or 0  # no more than a few images are in memory, whatever they take
-    if args.skip_broken:
-        with progress_bar("read", len(folder.pairs)) as bar:
-            folder = folder.without_broken(image_folder.Workers(workers), bar.update)
-    for text in (*folder.broken, *folder.notes):
-        warn(text)
-    if args.record:
-        cards.own(files.find(args.model), len(folder.pairs))
-    model.expect(Work(len(folder.pairs), len(folder.pairs), cpus()))  # a window each, at least
-    with progress_bar("evaluate", len(folder.pairs)) as bar:
-        result = model.evaluate(folder, bar.update, workers=workers)
+    if args.scheduler:
+        folder = _on_cluster(args)
+        result = folder.result
+    else:
+        folder, result = _segmented_here(args, model)
     described = _described(result.count, folder)
     try:
         if args.json:
@@ -133,6 +162,29 @@ def _print_segmenter(model: str, described: str, result: Any, choice: Any) -> No
     print(f"\n{result.images_per_second:.1f} images a second ({choice.backend}: {choice.why})")
 
 
+def _segmented_here(args: argparse.Namespace, model: Any) -> tuple[Any, Any]:
+    """A SegmentationFolder, and the evaluation of its pairs in this process."""
+    from refimpl.choice import Work
+    from refimpl.data import datasets, image_folder
+    from refimpl.data import segmentation as maps
+    from refimpl.models import cards, files
+
+    folder = maps.find(args.data, args.split, args.class_names, args.limit)
+    datasets.require_classes(args.data, folder.classes.names, model.class_names)
+    workers = args.workers or 0  # no more than a few images are in memory, whatever they take
+    if args.skip_broken:
+        with progress_bar("read", len(folder.pairs)) as bar:
+            folder = folder.without_broken(image_folder.Workers(workers), bar.update)
+    for text in (*folder.broken, *folder.notes):
+        warn(text)
+    if args.record:
+        cards.own(files.find(args.model), len(folder.pairs))
+    model.expect(Work(len(folder.pairs), len(folder.pairs), cpus()))  # a window each, at least
+    with progress_bar("evaluate", len(folder.pairs)) as bar:
+        result = model.evaluate(folder, bar.update, workers=workers)
+    return folder, result
+
+
 def _described(count: int, data: Any, size: str = "") -> str:
     """What was evaluated: a Dataset or SegmentationFolder, at another size than the model's own."""
     of_split = f" of the {data.split} split" if data.split else ""
@@ -162,22 +214,17 @@ def _write_confusion(path: Path, counts: np.ndarray, names: tuple[str, ...]) -> 
 
 
 def _evaluate_classifier(args: argparse.Namespace) -> int:
-    from refimpl.choice import Work
     from refimpl.classifiers import classifier
-    from refimpl.data import datasets
     from refimpl.models import cards, files
 
     model = classifier(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
         cards.read(files.find(args.model))  # a missing card is told before the work, not after it
-    data = load_data(args, args.split, model.preprocessing, "classification")
-    datasets.require_classes(args.data, data.class_names, model.class_names)
-    if args.record:
-        cards.own(files.find(args.model), len(data.images))
-    batches = -(-len(data.images) // args.batch_size)
-    model.expect(Work(len(data.images), batches, cpus()))
-    with progress_bar("evaluate", len(data.images)) as bar:
-        result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
+    if args.scheduler:
+        data = _on_cluster(args)
+        result = data.result
+    else:
+        data, result = _classified_here(args, model)
     size = " at {} x {} pixels".format(*args.image_size) if args.image_size else ""
     described = _described(result.count, data, size)
     try:
@@ -212,3 +259,20 @@ def _print_classifier(model: str, described: str, result: Any, choice: Any) -> N
     ]
     print_table(("class", "top-1", "images"), rows)
     print(f"\n{result.images_per_second:.0f} images a second ({choice.backend}: {choice.why})")
+
+
+def _classified_here(args: argparse.Namespace, model: Any) -> tuple[Any, Any]:
+    """A Dataset, and the evaluation of its images in this process."""
+    from refimpl.choice import Work
+    from refimpl.data import datasets
+    from refimpl.models import cards, files
+
+    data = load_data(args, args.split, model.preprocessing, "classification")
+    datasets.require_classes(args.data, data.class_names, model.class_names)
+    if args.record:
+        cards.own(files.find(args.model), len(data.images))
+    batches = -(-len(data.images) // args.batch_size)
+    model.expect(Work(len(data.images), batches, cpus()))
+    with progress_bar("evaluate", len(data.images)) as bar:
+        result = model.evaluate(data.images, data.labels, args.batch_size, bar.update, ready=True)
+    return data, result

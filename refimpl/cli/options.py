@@ -1,6 +1,8 @@
 """Options that several verbs have, and what they name."""
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,24 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="names for the class folders: lines such as 'n01440764 tench', or a .json object; "
         "of a segmenter's data the list of classes",
     ).complete = FILES  # fmt: skip
+
+
+def add_scheduler(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS",
+        help=f"{what} on a Dask cluster: tcp://HOST:PORT, a scheduler file, or local[:N] for N "
+        "worker processes of this machine (needs the extra `cluster`)",
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def cluster_client(scheduler: str) -> Iterator[Any]:
+    """A Dask client for --scheduler; Dask itself says nothing on the terminal."""
+    from refimpl import cluster
+    from refimpl.cluster import connection
+
+    with connection.quiet(), cluster.connected(scheduler) as client:
+        yield client
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -88,6 +88,17 @@ class Dataset(NamedTuple):
         return hashlib.sha256(b"".join(map(bytes, [*listings, *labels]))).hexdigest()
 
 
+class Listing(NamedTuple):
+    """The images of a split, in the order of their names."""
+
+    names: list[str]
+    labels: np.ndarray  # int64 (n,)
+    class_names: tuple[str, ...]
+    split: str | None
+    notes: tuple[str, ...] = ()
+    files: int = 0  # of the whole data set, of any kind, where they were counted
+
+
 def load(
     path: str | Path,
     split: str,
@@ -165,6 +176,19 @@ def _no_room(path: Path, room: int, preprocessing: Preprocessing) -> DataError:
     )
 
 
+def listed(path: str | Path, split: str, limit: int | None = None) -> Listing:
+    """Find the images of a split of class folders, in a folder or an archive; none is decoded.
+
+    DataError and `limit` as in `load`.
+    """
+    path = Path(path)
+    names, files = _Names(path, split), 0
+    for member in archives.members(path):
+        names.add(member.name)
+        files += 1
+    return names.listing(limit)._replace(files=files)
+
+
 def processes(workers: int | None, size: int) -> int | None:
     """How many read a folder on demand whose pixels take `size` bytes, see `load`; None: memory."""
     if workers is None and size > ARRAY_BYTES:
@@ -186,16 +210,6 @@ class _Place(NamedTuple):
     prefix: tuple[str, ...]
     split: str | None
     class_name: str
-
-
-class _Listing(NamedTuple):
-    """The images of a split, in the order of their names."""
-
-    names: list[str]
-    labels: np.ndarray  # int64 (n,)
-    class_names: tuple[str, ...]
-    split: str | None
-    notes: tuple[str, ...]
 
 
 class _Names:
@@ -230,7 +244,7 @@ class _Names:
         self._class_of[name] = class_name
         return True
 
-    def listing(self, limit: int | None) -> _Listing:
+    def listing(self, limit: int | None) -> Listing:
         """All images of the split, or `limit` of them; DataError where there is none."""
         if not self._class_of:
             found = f"a {self._first[1].split} split only" if self._first else "no image"
@@ -245,7 +259,7 @@ class _Names:
         class_names = tuple(sorted(set(self._classes.values())))
         number = {name: i for i, name in enumerate(class_names)}
         labels = np.array([number[self._class_of[name]] for name in names], np.int64)
-        return _Listing(names, labels, class_names, self._folder, notes)
+        return Listing(names, labels, class_names, self._folder, notes)
 
     def _class(self, folder: str) -> str:
         if folder not in self._classes:
@@ -356,7 +370,7 @@ def _is_last(path: Path, name: str, copy: int) -> bool:
 
 def _dataset(
     path: Path,
-    listing: _Listing,
+    listing: Listing,
     faults: Mapping[int, str],
     images: Callable[[np.ndarray], Array],
 ) -> Dataset:

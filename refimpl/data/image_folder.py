@@ -216,7 +216,7 @@ class Workers:
     def submit(self, function: Callable[..., Made], *args: Any) -> Future:
         """What an Executor does. Here a process may be started: it never hears of Ctrl-C."""
         pool = self.pool  # what it starts would let go of the interrupts
-        with _interrupts_held():
+        with interrupts_held():
             return pool.submit(function, *args)
 
     def map(
@@ -253,7 +253,7 @@ class Workers:
 
 
 @contextlib.contextmanager
-def _interrupts_held() -> Iterator[None]:
+def interrupts_held() -> Iterator[None]:
     """A process that is started inside inherits that they are held, from its first instruction.
 
     Ctrl-C reaches the whole group, and the process that started the others is to end them.

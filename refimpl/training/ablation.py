@@ -47,6 +47,7 @@ from refimpl.training.holdout import draw_evenly
 from refimpl.training.journal import fingerprint
 from refimpl.training.loop import train
 from refimpl.training.recipes import Recipe, read_fields, require_integer
+from refimpl.training.watch import Watch
 
 UNFINISHED = "unfinished"  # folder of checkpoints and weights
 TEST, HELD_OUT = "test", "held-out"  # what a run is evaluated on
@@ -281,16 +282,16 @@ def carry_out(
     backend: Any = ops,
     threads: int | None = None,
     progress: bool = False,
+    watch: Watch | None = None,
 ) -> Result:
     """Train a run, or go on where it was interrupted, and evaluate its last weights once.
 
     Checkpoint and weights lie in `folder`/unfinished under a name that holds a hash of all that
-    the weights depend on: weights that are there already are not trained again. Else as `train`.
+    the weights depend on: weights that are there already are not trained again. Else as `train`,
+    whose `watch` this one's is.
     """
     settings, data = run.settings(), fingerprint(*images.training)
-    digest = hashlib.sha256(f"{settings['sha256']} {data}".encode()).hexdigest()[:8]
-    stem = re.sub(r"[^A-Za-z0-9]+", "_", run.row.name).strip("_")
-    out = folder / UNFINISHED / f"{stem}-{run.seed}-{digest}.safetensors"
+    out = folder / UNFINISHED / f"{stem(run, data)}.safetensors"
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = out.with_suffix(".checkpoint")
     if checkpoint.exists() or not out.exists():
@@ -306,6 +307,7 @@ def carry_out(
             threads=threads,
             resume=checkpoint.exists(),
             card={"ablation": {"row": run.row.name, **settings}},
+            watch=watch,
         )
     trained = files.read(out)
     objective = Objective(images.preprocessing.apply_array, backend)
@@ -330,6 +332,16 @@ def carry_out(
         mean_iou=reached.mean_iou,
         **settings,
     )
+
+
+def stem(run: Run, data: str) -> str:
+    """Name the files of a run that trains on images with the fingerprint `data`; see `carry_out`.
+
+    Other settings or images give another name.
+    """
+    digest = hashlib.sha256(f"{run.settings()['sha256']} {data}".encode()).hexdigest()[:8]
+    name = re.sub(r"[^A-Za-z0-9]+", "_", run.row.name).strip("_")
+    return f"{name}-{run.seed}-{digest}"
 
 
 def _row(fields: Any, seeds: tuple[int, ...]) -> Row:

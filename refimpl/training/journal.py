@@ -16,7 +16,7 @@ from refimpl import disk
 from refimpl.conventions import ConfigError, ModelFileError
 from refimpl.data.image_folder import Array, FolderArray
 from refimpl.models.files import SUFFIX
-from refimpl.training import checkpoints
+from refimpl.training import checkpoints, processor
 from refimpl.training.history import EpochResult, is_csv, write_csv
 from refimpl.training.optimizers import AdamW
 
@@ -33,6 +33,8 @@ class Journal:
         self.curves = out.with_suffix(".csv") if curves else None
         self.identity = json.loads(json.dumps(identity))  # a tuple comes back as a list
         self.history: list[EpochResult] = []
+        self.cpus = [processor.name()]  # the kinds that computed, in turn; the last one is ours
+        self.moved_from: str | None = None  # the kind before, where a resumed run has changed it
         self._optimizer: dict[str, np.ndarray] = {}
         for suffix in (out.suffix, ".json", ".checkpoint", ".csv"):
             disk.remove_leftovers(out.with_suffix(suffix))
@@ -49,6 +51,10 @@ class Journal:
         except TypeError as error:
             raise ModelFileError(f"{self.checkpoint}: history: {error}") from None
         self._optimizer = saved.optimizer
+        before = saved.progress.get("cpus", [])  # older checkpoints do not say
+        if before and before[-1:] != self.cpus:
+            self.moved_from = before[-1]
+        self.cpus = before if before[-1:] == self.cpus else before + self.cpus
         self._write_curves()  # it may have been killed between the checkpoint and them
 
     def restore(self, optimizer: AdamW) -> None:
@@ -60,7 +66,8 @@ class Journal:
 
     def save(self, params: dict[str, np.ndarray], optimizer: AdamW) -> None:
         """Write the state of the run after the epochs in `history`."""
-        progress = self.identity | {"history": [result._asdict() for result in self.history]}
+        history = [result._asdict() for result in self.history]
+        progress = self.identity | {"history": history, "cpus": self.cpus}
         state = checkpoints.Checkpoint(params, optimizer.state(), progress)
         checkpoints.save(self.checkpoint, state)
         self._write_curves()

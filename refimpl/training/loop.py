@@ -35,6 +35,7 @@ from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
 from refimpl.training.stages import Stage
 from refimpl.training.teachers import Teacher
+from refimpl.training.watch import Watch
 
 BYTES = 16  # of a parameter at least: itself, its gradient, and two means of the optimizer
 
@@ -56,6 +57,7 @@ class Run(NamedTuple):
     objective: Objective
     pool: ThreadPoolExecutor
     progress: bool
+    watch: Watch
     began: float  # time.perf_counter() at its start, interruptions left out
 
 
@@ -79,6 +81,7 @@ def train(
     overwrite: bool = False,
     card: Mapping[str, Any] | None = None,
     source: str | None = None,
+    watch: Watch | None = None,
 ) -> Trained:
     """Train `model` and write it, with its card, to `out` (a .safetensors file).
 
@@ -101,6 +104,7 @@ def train(
     card: entries to add to the card, JSON values, such as the name of the data.
     source: what tells the training data from others when a run is resumed; without it their values,
         or of a FolderArray the names and sizes of its files.
+    watch: who is called after batches and epochs, and may stop the run.
 
     While it runs, `out` with the suffix .checkpoint holds the state after the last epoch, so a run
     that is interrupted loses the epoch it was in. One that is killed while it writes leaves a file
@@ -135,10 +139,17 @@ def train(
     if resume:
         journal.resume(flat)
     _check_labels(model, recipe, labels, progress)
+    watch = watch or Watch()
+    if journal.moved_from is not None:
+        change = f"from {journal.moved_from} to {journal.cpus[-1]}"
+        text = f"goes on upon another kind of CPU, {change}: last bits may differ"
+        if progress:
+            print(text, file=sys.stderr, flush=True)
+        watch.tell(text)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # a thread a part: those of BLAS on top of them cost half the speed or more
     with threadpool_limits(1), ThreadPoolExecutor(threads or cpus()) as pool:
-        run = Run(recipe, images, labels, validation, objective, pool, progress, began)
+        run = Run(recipe, images, labels, validation, objective, pool, progress, watch, began)
         for stage in plan:
             _train_stage(run, stage, flat, journal)
     files.save(
@@ -147,7 +158,7 @@ def train(
         unflatten(flat),
         class_names=list(class_names),
         preprocessing=dict(preprocessing),
-        card=_card(recipe, journal.history, len(images), tutor) | dict(card or {}),
+        card=_card(recipe, journal, len(images), tutor) | dict(card or {}),
     )
     journal.close()
     return Trained(unflatten(flat), journal.history)
@@ -167,6 +178,7 @@ def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal:
         journal.save(params, optimizer)
         if run.progress:
             print(result, file=sys.stderr, flush=True)
+        run.watch.epoch(result, run.recipe.steps(len(run.images), 1))
 
 
 def _epoch(
@@ -195,6 +207,7 @@ def _epoch(
             seen += len(images)
             bar.set_postfix(loss=f"{loss_sum / max(answers, 1):.4f}", refresh=False)
             bar.update(len(images))
+            run.watch.batch()
     speed = seen / (time.perf_counter() - start)
     reached = None
     if run.validation is not None:
@@ -345,9 +358,9 @@ def _check_labels(model: VisionTransformer, recipe: Recipe, labels: Array, progr
 
 
 def _card(
-    recipe: Recipe, history: list[EpochResult], images: int, teacher: Teacher | None
+    recipe: Recipe, journal: Journal, images: int, teacher: Teacher | None
 ) -> dict[str, Any]:
-    last = history[-1]
+    last = journal.history[-1]
     return {
         "recipe": recipe.to_json(),
         "teacher": teacher and teacher.to_json(),
@@ -360,5 +373,6 @@ def _card(
             "images_per_second": last.images_per_second,
         },
         "wall_time_seconds": last.elapsed,
-        "history": [result._asdict() for result in history],
+        "cpus": journal.cpus,
+        "history": [result._asdict() for result in journal.history],
     }
