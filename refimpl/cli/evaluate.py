@@ -114,16 +114,17 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
     _check_confusion(args.confusion)
     if args.scheduler:
         folder = _on_cluster(args)
-        result = folder.result
+        result, choice = folder.result, folder.choice
     else:
         folder, result = _segmented_here(args, model)
+        choice = model.backend.choice
     described = _described(result.count, folder)
     try:
         if args.json:
             answer = {"model": args.model, "split": folder.split, **dataclasses.asdict(result)}
-            print_json(answer | model.backend.choice._asdict() | {"broken": folder.broken})
+            print_json(answer | choice._asdict() | {"broken": folder.broken})
         else:
-            _print_segmenter(args.model, described, result, model.backend.choice)
+            _print_segmenter(args.model, described, result, choice)
         sys.stdout.flush()
     finally:  # after the figures, since it may fail, and also where nobody reads them
         _record(args, result, described)
@@ -222,9 +223,10 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
         cards.read(files.find(args.model))  # a missing card is told before the work, not after it
     if args.scheduler:
         data = _on_cluster(args)
-        result = data.result
+        result, choice = data.result, data.choice
     else:
         data, result = _classified_here(args, model)
+        choice = model.backend.choice
     size = " at {} x {} pixels".format(*args.image_size) if args.image_size else ""
     described = _described(result.count, data, size)
     try:
@@ -238,12 +240,12 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
                     "top5": result.top5,
                     "per_class": result.per_class,
                     "images_per_second": result.images_per_second,
-                    **model.backend.choice._asdict(),
+                    **choice._asdict(),
                     "broken": data.broken,
                 }
             )
         else:
-            _print_classifier(args.model, described, result, model.backend.choice)
+            _print_classifier(args.model, described, result, choice)
         sys.stdout.flush()
     finally:
         _record(args, result, described)

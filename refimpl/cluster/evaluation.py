@@ -20,7 +20,7 @@ import dask
 from distributed import Client
 
 import refimpl
-from refimpl.choice import Work
+from refimpl.choice import Choice, Work
 from refimpl.cluster import batches, sources, workers
 from refimpl.cluster.sources import Listed, Source
 from refimpl.conventions import DataError, ModelFileError
@@ -44,6 +44,7 @@ class Evaluated(NamedTuple):
     result: Any  # an Evaluation, or a SegmentationEvaluation, as one machine has it
     split: str | None  # name of its folder; None: the data set has no splits
     broken: tuple[str, ...]  # of each image that was left out: which it is, what is wrong
+    choice: Choice  # the backend of the workers
 
 
 class Asked:
@@ -160,7 +161,7 @@ def evaluate(
         result = ours.evaluation(counts, len(listed.items), seconds)
     else:
         result = ours.evaluation(counts, seconds)
-    return Evaluated(result, listed.split, broken)
+    return Evaluated(result, listed.split, broken, ours.backend.choice)
 
 
 def _without_broken(
