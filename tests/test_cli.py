@@ -40,7 +40,7 @@ from tests.test_data import encoded
 from tests.test_data_sets import WRITERS, picture, write_folder
 
 GROUPS = ("bench", "golden")  # have verbs of their own, and test files
-VERBS = tuple(verb.__name__.rpartition(".")[2] for verb in cli.VERBS)
+VERBS = tuple(verb.__name__.rpartition(".")[2].rstrip("_") for verb in cli.VERBS)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from refimpl.cli import (
     demo,
     evaluate,
     golden,
+    import_,
     models,
     options,
     outputs,
@@ -40,8 +41,8 @@ from refimpl.conventions import RefimplError
 
 # In the order of --help.
 VERBS = (
-    *(demo, classify, segment, evaluate, train, scenes, ablate, summary, show, pack, models),
-    *(report, golden, bench),
+    *(demo, classify, segment, evaluate, train, scenes, ablate, summary, show, pack, import_),
+    *(models, report, golden, bench),
 )
 
 
