@@ -437,7 +437,7 @@ def test_a_network_without_bits_is_packed_with_a_warning(tmp_path) -> None:
     refimpl.save(real, network, network.init(np.random.default_rng(0)))
     status, _, err = run("pack", real, "-o", packed)
     assert status == 0
-    assert re.fullmatch(r"refimpl: warning: \S+real.safetensors: no binary weights; .+\n", err)
+    assert re.fullmatch(r"refimpl: warning: \S+real.safetensors: no network of the .+\n", err)
     words = "engine: found real blocks"
     assert_one_line(run("classify", SEVEN, "--model", packed), f"{packed}: {words}")
     assert_one_line(

@@ -86,9 +86,13 @@ def translate(
     for path in VisionTransformer(config).network.parameters:
         keys = family.keys(path, config, tensors)
         if keys and all(key in tensors for key in keys):
-            found[path] = np.concatenate([tensors.arrays[key] for key in keys]) if len(
-                keys) > 1 else tensors.arrays[keys[0]]  # fmt: skip
+            found[path] = _join([tensors.arrays[key] for key in keys])
     return found
+
+
+def _join(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Queries, keys and values, one below the other; a single array as it is."""
+    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
 
 
 def _canonical(key: str, family: Family) -> str:
@@ -139,7 +143,7 @@ def _parameter(
         if parameter.role == "alpha" and float(array.min()) < 1e-5:
             raise ConfigError(f"{originals[key]}: {array.min():g}; expected at least 1e-05")
         arrays.append(array.reshape(shape))
-    return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+    return _join(arrays)
 
 
 # --- class names ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -124,14 +125,15 @@ def _pickle(path: Path) -> Any:
 def _reason(error: Exception) -> str:
     """Why PyTorch refused a file, in one line of ours."""
     text = " ".join(str(error).split())
-    for begin in ("Unsupported global: GLOBAL ", "Unsupported class ", "Unsupported operand "):
-        if begin in text:
-            name = text.split(begin, 1)[1].split()[0].rstrip(".")
-            return (
-                f"holds {name}, which is more than tensors and could run code; expected a file "
-                "that torch.load(weights_only=True) takes: save its state dict alone"
-            )
-    return f"not a readable checkpoint: {text[:120] or type(error).__name__}"
+    if found := re.search(r"GLOBAL ([\w.]+)", text):
+        return (
+            f"holds {found[1]}, which is more than tensors and could run code; expected a file "
+            "that torch.load(weights_only=True) takes: save its state dict alone"
+        )
+    # what PyTorch says to everybody stands around what it says of this file
+    what = re.split(r"UnpicklingError: |Unpickler error: |trusted source\. ", text)[-1]
+    what = what.split(" Check the documentation")[0]
+    return f"not a readable checkpoint: {what[:100] or type(error).__name__}"
 
 
 def _unwrapped(path: Path, found: Any) -> tuple[Mapping[str, Any], dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Families of checkpoints: how each is recognised, what its shapes say, what its tensors are called.
+"""Families of checkpoints: how each is recognised, what shapes say, what tensors are called.
 
 Every family gives fields of `Config`, and for each of our parameters the keys whose tensors it is
 made of: one, several that are joined (queries, keys, values), or none where the start value stays.
@@ -211,8 +211,7 @@ _IN_MEMORY = (
 
 
 def _prefix(t: Tensors) -> str:
-    return next(iter(t.arrays[key] is not None and key.split(".")[0] for key in t.arrays
-                     if key.startswith(("vit.", "deit."))))  # fmt: skip
+    return "deit" if any(key.startswith("deit.") for key in t.arrays) else "vit"
 
 
 def _hf_vit(t: Tensors, said: Said) -> dict[str, Any]:
@@ -392,6 +391,8 @@ def _hf_swin_keys(path: str, config: Config, t: Tensors) -> tuple[str, ...]:
 
 # --- BinaryViT: ReActNet's recipe on DeiT ---------------------------------------------------------
 
+_LEAVES = {"running_variance": "running_var", "slope": "prelu.weight", "shift_in": "move1",
+           "shift_out": "move2", "beta": "move"}  # fmt: skip
 _STAGES = {(1, 1): "full", (32, 1): "activations", (32, 32): "none"}
 
 
@@ -463,10 +464,8 @@ def _binaryvit_keys(path: str, config: Config, t: Tensors) -> tuple[str, ...]:
         (r"norm\.", ("vit.layernorm.",)),
         (r"head\.", ("classifier.",)),
     ))  # fmt: skip
-    for ours, theirs in (("running_variance", "running_var"), ("slope", "prelu.weight"),
-                         ("shift_in", "move1"), ("shift_out", "move2"), (".beta", ".move")):  # fmt: skip
-        key = key.removesuffix(ours) + theirs if key.endswith(ours) else key
-    return (key,)
+    place, _, leaf = key.rpartition(".")
+    return (f"{place}.{_LEAVES.get(leaf, leaf)}",)
 
 
 # In this order: the mark of a later one may be found in an earlier one, too.

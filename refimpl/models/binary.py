@@ -83,7 +83,7 @@ def _classify(net: Parts, x: str, c: Config) -> None:
     x = net.hidden("pooled_dist", "pool", [x], pool="cls")
     second = net.linear("head_dist.out", "head_dist", x, c.num_classes)
     net.at("logits")
-    total = net.hidden("head_sum", "add", [first, second])
+    total = net("head_sum", "add", [first, second])
     net("logits", "divide", [total], shell=True, divisor=2.0)
 
 

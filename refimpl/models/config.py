@@ -55,11 +55,11 @@ class Config:
     # "patches": the mean, without the class token, which is there all the same
     pool: str = field(default="cls", metadata={"choices": ("cls", "mean", "patches")})
     # "pooled": the last norm stands behind the pooling, timm's fc_norm
-    last_norm: str = field(default=IMPORTED["last_norm"], metadata={"choices": ("tokens", "pooled")})
+    last_norm: str = field(default="tokens", metadata={"choices": ("tokens", "pooled")})
     # "patches": the position embedding has no entry of tokens in front; with windows there is one
-    position: str = field(default=IMPORTED["position"], metadata={"choices": ("usual", "patches")})
+    position: str = field(default="usual", metadata={"choices": ("usual", "patches")})
     # a token behind the class token, and with "head" a head of its own
-    distillation: str = field(default=IMPORTED["distillation"], metadata={"choices": ("none", "token", "head")})
+    distillation: str = field(default="none", metadata={"choices": ("none", "token", "head")})
     decoder: str = field(default="none", metadata={"choices": ("none", "linear", "fpn")})
     binarize: str = _choice("full", *STAGES)
     ste: str = _choice("polynomial", *STES)
