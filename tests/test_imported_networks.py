@@ -14,6 +14,8 @@ from refimpl.golden import bounds
 from refimpl.kernels import backend
 from refimpl.models import Config, flatten, packing, unflatten
 from refimpl.models.vit import VisionTransformer
+from refimpl.training import stages
+from refimpl.training.recipes import Recipe
 from tests import networks
 
 IMPORTED = networks.imported()
@@ -96,6 +98,12 @@ def test_the_engine_says_which_field_it_does_not_know():
         net = networks.make(config, 0, np.float32)
         with pytest.raises(ConfigError, match=named):
             engine.compile(net.model, net.params)
+
+
+def test_the_training_mode_of_batch_norms_is_refused():
+    model = VisionTransformer(networks.small(norm="batch"))
+    with pytest.raises(ConfigError, match="running statistics no step moves; expected 'layer'"):
+        stages.plan(model, Recipe())
 
 
 @pytest.mark.parametrize(

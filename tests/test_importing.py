@@ -302,6 +302,20 @@ def test_preprocessing_of_a_configuration(tmp_path):
     assert (made.crop, made.resampling, made.mean) == (0.875, "bicubic", (0.1,) * 3)
 
 
+@pytest.mark.parametrize(("field", "value"), [
+    ("rescale_factor", "x"), ("rescale_factor", 1.0), ("resample", [3]), ("resample", 5),
+    ("crop_size", {"height": 2, "width": 3}), ("crop_size", [1]), ("crop_size", 512),
+    ("image_mean", "x"), ("image_std", [0.0] * 3)])  # fmt: skip
+def test_bad_preprocessing_is_named(field, value, tmp_path):
+    _, arrays, config = timm()
+    fields = {"do_center_crop": True, "size": 256, "crop_size": 224, "resample": 3,
+              "image_mean": [0.1] * 3, "image_std": [0.2] * 3}  # fmt: skip
+    folder = write(tmp_path, arrays, config)
+    (folder / "preprocessor_config.json").write_text(json.dumps({**fields, field: value}))
+    with pytest.raises(RefimplError, match=field.removeprefix("image_")):
+        refimpl.load_checkpoint(folder)
+
+
 def test_class_names_of_a_configuration(tmp_path):
     theirs = oracles.require("transformers", "tests.torch_models.transformers_checkpoints")
     names = {0: "ant", 1: "bee", 2: "cow", 3: "dog", 4: "elk"}
@@ -414,6 +428,15 @@ BAD = {
         "blocks.0.mlp.fc1.weight: 15 rows for 10 channels; expected a multiple"),
     "a block out of thin air": (change(blocks__99999__x=np.ones(1, np.float32)),
                                 "depth is 100000; expected at most 1,000 blocks"),
+    "two names of one tensor": (
+        lambda folder: write(folder / "x", {
+            "vit.embeddings.patch_embeddings.projection.weight": np.ones((4, 3, 2, 2), np.float32),
+            "vit.encoder.layer.0.attention.output.dense.bias": np.ones(4, np.float32),
+            "vit.layers.0.attention.o_proj.bias": np.ones(4, np.float32)}),
+        "another name of vit."),
+    "a number of endless digits": (
+        lambda folder: change(**{f"blocks__{'9' * 5000}__x": np.ones(1, np.float32)})(folder),
+        ".x: no place for it in a network of ViT and DeiT of timm"),
     "tokens that are no square": (
         change(pos_embed=np.ones((1, 8, 10), np.float32)),
         "pos_embed: 8 tokens are no square; expected the images' size, by --size"),

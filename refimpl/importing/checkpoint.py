@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ def read(
     facts = said.gather(container.path, beside, container.args, {"image_size": size})
     try:
         family = family_of(list(container.arrays))
-        originals = {_canonical(key, family): key for key in container.arrays}
+        originals = _originals(container.arrays, family)
         tensors = Tensors({name: container.arrays[key] for name, key in originals.items()})
         network = Config(**family.config(tensors, facts))
         flat = _parameters(family, network, tensors, originals)
@@ -93,6 +93,17 @@ def translate(
 def _join(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """Queries, keys and values, one below the other; a single array as it is."""
     return np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+
+
+def _originals(keys: Iterable[str], family: Family) -> dict[str, str]:
+    """The name by which a family goes -> the key as it is in the file."""
+    found: dict[str, str] = {}
+    for key in keys:
+        name = _canonical(key, family)
+        if name in found:
+            raise ConfigError(f"{key}: another name of {found[name]}; expected one of the two")
+        found[name] = key
+    return found
 
 
 def _canonical(key: str, family: Family) -> str:

@@ -64,9 +64,11 @@ def _file(path: Path) -> Path:
     raise ModelFileError(f"{path}: a folder without {' or '.join(NAMES)}; expected either of them")
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path, count: int = -1) -> bytes:
+    """What a file begins with, or with -1 all of it."""
     try:
-        data = path.read_bytes()
+        with open(path, "rb") as file:
+            data = file.read(count)
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     if is_lfs_pointer(data[:128]):
@@ -105,7 +107,7 @@ def _widened(array: np.ndarray) -> np.ndarray:
 
 def _pickle(path: Path) -> Any:
     """What PyTorch makes of a file; without PyTorch, how to go on."""
-    _bytes(path)
+    _bytes(path, 128)  # whether it can be read, and is there
     if importlib.util.find_spec("torch") is None:
         raise ModelFileError(
             f"{path}: PyTorch reads this, and is not installed; `pip install refimpl[torch]`, or "

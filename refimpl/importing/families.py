@@ -41,7 +41,8 @@ class Tensors:
     def count(self, pattern: str) -> int:
         """How many numbers a part of the keys goes through, from 0 on."""
         found = (re.match(pattern, key) for key in self.arrays)
-        return 1 + max((int(match[1]) for match in found if match), default=0)
+        # a name may be anything: more digits than a depth has are none
+        return 1 + max((int(m[1]) for m in found if m and len(m[1]) < 7), default=0)
 
 
 class Family(NamedTuple):
@@ -78,15 +79,10 @@ def _embedding(t: Tensors, said: Said, key: str) -> dict[str, Any]:
     dim, channels, rows, columns = t.shape(key, 4)
     if rows != columns:
         raise ConfigError(f"{key}: patches of {rows} x {columns}; expected squares")
-    said.agree(key, dim, "hidden_size" if isinstance(_hidden(said), int) else "embed_dim")
+    said.agree(key, dim, "embed_dim" if said.find("embed_dim") else "hidden_size")
     said.agree(key, channels, "num_channels", "in_chans")
     said.agree(key, rows, "patch_size")
     return {"dim": dim, "channels": channels, "patch_size": rows}
-
-
-def _hidden(said: Said) -> Any:
-    found = said.find("hidden_size")
-    return None if found is None or said.find("embed_dim") else found.value
 
 
 def _ratio(t: Tensors, said: Said, key: str) -> int:
@@ -276,9 +272,12 @@ def _hf_vit_keys(path: str, config: Config, t: Tensors) -> tuple[str, ...]:
 # --- Swin -----------------------------------------------------------------------------------------
 
 
+_STAGES_AT_MOST = 10  # each has half the grid of the one before
+
+
 def _swin_windows(t: Tensors, said: Said, table: str, depths: list[int]) -> dict[str, Any]:
     """Window and heads of stage 0, from the tables of relative positions."""
-    windows = []
+    windows, first = [], t.shape(table.format(0), 2)[1]
     for stage in range(len(depths)):
         key = table.format(stage)
         rows, heads = t.shape(key, 2)
@@ -286,7 +285,6 @@ def _swin_windows(t: Tensors, said: Said, table: str, depths: list[int]) -> dict
         if side * side != rows or side % 2 == 0:
             raise ConfigError(f"{key}: {rows} rows; expected the square of an odd number")
         windows.append((side + 1) // 2)
-        first = heads if stage == 0 else first  # noqa: F821
         if heads != first * 2**stage:
             raise ConfigError(f"{key}: {heads} heads; expected {first * 2**stage}")
     return {"window": max(windows), "heads": first}
@@ -296,6 +294,8 @@ def _swin_sizes(
     t: Tensors, said: Said, table: str, stage: str, block: str, head: str
 ) -> dict[str, Any]:
     stages = t.count(rf"{stage}(\d+)\.")
+    if stages > _STAGES_AT_MOST:
+        raise ConfigError(f"{stages} stages; expected at most {_STAGES_AT_MOST}")
     depths = [t.count(rf"{stage}{i}\.blocks\.(\d+)\.") for i in range(stages)]
     said.agree(stage.replace("\\", ""), depths, "depths")
     windows = _swin_windows(t, said, table, depths)

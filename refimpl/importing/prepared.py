@@ -40,7 +40,8 @@ def preprocessing(
 def _timm(said: Said) -> dict[str, Any]:
     names = {"mean": "mean", "std": "std", "crop": "crop_pct", "resample": "interpolation"}
     found = {ours: said.find(theirs) for ours, theirs in names.items()}
-    return {ours: value.value for ours, value in found.items() if value is not None}
+    # timm's scripts write "" for what was not given
+    return {ours: value.value for ours, value in found.items() if value and value.value != ""}
 
 
 def _transformers(said: Said) -> dict[str, Any]:
@@ -50,10 +51,11 @@ def _transformers(said: Said) -> dict[str, Any]:
         return {}
     fields = place.value
     factor = fields.get("rescale_factor", 1 / 255)
-    if fields.get("do_rescale", True) is not True or abs(float(factor) * 255 - 1) > 1e-6:
+    scaled = isinstance(factor, float) and abs(factor * 255 - 1) < 1e-6
+    if fields.get("do_rescale", True) is not True or not scaled:
         raise Found(place.where, "rescale_factor", factor).wrong("1/255")
     number = fields.get("resample", 2)
-    if number not in RESAMPLINGS:
+    if type(number) is not int or number not in RESAMPLINGS:
         raise Found(place.where, "resample", number).wrong(f"one of {list(RESAMPLINGS)}")
     plain = fields.get("do_normalize", True) is False
     return {
@@ -75,8 +77,7 @@ def _crop(where: str, fields: Mapping[str, Any]) -> float:
 
 
 def _side(where: str, name: str, value: Any) -> int:
-    sides = set(value.values()) if isinstance(value, Mapping) else {value}
-    side = sides.pop() if len(sides) == 1 else None
-    if type(side) is not int or side < 1:
+    sides = list(value.values()) if isinstance(value, Mapping) else [value]
+    if not sides or any(type(side) is not int or side < 1 or side != sides[0] for side in sides):
         raise Found(where, name, value).wrong("one number of pixels")
-    return side
+    return sides[0]
