@@ -35,6 +35,15 @@ SWITCHES: dict[str, tuple] = {
     "haar_cls": ("both", "low"),
     "band_weights": ("learned", "fixed"),
 }
+# Those of the networks of others [SPEC 6.8]; a file names them where they are used.
+IMPORTED: dict[str, tuple] = {
+    "last_norm": ("tokens", "pooled"),
+    "position": ("usual", "patches"),
+    "distillation": ("none", "token", "head"),
+    "norm": ("layer", "batch"),
+    "box": ("none", "3", "5", "3+5"),
+    "qkv_bias": (True, False),
+}
 DIDB = {"similarity": "haar", "attention": "differential", "rprelu": "token"}
 GRIDS = ((2, 3), (3, 2), (1, 4), (5, 1), (3, 5), (4, 2), (1, 1))
 
