@@ -25,6 +25,7 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files
 from refimpl.training import Recipe, history
 from tests import make_demo_goldens, oracles
+from tests.checkpoint_files import DATA, timm, write
 from tests.command_line import (
     MODEL,
     SEVEN,
@@ -636,6 +637,10 @@ def workshop(tmp_path_factory) -> Path:
     scenes.write(SMALL, folder / "scenes", {"train": 6, "test": 3})
     save_segmenter(folder / "segmenter.safetensors")
     (folder / "street.jpg").write_bytes(picture())
+    _, arrays, config = timm()
+    write(folder / "vit-tiny", arrays, {**config, "pretrained_cfg": DATA})
+    write(folder, arrays)
+    (folder / "heads.json").write_text(json.dumps({"num_heads": 2}))
     return folder
 
 

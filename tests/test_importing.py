@@ -23,6 +23,7 @@ from refimpl.importing import checkpoint
 from refimpl.importing.families import family_of
 from refimpl.models import flatten, unflatten
 from tests import networks, oracles
+from tests.checkpoint_files import DATA, timm, write
 from tests.command_line import assert_one_line, run
 
 HERE = Path(__file__).parent / "checkpoints"
@@ -112,33 +113,6 @@ def test_names_in_memory_are_those_of_the_file(kind, tmp_path):
 
 
 # --- a small network of timm ----------------------------------------------------------------------
-
-
-def timm(seed: int = 0, **fields):
-    """Our network and the arrays of a checkpoint of timm's that holds the same."""
-    net = networks.make(
-        networks.small(**{"block": "real", "norm_eps": 1e-6, "image_size": (4, 4), **fields}),
-        seed, np.float32,
-    )  # fmt: skip
-    config, last = net.model.config, "norm" if net.model.config.last_norm == "tokens" else "fc_norm"
-    arrays = {}
-    for path, value in flatten(net.params).items():
-        key = path
-        if path.startswith("patch_embed."):
-            key = path.replace("patch_embed.", "patch_embed.proj.")
-        elif path.startswith("norm."):
-            key = path.replace("norm", last, 1)
-        arrays[key] = np.array(value)
-    pool = "token" if config.pool == "cls" else "avg"
-    return net, arrays, {"num_heads": config.heads, "global_pool": pool}
-
-
-def write(folder: Path, arrays, config=None) -> Path:
-    folder.mkdir(exist_ok=True)
-    save_file(arrays, folder / "model.safetensors")
-    if config is not None:
-        (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.mark.parametrize("name", [
@@ -289,9 +263,8 @@ def test_the_result_is_a_model_file_like_any_other(tmp_path):
 
 def test_preprocessing_of_a_configuration(tmp_path):
     _, arrays, config = timm()
-    data = {"mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 0.875, "interpolation": "bicubic",
-            "input_size": [3, 4, 4]}  # fmt: skip
-    folder = write(tmp_path, arrays, {**config, "pretrained_cfg": data})
+    data = {"pretrained_cfg": {**DATA, "input_size": [3, 4, 4]}}
+    folder = write(tmp_path, arrays, {**config, **data})
     made = refimpl.load_checkpoint(folder)[0].preprocessing
     assert (made.size, made.mean, made.crop) == ((4, 4), (0.5,) * 3, 0.875)
     assert refimpl.load_checkpoint(folder, crop=0.5)[0].preprocessing.crop == 0.5

@@ -13,9 +13,9 @@ def add(verbs: Verbs) -> None:
     added = verbs(
         run,
         "turn a checkpoint of timm, transformers, Swin or BinaryViT into a model file",
-        "refimpl import deit-tiny/ -o deit_tiny.safetensors",
-        "refimpl import best.pth --config config.json --mean 0.485 0.456 0.406 "
-        "--std 0.229 0.224 0.225 --crop 0.875 --resample bicubic -o binary.safetensors",
+        "refimpl import vit-tiny -o vit_tiny.safetensors",
+        "refimpl import model.safetensors --config heads.json --mean 0.485 0.456 0.406 "
+        "--std 0.229 0.224 0.225 --crop 0.875 --resample bicubic -o vit.safetensors",
     )
     added.add_argument(
         "checkpoint", metavar="CHECKPOINT", type=Path,
