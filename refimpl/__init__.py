@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from refimpl import engine, golden, kernels, models, ops
     from refimpl.classifiers import classifier
+    from refimpl.importing import load_checkpoint
     from refimpl.models import create_model, flatten, unflatten
     from refimpl.models.files import list_models, load, save
     from refimpl.segmenters import segmenter
@@ -35,6 +36,7 @@ __all__ = [
     "kernels",
     "list_models",
     "load",
+    "load_checkpoint",
     "models",
     "ops",
     "save",
@@ -50,6 +52,7 @@ _FUNCTIONS = {
     "flatten": "models",
     "list_models": "models.files",
     "load": "models.files",
+    "load_checkpoint": "importing",
     "save": "models.files",
     "segmenter": "segmenters",
     "unflatten": "models",

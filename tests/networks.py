@@ -36,6 +36,15 @@ SWITCHES: dict[str, tuple] = {
     "haar_cls": ("both", "low"),
     "band_weights": ("learned", "fixed"),
 }
+# Those of the networks of others [SPEC 6.8]; a file names them where they are used.
+IMPORTED: dict[str, tuple] = {
+    "last_norm": ("tokens", "pooled"),
+    "position": ("usual", "patches"),
+    "distillation": ("none", "token", "head"),
+    "norm": ("layer", "batch"),
+    "box": ("none", "3", "5", "3+5"),
+    "qkv_bias": (True, False),
+}
 DIDB = {"similarity": "haar", "attention": "differential", "rprelu": "token"}
 GRIDS = ((2, 3), (3, 2), (1, 4), (5, 1), (3, 5), (4, 2), (1, 1))
 
@@ -156,6 +165,29 @@ def covering() -> dict[str, Config]:
         found[f"deit-pool-{pool}"] = small(block="real", norm_eps=1e-6, pool=pool)
     found["deit-decoder-linear"] = small(block="real", norm_eps=1e-6, decoder="linear")
     return found
+
+
+def imported() -> dict[str, Config]:
+    """Networks of others [SPEC 6.8]: every field of theirs, alone and together."""
+    real = {"block": "real", "norm_eps": 1e-6}
+    fields: dict[str, dict[str, Any]] = {
+        "timm-avg": {**real, "pool": "patches", "last_norm": "pooled"},
+        "timm-avg-no-class-token": {**real, "pool": "mean", "last_norm": "pooled"},
+        "timm-avg-norm-before": {**real, "pool": "patches", "qkv_bias": False},
+        "deit3": {**real, "layer_scale": True, "position": "patches"},
+        "distilled": {**real, "distillation": "head"},
+        "distilled-patches": {**real, "distillation": "head", "position": "patches"},
+        "distillation-token": {**real, "distillation": "token"},
+        "binaryvit": {"norm": "batch"},
+        "binaryvit-boxes": {"norm": "batch", "box": "3+5", "pool": "mean", "layer_scale": True},
+        "binaryvit-w32a1": {"norm": "batch", "box": "3", "pool": "mean", "binarize": "activations"},
+        "binaryvit-w32a32": {"norm": "batch", "box": "5", "pool": "mean", "binarize": "none"},
+        "binary-distilled": {"distillation": "token", "rprelu": "token", "position": "patches"},
+    }
+    return {name: small(**found) for name, found in fields.items()} | {
+        "ms-swin": swin(**real, position="patches", layer_scale=True, qkv_bias=False),
+        "binary-swin": swin(norm="batch", box="3+5"),
+    }
 
 
 @st.composite

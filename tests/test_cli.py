@@ -25,6 +25,7 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files
 from refimpl.training import Recipe, history
 from tests import make_demo_goldens, oracles
+from tests.checkpoint_files import DATA, timm, write
 from tests.command_line import (
     MODEL,
     SEVEN,
@@ -40,7 +41,7 @@ from tests.test_data import encoded
 from tests.test_data_sets import WRITERS, picture, write_folder
 
 GROUPS = ("bench", "golden")  # have verbs of their own, and test files
-VERBS = tuple(verb.__name__.rpartition(".")[2] for verb in cli.VERBS)
+VERBS = tuple(verb.__name__.rpartition(".")[2].rstrip("_") for verb in cli.VERBS)
 
 
 @pytest.fixture(scope="module")
@@ -437,7 +438,7 @@ def test_a_network_without_bits_is_packed_with_a_warning(tmp_path) -> None:
     refimpl.save(real, network, network.init(np.random.default_rng(0)))
     status, _, err = run("pack", real, "-o", packed)
     assert status == 0
-    assert re.fullmatch(r"refimpl: warning: \S+real.safetensors: no binary weights; .+\n", err)
+    assert re.fullmatch(r"refimpl: warning: \S+real.safetensors: no network of the .+\n", err)
     words = "engine: found real blocks"
     assert_one_line(run("classify", SEVEN, "--model", packed), f"{packed}: {words}")
     assert_one_line(
@@ -635,6 +636,10 @@ def workshop(tmp_path_factory) -> Path:
     scenes.write(SMALL, folder / "scenes", {"train": 6, "test": 3})
     save_segmenter(folder / "segmenter.safetensors")
     (folder / "street.jpg").write_bytes(picture())
+    _, arrays, config = timm()
+    write(folder / "vit-tiny", arrays, {**config, "pretrained_cfg": DATA})
+    write(folder, arrays)
+    (folder / "heads.json").write_text(json.dumps({"num_heads": 2}))
     return folder
 
 

@@ -149,7 +149,8 @@ def test_json_round_trip(config):
     again = Config.from_json(json.loads(text))
     assert again == config and hash(again) == hash(config)
     assert json.dumps(again.to_json()) == text
-    assert set(config.to_json()) == {f.name for f in dataclasses.fields(Config)}
+    named = {f.name for f in dataclasses.fields(Config)}
+    assert set(config.to_json()) == named - set(networks.IMPORTED)
 
 
 @given(networks.configs(), st.integers(1, 5))
@@ -202,13 +203,15 @@ def test_frozen():
 def test_the_choices_are_those_of_the_spec():
     fields = {f.name: f.metadata.get("choices") for f in dataclasses.fields(Config)}
     choices = {name: set(values) for name, values in fields.items() if values}
-    expected = {"block": {"binary", "real"}, "pool": set(networks.POOLS)}
+    expected = {"block": {"binary", "real"}, "pool": {*networks.POOLS, "patches"}}
     expected["decoder"] = {*networks.DECODERS, "fpn"}
-    expected |= {name: set(v) for name, v in networks.SWITCHES.items() if name != "layer_scale"}
+    switches = {**networks.SWITCHES, **networks.IMPORTED}
+    expected |= {name: set(v) for name, v in switches.items() if not isinstance(v[0], bool)}
     assert choices == expected
 
 
-@pytest.mark.parametrize("field", ["block", "pool", "decoder", *networks.SWITCHES])
+@pytest.mark.parametrize("field", ["block", "pool", "decoder", *networks.SWITCHES,
+                                   *networks.IMPORTED])  # fmt: skip
 @pytest.mark.parametrize("value", ["FULL", "", None, 1, 0.5, ["full"]])
 def test_a_choice_that_does_not_exist(field, value):
     refused(field, "expected", **{field: value})
@@ -248,9 +251,9 @@ def test_norm_eps_must_be_small_and_positive(value):
     refused("norm_eps", "expected a number between 0 and 1", norm_eps=value)
 
 
-@pytest.mark.parametrize("field", networks.SWITCHES)
+@pytest.mark.parametrize("field", sorted({*networks.SWITCHES, "norm", "box"} - {"layer_scale"}))
 def test_real_blocks_refuse_the_switches_of_binary_ones(field):
-    baseline, *others = networks.SWITCHES[field]
+    baseline, *others = {**networks.SWITCHES, **networks.IMPORTED}[field]
     assert networks.small(block="real", **{field: baseline}).block == "real"
     for value in others:
         refused(field, f"expected it left at {baseline!r}", block="real", **{field: value})

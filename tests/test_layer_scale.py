@@ -22,6 +22,13 @@ def test_against_torch(seed, shape, dtype):
     check.against_mirror(layer_scale, arrays, rng, shape[0] * shape[1], floor=1.0)
 
 
+@given(strategies.seeds(), strategies.sizes(3), strategies.floats())
+def test_without_shift_against_torch(seed, shape, dtype):
+    rng = np.random.default_rng(seed)
+    arrays = (*draw(rng, shape, dtype)[:2], None)
+    check.against_mirror(layer_scale, arrays, rng, shape[0] * shape[1], floor=1.0)
+
+
 @given(strategies.seeds(), strategies.sizes(3, high=5))
 def test_against_central_differences(seed, shape):
     rng = np.random.default_rng(seed)

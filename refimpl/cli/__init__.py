@@ -25,6 +25,7 @@ from refimpl.cli import (
     demo,
     evaluate,
     golden,
+    import_,
     models,
     outputs,
     pack,
@@ -41,8 +42,8 @@ from refimpl.conventions import RefimplError
 
 # In the order of --help.
 VERBS = (
-    *(demo, classify, segment, evaluate, train, scenes, ablate, summary, show, pack, models),
-    *(report, compile, golden, bench),
+    *(demo, classify, segment, evaluate, train, scenes, ablate, summary, show, pack, import_),
+    *(models, report, compile, golden, bench),
 )
 
 

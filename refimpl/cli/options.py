@@ -34,7 +34,7 @@ def add_image_size(
     parser: argparse.ArgumentParser, what: str = "to resize images to, or of a segmenter's window"
 ) -> None:
     parser.add_argument(
-        "--image-size", type=_size, metavar="H[xW]",
+        "--image-size", type=size, metavar="H[xW]",
         help=f"pixels {what}, instead of the model's own "
         "size; it is interpolated to match (multiples of its patch, and of the grids of windows)",
     )  # fmt: skip
@@ -114,7 +114,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON; fractions are 0 to 1")
 
 
-def _size(text: str) -> tuple[int, int]:
+def size(text: str) -> tuple[int, int]:
+    """A side or HxW, as an option says it."""
     height, times, width = text.partition("x")
     try:
         return positive(height), positive(width if times else height)

@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
         file.params,
         floats=args.floats,
     )
-    if not packing.binary_matrices(file.model.config):
-        warn(f"{args.model}: no binary weights; the engine cannot run what was packed")
+    if not packing.for_engine(file.model.config):
+        warn(f"{args.model}: no network of the engine, which cannot run what was packed")
     before, after = file.path.stat().st_size, args.output.stat().st_size
     print(f"{args.output}: {after:,} bytes, {before / after:.1f} times smaller than {args.model}")
     return 0

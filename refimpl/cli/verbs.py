@@ -35,11 +35,12 @@ class Verbs:
     ) -> argparse.ArgumentParser:
         """A verb -> its parser, to add options to.
 
-        It is called like its function, or like the function's module where that is `run`.
+        It is called like its function, or like the function's module where that is `run`, without
+        the line behind what Python keeps for itself: `import_`.
         """
         name = run.__module__.rpartition(".")[2] if run.__name__ == "run" else run.__name__
         added = self._parsers.add_parser(
-            name,
+            name.rstrip("_"),
             help=summary,
             description=_sentence(summary),
             epilog="\n  ".join(("examples:", *examples)),

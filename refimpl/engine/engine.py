@@ -181,4 +181,6 @@ def _plain(image: np.ndarray) -> np.ndarray:
 def _require_able(config: Config) -> None:
     if not packing.for_engine(config):
         kind = "real blocks" if config.block == "real" else f"binarize={config.binarize!r}"
+        for name in packing.imported_fields(config) if packing.binary_matrices(config) else ():
+            kind = f"{name}={getattr(config, name)!r}"
         raise ConfigError(f"engine: found {kind}; expected a binary network, binarize='full'")

@@ -30,6 +30,8 @@ ATTRIBUTES: dict[tuple[str, str], tuple[str, tuple]] = {
     ("bands", "cls"): ("haar_cls", ops.bands.CLS),
     ("neighbours", "border"): ("neighbours", ops.neighbours.BORDERS),
     ("layer_norm", "eps"): ("norm_eps", (1e-5, 1e-6, 1e-12, 0.0)),
+    ("batch_norm", "eps"): ("norm_eps", (1e-5, 1e-3, 1e-6, 0.0)),
+    ("pool", "pool"): ("pool", ops.pool.POOLS),
 }
 CHOICES = {f.name: f.metadata["choices"] for f in fields(Config) if "choices" in f.metadata}
 STEPS = ("binarize",)  # another value has other steps: no port mistakes it for another

@@ -25,7 +25,9 @@ from refimpl.kernels.twins import (
 )
 from refimpl.ops import (
     add,
+    batch_norm,
     boolean,
+    box,
     class_token,
     convolution,
     cross_entropy,
@@ -64,9 +66,11 @@ __all__ = [
     "add",
     "band_sum",
     "bands",
+    "batch_norm",
     "binary_linear",
     "boolean",
     "boolean_attention",
+    "box",
     "class_token",
     "convolution",
     "cross_entropy",

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import math
+from contextlib import nullcontext
 
 from refimpl.models import decoders, real
-from refimpl.models.config import Config
+from refimpl.models.config import BOXES, Config
 from refimpl.models.nodes import INPUT, Network
 from refimpl.models.parts import Parts
 from refimpl.models.stage import Stage
@@ -30,13 +31,12 @@ def network(c: Config, image_size: tuple[int, int] | None = None) -> Network:
         block = _block if c.block == "binary" else real.block
         x = block(net, f"blocks.{i}", x, c, net.enter(i))
     net.at("norm")
-    x = net.norm("norm.out", "norm", x, shell=True)
+    if c.last_norm == "tokens":
+        x = net.norm("norm.out", "norm", x, shell=True)
     if c.decoder != "none":
         decoders.pixels(net, x, c)
-        return net.network()
-    net.at("head")
-    x = net.hidden("pooled", "pool", [x], pool=c.pool)
-    net.linear("logits", "head", x, c.num_classes, shell=True)
+    else:
+        _classify(net, x, c)
     return net.network()
 
 
@@ -49,12 +49,42 @@ def _embed(net: Parts, c: Config) -> str:
     x = net("patch_embed.out", "patch_embed", [INPUT], [kernel, bias], shell=True)
     net.at("tokens")
     if c.window:
-        return net.norm("tokens", "embed_norm", x, shell=True)
-    if c.pool == "cls":
-        cls_token = net.param("cls_token", (1, 1, C), "class_token")
-        x = net.hidden("with_class_token", "class_token", [x], [cls_token])
-    position = net.per_token("pos_embed", "position", C)
-    return net("tokens", "position_embedding", [x], [position], shell=True)
+        usual = c.position == "usual"
+        x = net.norm("tokens" if usual else "embed_norm.out", "embed_norm", x, shell=True)
+        if usual:
+            return x
+    front = {"cls_token": c.pool != "mean", "dist_token": c.distillation != "none"}
+    front = [net.param(path, (1, 1, C), "class_token") for path, there in front.items() if there]
+    patches_only = c.position == "patches"
+    steps = [("class_token", token, f"with_{token}") for token in reversed(front)]  # nearest first
+    position = net.per_token("pos_embed", "position", C, patches_only)
+    steps.insert(0 if patches_only else len(steps), ("position_embedding", position, "placed"))
+    for op, param, name in steps[:-1]:
+        x = net.hidden(name, op, [x], [param])
+    op, param, _ = steps[-1]
+    return net("tokens", op, [x], [param], shell=True)
+
+
+def _classify(net: Parts, x: str, c: Config) -> None:
+    """One vector an image, and the logits; with distillation the mean of two heads [SPEC 6.8]."""
+    if c.last_norm == "tokens":
+        net.at("head")
+    tokens = net.hidden("patches", "drop_class_token", [x]) if c.pool == "patches" else x
+    y = net.hidden("pooled", "pool", [tokens], pool="cls" if c.pool == "cls" else "mean")
+    if c.last_norm == "pooled":
+        y = net.norm("norm.out", "norm", y, shell=True)
+        net.at("head")
+    if c.distillation != "head":
+        net.linear("logits", "head", y, c.num_classes, shell=True)
+        return
+    first = net.linear("head.out", "head", y, c.num_classes)
+    net.at("head_dist")
+    x = net.hidden("without_cls_token", "drop_class_token", [x])
+    x = net.hidden("pooled_dist", "pool", [x], pool="cls")
+    second = net.linear("head_dist.out", "head_dist", x, c.num_classes)
+    net.at("logits")
+    total = net("head_sum", "add", [first, second])
+    net("logits", "divide", [total], shell=True, divisor=2.0)
 
 
 def _block(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
@@ -66,7 +96,25 @@ def _block(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     y = net.norm(f"{p}.norm2.out", f"{p}.norm2", mid)
     y = projection(net, f"{p}.mlp.up", y, c.mlp_ratio * s.dim, c)
     y = projection(net, f"{p}.mlp.down", y, s.dim, c)
-    return net(f"{p}.out", "add", [mid, _scaled(net, f"{p}.scale2", y, c, s)], shell=True)
+    y = _scaled(net, f"{p}.scale2", y, c, s)
+    boxes = _boxes(net, p, f"{p}.norm2.out", c, s)
+    return net(f"{p}.out", "add", [mid, y, *boxes], shell=True)
+
+
+def _boxes(net: Parts, p: str, x: str, c: Config, s: Stage) -> list[str]:
+    """Scaled means of neighbours along both axes, terms of the MLP's sum [SPEC 6.8]."""
+    found = []
+    for side in BOXES[c.box]:
+        for axis, name in enumerate(("rows", "columns")):
+            q = f"{p}.box{side}.{name}"
+            net.at(q)
+            y = net(f"{q}.mean", "box", [x], grid=s.grid, side=side, axis=axis)
+            params = [
+                net.param(f"{q}.alpha", (s.dim,), "layer_scale"),
+                net.param(f"{q}.beta", (s.dim,), "bias"),
+            ]
+            found.append(net.hidden(q, "layer_scale", [y], params))
+    return found
 
 
 def _scaled(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
@@ -81,7 +129,8 @@ def projection(net: Parts, p: str, x: str, outputs: int, c: Config, shell: bool 
     """P(x) = RPReLU(LayerNorm(sign(x + move) W_b^T) + fit(x)) [SPEC 5]."""
     net.at(p)
     inputs = net.channels(x)
-    with net.unit("projection", x, binarize=c.binarize, ste=c.ste, eps=c.norm_eps):
+    unit = net.unit("projection", x, binarize=c.binarize, ste=c.ste, eps=c.norm_eps)
+    with unit if c.norm == "layer" else nullcontext():
         x = net.hidden(f"{p}.x", "identity", [x])  # what the projection adds to dx is one term
         z = net(f"{p}.z", "shift", [x], [net.param(f"{p}.move", (inputs,), "move")], tap="reader")
         y = net(

@@ -22,6 +22,12 @@ from refimpl.ops.boolean_attention import CONTEXTS
 from refimpl.ops.neighbours import BORDERS
 from refimpl.ops.sign import STES
 
+# Fields of [SPEC 6.8], for the networks of others, and what they are elsewhere.
+IMPORTED = {
+    "last_norm": "tokens", "position": "usual", "distillation": "none",
+    "norm": "layer", "box": "none", "qkv_bias": True,
+}  # fmt: skip
+BOXES = {"none": (), "3": (3,), "5": (5,), "3+5": (3, 5)}  # box -> sides of its means
 # A slip of a digit, or a hostile file, is told at once instead of filling the memory.
 MOST_BLOCKS = 1000
 LARGEST = 10**6  # of any whole number; of depth see above
@@ -47,11 +53,21 @@ class Config:
     norm_eps: float = 1e-5
     window: int = 0  # side of a window; 0: attention over all tokens
     block: str = field(default="binary", metadata={"choices": ("binary", "real")})
-    pool: str = field(default="cls", metadata={"choices": ("cls", "mean")})
+    # "patches": the mean, without the class token, which is there all the same
+    pool: str = field(default="cls", metadata={"choices": ("cls", "mean", "patches")})
+    # "pooled": the last norm stands behind the pooling, timm's fc_norm
+    last_norm: str = field(default="tokens", metadata={"choices": ("tokens", "pooled")})
+    # "patches": the position embedding has no entry of tokens in front; with windows there is one
+    position: str = field(default="usual", metadata={"choices": ("usual", "patches")})
+    # a token behind the class token, and with "head" a head of its own
+    distillation: str = field(default="none", metadata={"choices": ("none", "token", "head")})
     decoder: str = field(default="none", metadata={"choices": ("none", "linear", "fpn")})
     binarize: str = _choice("full", *STAGES)
     ste: str = _choice("polynomial", *STES)
-    layer_scale: bool = field(default=False, metadata={"binary": True})
+    layer_scale: bool = False
+    qkv_bias: bool = field(default=True, metadata={"real": True})
+    norm: str = _choice("layer", "layer", "batch")
+    box: str = _choice("none", *BOXES)
     alpha_scope: str = _choice("layer", "layer", "head")
     similarity: str = _choice("plain", "plain", "haar")
     attention: str = _choice("plain", "plain", "differential")
@@ -82,12 +98,14 @@ class Config:
                 f"config: dim is {self.dim}; expected a multiple of heads {self.heads}"
             )
         object.__setattr__(self, "norm_eps", _fraction("norm_eps", self.norm_eps))
-        if not isinstance(self.layer_scale, bool):
-            raise ConfigError(
-                f"config: layer_scale is {self.layer_scale!r}; expected true or false"
-            )
+        for name in ("layer_scale", "qkv_bias"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(
+                    f"config: {name} is {getattr(self, name)!r}; expected true or false"
+                )
         self._check_choices()
         self._check_windows()
+        self._check_tokens()
 
     def _check_choices(self) -> None:
         for f in dataclasses.fields(self):
@@ -95,10 +113,30 @@ class Config:
             if choices and not (isinstance(value, str) and value in choices):
                 wanted = ", ".join(map(repr, choices))
                 raise ConfigError(f"config: {f.name} is {value!r}; expected one of {wanted}")
-            if self.block == "real" and f.metadata.get("binary") and value != f.default:
+            other = "real" if self.block == "binary" else "binary"
+            if f.metadata.get(other) and value != f.default:
                 raise ConfigError(
-                    f"config: {f.name} is {value!r}, but real blocks have no such choice; "
+                    f"config: {f.name} is {value!r}, but {self.block} blocks have no such choice; "
                     f"expected it left at {f.default!r}"
+                )
+
+    def _check_tokens(self) -> None:
+        """What belongs to a class token, or to a head, needs one."""
+        needs = (
+            ("distillation", "none", "pool", ("cls",)),
+            ("distillation", "none", "decoder", ("none",)),
+            ("last_norm", "tokens", "decoder", ("none",)),
+            ("last_norm", "tokens", "distillation", ("none",)),
+            ("similarity", "plain", "distillation", ("none",)),
+            ("attention", "plain", "distillation", ("none",)),
+            ("box", "none", "pool", ("mean",)),
+        )
+        for name, default, other, expected in needs:
+            value, found = getattr(self, name), getattr(self, other)
+            if value != default and found not in expected:
+                raise ConfigError(
+                    f"config: {other} is {found!r}; expected {expected[0]!r}, "
+                    f"since {name} is {value!r}"
                 )
 
     def _check_windows(self) -> None:
@@ -156,13 +194,13 @@ class Config:
 
     @property
     def tokens(self) -> int:
-        """N: the patches, and the class token where pool="cls"; of stage 0."""
+        """N: the patches, and what is in front of them; of stage 0."""
         return self.grid[0] * self.grid[1] + self.first_patch
 
     @property
     def first_patch(self) -> int:
-        """Index of the first patch token: 1 behind a class token, else 0."""
-        return int(self.pool == "cls")
+        """Index of the first patch token: 1 behind a class token, 2 with a distillation token."""
+        return int(self.pool != "mean") + int(self.distillation != "none")
 
     @property
     def task(self) -> str:
@@ -250,9 +288,14 @@ class Config:
         return self.replace(depth=list(depths) if self.window else depths[0])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `Config.from_json` takes them back."""
+        """Plain JSON values; `Config.from_json` takes them back.
+
+        Fields of [SPEC 6.8] are named where they are used: all other networks are said as before.
+        """
         depth = list(self.depth) if self.window else self.depth
-        return {**dataclasses.asdict(self), "image_size": list(self.image_size), "depth": depth}
+        left_out = {name for name, usual in IMPORTED.items() if getattr(self, name) == usual}
+        named = {k: v for k, v in dataclasses.asdict(self).items() if k not in left_out}
+        return {**named, "image_size": list(self.image_size), "depth": depth}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Config:

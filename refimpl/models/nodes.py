@@ -51,6 +51,8 @@ ROLES = {
     "shortcut": Role(1.0, factor=True),
     "neighbour": Role(),
     "layer_scale": Role(0.1, factor=True),
+    "running_mean": Role(),  # frozen: its gradient is 0
+    "running_variance": Role(1.0, factor=True),  # frozen, too
 }
 
 

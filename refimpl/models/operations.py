@@ -79,12 +79,14 @@ OPERATIONS: dict[str, Operation] = {
         late=True,
     ),
     "bands": Operation(lambda x, **attributes: (x, x), _nothing),
+    "batch_norm": Operation(_same),
     "binary_linear": Operation(_rows, macs=_of_weight),
     "boolean_attention": Operation(
         lambda prob, value, alpha, **attributes: (*prob[:3], value[2]),
         lambda argument: (0, 1),
         macs=_of_two,
     ),
+    "box": Operation(_same, _nothing),
     "class_token": Operation(lambda x, token: (x[0], x[1] + 1, x[2]), _nothing),
     "convolution": Operation(_rows, cache=lambda x, w, b, grid: ops.convolution.Cache(x, w, grid),
                              macs=_of_weight),
@@ -103,7 +105,10 @@ OPERATIONS: dict[str, Operation] = {
     "interpolate": Operation(lambda x, size, mode: (*x[:-2], *size), _nothing),
     "join_windows": Operation(_joined, _nothing),
     "layer_norm": Operation(_same),
-    "layer_scale": Operation(_same, cache=lambda x, alpha, beta: ops.layer_scale.Cache(x, alpha)),
+    "layer_scale": Operation(
+        _same,
+        cache=lambda x, alpha, beta=None: ops.layer_scale.Cache(x, alpha, beta is not None),
+    ),
     "linear": Operation(
         _rows, cache=lambda x, w, b=None: ops.linear.Cache(x, w, b is not None), macs=_of_weight
     ),

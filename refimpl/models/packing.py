@@ -22,7 +22,7 @@ import numpy as np
 from refimpl.conventions import ModelFileError, NonFiniteError, require_choice, require_finite
 from refimpl.models import params as parameters
 from refimpl.models.binary import network
-from refimpl.models.config import Config
+from refimpl.models.config import IMPORTED, Config
 from refimpl.models.nodes import Parameter, Shape
 from refimpl.models.params import Params
 from refimpl.ops import weight_binarizer
@@ -46,8 +46,17 @@ def binary_matrices(config: Config) -> frozenset[str]:
 
 
 def for_engine(config: Config) -> bool:
-    """Whether the engine runs it: a network whose blocks are binary throughout."""
-    return bool(binary_matrices(config))
+    """Whether the engine runs it: a network whose blocks are binary throughout, as [SPEC 6.1-6.7].
+
+    What came with the networks of others [SPEC 6.8] it does not know.
+    """
+    return bool(binary_matrices(config)) and not imported_fields(config)
+
+
+def imported_fields(config: Config) -> list[str]:
+    """Names of the fields of [SPEC 6.8] that a configuration uses."""
+    used = [name for name, usual in IMPORTED.items() if getattr(config, name) != usual]
+    return used + ["pool"] * (config.pool == "patches")
 
 
 def extras(config: Config) -> bool:

@@ -105,6 +105,8 @@ def _drawn(parameter: Parameter, rng: np.random.Generator) -> np.ndarray:
     normal = np.asarray(rng.standard_normal(shape))
     if role == "alpha":  # the mean probability is 1 / N, its start
         return np.asarray(rng.uniform(0.6, 2.0, shape)) * parameter.start
+    if role == "running_variance":
+        return np.asarray(rng.uniform(0.5, 2.0, shape))
     if role in ("matrix", "kernel"):
         return normal / math.sqrt(math.prod(shape[1:]))
     if parameter.start is None:

@@ -38,13 +38,16 @@ class Parts(Builder):
 
     # --- parameters ---
 
-    def per_token(self, path: str, role: str, channels: int = 0) -> str:
+    def per_token(
+        self, path: str, role: str, channels: int = 0, patches_only: bool = False
+    ) -> str:
         """Declare a parameter with an entry a token, or a vector, which another size interpolates.
 
-        (N,), or (1, N, channels).
+        (N,), or (1, N, channels); with `patches_only` N is gh*gw.
         """
         own, new = self.own, self.stage
-        self.param(path, (1, own.tokens, channels) if channels else (own.tokens,), role)
+        tokens = own.patches if patches_only else own.tokens
+        self.param(path, (1, tokens, channels) if channels else (tokens,), role)
         if own.grid == new.grid:
             return path
         grids = {"grid": own.grid, "new_grid": new.grid}
@@ -58,10 +61,10 @@ class Parts(Builder):
         factor = self.own.keys / self.stage.keys
         return self.hidden(f"{path}.rescaled", "rescale", [], [path], factor=factor)
 
-    def linear_params(self, p: str, inputs: int, outputs: int) -> list[str]:
-        """Declare weight and bias of a real linear map."""
+    def linear_params(self, p: str, inputs: int, outputs: int, bias: bool = True) -> list[str]:
+        """Declare weight, and bias where there is one, of a real linear map."""
         weight = self.param(f"{p}.weight", (outputs, inputs), "matrix")
-        return [weight, self.param(f"{p}.bias", (outputs,), "bias")]
+        return [weight, self.param(f"{p}.bias", (outputs,), "bias")] if bias else [weight]
 
     def position_bias(self, p: str, s: Stage) -> str | None:
         """Declare the table of a windowed attention."""
@@ -73,14 +76,19 @@ class Parts(Builder):
     # --- operations ---
 
     def norm(self, name: str, p: str, x: str, shell: bool = False) -> str:
-        """LayerNorm of x, whose weight and bias stand below p."""
-        C = self.channels(x)
+        """LayerNorm or batch norm of x, whose parameters stand below p."""
+        C, op = self.channels(x), f"{self.config.norm}_norm"
         params = [self.param(f"{p}.weight", (C,), "gain"), self.param(f"{p}.bias", (C,), "bias")]
-        return self(name, "layer_norm", [x], params, shell=shell, eps=self.config.norm_eps)
+        if op == "batch_norm":
+            for leaf in ("running_mean", "running_variance"):
+                params.append(self.param(f"{p}.{leaf}", (C,), leaf))
+        return self(name, op, [x], params, shell=shell, eps=self.config.norm_eps)
 
-    def linear(self, name: str, p: str, x: str, outputs: int, shell: bool = False) -> str:
-        """x W^T + b, with parameters below p."""
-        params = self.linear_params(p, self.channels(x), outputs)
+    def linear(
+        self, name: str, p: str, x: str, outputs: int, shell: bool = False, bias: bool = True
+    ) -> str:
+        """x W^T, plus b with `bias`, with parameters below p."""
+        params = self.linear_params(p, self.channels(x), outputs, bias)
         return self(name, "linear", [x], params, shell=shell)
 
     def cut(self, name: str, x: str, s: Stage, transposed: bool, tap: str = "real") -> str:

@@ -29,8 +29,13 @@ class Stage(NamedTuple):
 def plan(model: VisionTransformer, recipe: Recipe) -> list[Stage]:
     """The stages that train `model`; the last one is the model as it is.
 
-    ConfigError where the recipe asks for a stage before it that the model cannot have.
+    ConfigError where the recipe asks for a stage before it that the model cannot have, and for
+    batch norms, which have no training mode here [SPEC 6.8].
     """
+    if model.config.norm == "batch":
+        raise ConfigError(
+            "norm is 'batch', whose running statistics no step moves; expected 'layer' to train"
+        )
     real = model.config.block == "real"
     name = "real" if real else model.config.binarize
     before = recipe.activation_epochs

@@ -313,9 +313,25 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor, grid: Grid) -> Tensor:
     return F.conv2d(x.mT.unflatten(2, grid), weight, bias, padding=1).flatten(2).mT
 
 
-def layer_scale(x: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    """[SPEC 6.1] alpha * x + beta, both (C,)."""
-    return torch.addcmul(beta, alpha, x)
+def layer_scale(x: Tensor, alpha: Tensor, beta: Tensor | None = None) -> Tensor:
+    """[SPEC 6.1, 6.8] alpha * x + beta, both (C,)."""
+    return alpha * x if beta is None else torch.addcmul(beta, alpha, x)
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
+) -> Tensor:
+    """[SPEC 6.8] x (..., C) by running statistics, which autograd must not see."""
+    rows = x.reshape(-1, x.shape[-1])
+    mean, variance = mean.detach(), variance.detach()
+    return F.batch_norm(rows, mean, variance, weight, bias, eps=eps).reshape(x.shape)
+
+
+def box(x: Tensor, grid: Grid, side: int, axis: int) -> Tensor:
+    """[SPEC 6.8] x (B, gh * gw, C): mean pooling with padding."""
+    kernel, padding = ((side, 1), (side // 2, 0)) if axis == 0 else ((1, side), (0, side // 2))
+    image = x.mT.unflatten(2, grid)
+    return F.avg_pool2d(image, kernel, stride=1, padding=padding).flatten(2).mT
 
 
 def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:

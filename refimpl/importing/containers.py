@@ -1,0 +1,184 @@
+"""Tensors by name out of a checkpoint, whatever it is wrapped in.
+
+`.safetensors` needs nothing besides. All other formats are pickles: PyTorch reads them with
+`weights_only=True`, which builds tensors and runs nothing; `argparse.Namespace`, in which training
+scripts keep their options, is allowed besides. No pickle is opened in any other way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refimpl.conventions import ModelFileError, is_lfs_pointer, lfs_error
+
+PICKLES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
+# What a folder is searched for, the safest first.
+NAMES = ("model.safetensors", "pytorch_model.bin")
+# What training scripts call the network, the one that is trained before its moving average.
+WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema")
+PREFIXES = ("module.", "model.", "_orig_mod.")
+SAFETENSORS_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+
+
+class Container(NamedTuple):
+    """What a checkpoint holds."""
+
+    path: Path
+    arrays: dict[str, np.ndarray]  # float32 or float64; whole numbers as they are
+    args: dict[str, Any]  # options of the training script, where they are in the file
+
+
+def read(path: Path) -> Container:
+    """Open a checkpoint, or the one in a folder; ModelFileError says what is wrong with it."""
+    path = _file(path)
+    if path.suffix == ".safetensors":
+        return Container(path, _without_prefixes(path, _safetensors(path)), {})
+    if path.suffix not in PICKLES:
+        known = ", ".join((".safetensors", *PICKLES))
+        raise ModelFileError(f"{path}: suffix {path.suffix!r}; expected one of {known}")
+    found, args = _unwrapped(path, _pickle(path))
+    arrays = {key: _tensor(path, key, value) for key, value in found.items()}
+    return Container(path, _without_prefixes(path, arrays), args)
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        if not path.is_file():
+            raise ModelFileError(f"{path}: no such file; expected a checkpoint, or a folder of one")
+        return path
+    for name in NAMES:
+        if (path / name).is_file():
+            return path / name
+        if (path / f"{name}.index.json").is_file():
+            raise ModelFileError(
+                f"{path}: a checkpoint in several files; expected one, {' or '.join(NAMES)}"
+            )
+    raise ModelFileError(f"{path}: a folder without {' or '.join(NAMES)}; expected either of them")
+
+
+def _bytes(path: Path, count: int = -1) -> bytes:
+    """What a file begins with, or with -1 all of it."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(count)
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if is_lfs_pointer(data[:128]):
+        raise ModelFileError(lfs_error(path))
+    return data
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        found = deserialize(_bytes(path))
+    except (SafetensorError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelFileError(f"{path}: not a readable safetensors file: {reason}") from None
+    return {key: _raw(path, key, **tensor) for key, tensor in found}
+
+
+def _raw(path: Path, key: str, dtype: str, shape: list[int], data: Any) -> np.ndarray:
+    """One tensor of a safetensors file; half precision is widened."""
+    if dtype == "BF16":  # the upper half of a float32
+        bits = np.frombuffer(data, "<u2").astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(shape)
+    if dtype in SAFETENSORS_FLOATS:
+        return _widened(np.frombuffer(data, SAFETENSORS_FLOATS[dtype]).reshape(shape))
+    if dtype in ("BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"):
+        count = int(np.prod(shape, dtype=np.int64))
+        size = len(data) // count if count else 1
+        return np.frombuffer(data, f"<i{size}").reshape(shape)
+    raise ModelFileError(f"{path}: {key}: {dtype}; expected floats of 16, 32 or 64 bits")
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64 if array.dtype.itemsize == 8 else np.float32)
+
+
+def _pickle(path: Path) -> Any:
+    """What PyTorch makes of a file; without PyTorch, how to go on."""
+    _bytes(path, 128)  # whether it can be read, and is there
+    if importlib.util.find_spec("torch") is None:
+        raise ModelFileError(
+            f"{path}: PyTorch reads this, and is not installed; `pip install refimpl[torch]`, or "
+            "convert it elsewhere to safetensors, with `safetensors.torch.save_file` of what "
+            "`torch.load(..., weights_only=True)` gives"
+        )
+    import torch
+
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file may raise anything out of PyTorch
+        raise ModelFileError(f"{path}: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """Why PyTorch refused a file, in one line of ours."""
+    text = " ".join(str(error).split())
+    if found := re.search(r"GLOBAL ([\w.]+)", text):
+        return (
+            f"holds {found[1]}, which is more than tensors and could run code; expected a file "
+            "that torch.load(weights_only=True) takes: save its state dict alone"
+        )
+    # what PyTorch says to everybody stands around what it says of this file
+    what = re.split(r"UnpicklingError: |Unpickler error: |trusted source\. ", text)[-1]
+    what = what.split(" Check the documentation")[0]
+    return f"not a readable checkpoint: {what[:100] or type(error).__name__}"
+
+
+def _unwrapped(path: Path, found: Any) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """The state dict inside of what a training script saved, and the script's options."""
+    args: dict[str, Any] = {}
+    for _ in WRAPPERS:
+        if not isinstance(found, Mapping) or not found:
+            break
+        given = found.get("args")
+        args = args or (vars(given) if isinstance(given, argparse.Namespace) else {})
+        inner = next((k for k in WRAPPERS if isinstance(found.get(k), Mapping)), None)
+        if inner is None:
+            break
+        found = found[inner]
+    if not isinstance(found, Mapping) or not found:
+        raise ModelFileError(f"{path}: holds {type(found).__name__}; expected a state dict")
+    return found, args
+
+
+def _tensor(path: Path, key: Any, value: Any) -> np.ndarray:
+    import torch
+
+    if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+        raise ModelFileError(
+            f"{path}: {key}: {type(value).__name__}; expected a tensor, as in a state dict, or one "
+            f"under {', '.join(WRAPPERS)}"
+        )
+    try:
+        value = value.detach()
+        if value.is_floating_point():
+            wide = torch.float64 if value.dtype == torch.float64 else torch.float32
+            return value.to(wide).contiguous().numpy()
+        return value.contiguous().numpy()
+    except (RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())[:100]
+        raise ModelFileError(f"{path}: {key}: no plain tensor: {reason}") from None
+
+
+def _without_prefixes(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names as the network itself has them, without what holds it."""
+    while arrays:
+        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in arrays)), None)
+        if prefix is None:
+            return arrays
+        arrays = {key.removeprefix(prefix): value for key, value in arrays.items()}
+    raise ModelFileError(f"{path}: no tensor in it; expected a state dict")
