@@ -19,8 +19,8 @@ BASELINE = {
     "window": 0, "block": "binary", "pool": "cls", "decoder": "none", "binarize": "full",
     "ste": "polynomial",
     "layer_scale": False, "alpha_scope": "layer", "similarity": "plain", "attention": "plain",
-    "rprelu": "channel", "neighbours": "existing", "haar_mode": "edge", "haar_cls": "both",
-    "band_weights": "learned",
+    "rprelu": "channel", "context": "sum", "neighbours": "existing", "haar_mode": "edge",
+    "haar_cls": "both", "band_weights": "learned",
 }  # fmt: skip
 FAMILIES = {
     "didb": {"norm_eps": 1e-5, **BASELINE, "similarity": "haar", "attention": "differential",

@@ -12,7 +12,8 @@ CONFIG = {
     "mlp_ratio": 4, "num_classes": 5, "norm_eps": 1e-5, "block": "binary", "binarize": "full",
     "ste": "polynomial", "pool": "cls", "layer_scale": False, "alpha_scope": "layer",
     "similarity": "haar", "attention": "differential", "rprelu": "token",
-    "neighbours": "existing", "haar_mode": "edge", "haar_cls": "both", "band_weights": "learned",
+    "context": "sum", "neighbours": "existing", "haar_mode": "edge", "haar_cls": "both",
+    "band_weights": "learned",
 }  # fmt: skip
 
 
