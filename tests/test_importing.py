@@ -10,10 +10,14 @@ import json
 import os
 import pickle
 import struct
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 import refimpl
@@ -22,7 +26,7 @@ from refimpl.data import bundled
 from refimpl.importing import checkpoint
 from refimpl.importing.families import family_of
 from refimpl.models import flatten, unflatten
-from tests import networks, oracles
+from tests import networks, oracles, strategies
 from tests.checkpoint_files import DATA, timm, write
 from tests.command_line import assert_one_line, run
 
@@ -92,6 +96,41 @@ def test_transformers(kind, bias, tmp_path):
     model, params = refimpl.load_checkpoint(tmp_path)
     params = as_float64(params)
     np.testing.assert_allclose(model.predict(params, saved.images), saved.logits, atol=LOGITS)
+    assert_gradients(model, params, saved.images, saved.dlogits, saved.gradients)
+
+
+@st.composite
+def sizes(draw, kind: str) -> dict[str, Any]:
+    """Fields of a configuration of `transformers`, all of different sizes."""
+    heads, d, ratio, classes = draw(st.permutations((2, 3, 4, 5, 6)))[:4]
+    fields = {"num_labels": classes, "patch_size": draw(st.integers(1, 4)),
+              "num_channels": draw(st.integers(1, 4))}  # fmt: skip
+    if kind == "swin":
+        depths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
+        window, last = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+        side = fields["patch_size"] * window * last * 2 ** (len(depths) - 1)
+        return {**fields, "depths": depths, "window_size": window, "image_size": side,
+                "embed_dim": heads * d, "num_heads": [heads * 2**s for s in range(len(depths))],
+                "mlp_ratio": float(ratio)}  # fmt: skip
+    grid = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    return {**fields, "image_size": [fields["patch_size"] * side for side in grid],
+            "hidden_size": heads * d, "num_attention_heads": heads,
+            "intermediate_size": heads * d * ratio, "num_hidden_layers": draw(st.integers(1, 3)),
+            "layer_norm_eps": draw(st.sampled_from((1e-12, 1e-6, 1e-3)))}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["vit", "deit", "teacher", "swin"])
+@settings(max_examples=12)
+@given(data=st.data(), seed=strategies.seeds())
+def test_drawn_sizes_of_transformers(kind, data, seed):
+    theirs = oracles.require("transformers", "tests.torch_models.transformers_checkpoints")
+    fields = data.draw(sizes(kind))
+    with tempfile.TemporaryDirectory() as folder:
+        saved = theirs.save(kind, folder, seed % 2**31, **fields)
+        model, params = refimpl.load_checkpoint(folder)
+    params = as_float64(params)
+    logits = model.predict(params, saved.images)
+    np.testing.assert_allclose(logits, saved.logits, rtol=LOGITS, atol=LOGITS)
     assert_gradients(model, params, saved.images, saved.dlogits, saved.gradients)
 
 

@@ -43,8 +43,9 @@ def save(kind: str, folder: Path, seed: int, **fields: Any) -> Saved:
             parameter.copy_(0.3 * torch.randn(parameter.shape))
     module.save_pretrained(folder)
     module = module.double()
-    side = module.config.image_size
-    images = torch.randn(2, 3, side, side, dtype=torch.float64)
+    side, channels = module.config.image_size, module.config.num_channels
+    size = side if isinstance(side, (list, tuple)) else (side, side)
+    images = torch.randn(2, channels, *size, dtype=torch.float64)
     logits = module(images).logits
     dlogits = torch.randn(logits.shape, dtype=torch.float64)
     logits.backward(dlogits)
