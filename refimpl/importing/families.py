@@ -241,9 +241,8 @@ def _joined(place: str) -> tuple[str, ...]:
     return tuple(f"{place}.{t}" for t in ("query", "key", "value"))
 
 
-def _hf_block(block: str, attention: str) -> Names:
-    """Names below a block, which `block` finds in our path and `\\1` puts into theirs."""
-    ours, theirs = block, attention
+def _hf_block(ours: str, theirs: str) -> Names:
+    """Names below a block: a pattern of our path's beginning, and what theirs begins with."""
     return (
         (rf"{ours}norm1", (rf"{theirs}layernorm_before",)),
         (rf"{ours}norm2", (rf"{theirs}layernorm_after",)),
@@ -438,12 +437,12 @@ def _binaryvit_keys(path: str, config: Config, t: Tensors) -> tuple[str, ...]:
         return ()  # nothing is compared with it
     block, layer = r"blocks\.(\d+)\.", r"vit.encoder.layer.\1."
     own, leaves = f"{layer}attention.attention.", {}
-    for t_, name in zip("qkv", ("query", "key", "value")):
-        leaves[rf"attn\.{t_}_move"] = f"{own}move{t_}2"
-        leaves[rf"attn\.{t_}\.move"] = f"{own}move{t_}"
-        leaves[rf"attn\.{t_}\.weight"] = f"{own}{name}.weight"
-        leaves[rf"attn\.{t_}\.norm"] = f"{own}norm{t_}"
-        leaves[rf"attn\.{t_}\.rprelu"] = f"{own}rprelu{t_}"
+    for u, name in zip("qkv", ("query", "key", "value"), strict=True):
+        leaves[rf"attn\.{u}_move"] = f"{own}move{u}2"
+        leaves[rf"attn\.{u}\.move"] = f"{own}move{u}"
+        leaves[rf"attn\.{u}\.weight"] = f"{own}{name}.weight"
+        leaves[rf"attn\.{u}\.norm"] = f"{own}norm{u}"
+        leaves[rf"attn\.{u}\.rprelu"] = f"{own}rprelu{u}"
     leaves |= {r"attn\.alpha": f"{own}att_prob_clip", r"attn\.norm": f"{own}norm_context",
                r"attn\.rprelu": f"{own}rprelu_context"}  # fmt: skip
     for ours, theirs in ((r"attn\.proj", "attention.output"), (r"mlp\.up", "intermediate"),
