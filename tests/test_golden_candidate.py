@@ -308,6 +308,17 @@ def test_pipes_and_folders_are_no_arrays(tmp_path) -> None:
     refused(folder, "no ordinary file")
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize("name", ["c/x.npy", "c.npz", "c.safetensors"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path, name) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(POINTER)
+    refused(path.parent if path.suffix == ".npy" else path, f"{name}: a pointer of Git LFS")
+
+
 @pytest.mark.parametrize(
     "name", ["/etc/x.npy", "../x.npy", "taps/../../x.npy", "\\x.npy", "C:\\x.npy"]
 )

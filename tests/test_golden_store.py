@@ -464,6 +464,12 @@ def test_a_pipe_in_the_place_of_a_tap(path):
     refuse(path, TAP, "no ordinary file")
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "index.csv", "weights.safetensors", TAP])
+def test_a_pointer_of_git_lfs(path, name):
+    (path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\n")
+    refuse(path, name, "a pointer of Git LFS")
+
+
 def test_a_path_that_is_no_bundle(path, tmp_path):
     refuse(path / "nowhere", "nowhere: no such folder; expected a golden bundle")
     refuse(path / "index.csv", "no such folder")

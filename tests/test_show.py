@@ -274,7 +274,7 @@ def test_show_prints_how_to_read_it_and_the_lines():
         assert (done.status, done.err) == (0, "")
         lines = listing.lines(network, 2, bool(options))
         assert done.out == f"{how}\n" + "".join(f"{line.text}\n" for line in lines)
-    assert max(map(len, run("show", "didb_micro").out.splitlines())) <= 140
+    assert max(map(len, run("show", "didb_micro").out.splitlines())) <= 150
 
 
 def test_show_json():

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import GoldenFileError
+from refimpl.conventions import GoldenFileError, is_lfs_pointer, lfs_error
 from refimpl.golden import npy
 
 FOLDERS = ("", "taps", "grads")  # of a folder, where .npy files are looked for
@@ -83,6 +83,8 @@ def read(path: str | os.PathLike, names: Mapping[str, str] | None = None) -> Can
         found = _folder(path)
     elif not path.exists():
         raise GoldenFileError(f"{path}: not found; {EXPECTED}")
+    elif path.is_file() and _is_lfs_pointer(path):
+        raise GoldenFileError(lfs_error(path))
     elif path.suffix == ".npz":
         found = _npz(path)
     elif path.suffix == ".safetensors":
@@ -101,6 +103,14 @@ def read(path: str | os.PathLike, names: Mapping[str, str] | None = None) -> Can
     if not taps:
         raise GoldenFileError(f"{path}: no arrays in it; {EXPECTED}")
     return Candidate(path, taps)
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return is_lfs_pointer(file.read(128))
+    except OSError:  # told by whoever reads it
+        return False
 
 
 def read_names(path: str | os.PathLike) -> dict[str, str]:

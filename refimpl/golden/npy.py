@@ -16,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import GoldenFileError
+from refimpl.conventions import GoldenFileError, is_lfs_pointer, lfs_error
 
 MAX_BYTES = 2**30  # of one array: far above any tap, far below what a hostile header claims
 DTYPES = (
@@ -59,7 +59,7 @@ def open_inside(folder: Path, name: str) -> BinaryIO:
     """Open an ordinary file below a folder; `name` has forward slashes.
 
     GoldenFileError where the name leaves the folder, also by way of a link, and where there is no
-    such file or it is something else, such as a pipe.
+    such file or it is something else, such as a pipe or a pointer of Git LFS.
     """
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
@@ -77,7 +77,11 @@ def open_inside(folder: Path, name: str) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise GoldenFileError(f"{path}: is no ordinary file")
-    return open(handle, "rb")
+    file = open(handle, "rb")  # noqa: SIM115
+    if is_lfs_pointer(file.peek(128)):
+        file.close()
+        raise GoldenFileError(lfs_error(path))
+    return file
 
 
 def header(file: BinaryIO, size: int, where: str) -> Header:
