@@ -123,7 +123,7 @@ def test_mistakes_are_named(tmp_path, tap, expected):
 
 
 def _bias(bundle) -> np.ndarray:
-    table = bundle.reference.params["blocks"]["1"]["attn"]["position_bias"]
+    table = bundle.reference.params["blocks.1.attn.position_bias"]
     shape = bundle.reference.steps["blocks.1.attn.scores"].value.shape
     return refimpl.ops.position_bias.forward(np.zeros(shape), table)[0]
 
