@@ -151,6 +151,26 @@ def test_ops_are_numpy_only(path):
     assert found <= allowed
 
 
+@pytest.mark.parametrize("path", files(PACKAGE), ids=identify)
+def test_the_interpreter_alone_calls_a_listener(path):
+    """Whatever else would show a value writes the structure of a network down once more."""
+    if path == PACKAGE / "models" / "interpreter.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and len(node.args) > 1:  # name, value, op, inputs
+            assert getattr(node.func, "attr", getattr(node.func, "id", "")) != "tap"
+
+
+def test_operations_of_a_list_are_ops_with_a_place_in_every_backend():
+    from refimpl import ops
+    from refimpl.kernels import backend
+    from refimpl.models.operations import OPERATIONS
+
+    assert set(OPERATIONS) <= set(ops.__all__)
+    assert set(OPERATIONS) <= set(backend.__all__)
+    assert set(backend.__all__) - {"projection"} <= set(ops.__all__)  # the twin of a unit
+
+
 @pytest.mark.parametrize("name", OPS)
 def test_every_op_has_forward_with_backward_below_it_and_a_test(name):
     tree = ast.parse((PACKAGE / "ops" / f"{name}.py").read_text(encoding="utf-8"))
