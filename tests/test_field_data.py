@@ -28,7 +28,7 @@ from refimpl.training import recipes
 from refimpl.training.journal import Journal
 from tests.command_line import SMALL, run, save_model, save_segmenter
 from tests.test_bad_input import tar, zipped
-from tests.test_data import encoded, png
+from tests.test_data import encoded, idx_bytes, png
 from tests.test_data_sets import LEVELS, PLAIN, TREE, WRITERS, assert_tree, picture, write_folder
 from tests.test_segmentation_data import LINES
 
@@ -484,6 +484,13 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
     for text in (b"1 wall\n", b"Idx\tName\n1\twall\n"):
         path.with_suffix(".txt").write_bytes(b"\xef\xbb\xbf" + text)
         assert segmentation.read_classes(path.with_suffix(".txt")).names == ("wall",)
+
+
+def test_an_empty_idx_file_may_not_claim_huge_sides(tmp_path):
+    path = written(tmp_path / "x-idx8-ubyte", idx_bytes(8, (2**32 - 1, 0, 2**32 - 1, 2**31), b""))
+    with pytest.raises(DataError, match="the header claims 4 dimensions and"):
+        idx.read(path)
+    assert idx.read(written(path, idx_bytes(8, (3, 0, 5), b""))).shape == (3, 0, 5)
 
 
 def test_gzip_of_a_pointer_is_no_pointer(tmp_path):

@@ -56,9 +56,11 @@ def _read(file: BinaryIO, path: str | Path) -> np.ndarray:
         raise DataError(f"{path}: ends inside the header, expected {ndim} dimensions")
     shape = tuple(np.frombuffer(header, ">u4").tolist())
     size = math.prod(shape) * dtype.itemsize
-    if size > MAX_BYTES or ndim > MAX_DIMENSIONS:
+    # without its zeros, too: NumPy refuses a shape whose other sides are beyond its integers
+    claimed = math.prod(max(side, 1) for side in shape) * dtype.itemsize
+    if claimed > MAX_BYTES or ndim > MAX_DIMENSIONS:
         raise DataError(
-            f"{path}: the header claims {ndim} dimensions and {size} bytes, "
+            f"{path}: the header claims {ndim} dimensions and {claimed} bytes, "
             f"expected at most {MAX_DIMENSIONS} and {MAX_BYTES}"
         )
     content = _read_up_to(file, size + 1)
