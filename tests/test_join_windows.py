@@ -31,5 +31,7 @@ def test_rejects_bad_input():
     check.rejects_other_types(join_windows, (np.ones((3, 4, 5)),), **options)
     with pytest.raises(ShapeError, match=r"\(3, 9, 5\); expected \(any, 4, any\)"):
         join_windows.forward(np.ones((3, 9, 5)), **options)
+    with pytest.raises(ShapeError, match=r"\(4, 4, 5\); expected 3 windows for each image"):
+        join_windows.forward(np.ones((4, 4, 5)), **options)
     with pytest.raises(ShapeError, match="a grid of 2 x 6.*expected a grid of whole windows"):
         join_windows.forward(np.ones((3, 4, 5)), **options, shift=2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refimpl.conventions import ShapeError
 from refimpl.ops import resize_tokens
 from tests import check, strategies
 
@@ -51,3 +54,6 @@ def test_the_class_token_is_kept_and_results_are_in_one_piece(shape):
 
 def test_rejects_bad_input():
     check.rejects_other_types(resize_tokens, (np.ones((1, 7, 5)),), grid=(2, 3), new_grid=(1, 2))
+    for shape in ((1, 5, 4), (1, 9, 4), (2, 7, 4), (7, 4), (5,), (9,)):
+        with pytest.raises(ShapeError, match=re.escape(f"x has shape {shape}; expected")):
+            resize_tokens.forward(np.ones(shape), (2, 3), (1, 2))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from refimpl.conventions import NonFiniteError
+from refimpl.conventions import NonFiniteError, ShapeError
 from refimpl.ops import window_softmax
 from tests import check, strategies
 
@@ -45,6 +45,9 @@ def test_against_central_differences(seed, place):
 def test_rejects_bad_input(bad):
     place = {"grid": (2, 4), "window": 2, "shift": 1}
     check.rejects_other_types(window_softmax, (np.ones((2, 3, 4, 4)),), **place)
+    for shape in ((3, 3, 4, 4), (2, 3, 4, 5), (2, 4, 4)):
+        with pytest.raises(ShapeError, match="window_softmax: x has shape"):
+            window_softmax.forward(np.ones(shape), **place)
     x = np.ones((2, 3, 4, 4))
     x[1, 2, 0, 3] = bad  # also where it is masked: a NaN is never hidden
     with pytest.raises(NonFiniteError, match=r"softmax.*\[1, 2, 0, 3\]"):

@@ -20,6 +20,7 @@ def forward(
     float_dtype("join_windows", x=x)
     require_shape("join_windows", "x", x, (None, window * window, None))
     cache = Cache(grid, window, shift)
+    windows.require_whole_images("join_windows", x, max(grid[0] * grid[1] // window**2, 1))
     return windows.backward(x, cache)[0], cache
 
 

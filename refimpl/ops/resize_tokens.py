@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import float_dtype
+from refimpl.conventions import ShapeError, float_dtype
 from refimpl.ops import interpolate
 
 Grid = tuple[int, int]
+FRONT = 2  # tokens in front of the patches: of the class, and of a distillation
 
 
 class Cache(NamedTuple):
@@ -28,6 +29,12 @@ class Cache(NamedTuple):
 def forward(x: np.ndarray, grid: Grid, new_grid: Grid) -> tuple[np.ndarray, Cache]:
     """x (1, N, C) or (N,), tokens of a grid -> y (1, N', C) or (N',), tokens of another."""
     float_dtype("resize_tokens", x=x)
+    count, patches = x.shape[1] if x.ndim == 3 else x.size, grid[0] * grid[1]
+    if x.shape not in ((count,), (1, count, *x.shape[-1:])) or not 0 <= count - patches <= FRONT:
+        raise ShapeError(
+            f"resize_tokens: x has shape {x.shape}; expected (1, N, any) or (N,), with N the "
+            f"{patches} patches of the grid and up to {FRONT} tokens in front"
+        )
     first, maps = _split(x, grid)
     resized, cache = interpolate.forward(maps, new_grid)
     return _join(first, resized, x.ndim), Cache(grid, new_grid, cache)

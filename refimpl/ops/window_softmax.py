@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from refimpl.conventions import require_shape
 from refimpl.ops import softmax, windows
 from refimpl.ops.softmax import Cache
 
@@ -16,7 +17,12 @@ from refimpl.ops.softmax import Cache
 def forward(
     x: np.ndarray, grid: tuple[int, int], window: int, shift: int
 ) -> tuple[np.ndarray, Cache]:
-    """x (B*nW, heads, M*M, M*M) -> y like x, 0 where a key is masked; errors as `softmax`."""
+    """x (B*nW, heads, M*M, M*M) -> y like x, 0 where a key is masked.
+
+    ShapeError where the windows are not those of whole images; else errors as `softmax`.
+    """
+    require_shape("window_softmax", "x", x, (None, None, window * window, window * window))
+    windows.require_whole_images("window_softmax", x, max(grid[0] * grid[1] // window**2, 1))
     return softmax.forward(x, mask(x.shape[0], grid, window, shift))
 
 

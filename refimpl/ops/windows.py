@@ -58,6 +58,14 @@ def mask(grid: tuple[int, int], window: int, shift: int) -> np.ndarray:
     return sides[0] & sides[1]
 
 
+def require_whole_images(op: str, x: np.ndarray, each: int) -> None:
+    """Raise ShapeError unless axis 0 of x holds all windows, `each` an image, of its images."""
+    if x.shape[0] % each:
+        raise ShapeError(
+            f"{op}: x has shape {x.shape}; expected {each} windows for each image on axis 0"
+        )
+
+
 def _order(cache: Cache) -> np.ndarray:
     """(gh*gw,) the token at each place of an image's windows."""
     gh, gw = cache.grid

@@ -147,9 +147,9 @@ def alpha_hears_nothing_above_one(original):
 def context_without_alpha(original):
     """The product of bits is not scaled."""
 
-    def forward(prob, value, alpha, *, binarize="full"):
-        context, cache = original(prob, value, alpha, binarize=binarize)
-        return (context if binarize == "none" else context / alpha), cache
+    def forward(prob, value, alpha, *, binarize="full", **options):
+        y, cache = original(prob, value, alpha, binarize=binarize, **options)
+        return (y if binarize == "none" else y / alpha), cache
 
     return forward
 
