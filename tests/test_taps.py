@@ -359,7 +359,11 @@ def test_whole_numbers_are_popcounts_of_the_bits(config, seed, dtype):
     for name in names:
         owner, what = name.removesuffix(".int").rsplit(".", 1)
         if what == "context":
-            expected = boolean_binary(heard[f"{owner}.prob.bit"], heard[f"{owner}.v.head_bit"])
+            bit, value = heard[f"{owner}.prob.bit"], heard[f"{owner}.v.head_bit"]
+            expected = boolean_binary(bit, value)
+            if config.context == "differences":  # each weight takes a token's own value away
+                own = 2 * value.swapaxes(-1, -2).astype(int) - 1
+                expected = expected - popcount(packed(bit))[..., None] * own
         elif what.startswith("scores"):
             q, k = (f"{owner}.{what.replace('scores', t)}.head_bit" for t in "qk")
             expected = binary_binary(heard[q], heard[k])
