@@ -444,7 +444,9 @@ def test_a_task_has_as_many_batches_as_keep_the_client_up(seconds, threads, left
 def test_a_scheduler_that_is_none(model, folder, scheduler, words, monkeypatch) -> None:
     monkeypatch.setattr(cluster.connection, "TIMEOUT", 2)
     command = ("evaluate", "--data", folder, "--model", model, "--scheduler", scheduler)
-    assert_one_line(run(*command), words)
+    done = run(*command)
+    assert_one_line(done, words)
+    assert "download" not in done.err
 
 
 def test_options_that_mean_nothing_are_refused(dask, model, folder, tmp_path) -> None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, TextIO
 
-from refimpl.conventions import shown
+from refimpl.conventions import ClusterError, shown
 
 BOLD, RED, YELLOW = "1", "31", "33"  # of a terminal
 
@@ -17,7 +17,8 @@ def complain(error: Exception) -> None:
     text = str(error)
     if isinstance(error, OSError):  # without a name it is no file: those have one
         text = f"{error.filename or 'standard output'}: {error.strerror or error}"
-    if re.match(r"[a-z][a-z0-9+.-]+:/", text):
+    is_address = re.match(r"[a-z][a-z0-9+.-]+:/", text)
+    if is_address and not isinstance(error, ClusterError):  # that of a scheduler is meant
         text += "; addresses are not read: download it, and name the file"
     print(paint("refimpl:", RED, sys.stderr), shown(text), file=sys.stderr)
 
