@@ -22,8 +22,6 @@ import math
 import os
 import platform
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,6 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refimpl import disk
 from refimpl.conventions import (
     FLOATS,
     ConfigError,
@@ -396,25 +395,11 @@ def require_free(path: Path) -> None:
 
 
 def _write_folder(path: Path, contents: Iterator[tuple[str, bytes]]) -> None:
-    """Under another name beside it first, so that no half of a bundle is ever there."""
-    try:
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-    try:
+    with disk.new_folder(path) as folder:
         for name, data in contents:
-            file = temporary / name
+            file = folder / name
             file.parent.mkdir(exist_ok=True)
             file.write_bytes(data)
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)  # mkdtemp's 0700 is meant for secrets
-        if path.is_dir():
-            path.rmdir()
-        temporary.rename(path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 # Reading
