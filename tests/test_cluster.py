@@ -34,7 +34,14 @@ from refimpl.conventions import ClusterError, ConfigError, DataError
 from refimpl.data import datasets, image_folder, segmentation
 from refimpl.data.preprocessing import Preprocessing
 from tests import test_ablation as one_machine
-from tests.command_line import assert_one_line, run, save_model, save_segmenter, write_mnist
+from tests.command_line import (
+    assert_one_line,
+    run,
+    save_model,
+    save_segmenter,
+    wanting_signals,
+    write_mnist,
+)
 from tests.test_data import encoded
 from tests.test_data_sets import write_folder
 
@@ -552,6 +559,7 @@ def _started(scheduler: object, data: Path, spec: Path, out: Path) -> subprocess
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=wanting_signals,
     )
 
 

@@ -130,7 +130,6 @@ def carry_out(
                 legs.write(number, found.files)
             if found.result is None:
                 legs.go_on(number)
-                board.between_legs.add(number)
             else:
                 results.add(found.result)
                 board.over(number, found.result)
@@ -182,6 +181,7 @@ class Leg(NamedTuple):
     """A part of a run, for a worker."""
 
     number: int  # of the run
+    begun: int  # legs of the run before it
     run: Run
     stem: str  # of its files
     how: How
@@ -207,7 +207,7 @@ class _Watch(Watch):
     def __init__(self, leg: Leg):
         self.leg, self.worker, self.steps = leg, get_worker(), 0
         self.key = self.worker.get_current_task()
-        self._log(event="began", worker=self.worker.address)
+        self._log(event="began", worker=self.worker.address, leg=leg.begun)
 
     def batch(self) -> None:
         task = self.worker.state.tasks.get(self.key)
@@ -264,6 +264,7 @@ class _Legs:
         self.place = folder / UNFINISHED
         self.stems = [ablation.stem(run, data) for run in runs]
         self.waiting = deque(range(len(runs)))
+        self.begun = [0] * len(runs)
 
     def next(self) -> tasks.Task | None:
         """The next leg as a task; None: there is none, until another is over."""
@@ -272,7 +273,10 @@ class _Legs:
         number = self.waiting.popleft()
         run, stem = self.runs[number], self.stems[number]
         travelling = {} if self.shared else _files(self.place, stem)
-        leg = Leg(number, run, stem, self.how, self.shared, travelling, self.topic)
+        leg = Leg(
+            number, self.begun[number], run, stem, self.how, self.shared, travelling, self.topic
+        )
+        self.begun[number] += 1
         return tasks.Task(number, _name(run), _carry_out, (self.asked, leg))
 
     def go_on(self, number: int) -> None:
@@ -298,7 +302,7 @@ class _Board:
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.places: dict[int, str] = {}  # the worker of each run that is under way
         self.rates: dict[int, float] = {}  # their images a second
-        self.between_legs: set[int] = set()  # runs that may change their worker
+        self.legs: dict[int, int] = {}  # the leg of each that is known to have begun
         self.done: set[int] = set()
         self.lost = 0
 
@@ -333,15 +337,13 @@ class _Board:
 
     def _began(self, number: int, event: dict[str, Any]) -> None:
         before, here = self.places.get(number), event["worker"]
-        self.places[number] = here
-        if before == here:
-            self.between_legs.discard(number)
-        elif before is None:
+        is_next = event["leg"] != self.legs.get(number)
+        self.places[number], self.legs[number] = here, event["leg"]
+        if before is None:
             self._write(number, f"runs on {here}")
-        elif number in self.between_legs:
-            self.between_legs.remove(number)
+        elif before != here and is_next:
             self._write(number, f"goes on upon {here}")
-        else:
+        elif before != here:
             self.lost += 1
             self._write(number, f"its worker {before} is lost, goes on upon {here}")
 
