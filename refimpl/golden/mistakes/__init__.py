@@ -8,7 +8,14 @@
 files those of single operations, forward and backward.
 """
 
-from refimpl.golden.mistakes import norms  # noqa: F401  declare theirs
+from refimpl.golden.mistakes import (  # noqa: F401  declare theirs
+    activations,
+    attention,
+    binary,
+    grid,
+    norms,
+    tokens,
+)
 from refimpl.golden.mistakes.declared import Call, Edit, Mistake, Site
 from refimpl.golden.mistakes.catalogue import Known, known, of_site
 

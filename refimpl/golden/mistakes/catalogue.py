@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -11,7 +11,15 @@ import numpy as np
 from refimpl.conventions import RefimplError
 from refimpl.golden.bounds import Reference
 from refimpl.golden.mistakes import general
-from refimpl.golden.mistakes.declared import DECLARED, Edit, Impossible, Mistake, Site, Wrong
+from refimpl.golden.mistakes.declared import (
+    DECLARED,
+    Edit,
+    Family,
+    Impossible,
+    Mistake,
+    Site,
+    Wrong,
+)
 
 IMPOSSIBLE = (RefimplError, Impossible, ValueError, IndexError, TypeError, FloatingPointError)
 
@@ -68,19 +76,30 @@ class Known(NamedTuple):
             return None
 
 
-def of_site(site: Site) -> Iterator[Mistake]:
-    """Mistakes of one site: its operation's own, then those that every operation has."""
+def own(site: Site) -> Iterator[Mistake]:
+    """Mistakes that are declared for the operation of a site."""
     for family in DECLARED.get((site.node.op, site.what), ()):
         yield from family(site)
-    for family in general.GENERAL:
-        yield from family(site)
+
+
+# Families of mistakes, the likelier first.
+TIERS = ((own, general.attributes), (general.parameters, general.inputs, general.outputs),
+         (general.others, general.elsewhere))  # fmt: skip
+POWER = TIERS[:2]  # those that a bundle should show
+
+
+def of_site(site: Site, tiers: Sequence[Sequence[Family]] = TIERS) -> Iterator[Mistake]:
+    """Mistakes of one site: its operation's own, then those that every operation has."""
+    for tier in tiers:
+        for family in tier:
+            yield from family(site)
 
 
 def known(reference: Reference) -> Iterator[Known]:
     """Mistakes of a network, each made at all sites that have it; forward, then backward."""
     groups: dict[tuple, dict[tuple[str, str], Mistake]] = {}
     for site in sites(reference):
-        for found in of_site(site):
+        for found in of_site(site, POWER):
             key = (site.is_backward, site.node.op, site.what, found.sort)
             groups.setdefault(key, {})[site.key] = found
     for (is_backward, op, _, sort), found in groups.items():

@@ -219,6 +219,43 @@ def outputs(site: Site) -> Iterator[Mistake]:
     """The right values with something done to them."""
     for words, change in OUTPUTS.items():
         yield Mistake(words, lambda call, change=change: _of_output(call, change), rank=PLACE)
+    if site.what.startswith("d.p"):
+        for words, change in SUMS.items():
+            yield Mistake(words, lambda call, change=change: _of_rows(call, change), rank=PLACE)
+
+
+def _of_rows(call: Call, change: Callable[[np.ndarray], Any]) -> Any:
+    """The gradient of a parameter, summed over other rows; or divided by their number."""
+    found = change(call["d"])
+    if found is None:
+        return None
+    return call.right() / found if isinstance(found, float) else call.right({"d": found})
+
+
+def _alone(which: int | slice, axis: int) -> Callable[[np.ndarray], np.ndarray | None]:
+    def change(d: np.ndarray) -> np.ndarray | None:
+        if d.ndim < 3 or d.shape[axis] < 2:
+            return None
+        found = np.zeros_like(d)
+        at = (slice(None),) * axis + (which,)
+        found[at] = d[at]
+        return found
+
+    return change
+
+
+# What the gradient of a parameter is summed over, and should not, or should and is not.
+SUMS: dict[str, Callable[[np.ndarray], Any]] = {
+    "the gradient of image 0 alone": _alone(0, 0),
+    "the gradient of the last image alone": _alone(-1, 0),
+    "the gradient of token 0 alone": _alone(0, 1),
+    "the gradient of the last token alone": _alone(-1, 1),
+    "the gradient without token 0": _alone(slice(1, None), 1),
+    "the gradient is a mean over the images, no sum": lambda d: float(len(d)),
+    "the gradient is a mean over all rows, no sum": lambda d: float(d[..., 0].size),
+    "the gradient is a mean over the tokens, no sum":
+        lambda d: float(d.shape[1]) if d.ndim > 2 else None,
+}  # fmt: skip
 
 
 def _of_output(call: Call, change: Callable[[np.ndarray], Any]) -> Any:
@@ -249,12 +286,44 @@ def _numbers(change: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]
     return lambda x: None if x.dtype == bool else change(x)
 
 
+def _last_exchanged(x: np.ndarray) -> np.ndarray | None:
+    return x.swapaxes(-1, -2) if x.ndim > 1 and x.shape[-1] == x.shape[-2] else None
+
+
+def _last_in_memory(x: np.ndarray) -> np.ndarray | None:
+    if x.ndim < 2 or x.shape[-1] == x.shape[-2]:
+        return None
+    return np.ascontiguousarray(x.swapaxes(-1, -2)).reshape(x.shape)
+
+
+def _at_token_0(x: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
+    if x.ndim != 3 or x.dtype == bool:
+        return None
+    return np.concatenate([change(x[:, :1]), x[:, 1:]], axis=1)
+
+
 OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
     "left out: all of it is 0": np.zeros_like,
     "the wrong sign": lambda x: ~x if x.dtype == bool else -x,
     "twice as large": _numbers(lambda x: 2 * x),
     "half as large": _numbers(lambda x: x / 2 if x.dtype.kind == "f" else x // 2),
     "image 0 taken for every image": _image_0,
+    "not transposed, or once too often: the last two axes exchanged": _last_exchanged,
+    "transposed in memory: the last two axes in the order of the other layout": _last_in_memory,
+    **{
+        f"off-by-one shift along {name}: one place too {word}": _rolled(step, axis)
+        for name, axis in (("the last axis", -1), ("the axis before the last", -2))
+        for word, step in (("late", 1), ("early", -1))
+    },
+    "the last axis in reverse order": lambda x: x[..., ::-1] if x.ndim else None,
+    "the axis before the last in reverse order":
+        lambda x: x[..., ::-1, :] if x.ndim > 1 else None,
+    "0 for the class token": lambda x: _at_token_0(x, np.zeros_like),
+    "for the class token the mean of all tokens": lambda x: _at_token_0(
+        x, lambda t: np.broadcast_to(x.mean(axis=1, keepdims=True), t.shape)),
+    "its magnitude": _numbers(np.abs),
+    "negative numbers are 0": _numbers(lambda x: np.maximum(x, 0)),
+    "clipped to -1 to 1": _numbers(lambda x: np.clip(x, -1, 1)),
     "clipped to 8 bits": _clipped,
     "wrapped around at 8 bits": _wrapped(np.int8),
     "rounded to float16": lambda x: _float16(x) if x.dtype.kind == "f" else None,
@@ -291,6 +360,3 @@ def _read_instead(key: str, other: str, name: str, distance: int) -> Mistake:
     words, kind = f"{other} read in the place of {name}", f"{key} read {distance} nodes before"
     return Mistake(words, lambda call: call.right({key: call.value(other)}), kind, ELSEWHERE)
 
-
-GENERAL = (attributes, parameters, inputs, outputs)
-ELSEWHERE_IN_THE_LIST = (others, elsewhere)
