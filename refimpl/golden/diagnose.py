@@ -97,9 +97,9 @@ def explains(case: Case, guess: Guess) -> bool:
 
 def _within(case: Case, guess: Guess) -> bool:
     """Whether what it leaves of a real is rounding."""
-    left = np.abs(guess.value - case.candidate[guess.part])
-    growth = hypotheses.growth(guess.value, case.expected)
-    return bool((left > growth * case.tolerance[guess.part]).mean() <= hypotheses.FEW)
+    found, right = case.candidate[guess.part], case.expected[guess.part]
+    allowed = hypotheses.allowed(guess.value, right, case.tolerance[guess.part])
+    return bool((np.abs(guess.value - found) > allowed).mean() <= hypotheses.FEW)
 
 
 def _explain(case: Case, table: Sequence[Fingerprint]) -> str | None:

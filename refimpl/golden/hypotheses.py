@@ -24,6 +24,7 @@ EVIDENCE = {"bit": 8, "int": 3, "real": 3}  # differing entries
 LEFT = 0.05  # of the entries that differ, that a cause may leave
 FEW = 0.01  # of all entries of a real, that may lie beyond the bound: rounding flips a bit
 TIGHT = 1e-3  # of the difference: nothing simpler is looked for beyond it
+SPREAD = 4.0  # times the tolerance of all: an element has the terms of another one
 ALIKE = 4.0  # times as much left: no better, no worse
 ROUNDING = 1e-12
 SECONDS = 4.0
@@ -142,7 +143,7 @@ class Search:
         if not np.isfinite(value).all():
             return None
         left, whole = np.abs(value - found), _rms(right - found)
-        beyond = left > growth(value, right) * self.target.tolerance
+        beyond = left > allowed(value, right, self.target.tolerance)
         if beyond.mean() > FEW or _rms(left) > LEFT * min(whole, _rms(found)):
             return None
         return _rms(left) / whole
@@ -193,12 +194,15 @@ class Search:
                     left -= 1
 
     def _spoken(self, explanation: Explanation) -> str:
-        """The words; with the place, where the stretch is longer than one operation."""
+        """The words; with the place, where there are several in the stretch."""
         words, nodes = explanation.hypothesis.words, explanation.hypothesis.nodes
-        first = next(iter(explanation.hypothesis.sites))[0]
-        if len(self.stretch.steps) == 1 or first in words:
+        (first, what), *_ = explanation.hypothesis.sites
+        if len({node for node, _ in self.stretch.sites}) == 1 or first in words:
             return words
-        return f"{words}, in {first}" if len(nodes) == 1 else f"{words}, in {len(nodes)} places"
+        if len(nodes) > 1:
+            return f"{words}, in {len(nodes)} places, the first of them {first}"
+        back = "what comes back through " if what.startswith("d.") else ""
+        return f"{words}, in {back}{first}"
 
 
 def hypotheses(sites: Iterator[Site], tier: Sequence, order: int = 0) -> Iterator[Hypothesis]:
@@ -223,9 +227,10 @@ def hypotheses(sites: Iterator[Site], tier: Sequence, order: int = 0) -> Iterato
             order += 1
 
 
-def growth(value: np.ndarray, right: np.ndarray) -> float:
-    """How many times as wide as that of the right value the bound of a wrong one is."""
-    return 2 * max(1.0, _rms(value) / max(_rms(right), np.finfo(float).tiny))
+def allowed(value: np.ndarray, right: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+    """How far a candidate may be from a wrong value, whose terms may be larger than the right's."""
+    growth = 2 * max(1.0, _rms(value) / max(_rms(right), np.finfo(float).tiny))
+    return growth * np.maximum(tolerance, SPREAD * _rms(tolerance))
 
 
 def _distance(value: np.ndarray, found: np.ndarray) -> float:

@@ -71,6 +71,10 @@ def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
 
 BAND_WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "band weights taken as (heads, 2)": lambda w: w.reshape(w.shape[::-1]).T,
+    "the high band's weight taken as (heads, 2)": lambda w: np.stack(
+        [w[0], w.reshape(w.shape[::-1])[:, 1]]),
+    "the low band's weight taken as (heads, 2)": lambda w: np.stack(
+        [w.reshape(w.shape[::-1])[:, 0], w[1]]),
     "band weights of the two bands exchanged": lambda w: w[::-1],
     "band weights of the heads in reverse order": lambda w: w[:, ::-1],
     "band weights of head 0 for all heads": lambda w: np.broadcast_to(w[:, :1], w.shape),
@@ -85,7 +89,7 @@ BAND_WEIGHTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "the low band alone": lambda w: np.stack([w[0], 0 * w[0]]),
     "the high band alone": lambda w: np.stack([0 * w[1], w[1]]),
     "the high band's weight with the wrong sign": lambda w: np.stack([w[0], -w[1]]),
-}
+}  # fmt: skip
 
 
 @family("band_sum")

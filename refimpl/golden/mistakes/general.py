@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from refimpl import ops
-from refimpl.golden.mistakes.declared import OUTPUT, Call, Mistake, Site
-from refimpl.models import Config
+from refimpl.golden.mistakes.declared import OUTPUT, Call, Mistake, Site, keys_of
+from refimpl.models import Config, insides
 from refimpl.models.nodes import Parameter
+from refimpl.models.operations import OPERATIONS
 
 DECLARED, ATTRIBUTE, PARAMETER, INPUT, PLACE, PRECISION, ELSEWHERE = range(7)  # ranks
 MOST = 24  # values or parameters elsewhere that are tried in the place of one
@@ -181,16 +182,30 @@ def _alike(site: Site, declared: Parameter) -> Iterator[tuple[str, int]]:
 
 def inputs(site: Site) -> Iterator[Mistake]:
     """An input left out, taken for another one, or handed on as it was."""
-    keys = [key for key in site.keys if key != "y"]
+    keys = [key for key in site.keys if key != "y" and not _is_blank(site, key)]
     for key in keys:
         if parameter(site, key) is None:
             name = spoken(site, key)
-            yield _handed_on(key, f"nothing done: equal to {name}")
+            if key == "d" or not site.is_backward:
+                yield _handed_on(key, f"nothing done: equal to {name}")
             if len(keys) > 1 and key != "d":
                 yield _changed(key, np.zeros_like, f"{name} left out", f"{key} left out", INPUT)
     for a, b in itertools.combinations(keys, 2):
-        words = f"{spoken(site, a)} and {spoken(site, b)} exchanged"
-        yield Mistake(words, _exchange(a, b), f"{a} and {b} exchanged", INPUT)
+        names = f"{spoken(site, a)} and {spoken(site, b)}"
+        yield Mistake(f"{names} exchanged", _exchange(a, b), f"{a} and {b} exchanged", INPUT)
+        if len(keys) > 2 and not site.is_backward and {a[0], b[0]} == {"x"}:
+            yield Mistake(f"{names} left out", _without(a, b), f"{a} and {b} left out", INPUT)
+
+
+def _is_blank(site: Site, key: str) -> bool:
+    """Whether a gradient is computed without this input, so that it is not known."""
+    if not site.is_backward or "d" not in site.keys or key[0] != "x":
+        return False
+    operation, own = OPERATIONS[site.node.op], keys_of(site.node)
+    if insides.of(site.node) is not None:
+        return False
+    argument = own.index(site.what.removeprefix("d."))
+    return operation.of_output or own.index(key) not in operation.needs(argument)
 
 
 def spoken(site: Site, key: str) -> str:
@@ -200,6 +215,10 @@ def spoken(site: Site, key: str) -> str:
 
 def _handed_on(key: str, words: str) -> Mistake:
     return Mistake(words, lambda call: call[key], f"equal to {key}", INPUT)
+
+
+def _without(*keys: str) -> Callable[[Call], Any]:
+    return lambda call: call.right({key: np.zeros_like(call[key]) for key in keys})
 
 
 def _exchange(a: str, b: str) -> Callable[[Call], Any]:

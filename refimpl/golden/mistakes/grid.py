@@ -142,6 +142,7 @@ def haar(site: Site) -> Iterator[Mistake]:
         yield Mistake(words, lambda c, f=factor: _scaled(c, f))
     yield Mistake("H and V bands swapped: rows and columns of the patch grid exchanged", _flipped)
     yield Mistake("the grid starts at the class token: off by one token", _from_class_token)
+    yield Mistake("the grid starts at the class token, which is written over", _over_class_token)
     yield Mistake("decimated: one Haar coefficient for every 2 x 2 patches", _decimated)
     for which, name in ((0, "low"), (1, "high")):
         words = f"class token left out of the {name} band"
@@ -162,8 +163,15 @@ def _from_class_token(call: Call) -> tuple[np.ndarray, ...] | None:
     x = call["x0"]
     if not _first(call, x):
         return None
-    moved = call.right({"x0": np.concatenate([x[:, :1], x[:, :-1]], axis=1)})
-    return moved
+    return call.right({"x0": np.concatenate([x[:, :1], x[:, :-1]], axis=1)})
+
+
+def _over_class_token(call: Call) -> tuple[np.ndarray, ...] | None:
+    """The grid at the first tokens, of what is read and of what is written; the last is never."""
+    x, first = call["x0"], _first(call, call["x0"])
+    moved = call.right({"x0": np.concatenate([x[:, :first], x[:, : x.shape[1] - first]], axis=1)})
+    found = [np.concatenate([band[:, first:], 0 * band[:, :first]], axis=1) for band in moved]
+    return tuple(found) if first else None
 
 
 def _decimated(call: Call) -> tuple[np.ndarray, ...]:
