@@ -16,8 +16,9 @@ import numpy as np
 
 from refimpl.golden import record
 from refimpl.golden.bounds import Reference
-from refimpl.golden.mistakes import Mistake, Site
+from refimpl.golden.mistakes import Mistake, Site, general
 from refimpl.golden.mistakes.catalogue import ELSEWHERE, OUTPUTS, OWN, READS, of_site
+from refimpl.golden.mistakes.declared import Family
 from refimpl.golden.stretch import Stretch
 
 EVIDENCE = {"bit": 8, "int": 3, "real": 3}  # differing entries
@@ -44,7 +45,8 @@ class Hypothesis(NamedTuple):
 
     sites: Mapping[tuple[str, str], Mistake]
     words: str
-    key: tuple  # the same mistake has it in another stretch
+    families: Sequence[Family]
+    key: tuple[str, ...]  # of the group, see `_keys`
     order: int
 
     @property
@@ -72,7 +74,7 @@ class Target(NamedTuple):
 class Explanation(NamedTuple):
     hypothesis: Hypothesis
     left: float  # of the difference, as a share
-    value: np.ndarray
+    value: np.ndarray  # of a bit its z, which says more
 
 
 class Search:
@@ -87,9 +89,10 @@ class Search:
     ):
         self.reference, self.given, self.target = reference, given, target
         # at first what the reference has in front of the tap's own operation
-        near = {n: reference.steps[n].value for n in reference.steps[target.name].inputs}
+        near = _near(reference, given, target)
         self.stretches = [Stretch(reference, {**near, **given}, target.name)]
-        if not near.keys() <= given.keys():
+        self.is_assumed = not near.keys() <= given.keys()
+        if self.is_assumed:
             self.stretches.append(Stretch(reference, given, target.name))
         size = sum(p.size for p in reference.params.values())
         allowed = SECONDS_OF_LARGE if size > LARGE else SECONDS
@@ -102,6 +105,7 @@ class Search:
             found = self._cause()
             if found is not None:
                 return found
+            self.is_assumed = False
         return None
 
     def _cause(self) -> str | None:
@@ -133,19 +137,26 @@ class Search:
     def _explanations(self) -> Iterator[Explanation]:
         """What is likelier first; behind what explains the numbers nothing is looked for."""
         for order, (families, everywhere) in enumerate(ORDER):
+            if self.is_assumed and families is ELSEWHERE:
+                continue
             tight = False
             sites = self.stretch.sites.values()
             for hypothesis in hypotheses(sites, families, everywhere, order):
                 if time.monotonic() > self.deadline:
                     return
                 with np.errstate(all="ignore"):
-                    value = self.stretch.run(hypothesis.edits)
+                    changed = self.stretch.changed(hypothesis.edits)
+                    value = changed.get(self.target.name)
                     left = None if value is None else self._left(value, hypothesis)
                 if left is not None:
-                    yield Explanation(hypothesis, left, value)
+                    yield Explanation(hypothesis, left, changed.get(self._z, value))
                     tight = tight or left <= TIGHT
             if tight:
                 return
+
+    @property
+    def _z(self) -> str:
+        return self.reference.steps[self.target.name].z if self.target.kind == "bit" else ""
 
     def _left(self, value: np.ndarray, hypothesis: Hypothesis) -> float | None:
         """The share of the difference that a value leaves; None where it explains nothing."""
@@ -225,7 +236,6 @@ class _Behind:
 
     def __init__(self, stretch: Stretch, found: np.ndarray):
         self.stretch, self.found = stretch, found
-        self._by_key: dict[tuple, dict] | None = None
 
     @property
     def differing(self) -> int:
@@ -249,13 +259,13 @@ class _Behind:
 
     def _value(self, hypothesis: Hypothesis) -> np.ndarray:
         """With the same mistake at the sites of this stretch that have it."""
-        if self._by_key is None:
-            self._by_key = {}
-            for families in (OWN + READS, ELSEWHERE + OUTPUTS):
-                for everywhere in (True, False):
-                    for own in hypotheses(self.stretch.sites.values(), families, everywhere):
-                        self._by_key.setdefault(own.key, own.edits)
-        edits = self._by_key.get(hypothesis.key)
+        edits = {
+            site.key: mistake.edit
+            for site in self.stretch.sites.values()
+            if hypothesis.families[0] is not general.others or site.key in hypothesis.sites
+            for mistake in of_site(site, hypothesis.families)
+            if hypothesis.key in _keys(site, mistake)
+        }
         value = self.stretch.run(edits) if edits else None
         return self.stretch.right if value is None else value
 
@@ -266,12 +276,9 @@ def hypotheses(
     """Mistakes of some sites: each at all that have it, or at those of a single node."""
     groups: dict[tuple, dict[tuple[str, str], Mistake]] = {}
     for site in sites:
-        back = site.what if site.is_backward else ""
         for mistake in of_site(site, families):
-            keys = [(site.node.op, back, mistake.sort)]
-            if mistake.kind:
-                keys.append((back, mistake.words))
-            for key in keys if everywhere else [(site.node.name, *keys[0])]:
+            alone, *alike = _keys(site, mistake)
+            for key in alike if everywhere else (alone,):
                 groups.setdefault(key, {})[site.key] = mistake
     seen = set()
     for key, found in groups.items():
@@ -281,7 +288,32 @@ def hypotheses(
         seen.add(identity)
         words = {mistake.words for mistake in found.values()}
         first = next(iter(found.values()))
-        yield Hypothesis(found, first.words if len(words) == 1 else first.sort, key, order)
+        spoken = first.words if len(words) == 1 else first.sort
+        yield Hypothesis(found, spoken, families, key, order)
+
+
+def _keys(site: Site, mistake: Mistake) -> tuple[tuple[str, ...], ...]:
+    """Groups to which a mistake of a site belongs: of its node alone, and those of several nodes.
+
+    These are of an operation; where words name values, of all that speak of the same; of a mistake
+    of its own operation, of all operations that share it, since ports share functions.
+    """
+    back, op = site.what if site.is_backward else "", site.node.op
+    keys = ((site.node.name, op, back, mistake.sort), (op, back, mistake.sort))
+    if mistake.kind:
+        return (*keys, (back, mistake.words))
+    return (*keys, (back, mistake.words)) if mistake.rank == general.DECLARED else keys
+
+
+def _near(
+    reference: Reference, given: Mapping[str, np.ndarray], target: Target
+) -> dict[str, np.ndarray]:
+    """What the operation of a tap reads; of a bit whose z was not dumped, what that of z reads."""
+    step = reference.steps[target.name]
+    names = list(step.inputs)
+    if target.kind == "bit" and step.z not in given:
+        names = [*names[1:], *reference.steps[step.z].inputs]
+    return {name: reference.steps[name].value for name in names}
 
 
 def allowed(value: np.ndarray, right: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
