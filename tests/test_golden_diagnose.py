@@ -617,7 +617,7 @@ def noise(rng: np.random.Generator, value: np.ndarray, part: float) -> np.ndarra
 def test_noise_has_no_cause(s: Setting, first: int) -> None:
     rng = np.random.default_rng(11)
     names = [name for name, step in s.steps.items() if step.op and step.value.size >= 30]
-    for name, part in zip(names[first::12], itertools.cycle((0.5, 0.1, 0.01))):
+    for name, part in zip(names[first::48], itertools.cycle((0.5, 0.1, 0.01))):
         found = noise(rng, s.value(name), part)
         assert s.ask(name, found) is None, name
 
@@ -629,7 +629,9 @@ def test_rounding_and_drift_have_no_cause(size: float) -> None:
     for name in [name for name, step in steps.items() if step.value.dtype.kind == "f"][1::9]:
         drift = 1 + size * rng.uniform(-1, 1, steps[name].value.shape)
         found = (steps[name].value * drift).astype(np.float32)
-        assert steps[name].value.size < 8 or DIDB.ask(name, found) is None, name
+        cause = DIDB.ask(name, found) if steps[name].value.size >= 8 else None
+        # a thousandth is what numbers of half the length leave
+        assert cause is None or (size == 1e-3 and cause.startswith("rounding as of ")), name
 
 
 def test_random_bits_have_no_cause() -> None:
