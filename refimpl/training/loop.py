@@ -116,14 +116,13 @@ def train(
     out = Path(out)
     require_free(out, curves, resume=resume, overwrite=overwrite)
     prepare = Preprocessing.from_json(preprocessing).apply_array
-    plan = stages.plan(model, recipe)
+    plan = stages.plan(model, recipe, fresh=params is None)
     _check(model, recipe, images, labels, class_names, prepare)
     # what the last epoch will write must not fail then
     cards.to_bytes({**files.describe(model, list(class_names), preprocessing), **(card or {})})
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
-    if params is None:
-        params = model.init(np.random.default_rng(recipe.seed))
-    given, declared = flatten(params), model.network.parameters
+    declared = model.network.parameters
+    given = flatten(params or model.init(np.random.default_rng(recipe.seed)))
     check(declared, given)
     # one flat dict of our own arrays, in one order: the optimizer changes them in place
     flat = {name: np.array(given[name], order="C") for name in declared}
@@ -132,6 +131,7 @@ def train(
         "config": model.config.to_json(),
         "training data": source or fingerprint(images, labels),
         "teacher": tutor and tutor.to_json(),
+        "start": params and fingerprint(*(given[name] for name in declared)),
     }
     teach = tutor and functools.partial(tutor.probabilities, backend=backend)
     objective = Objective(prepare, backend, recipe.smoothing, teach, recipe.distillation)
