@@ -131,7 +131,7 @@ def test_with_the_same_classes_the_head_stays(start, tmp_path) -> None:
     ("options", "words"),
     [
         (["--init", "{start}", "--model", "didb_micro"], ["not allowed with argument"]),
-        (["--init", "{start}", "--set", "depth=2"], ["--set depth", "expected an architecture by --model"]),
+        (["--init", "{start}", "--set", "depth=2"], ["--set depth", "expected an architecture"]),
         (["--init", "{start}.missing"], ["no such file or model"]),
         (["--init", "{packed}"], ["kind 'packed'", "expected 'latent'"]),
         (["--init", "didb_tiny"], ["untrained architecture"]),
@@ -150,5 +150,5 @@ def test_a_start_that_cannot_be_is_one_line(start, tmp_path, options, words) -> 
 def test_the_start_is_never_overwritten(start, pictures) -> None:
     before = start.read_bytes()
     command = ("train", "--data", pictures, "--init", start, *SHORT, "-o", start, "--force")
-    assert_one_line(run(*command), "is the --init itself")
+    assert_one_line(run(*command), "is the init itself")
     assert start.read_bytes() == before

@@ -52,7 +52,7 @@ def add(verbs: Verbs) -> None:
         "refimpl train --data scenes --model segmenter_didb_micro -o seen.safetensors",
         "refimpl train --data mnist --model didb_micro --set depth=2 --recipe recipe.toml "
         "--curves csv -o small.safetensors",
-        "refimpl train --data letters --init didb_micro_mnist --epochs 3 -o letters.safetensors",
+        "refimpl train --data imagenet --init didb_cifar10 --epochs 3 -o fine.safetensors",
     )
     add_data(added)
     start = added.add_mutually_exclusive_group(required=True)
