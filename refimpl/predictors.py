@@ -130,11 +130,15 @@ def told(judged: Judged, class_names: Sequence[str], config: Config) -> str | No
     """The warning of an image, with what the model knows and which one may know more."""
     if judged.warning is None or (judged.exchanged and not judged.colours):
         return judged.warning
-    known = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
-    text = f"{judged.warning}; the model knows {known}"
+    text = f"{judged.warning}; the model knows {some(class_names)}"
     if judged.colours and (others := _reading_colours(config.task)):
         text += f"; try --model {' or '.join(others)}"
     return text
+
+
+def some(class_names: Sequence[str]) -> str:
+    """The first few names, in words."""
+    return ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
 
 
 def _reading_colours(task: str) -> list[str]:

@@ -116,6 +116,10 @@ class Network:
     # left to right as sums of values do.
     branches: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
+    def __repr__(self) -> str:
+        counts = f"{len(self.nodes)} operations, {len(self.parameters)} parameters"
+        return f"Network({counts}, {self.output} {self.shapes[self.output]} for one image)"
+
     @property
     def output(self) -> str:
         """The name of the logits."""
