@@ -191,8 +191,8 @@ def _feed_attention(listener, plan, stage, work, block, tile, asks):
     own, status = block * plan.rows + plan.rows - 1, FINE
     if plan.haar:
         _split(plan, stage, work, tile)
-        keep(listener, "attn.low", own, 0, tile, work.low, 0)
-        keep(listener, "attn.high", own, 0, tile, work.high, 0)
+        keep(listener, "low", own, 0, tile, work.low, 0)
+        keep(listener, "high", own, 0, tile, work.high, 0)
         lap(listener, BANDS)
     for t in range(plan.inputs - 1):
         row, source, at, step = block * plan.rows + t, work.normalised, here, stage.pitch
@@ -395,19 +395,19 @@ def _attend_head(listener, plan, stage, work, own, window, slot, head, bias, con
             plan.path, work.heads, queries, keys, plan.head_dim, stage.slots,
             work.ints, band * rows * LANES,
         )  # fmt: skip
-    keep(listener, "attn.scores", own, head, window, work.ints, 0)
+    keep(listener, "scores", own, head, window, work.ints, 0)
     lap(listener, SCORES)
     attention.weigh(
         work.ints, rows * LANES if plan.haar else 0, stage.keys, plan.head_dim,
         plan.floats, plan.table[own, columns.BAND_WEIGHT] + head, stage.heads, bias, work.weights,
     )  # fmt: skip
-    keep(listener, "attn.weights", own, head, window, work.weights, 0)
+    keep(listener, "weights", own, head, window, work.weights, 0)
     step, boolean_at = (
         plan.floats[plan.table[own, columns.STEP] + head],
         values_at(plan, stage, stage.heads),
     )
     attention.binarize(work.weights, stage.keys, step, work.heads, boolean_at, work.ones)
-    keep(listener, "attn.prob.bit", own, head, window, work.heads, boolean_at)
+    keep(listener, "boolean", own, head, window, work.heads, boolean_at)
     lap(listener, SOFTMAX)
     attention.attend(
         plan.path, work.heads, boolean_at, values_at(plan, stage, head), stage.keys, plan.head_dim,
@@ -473,7 +473,7 @@ def _gather(listener, plan, stage, work, own, tile):
     """RPReLU_o of what attention gathers for a tile, in `low`."""
     floats, table, here = plan.floats, plan.table, stage.margin + tile * LANES
     x_at = tile * stage.channels * LANES
-    keep(listener, "attn.context", own, 0, tile, work.normalised, x_at)
+    keep(listener, "context", own, 0, tile, work.normalised, x_at)
     tiles.centre(work.normalised, x_at, stage.channels, plan.eps, work.linear, work.norm)
     keep(listener, "deviation", own, 0, tile, work.linear, 0)
     keep(listener, "norm", own, 0, tile, work.norm, 0)
@@ -485,7 +485,7 @@ def _gather(listener, plan, stage, work, own, tile):
             stage.tiles * LANES, tile * LANES, stage.width,
             floats, table[own, columns.DIFFERENTIAL], work.high, work.out,
         )  # fmt: skip
-        keep(listener, "attn.neighbour_mean", own, 0, tile, work.high, 0)
+        keep(listener, "neighbour mean", own, 0, tile, work.high, 0)
         lap(listener, NEIGHBOURS)
     else:
         tiles.cut(work.value, stage.pitch, here, stage.channels, work.out)
@@ -495,7 +495,7 @@ def _gather(listener, plan, stage, work, own, tile):
         table[own, columns.TOKEN_IN] + tile * LANES, table[own, columns.TOKEN_OUT] + tile * LANES,
         work.low,
     )  # fmt: skip
-    keep(listener, "attn.out", own, 0, tile, work.low, 0)
+    keep(listener, "attended", own, 0, tile, work.low, 0)
     lap(listener, FINISH)
 
 
