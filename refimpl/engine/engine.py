@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeError, require_shape
-from refimpl.engine import clock, run, structure
+from refimpl.engine import clock, run
 from refimpl.engine.plan import Plan, Work, build, work
 from refimpl.engine.taps import Listener
 from refimpl.machine import cpus
-from refimpl.models import VisionTransformer, binary, files, packing
+from refimpl.models import VisionTransformer, binary, files, packing, structure
 from refimpl.models.config import Config
 from refimpl.models.params import Params
 

@@ -14,13 +14,13 @@ import numpy as np
 from numba.extending import register_jitable
 
 from refimpl.engine import columns
-from refimpl.engine.structure import Block, Level, Merge, Projection, Structure
 from refimpl.kernels import attention, dense, popcount, stencils
 from refimpl.kernels.popcount import WORD
 from refimpl.kernels.vector import LANES
 from refimpl.models import packing
 from refimpl.models.nodes import Node
 from refimpl.models.stage import Stage as ModelStage
+from refimpl.models.structure import Block, Level, Merge, Projection, Structure
 from refimpl.ops import boolean, position_bias
 from refimpl.ops import windows as ops_windows
 
@@ -420,7 +420,7 @@ class _Store:
         return self.add(values)
 
     def keep_matrix(self, path: str) -> tuple[int, int]:
-        """Places of bits and scales; bits (O, bytes) in blocks of sixteen rows (blocks, words, 16)."""
+        """Places of bits, (O, bytes) in blocks of sixteen rows (blocks, words, 16), and scales."""
         outputs, inputs = self.network.shape(path)
         bits, scale = packing.stored(self.network.network.parameters[path])
         rows = np.ascontiguousarray(self.arrays[bits]).view("<u4")[:, : words(inputs)]

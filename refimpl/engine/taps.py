@@ -17,12 +17,12 @@ import numpy as np
 
 from refimpl.engine import columns
 from refimpl.engine.plan import Plan, Stage, decoded_row, level_row, stage_at, words
-from refimpl.engine.structure import Block, Merge, Projection, Structure
 from refimpl.kernels import bits
 from refimpl.kernels.vector import LANES
 from refimpl.models import operations, packing
 from refimpl.models.nodes import Node
 from refimpl.models.stage import Stage as ModelStage
+from refimpl.models.structure import Block, Merge, Projection, Structure
 from refimpl.ops import boolean, split_heads, windows
 
 Arrays = Mapping[str, np.ndarray]
@@ -128,7 +128,7 @@ class Listener:
         found[block.out.name] = self._tokens("out", own)
 
     def _projection(self, found: dict[str, np.ndarray], unit: Projection, row: int) -> None:
-        (outputs, inputs), product = unit.shape, unit.product
+        product, inputs = unit.product, unit.shape[1]
         parameter = self.network.network.parameters[product.params[0]]
         stored, scale = (self.arrays[name] for name in packing.stored(parameter))
         weight = np.unpackbits(stored, axis=1, count=inputs, bitorder="little").astype(bool)

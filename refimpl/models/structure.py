@@ -1,12 +1,12 @@
-"""What the engine runs, found in the list of a network's operations by op and inputs alone.
+"""The parts of a binary network, found in the list of its operations by op and inputs alone.
 
-The kernels know shapes of a network, not a network: a projection, a block, patch merging, a level
-of a pyramid. `find` says which nodes each of them stands for. No name decides anything; names are
-there to be shown.
+Who knows what a block does, as the engine's kernels do, and not what it is called, asks here which
+nodes are its projections, norms and scores. No name decides anything.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -51,7 +51,7 @@ class Block(NamedTuple):
 
     @property
     def units(self) -> tuple[Projection, ...]:
-        """All projections, in the order of their rows in the table."""
+        """All projections, in order of computation."""
         return (*self.projections, self.proj, self.up, self.down)
 
 
@@ -73,7 +73,7 @@ class Level(NamedTuple):
 
 
 class Structure(NamedTuple):
-    """A network as the kernels see it."""
+    """A whole network."""
 
     network: Network
     embed: Node
@@ -97,7 +97,7 @@ class Structure(NamedTuple):
 
     @property
     def rows(self) -> list[Projection | Block | Level]:
-        """What each row of the plan's table is of."""
+        """What each row of the table of the engine's plan is of."""
         blocks = [part for block in self.blocks for part in (*block.units, block)]
         return [*blocks, *(merge.projection for merge in self.merges), *self.levels]
 
@@ -247,7 +247,8 @@ class _Search:
         """The nearest node of an operation that a value comes to, whatever is in between."""
         names = [name]
         while names:
-            found = [self.network.nodes[i] for n in names for i, _ in self.network.readers.get(n, ())]
+            readers = (self.network.readers.get(name, ()) for name in names)
+            found = [self.network.nodes[i] for i, _ in itertools.chain(*readers)]
             for node in found:
                 if node.op == op:
                     return node
