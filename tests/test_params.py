@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import refimpl
-from refimpl.conventions import ShapeError
-from refimpl.conventions import DtypeError
+from refimpl.conventions import DtypeError, ShapeError
 from refimpl.models import create_model, flatten, unflatten
 from refimpl.models.binary import network as listed
 from refimpl.models.params import decayed, shapes

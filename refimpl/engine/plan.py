@@ -63,6 +63,7 @@ class Plan(NamedTuple):
     masks: np.ndarray  # of each stage (9, lanes) int32, see stencils
     counts: np.ndarray  # of each stage (lanes,) float32, number of neighbours
     windows: np.ndarray  # int32, orders and kinds of windows, see _Windows
+    corners: np.ndarray  # of stage 0 (lanes,) int32, see dense.corners
     embed: np.ndarray  # patch embedding, see dense.blocked
     head: np.ndarray  # see dense.blocked
     bias: int  # of the patch embedding
@@ -167,14 +168,15 @@ def build(network: Structure, arrays: Mapping[str, np.ndarray]) -> Plan:
     """arrays: by the names of `packing.stored`, float32 or float16 and packed bits."""
     stages, masks, counts = _stages(network)
     store = _Store(stages, network, arrays)
-    blocks, first = network.blocks, network.blocks[0]
-    windows = _Windows()
+    blocks, block = network.blocks, network.blocks[0]
+    windows, first, begin = _Windows(), stages[0], block.context.stage.first
     embed = arrays[network.embed.params[0]]
+    patch = embed.shape[-1]
     height = network.shape(network.embed.inputs[0])[2]
-    bands = first.bands.attributes if first.bands else {"mode": "none", "cls": "low"}
+    bands = block.bands.attributes if block.bands else {"mode": "none", "cls": "low"}
     head = arrays[network.head.params[0]]
     decoded = stages[0 if network.levels else -1]
-    windowed = first.context.stage.window > 0
+    windowed = block.context.stage.window > 0
     return Plan(
         path=popcount.path(),
         stages=np.array(stages, np.int64),
@@ -183,35 +185,36 @@ def build(network: Structure, arrays: Mapping[str, np.ndarray]) -> Plan:
         norm_weight=store.keep(network.norm.params[0]),
         norm_bias=store.keep(network.norm.params[1]),
         head_bias=store.keep(network.head.params[1]),
-        **_embedding(stages[0], network, store),
+        **_embedding(first, network, store),
         floats=np.concatenate(store.floats),
         bits=np.concatenate(store.bits),
         masks=np.concatenate(masks),
         counts=np.concatenate(counts),
         windows=np.concatenate(windows.arrays),
+        corners=dense.corners((first.height, first.width), begin, first.tiles * LANES, patch),
         embed=dense.blocked(embed.reshape(len(embed), -1)),
         head=dense.blocked(head),
         blocks=len(blocks),
-        inputs=len(first.projections),
-        rows=len(first.units) + 1,
-        first=first.context.stage.first,
-        patch=embed.shape[-1],
+        inputs=len(block.projections),
+        rows=len(block.units) + 1,
+        first=begin,
+        patch=patch,
         pixels=embed[0].size,
-        head_dim=network.shape(first.context.name)[-1],
+        head_dim=network.shape(block.context.name)[-1],
         classes=len(head),
         extras=windowed or network.decodes or None,
         windowed=windowed,
         decode=network.decodes,
         pyramid=bool(network.levels),
         factor=height // decoded.height,
-        haar=first.bands is not None,
+        haar=block.bands is not None,
         split=bands["mode"] != "none",
         periodic=bands["mode"] == "periodic",
         high_cls=bands["cls"] == "both",
-        differential=first.differential is not None,
-        differences=first.context.attributes["context"] == "differences",
+        differential=block.differential is not None,
+        differences=block.context.attributes["context"] == "differences",
         loud=not all(np.all(np.abs(np.float32(a)) <= QUIET) for a in arrays.values()),
-        eps=np.float32(first.norm1.attributes["eps"]),
+        eps=np.float32(block.norm1.attributes["eps"]),
     )
 
 
