@@ -2,8 +2,9 @@
 
 `Node` is meant as in ONNX: an operation of `refimpl.ops` on named values and parameters. The list
 is in order of computation; walked from behind, it is the backward pass. Forward, backward, taps,
-replay, shapes, parameters and costs follow from it and from nothing else: `binary.py`, `real.py`
-and `decoders.py` write the lists, `interpreter.py` and `replay.py` walk them.
+replay, shapes, parameters and costs follow from it and from nothing else: `binary.py`, `real.py`,
+`decoders.py` and `others.py` write the lists, `interpreter.py` and `replay.py` walk them, and
+`structure.py` finds the parts of a block again by what they do.
 """
 
 from __future__ import annotations
