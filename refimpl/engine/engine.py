@@ -17,7 +17,7 @@ from refimpl.engine import clock, run
 from refimpl.engine.plan import Plan, Work, build, work
 from refimpl.engine.taps import Listener
 from refimpl.machine import cpus
-from refimpl.models import VisionTransformer, files, packing
+from refimpl.models import VisionTransformer, binary, files, packing, structure
 from refimpl.models.config import Config
 from refimpl.models.params import Params
 
@@ -82,7 +82,8 @@ class Engine:
         self.config = config
         self.threads = threads or cpus()
         self._arrays = arrays
-        self._plan: Plan = build(config, arrays)
+        self._network = structure.find(binary.network(config))
+        self._plan: Plan = build(self._network, arrays)
         self._own = threading.local()
         # by the process: a forked child has the object, but none of the threads
         self._pools: dict[int, ThreadPoolExecutor] = {}
@@ -123,7 +124,7 @@ class Engine:
         self._check(images)
         seen = []
         for image in images:
-            listener = Listener(self.config, self._plan, self._arrays)
+            listener = Listener(self._network, self._plan, self._arrays)
             computed = np.empty(self._outputs(), np.float32)
             self._raise(run.forward(listener, self._plan, self._work(), _plain(image), computed))
             logits = computed.reshape(1, *self.config.logits_shape)
@@ -183,12 +184,8 @@ class Engine:
     def _raise(self, status: int) -> None:
         if status == run.FINE:
             return
-        block, unit = divmod(status, self._plan.rows)
-        units = [f"attn.{t}" for t in self.config.attention_inputs]
-        units += ["attn.proj", "mlp.up", "mlp.down"]
-        merge = status - self._plan.blocks * self._plan.rows
-        name = f"blocks.{block}.{units[unit]}" if merge < 0 else f"merges.{merge}.proj"
-        raise NonFiniteError("NaN or infinity entered a sign", name)
+        where = self._network.rows[status].product.where
+        raise NonFiniteError("NaN or infinity entered a sign", where)
 
 
 def _plain(image: np.ndarray) -> np.ndarray:

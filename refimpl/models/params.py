@@ -14,7 +14,7 @@ import numpy as np
 from refimpl.conventions import FLOATS, DtypeError, ShapeError, float_dtype
 from refimpl.models.binary import network
 from refimpl.models.config import Config
-from refimpl.models.nodes import Parameter, Shape, block_of
+from refimpl.models.nodes import Parameter, Shape
 
 Params = dict[str, Any]  # nested: a value is an array or again such a dict
 Declared = Mapping[str, Parameter]  # by path, as `Network.parameters`
@@ -29,10 +29,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
     flat: dict[str, np.ndarray] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{path}."))
-        else:
-            flat[path] = value
+        found = flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+        if twice := flat.keys() & found:
+            raise ShapeError(f"{min(twice)}: given twice; expected one value of a parameter")
+        flat |= found
     return flat
 
 
@@ -69,8 +69,7 @@ def repeated(config: Config) -> Iterator[tuple[Parameter, int]]:
     For sums over all: a hostile file may say any depth, and a list would be as long.
     """
     for found in network(config.with_depths([1] * len(config.depths))).parameters.values():
-        stage = block_of(found.layer)
-        yield found, 1 if stage is None else config.depths[stage]
+        yield found, 1 if found.block is None else config.depths[found.block]
 
 
 def decayed(declared: Declared) -> frozenset[str]:

@@ -25,8 +25,7 @@ from refimpl import ops
 from refimpl.classifiers import Classifier, Prediction
 from refimpl.conventions import ConfigError
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import Config, summary
-from refimpl.models.nodes import block_of
+from refimpl.models import Config, binary, summary
 from refimpl.report import html, timing, trace
 
 CLASSES = 10  # that are listed at most, the most probable ones
@@ -291,8 +290,9 @@ def _budget(config: Config, timed: timing.Timing) -> str:
     found = summary.summarise(config)
     total = found.total
     groups: dict[str, list[summary.Row]] = {}
+    blocks = {node.layer: node.block for node in binary.network(config).nodes}
     for row in found.rows:
-        block = block_of(row.name)
+        block = blocks[row.name]
         groups.setdefault(row.name if block is None else f"blocks.{block}", []).append(row)
     groups_and_layers = groups, {row.name: [row] for row in found.rows}
     parts, layers = (

@@ -11,7 +11,7 @@ import numpy as np
 from refimpl import ops
 from refimpl.classifiers import Classifier
 from refimpl.models import flatten, insides
-from refimpl.models.nodes import Network, Node, block_of
+from refimpl.models.nodes import Network, Node
 from refimpl.models.packing import pack_rows
 
 CHANNELS = 64  # of a wide network the first ones are shown
@@ -81,8 +81,8 @@ def margins(network: Network, taps: Mapping[str, np.ndarray], block: int) -> lis
     """Of every threshold of a block, in order of computation; none where nothing is binary."""
     return [
         _margins(name, taps[name], threshold)
-        for layer, name, threshold in _thresholds(network)
-        if block_of(layer) == block
+        for node, name, threshold in _thresholds(network)
+        if node.block == block
     ]
 
 
@@ -102,13 +102,13 @@ def _drawn(network: Network) -> Iterator[tuple[str, tuple[str, ...]]]:
             yield "tokens", (*node.inputs, node.layer)
 
 
-def _thresholds(network: Network) -> Iterator[tuple[str, str, float]]:
-    """Every value in front of a bit, as (layer, name, threshold), in order of computation."""
+def _thresholds(network: Network) -> Iterator[tuple[Node, str, float]]:
+    """Every value in front of a bit, as (node, name, threshold), in order of computation."""
     for node in network.nodes:
         if node.op == "sign" or (node.op == "binary_linear" and _has_bits(node)):
-            yield node.layer, node.inputs[0], 0.0
+            yield node, node.inputs[0], 0.0
         elif node.op == "boolean_attention" and _has_bits(node):
-            yield node.layer, node.inside["prob.z"], 0.5
+            yield node, node.inside["prob.z"], 0.5
 
 
 def _has_bits(node: Node) -> bool:
