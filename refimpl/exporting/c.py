@@ -654,8 +654,8 @@ def _window_softmax(p: Program, node: Node) -> None:
 
 def _transposed(p: Program, node: Node) -> None:
     """Tokens as maps, or maps as tokens."""
-    x = node.inputs[0]
-    rows, n = (p.shape(x)[1], p.shape(node.name)[2]) if node.op == "to_grid" else p.shape(x)[1:3]
+    x, rows = node.inputs[0], p.shape(node.inputs[0])[1]
+    n = p.count(x) // rows
     p.call("split_heads_transposed", p.place(x), 1, rows, 1, n, p.out(node.name))
 
 
