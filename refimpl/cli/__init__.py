@@ -24,6 +24,7 @@ from refimpl.cli import (
     compile,
     demo,
     evaluate,
+    export,
     golden,
     import_,
     models,
@@ -43,7 +44,7 @@ from refimpl.conventions import RefimplError
 # In the order of --help.
 VERBS = (
     *(demo, classify, segment, evaluate, train, scenes, ablate, summary, show, pack, import_),
-    *(models, report, compile, golden, bench),
+    *(export, models, report, compile, golden, bench),
 )
 
 
