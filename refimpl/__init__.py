@@ -62,7 +62,8 @@ _FUNCTIONS = {
 def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
         return getattr(importlib.import_module(f"refimpl.{_FUNCTIONS[name]}"), name)
-    if name in __all__:
+    # `torch` is no name of `import *`: it would take that of PyTorch itself
+    if name in (*__all__, "torch"):
         return importlib.import_module(f"refimpl.{name}")
     raise AttributeError(f"module 'refimpl' has no attribute {name!r}")
 

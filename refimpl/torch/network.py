@@ -101,9 +101,9 @@ def save(module: Module, path: str | os.PathLike, **described: Any) -> None:
             f"{os.fspath(path)} not written: found {type(module).__name__}; expected what "
             "refimpl.torch.module made"
         )
-    arrays = {name: array_of(tensor) for name, tensor in module.tensors().items()}
-    declared = module.model.network.parameters
-    files.save(path, module.model, unflatten({name: arrays[name] for name in declared}), **described)
+    tensors, declared = module.tensors(), module.model.network.parameters
+    params = unflatten({name: array_of(tensors[name]) for name in declared})
+    files.save(path, module.model, params, **described)
 
 
 def array_of(tensor: Any) -> np.ndarray:
