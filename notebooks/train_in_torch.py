@@ -16,7 +16,7 @@ import refimpl
 import refimpl.torch
 from refimpl.data import bundled, datasets
 
-STEPS, BATCH, RATE = 200, 16, 2e-3
+STEPS, BATCH, RATE = 200, 16, 4e-3
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
         for split in ("train", "test")
     )
     torch.manual_seed(0)
-    module = refimpl.torch.module(shipped.replace(depth=2)).to(args.device)
+    module = refimpl.torch.module(shipped.replace(depth=1)).to(args.device)
     optimizer = torch.optim.AdamW(module.parameters(), RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=STEPS)
     images, labels = torch.tensor(shipped.prepare(train.images)), torch.tensor(train.labels)

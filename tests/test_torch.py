@@ -209,11 +209,12 @@ def test_wrong_images_and_parameters_are_one_line(torch, room, tmp_path):
     module = room.module(net.model, net.params)
     with pytest.raises(DtypeError, match="images is torch.float32; expected torch.float64"):
         module(torch.zeros(1, 3, 4, 6))
-    for shape, what in (((1, 3, 4, 5), "multiples of patch_size 2"), ((1, 2, 4, 6), "any, 3, H, W"),
-                        ((3, 4, 6), "any, 3, H, W"), ((0, 3, 4, 6), "any, 3, H, W")):  # fmt: skip
-        with pytest.raises(ShapeError, match=what):
+    with pytest.raises(ShapeError, match="multiples of patch_size 2"):
+        module(torch.zeros((1, 3, 4, 5), dtype=torch.float64))
+    for shape in ((1, 2, 4, 6), (3, 4, 6), (0, 3, 4, 6)):
+        with pytest.raises(ShapeError, match="any, 3, H, W"):
             module(torch.zeros(shape, dtype=torch.float64))
-    with pytest.raises(ShapeError, match="cls_token: missing parameter"):
+    with pytest.raises(ShapeError, match="patch_embed.weight: missing parameter"):
         room.module(net.model, {})
     with pytest.raises(ConfigError, match="found Linear; expected what refimpl.torch.module made"):
         room.save(torch.nn.Linear(2, 2), tmp_path / "x.safetensors")

@@ -160,7 +160,7 @@ class Graph:
         return self._kinds.get(self._other.get(name, name), "real")
 
     def real(self, name: str) -> str:
-        """A value as float32: whole numbers are cast, bits become -1 and +1; a parameter's array."""
+        """A value or parameter as float32: whole numbers are cast, bits become -1 and +1."""
         network = self.source.network
         if name in network.parameters or name in network.of_parameters:
             return self.constant(name, self.source.array(name))

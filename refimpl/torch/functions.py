@@ -1,4 +1,4 @@
-"""The operations of a list as functions of PyTorch tensors, one each, by the names of `refimpl.ops`.
+"""The operations of a list as functions of tensors, one each, by the names of `refimpl.ops`.
 
 PyTorch differentiates all but three: the sign, the binary linear map and boolean attention have the
 surrogate gradients of [SPEC 2], written out below their forward. Arguments, attributes and shapes
@@ -106,9 +106,12 @@ def fit(x: Any, outputs: int) -> Any:
 
 def interpolate(x: Any, size: Grid, mode: str = "bicubic") -> Any:
     """Resize (..., H, W) to (..., h, w), each axis by a product with a small matrix."""
-    (H, W), (h, w) = x.shape[-2:], size
-    y = x if H == h else _constant("weights", x, H, h, mode) @ x
-    return y if W == w else y @ _constant("weights", x, W, w, mode).T
+    rows, columns = x.shape[-2:]
+    if rows != size[0]:
+        x = _constant("weights", x, rows, size[0], mode) @ x
+    if columns != size[1]:
+        x = x @ _constant("weights", x, columns, size[1], mode).T
+    return x
 
 
 def resize_tokens(x: Any, grid: Grid, new_grid: Grid) -> Any:
@@ -342,13 +345,17 @@ class _BooleanAttention(torch.autograd.Function):
 
 def signs(z: Any) -> Any:
     """Give +1 where z >= 0, -1 below, NaN where z is no finite number."""
-    one = torch.ones((), dtype=z.dtype, device=z.device)
-    return torch.where(z >= 0, one, -one).where(z.isfinite(), math.nan)
+    return _unless_finite((z >= 0).to(z.dtype).mul_(2).sub_(1), z)
 
 
 def bits(ratio: Any) -> Any:
     """Give 1 where q > 1/2, else 0, NaN where q is no finite number."""
-    return (ratio > 0.5).to(ratio.dtype).where(ratio.isfinite(), math.nan)
+    return _unless_finite((ratio > 0.5).to(ratio.dtype), ratio)
+
+
+def _unless_finite(y: Any, z: Any) -> Any:
+    """y + 0 z: NaN where z is NaN or infinity, for far less than to ask."""
+    return y.add_(z, alpha=0)
 
 
 def binarized(weight: Any) -> tuple[Any, Any]:
@@ -392,7 +399,7 @@ def binary_product(signed: Any, weight: Any, binarize: str) -> Any:
 def boolean_attention(
     prob: Any, value: Any, alpha: Any, binarize: str = "full", context: str = "sum"
 ) -> Any:
-    """Multiply boolean probabilities with signs; real ones in stage "none", which needs no alpha."""
+    """Multiply boolean probabilities with signs, in stage "none" real ones, without alpha."""
     if binarize == "none":
         return context_of(prob, value, context)
     return _BooleanAttention.apply(prob, value, alpha, context)
