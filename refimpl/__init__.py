@@ -61,8 +61,8 @@ __all__ = [
     "unflatten",
 ]
 # Rooms that need a package which an extra brings -> that package. They are as public as the others,
-# but `from refimpl import *` works without them.
-_EXTRAS = {"cluster": "distributed"}
+# but `from refimpl import *` works without them, and leaves PyTorch its name.
+_EXTRAS = {"cluster": "distributed", "torch": "torch"}
 
 # Function -> its module. All is imported when it is first asked for: so the command can be
 # interrupted from its first moment on, and one operation costs no more than itself.
