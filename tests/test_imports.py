@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "predictors": {"choice", "data", "models"},
     "classifiers": {"choice", "data", "machine", "metrics", "models", "ops", "predictors"},
     "segmenters": {"choice", "data", "machine", "metrics", "models", "ops", "predictors"},
+    "live": {"__init__", "data", "models", "report"},
     "report": {
         "__init__",
         "classifiers",
@@ -74,6 +75,7 @@ MAY_IMPORT = {
         "golden",
         "importing",
         "kernels",
+        "live",
         "machine",
         "metrics",
         "models",

@@ -26,6 +26,7 @@ from refimpl.cli import (
     evaluate,
     golden,
     import_,
+    live,
     models,
     outputs,
     pack,
@@ -43,7 +44,7 @@ from refimpl.conventions import RefimplError
 # In the order of --help.
 VERBS = (
     *(demo, classify, segment, evaluate, train, scenes, ablate, summary, show, pack, import_),
-    *(models, report, compile, golden, bench),
+    *(models, report, live, compile, golden, bench),
 )
 
 

@@ -47,7 +47,7 @@ def export(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def _require_known(network: Network, node: Node) -> None:
     what = f"{node.name}: found {node.op}"
     if node.op not in OPS:
-        raise ConfigError(f"{what}; expected one of the page's operations: {', '.join(OPS)}")
+        raise ConfigError(f"{what}, which the page cannot run; expected one of its operations")
     if (found := node.attributes.get("binarize", "full")) != "full":
         raise ConfigError(f"{what} with binarize={found!r}; the page's is of bits: 'full'")
     if node.op == "matmul" and any(_maker(network, name) != "sign" for name in node.inputs):

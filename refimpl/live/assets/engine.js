@@ -85,11 +85,7 @@ const engine = (() => {
 
     add(terms) {
       const y = floats(terms[0].shape);
-      for (let i = 0; i < y.data.length; i++) {
-        let sum = 0;
-        for (const term of terms) sum += term.data[i];
-        y.data[i] = sum;
-      }
+      for (const { data } of terms) for (let i = 0; i < y.data.length; i++) y.data[i] += data[i];
       return y;
     },
 
@@ -98,7 +94,9 @@ const engine = (() => {
 
     shift([x, move]) {
       const y = floats(x.shape), C = last(x.shape);
-      for (let i = 0; i < y.data.length; i++) y.data[i] = x.data[i] + move.data[i % C];
+      for (let i = 0; i < y.data.length; ) {
+        for (let c = 0; c < C; c++, i++) y.data[i] = x.data[i] + move.data[c];
+      }
       return y;
     },
 
@@ -118,9 +116,11 @@ const engine = (() => {
 
     batch_norm([x, weight, bias, mean, variance], { eps }) {
       const y = floats(x.shape), C = last(x.shape);
-      for (let i = 0; i < y.data.length; i++) {
-        const c = i % C, normalised = (x.data[i] - mean.data[c]) / Math.sqrt(variance.data[c] + eps);
-        y.data[i] = normalised * weight.data[c] + bias.data[c];
+      for (let i = 0; i < y.data.length; ) {
+        for (let c = 0; c < C; c++, i++) {
+          const normalised = (x.data[i] - mean.data[c]) / Math.sqrt(variance.data[c] + eps);
+          y.data[i] = normalised * weight.data[c] + bias.data[c];
+        }
       }
       return y;
     },
@@ -158,7 +158,9 @@ const engine = (() => {
       const product = (r, o) => signProduct(bit, r, weight.bits, o);
       const int = inside("int", eachProduct(x, outputs, whole(shape), product));
       const y = floats(shape);
-      for (let i = 0; i < y.data.length; i++) y.data[i] = int.data[i] * weight.scale.data[i % outputs];
+      for (let i = 0; i < y.data.length; ) {
+        for (let o = 0; o < outputs; o++, i++) y.data[i] = int.data[i] * weight.scale.data[o];
+      }
       return y;
     },
 
@@ -175,12 +177,19 @@ const engine = (() => {
     fit([x], { outputs }) {
       const inputs = last(x.shape);
       if (outputs === inputs) return x;
-      const y = floats([...x.shape.slice(0, -1), outputs]), group = inputs / outputs;
-      for (let i = 0; i < y.data.length; i++) {
-        const begin = Math.floor(i / outputs) * inputs, o = i % outputs;
+      const y = floats([...x.shape.slice(0, -1), outputs]);
+      if (outputs > inputs) {
+        for (let i = 0; i < y.data.length; i += inputs) {
+          const begin = Math.floor(i / outputs) * inputs;
+          y.data.set(x.data.subarray(begin, begin + inputs), i);
+        }
+        return y;
+      }
+      const group = inputs / outputs;
+      for (let i = 0, k = 0; i < y.data.length; i++) {
         let sum = 0;
-        for (let g = 0; g < group; g++) sum += x.data[begin + o * group + g];
-        y.data[i] = outputs > inputs ? x.data[begin + (o % inputs)] : sum / group;
+        for (const end = k + group; k < end; k++) sum += x.data[k];
+        y.data[i] = sum / group;
       }
       return y;
     },
@@ -188,13 +197,13 @@ const engine = (() => {
     // `strength` is that of the token shifts; at 0 it is the RPReLU of a channel.
     rprelu([x, shiftIn, slope, shiftOut, tokenIn, tokenOut], { strength = 1 }) {
       const y = floats(x.shape), C = last(x.shape);
-      for (let i = 0; i < y.data.length; i++) {
-        const c = i % C, token = Math.floor(i / C);
-        let u = x.data[i] - shiftIn.data[c];
-        if (tokenIn) u -= strength * tokenIn.data[token];
-        let out = u > 0 ? u : slope.data[c] * u;
-        out += shiftOut.data[c];
-        y.data[i] = tokenOut ? out + strength * tokenOut.data[token] : out;
+      for (let i = 0, token = 0; i < y.data.length; token++) {
+        const before = tokenIn ? strength * tokenIn.data[token] : 0;
+        const behind = tokenOut ? strength * tokenOut.data[token] : 0;
+        for (let c = 0; c < C; c++, i++) {
+          const u = x.data[i] - shiftIn.data[c] - before;
+          y.data[i] = (u > 0 ? u : slope.data[c] * u) + shiftOut.data[c] + behind;
+        }
       }
       return y;
     },
@@ -235,9 +244,11 @@ const engine = (() => {
 
     band_sum([low, high, weight], { head_dim }) {
       const y = floats(low.shape), heads = low.shape[1], each = y.data.length / heads;
-      for (let i = 0; i < y.data.length; i++) {
-        const h = Math.floor(i / each);
-        y.data[i] = (weight.data[h] * low.data[i] + weight.data[heads + h] * high.data[i]) / Math.sqrt(head_dim);
+      for (let h = 0, i = 0; h < heads; h++) {
+        const a = weight.data[h], b = weight.data[heads + h];
+        for (const end = i + each; i < end; i++) {
+          y.data[i] = (a * low.data[i] + b * high.data[i]) / Math.sqrt(head_dim);
+        }
       }
       return y;
     },
@@ -262,7 +273,9 @@ const engine = (() => {
       const step = Float32Array.from(alpha.data, (a) => Math.max(a, Math.fround(1e-5)));
       const stepAt = (h) => step[h % step.length];
       const q = inside("prob.z", floats(prob.shape));
-      for (let i = 0; i < q.data.length; i++) q.data[i] = prob.data[i] / stepAt(Math.floor(i / (N * N)));
+      for (let h = 0, i = 0; h < heads; h++) {
+        for (const end = i + N * N; i < end; i++) q.data[i] = prob.data[i] / stepAt(h);
+      }
       const bit = inside("prob.bit", bitsOf(q.shape, (i) => q.data[i] > 0.5));
       const int = inside("context.int", whole([1, heads, N, d])), y = floats(int.shape);
       for (let h = 0, i = 0; h < heads; h++) {
@@ -307,17 +320,18 @@ const engine = (() => {
     // `strength` is that of the neighbours; at 0 it is a learned shortcut, as with neighbours="none".
     differential([value, mean, shortcut, neighbour], { strength = 1 }) {
       const y = floats(value.shape), C = last(value.shape);
-      for (let i = 0; i < y.data.length; i++) {
-        const c = i % C;
-        y.data[i] = shortcut.data[c] * value.data[i] - strength * neighbour.data[c] * mean.data[i];
+      for (let i = 0; i < y.data.length; ) {
+        for (let c = 0; c < C; c++, i++) {
+          y.data[i] = shortcut.data[c] * value.data[i] - strength * neighbour.data[c] * mean.data[i];
+        }
       }
       return y;
     },
 
     layer_scale([x, alpha, beta]) {
       const y = floats(x.shape), C = last(x.shape);
-      for (let i = 0; i < y.data.length; i++) {
-        y.data[i] = alpha.data[i % C] * x.data[i] + (beta ? beta.data[i % C] : 0);
+      for (let i = 0; i < y.data.length; ) {
+        for (let c = 0; c < C; c++, i++) y.data[i] = alpha.data[c] * x.data[i] + (beta ? beta.data[c] : 0);
       }
       return y;
     },
@@ -374,6 +388,18 @@ const engine = (() => {
     return values;
   }
 
+  // Of the bits that two runs computed: [how many differ, how many there are].
+  function flips(before, after) {
+    let [differing, all] = [0, 0];
+    for (const [name, { shape, words }] of after) {
+      if (!words) continue;
+      const others = before.get(name).words;
+      for (let i = 0; i < words.length; i++) differing += popcount(words[i] ^ others[i]);
+      all += size(shape);
+    }
+    return [differing, all];
+  }
+
   // What a listener hears [SPEC 8.1], by name: values, bits, and the weights of binary matrices.
   // Of these a packed network has no `weight.z`.
   function taps(network, values) {
@@ -409,6 +435,6 @@ const engine = (() => {
     return file;
   }
 
-  return { ops, load, run, taps, safetensors, bitAt, popcount };
+  return { ops, load, run, flips, taps, safetensors, bitAt };
 })();
 if (typeof module === "object") module.exports = engine;
