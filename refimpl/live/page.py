@@ -33,12 +33,12 @@ DIGITS = tuple("0123456789")
 SCRIPTS = ("engine.js", "pixels.js", "page.js")
 # Operation -> what it is called, what one loses without it; the engine knows its strength.
 IDEAS = {
-    "bands": ("Haar bands", "similarity sees the tokens themselves, not a smooth and a sharp band"),
+    "bands": ("Haar bands", "tokens are compared as they are, not a smooth and a sharp half each"),
     "differential": (
         "Differential term",
-        "a token no longer hears in what it differs from its neighbours",
+        "no token hears in what it differs from its neighbours",
     ),
-    "rprelu": ("Token shifts of RPReLU", "every token gets the same activation function"),
+    "rprelu": ("Token shifts of RPReLU", "the activation is the same for every token"),
 }
 
 
@@ -83,7 +83,8 @@ def page(
         bars=_bars(class_names),
         ideas=_ideas(network),
         blocks=_block_choice(config.depth),
-        parts=_parts(config, data["blocks"][0]),
+        attention=_attention(config),
+        parts=_parts(data["blocks"][0]),
         style=style,
         style_hash=html.content_hash(style),
         script=script,
@@ -168,7 +169,7 @@ def _lead(config: Config, model: str, digits: bool) -> str:
     what = "Every stroke runs" if digits else "Every picture runs through"
     return (
         f"{what} all of <strong><bdi>{escape(model)}</bdi></strong>, a vision transformer of "
-        f"{config.depth} blocks, in this page: {share:.0%} of its multiplications are single bits, "
+        f"{config.depth} blocks, in this page: {share:.1%} of its multiplications are single bits, "
         "counted in 32-bit words. No server, nothing leaves this device."
     )
 
@@ -212,7 +213,6 @@ def _ideas(network: Network) -> str:
         return ""
     sliders = "".join(_slider(op, *IDEAS[op]) for op in there)
     return f"""<section id="ideas"><h2>Take one idea away</h2>
-<p>The network was trained with all of them. Pull one out, as far as you like, and draw on.</p>
 <div class="ideas">{sliders}</div><p id="difference"></p></section>"""
 
 
@@ -234,9 +234,8 @@ def _block_choice(depth: int) -> str:
     )
 
 
-def _parts(config: Config, block: Mapping[str, Any]) -> str:
+def _parts(block: Mapping[str, Any]) -> str:
     parts = [
-        _attention(config),
         _bands() if "bands" in block else "",
         _planes([names[0] for names in block["planes"]]),
         _differential() if "differential" in block else "",
@@ -265,9 +264,9 @@ def _attention(config: Config) -> str:
         ]  # fmt: skip
         heads.append(f'<div><h4>Head {head}</h4><div class="maps">{"".join(figures)}</div></div>')
     front = " The square in front is the class token." if config.pool == "cls" else ""
-    return f"""<section><h3>Boolean attention of <span class="token"></span></h3>
-<p>A token attends to another, or it does not: a bit is set where the softmax is above half of the
-learned step α, and the values of those tokens are added up.{front}</p>
+    return f"""<section><h2>Whom <span class="token"></span> attends to</h2>
+<p>A bit is set where the softmax is above half of the learned step α, and the values of those
+tokens are added up.{front}</p>
 <div class="heads">{"".join(heads)}</div></section>"""
 
 

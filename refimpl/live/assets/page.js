@@ -15,8 +15,10 @@
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const levels = new Float32Array(bytes(preprocessing.floats).buffer);
   const NEAR = 0.01, REACH = 2, BINS = 40; // as in refimpl/report/trace.py
+  const LARGE = 158; // pixels, about the width of a map of attention
   const STEPS = 28; // of the keyboard's cursor along a side
 
+  let drawingNow = false; // with the pointer
   const state = {
     strokes: [], // see pixels.js
     image: null, // pixels of a picture, in the place of strokes
@@ -26,6 +28,7 @@
     cursor: null, // of the keyboard, [column, row]
     penDown: false,
     values: null, // of the last run
+    before: null, // of the last run in front of the present stroke
     answer: null,
   };
 
@@ -51,7 +54,7 @@
   }
 
   function run() {
-    const begin = performance.now(), before = state.values;
+    const begin = performance.now();
     const seen = read(), image = imageOf(seen);
     const changed = Object.values(state.strengths).some((strength) => strength < 1);
     state.whole = engine.run(network, image);
@@ -59,7 +62,7 @@
     const computed = performance.now();
     answer();
     difference(changed);
-    flipped(before);
+    flipped();
     drawBoard();
     drawPicture(seen);
     drawInside();
@@ -91,7 +94,7 @@
       const share = shares[shown[i]];
       line.classList.toggle("best", shown[i] === best);
       line.cells[0].firstChild.textContent = classes[shown[i]];
-      line.cells[1].firstChild.firstChild.style.width = percent(share);
+      line.cells[1].firstChild.firstChild.style.width = `${100 * share}%`;
       line.cells[2].textContent = percent(share);
     });
     state.answer = `${classes[best]}, ${percent(shares[best])}.`;
@@ -100,10 +103,9 @@
 
   const say = (text) => (element("status").textContent = text);
 
-  function flipped(before) {
-    if (!before) return;
-    const [flips, all] = engine.flips(before, state.values);
-    element("flipped").textContent = `Since the last touch ${count(flips)} of ${count(all)} bits flipped.`;
+  function flipped() {
+    const [flips, all] = engine.flips(state.before ?? state.values, state.values);
+    element("flipped").textContent = `This touch flipped ${count(flips)} of ${count(all)} bits.`;
   }
 
   function difference(changed) {
@@ -111,7 +113,7 @@
     if (!text) return;
     text.replaceChildren();
     if (!changed) {
-      text.textContent = "All three are in.";
+      text.textContent = "Nothing is taken away: the network is as it was trained. Pull a slider, and draw on.";
       return;
     }
     const one = (values) => {
@@ -165,22 +167,42 @@
       if (points.length === 1) context.lineTo(points[0][0] * board.width + 0.01, points[0][1] * board.height);
       context.stroke();
     }
+    if (!drawingNow) shadeAttended(context);
     frameToken(context);
     if (state.cursor) frameCursor(context);
   }
 
-  // The chosen patch, where it lies among the strokes.
+  // Where a token of the grid lies among the strokes: x, y, width, height on the board.
+  function boxOf(token) {
+    const patch = token - first, { scale, offset } = place();
+    const at = ([index, patches, side], axis) => ((index * side) / patches - offset[axis]) / scale[axis];
+    const [column, row] = [patch % columns, Math.floor(patch / columns)];
+    const [x0, y0] = [[column, columns, width], [row, rows, height]].map(at);
+    const [x1, y1] = [[column + 1, columns, width], [row + 1, rows, height]].map(at);
+    return [x0 * board.width, y0 * board.height, (x1 - x0) * board.width, (y1 - y0) * board.height];
+  }
+
   function frameToken(context) {
     if (state.token < first) return;
-    const patch = state.token - first, { scale, offset } = place();
-    const at = (axis, index, count, pixelCount) => ((index * pixelCount) / count - offset[axis]) / scale[axis];
-    const [c, r] = [patch % columns, Math.floor(patch / columns)];
-    const [x0, x1] = [at(0, c, columns, width), at(0, c + 1, columns, width)];
-    const [y0, y1] = [at(1, r, rows, height), at(1, r + 1, rows, height)];
-    context.strokeStyle = css(colours.one);
-    context.lineWidth = Math.max(2, board.width / 150);
-    const [w, h] = [board.width, board.height];
-    context.strokeRect(x0 * w, y0 * h, (x1 - x0) * w, (y1 - y0) * h);
+    context.strokeStyle = css(colours.plus);
+    context.lineWidth = Math.max(2, board.width / 100);
+    context.strokeRect(...boxOf(state.token));
+  }
+
+  // The patches to which the chosen token attends; those of several heads in a fuller colour.
+  function shadeAttended(context) {
+    const bits = state.values?.get(data.blocks[state.block].booleans);
+    if (!bits) return;
+    context.fillStyle = paper[0] < 128 ? "#a884f5" : "#6d3fc0";
+    context.globalAlpha = 0.8 / bits.shape[1];
+    for (let head = 0; head < bits.shape[1]; head++) {
+      for (let i = first; i < tokens; i++) {
+        if (!engine.bitAt(bits, head * tokens + state.token, i)) continue;
+        const [x, y, w, h] = boxOf(i), gap = w * 0.06;
+        context.fillRect(x + gap, y + gap, w - 2 * gap, h - 2 * gap);
+      }
+    }
+    context.globalAlpha = 1;
   }
 
   function frameCursor(context) {
@@ -204,12 +226,15 @@
 
   // The 97th percentile of the sizes of several values, which full colour stands for.
   function scaleOf(values) {
-    const sizes = values.flatMap(({ data }) => Array.from(data, Math.abs)).sort((a, b) => a - b);
+    const length = values[0].data.length, sizes = new Float32Array(values.length * length);
+    values.forEach(({ data }, i) => sizes.set(data.map(Math.abs), i * length));
+    sizes.sort();
     return sizes[Math.floor(0.97 * (sizes.length - 1))] || 1;
   }
 
+  let scales = {}; // by part of the block
   const draw = {
-    channels(canvas, at, scales) {
+    channels(canvas, at) {
       const [part, i] = at.split("."), block = data.blocks[state.block];
       const names = block[part], value = state.values.get(names[i]);
       scales[part] ??= scaleOf(names.map((name) => state.values.get(name)));
@@ -227,15 +252,16 @@
         return engine.bitAt(bits, row, channel) ? colours.plus : colours.minus;
       });
     },
-    ratio(canvas, at, scales, head) {
+    ratio(canvas, at, head) {
       const { data: q } = state.values.get(data.blocks[state.block][at]);
       const begin = (head * tokens + state.token) * tokens;
-      pen.tokenMap(canvas, state.token, (i) => mix(colours.card, colours.one, Math.min(1, q[begin + i])));
+      const colourAt = (i) => mix(colours.card, colours.one, Math.min(1, q[begin + i]));
+      pen.tokenMap(canvas, state.token, colourAt, null, grey, LARGE);
     },
-    boolean(canvas, at, scales, head) {
+    boolean(canvas, at, head) {
       const bits = state.values.get(data.blocks[state.block][at]);
       const lit = (i) => engine.bitAt(bits, head * tokens + state.token, i);
-      pen.tokenMap(canvas, state.token, (i) => (lit(i) ? colours.one : colours.zero), lit, grey);
+      pen.tokenMap(canvas, state.token, (i) => (lit(i) ? colours.one : colours.zero), lit, grey, LARGE);
     },
     near(canvas) {
       const most = Math.max(1, ...nearTokens);
@@ -279,19 +305,31 @@
     context.fillRect(2 * BINS - 1, 0, 2, high);
   }
 
+  // Drawn is what can be seen; the rest when it comes into view.
+  const canvases = [...document.querySelectorAll("canvas[data-draw]")], seenCanvases = new Set();
+  const watcher = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries) {
+      seenCanvases[isIntersecting ? "add" : "delete"](target);
+      if (isIntersecting) drawOne(target);
+    }
+  }, { rootMargin: "100px" });
+
+  function drawOne(canvas) {
+    const { draw: kind, at, head, label } = canvas.dataset;
+    if (kind === "near" && !nearTokens.length) margins();
+    draw[kind](canvas, at, Number(head));
+    canvas.setAttribute("aria-label", label.replace("{token}", tokenName()));
+  }
+
   function drawInside() {
     pen.forget();
-    margins();
+    [scales, nearTokens] = [{}, []];
     drawChosen();
   }
 
-  // All pictures of the inside; after another choice of a token nothing is computed anew.
+  // After another choice of a token nothing is computed anew.
   function drawChosen() {
-    const scales = {};
-    for (const canvas of document.querySelectorAll("canvas[data-draw]")) {
-      draw[canvas.dataset.draw](canvas, canvas.dataset.at, scales, Number(canvas.dataset.head));
-      canvas.setAttribute("aria-label", canvas.dataset.label.replace("{token}", tokenName()));
-    }
+    seenCanvases.forEach(drawOne);
     const bits = state.values.get(data.blocks[state.block].booleans);
     for (const text of document.querySelectorAll("[data-count]")) {
       let chosen = 0;
@@ -343,6 +381,7 @@
   for (const radio of document.querySelectorAll("[name=block]")) {
     radio.addEventListener("change", () => {
       state.block = Number(radio.value);
+      drawBoard();
       drawInside();
     });
   }
@@ -355,7 +394,10 @@
     return paper.map((level) => 255 - level);
   };
 
+  const touch = () => (state.before = state.values);
+
   function begin(point) {
+    touch();
     state.image = null;
     state.strokes.push({ points: [point], colour: ink() });
   }
@@ -378,7 +420,6 @@
     return [share((event.clientX - box.left) / box.width), share((event.clientY - box.top) / box.height)];
   }
 
-  let drawingNow = false;
   board.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     board.setPointerCapture(event.pointerId);
@@ -444,6 +485,7 @@
   });
 
   function undo() {
+    touch();
     if (state.image) state.image = null;
     else state.strokes.pop();
     state.penDown = false;
@@ -452,6 +494,7 @@
   }
   element("undo").addEventListener("click", undo);
   element("clear").addEventListener("click", () => {
+    touch();
     [state.strokes, state.image] = [[], null];
     run();
     say("cleared");
@@ -461,6 +504,7 @@
   // --- pictures from elsewhere -------------------------------------------------------------------
 
   function show(seen) {
+    touch();
     [state.strokes, state.image] = [[], seen];
     warn(seen);
     run();
@@ -552,6 +596,7 @@
   new ResizeObserver(() => drawBoard()).observe(board.parentElement);
   readColours();
   mark();
+  canvases.forEach((canvas) => watcher.observe(canvas));
   const [start] = document.querySelectorAll("[data-sample]");
   if (start) start.click();
   else run();

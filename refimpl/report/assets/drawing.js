@@ -94,9 +94,8 @@ const drawing = ({ rows, columns, first }) => {
 
   // A map of the tokens, `token` framed; the class token, where there is one, is the square in front.
   // With `lit` the picture shines through, a canvas without colours: here they have a meaning.
-  function tokenMap(canvas, token, colourAt, lit, grey) {
+  function tokenMap(canvas, token, colourAt, lit, grey, target = Math.max(140, rows * columns)) {
     const shift = first ? 1.5 : 0;
-    const target = Math.max(140, rows * columns); // as wide as the matrix
     const [context, size] = open(canvas, columns + shift, rows, target);
     for (let i = 0; i < first + rows * columns; i++) {
       const patch = i - first;
