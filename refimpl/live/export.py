@@ -18,7 +18,7 @@ from refimpl.models.nodes import Network, Node
 
 OPS = (
     *("add", "band_sum", "bands", "batch_norm", "binary_linear", "boolean_attention"),
-    *("class_token", "differential", "divide", "drop_class_token", "fit", "identity"),
+    *("box", "class_token", "differential", "divide", "drop_class_token", "fit", "identity"),
     *("layer_norm", "layer_scale", "linear", "matmul", "merge_heads", "neighbours"),
     *("patch_embed", "pool", "position_embedding", "rescale", "rprelu", "shift", "sign"),
     *("softmax", "split_heads", "stop_gradient"),

@@ -317,6 +317,19 @@ const engine = (() => {
       return y;
     },
 
+    // Means along rows or columns; beyond the grid is 0.
+    box([x], { grid, side, axis }) {
+      const [gh, gw] = grid, C = last(x.shape), y = floats(x.shape), reach = (side - 1) / 2;
+      for (let token = 0; token < gh * gw; token++) {
+        const at = axis === 0 ? Math.floor(token / gw) : token % gw, step = axis === 0 ? gw : 1;
+        for (let k = Math.max(-reach, -at); k <= Math.min(reach, grid[axis] - 1 - at); k++) {
+          const begin = (token + k * step) * C;
+          for (let c = 0; c < C; c++) y.data[token * C + c] += x.data[begin + c] / side;
+        }
+      }
+      return y;
+    },
+
     // `strength` is that of the neighbours; at 0 it is a learned shortcut, as with neighbours="none".
     differential([value, mean, shortcut, neighbour], { strength = 1 }) {
       const y = floats(value.shape), C = last(value.shape);
