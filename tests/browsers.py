@@ -23,13 +23,8 @@ def _missing() -> str | None:
     return None
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium; with REFIMPL_REQUIRE_BROWSER=1, as in CI, its absence is a failure."""
-    if missing := _missing():
-        if os.environ.get("REFIMPL_REQUIRE_BROWSER") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
+def chromium() -> Any:
+    """Headless Chromium, driven by selenium."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
@@ -39,7 +34,17 @@ def browser() -> Iterator[Any]:
         options.add_argument(f"--{argument}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     service = webdriver.ChromeService(shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options, service)
+    return webdriver.Chrome(options, service)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Headless Chromium; with REFIMPL_REQUIRE_BROWSER=1, as in CI, its absence is a failure."""
+    if missing := _missing():
+        if os.environ.get("REFIMPL_REQUIRE_BROWSER") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    driver = chromium()
     yield driver
     driver.quit()
 

@@ -24,9 +24,8 @@ from tests import live_port, networks
 from tests.command_line import assert_one_line, run, save_model, save_segmenter
 from tests.live_port import BUNDLES, GOLDEN, needs_node
 
-COVERING = {
-    config: name for name, config in reversed(networks.covering().items())
-}  # each network once
+EVERY = networks.covering() | networks.imported()
+COVERING = {config: name for name, config in reversed(EVERY.items())}  # each network once
 HELD = {
     name: config
     for config, name in COVERING.items()

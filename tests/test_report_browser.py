@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import refimpl
 from refimpl.classifiers import Classifier
 from refimpl.report import image
 from tests import networks
-from tests.browsers import browser, emulate, press  # noqa: F401
+from tests.browsers import emulate, press
 from tests.command_line import SEVEN, run
 from tests.test_report_image import CONFIGS, HOSTILE, asker, data_of, photo, taps_of
 
