@@ -7,8 +7,7 @@ a LayerNorm lies far from 0, there is one image. The port computes in float32, a
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,11 +17,9 @@ import pytest
 from refimpl import engine, golden
 from refimpl.golden import candidate, record, search, store
 from refimpl.kernels import backend
-from refimpl.models import Config, create_model, flatten
+from refimpl.models import Config, create_model
 from tests import c_port, make_golden_bundles
-
-Flat = Mapping[str, np.ndarray]
-FLOAT = np.float32
+from tests.float32_ports import FLOAT, Flat, Other, taps
 
 
 @functools.cache
@@ -34,7 +31,11 @@ class Mistake(NamedTuple):
     bundle: str  # that shows it
     tap: str  # where it shows first
     pattern: str  # of the taps that are computed wrongly
-    wrong: Callable[..., np.ndarray]  # of the tap's name, the parameters, the right op, its inputs
+    wrong: Callable[..., np.ndarray]  # see `Other`
+
+
+def port(bundle: golden.Bundle, mistake: Mistake | None) -> dict[str, np.ndarray]:
+    return taps(bundle, mistake and Other(mistake.pattern, mistake.wrong))
 
 
 def one_pass(name: str, params: Flat, right: Callable, x: np.ndarray, *rest) -> np.ndarray:
@@ -115,23 +116,6 @@ MISTAKES = {
 }
 
 
-def port(bundle: golden.Bundle, mistake: Mistake | None) -> dict[str, np.ndarray]:
-    """All taps of a port in float32 that computes some of them wrongly."""
-    params = record.cast(bundle.params, FLOAT)
-    dlogits = bundle.value("grads/logits").astype(FLOAT) if bundle.manifest["grads"] else None
-    steps = record.trace(bundle.model, params, bundle.input.astype(FLOAT), dlogits)
-    values, flat = {}, flatten(params)
-    for name, step in steps.items():
-        inputs = [values[read] for read in step.inputs]
-        if mistake and re.fullmatch(mistake.pattern, name):
-            values[name] = mistake.wrong(name, flat, step.op, *inputs)
-            assert values[name].dtype == step.value.dtype
-        else:
-            values[name] = step.value if step.op is None else step.op(*inputs)
-    del values[record.INPUT]
-    return values
-
-
 @pytest.mark.parametrize("mode", ["free", "replay"])
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_shown(name, mode):
@@ -140,6 +124,23 @@ def test_a_mistake_is_shown(name, mode):
     found = golden.compare(bundle, port(bundle, mistake), mode=mode)
     assert found.outcome == "FAIL"
     assert (found.first.name, found.first.verdict) == (mistake.tap, "FAIL")
+
+
+FORWARD = [name for name, mistake in MISTAKES.items() if not mistake.tap.startswith("grads")]
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_bits_whole_numbers_and_logits_show_it(name):
+    """What a port is told to dump first [SPEC 8.3]; the first divergence is not far behind."""
+    bundle, dump = read(MISTAKES[name].bundle), port(read(MISTAKES[name].bundle), MISTAKES[name])
+    kinds = {tap: step.kind for tap, step in bundle.reference.steps.items()}
+    few = {n: v for n, v in dump.items() if kinds[n] in ("bit", "int") or n == "logits"}
+    found = golden.compare(bundle, few, mode="replay")
+    assert found.outcome == "FAIL"
+    order = list(bundle.reference.steps)
+    assert order.index(found.first.name) >= order.index(MISTAKES[name].tap)
+    right = port(bundle, None)
+    assert golden.compare(bundle, {n: right[n] for n in few}, mode="replay").outcome != "FAIL"
 
 
 @pytest.mark.parametrize("name", sorted({m.bundle for m in MISTAKES.values()}))
@@ -153,8 +154,8 @@ def test_a_drawn_bundle_shows_unclipped_weight_gradients(tmp_path):
     """As `golden make --model didb_micro --random 7 --grads` draws its parameters."""
     model = create_model("didb_micro", depth=1)
     params, images = search.draw(model.config, 7)
-    taps = ["io", "grads/param.blocks.0.mlp.*"]
-    store.make(tmp_path / "b", model, params, images, grads=True, taps=taps)
+    patterns = ["io", "grads/param.blocks.0.mlp.*"]
+    store.make(tmp_path / "b", model, params, images, grads=True, taps=patterns)
     bundle, mistake = golden.read(tmp_path / "b"), MISTAKES["weight gradients not clipped"]
     dump = {n: v for n, v in port(bundle, mistake).items() if not n.endswith("attn.prob.bit")}
     found = golden.compare(bundle, dump, mode="replay", fail_fast=True)
