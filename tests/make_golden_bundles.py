@@ -27,7 +27,7 @@ SMALL = Config(
 )  # fmt: skip
 # Three images, whose tokens are averaged, on a grid that wraps; of one head alpha is negative.
 BATCH = Config(
-    image_size=(6, 8), patch_size=2, channels=2, dim=10, depth=1, heads=2, mlp_ratio=3,
+    image_size=(6, 8), patch_size=2, channels=2, dim=12, depth=1, heads=3, mlp_ratio=3,
     num_classes=7, similarity="haar", attention="differential", rprelu="token", pool="mean",
     haar_mode="periodic", neighbours="eight", alpha_scope="head", ste="clip",
 )  # fmt: skip
@@ -79,7 +79,10 @@ def react_micro(path: Path) -> None:
 def small_batch(path: Path) -> None:
     """Images that take part in one another's nothing, and an alpha below its minimum."""
     params, images = search.draw(BATCH, seed=0, images=3)
-    params["blocks"]["0"]["attn"]["alpha"][1] = -0.15
+    block = params["blocks"]["0"]
+    block["attn"]["alpha"][1] = -0.15  # no gradient: the two other heads have one
+    for unit in (block["attn"], block["attn"]["q_low"], block["mlp"]["up"]):
+        unit["rprelu"]["slope"][3] = 1.5  # the larger of u and slope u is another number then
     store.make(path, VisionTransformer(BATCH), params, images, grads=True)
 
 

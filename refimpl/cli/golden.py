@@ -103,9 +103,15 @@ def _add_inspect(group: Verbs) -> None:
         "show what a bundle holds: conventions, ties, and the values of a tap",
         "refimpl golden inspect small_tie_free",
         "refimpl golden inspect small_tie_free blocks.0.mlp.up.bit",
+        "refimpl golden inspect small_wide --power",
     )
     _add_bundle(added)
-    added.add_argument("tap", nargs="?", metavar="TAP", help="the name of one tap")
+    what = added.add_mutually_exclusive_group()
+    what.add_argument("tap", nargs="?", metavar="TAP", help="the name of one tap")
+    what.add_argument(
+        "--power", action="store_true",
+        help="make every known mistake of a port, and say which this bundle cannot show, and why",
+    )  # fmt: skip
     add_json(added)
 
 
@@ -322,6 +328,15 @@ def inspect(args: argparse.Namespace) -> int:
     from refimpl.golden import census, store
 
     bundle = store.read(_find(args.bundle))
+    if args.power:
+        from refimpl.golden import power
+
+        found = power.of(bundle)
+        if args.json:
+            print_json(power.to_json(found))
+        else:
+            print(*power.lines(found, args.bundle), sep="\n")
+        return 0
     if args.tap is None:
         found = census.of_bundle(bundle)
         print_json(found) if args.json else _print_bundle(found)
