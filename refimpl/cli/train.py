@@ -13,6 +13,7 @@ from refimpl.cli import outputs
 from refimpl.cli.options import (
     FILES,
     add_data,
+    add_fields,
     add_training_backend,
     load_data,
     not_negative,
@@ -69,10 +70,7 @@ def add(verbs: Verbs) -> None:
         help="the .safetensors file to write; its card, a .json file, goes beside it",
     )  # fmt: skip
     added.set_defaults(beside=_beside)
-    added.add_argument(
-        "--set", type=_field, action="append", default=[], metavar="FIELD=VALUE",
-        help="another value for a field of the architecture, such as depth=2; may be repeated",
-    )  # fmt: skip
+    add_fields(added)
     added.add_argument(
         "--validation", type=not_negative, default=0, metavar="N",
         help="hold out N training images, drawn by the seed, and report the accuracy on them, and "
@@ -207,16 +205,6 @@ def _recipe(args: argparse.Namespace) -> Any:
     given = {name: getattr(args, name) for name in RECIPE_OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(recipe, **given)
-
-
-def _field(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
-    try:
-        return name, json.loads(value)
-    except ValueError:  # a word needs no quotes
-        return name, value
 
 
 @contextlib.contextmanager

@@ -36,8 +36,8 @@ class _CloseError(Exception):
         self.name, self.step = name, step
 
 
-def draw(config: Config, seed: int) -> tuple[Params, np.ndarray]:
-    """Draw parameters of an untrained network and one image (1, channels, H, W), float32.
+def draw(config: Config, seed: int, images: int = 1) -> tuple[Params, np.ndarray]:
+    """Draw parameters of an untrained network and images (images, channels, H, W), float32.
 
     Unlike `model.init` no move, shift or bias is 0, signs are mixed, and the probabilities lie on
     both sides of alpha / 2: so every threshold is busy, and few values are ties [SPEC 6.6].
@@ -50,8 +50,8 @@ def draw(config: Config, seed: int) -> tuple[Params, np.ndarray]:
     rng = np.random.default_rng(seed)
     drawn = parameters.draw(network(config).parameters, rng)
     params = unflatten({path: value.astype(np.float32) for path, value in drawn.items()})
-    image = rng.standard_normal((1, config.channels, *config.image_size)).astype(np.float32)
-    return params, image
+    drawn = rng.standard_normal((images, config.channels, *config.image_size))
+    return params, drawn.astype(np.float32)
 
 
 def tie_free(
