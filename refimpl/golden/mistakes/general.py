@@ -322,7 +322,7 @@ def _at_token_0(x: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np
 
 
 OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
-    "left out: all of it is 0": np.zeros_like,
+    "all zero: left out, or never written": np.zeros_like,
     "the wrong sign": lambda x: ~x if x.dtype == bool else -x,
     "twice as large": _numbers(lambda x: 2 * x),
     "half as large": _numbers(lambda x: x / 2 if x.dtype.kind == "f" else x // 2),
