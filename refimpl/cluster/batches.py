@@ -103,7 +103,7 @@ class _Pace:
             return 1
         wanted = max(SECONDS, SECONDS_A_THREAD * self.threads) / self.seconds
         share = max(left // (SHARES * self.threads), int(SMALLEST / self.seconds))
-        return max(1, min(int(wanted), share))
+        return max(1, min(int(wanted), share, left))
 
 
 def cut(listed: Listed, size: int) -> list[Batch]:
