@@ -23,11 +23,8 @@ from PIL import Image
 import refimpl
 from refimpl import cluster
 from refimpl.bench.measure import OURS
-from refimpl.choice import Work
-from refimpl.classifiers import BATCH_SIZE
 from refimpl.cluster import tasks
 from refimpl.data import datasets
-from refimpl.machine import cpus
 
 WORKERS = (1, 2)
 EMPTY = 200  # tasks that do nothing
@@ -90,8 +87,9 @@ def run(
             n: stack.enter_context(cluster.connected(f"{cluster.connection.LOCAL}:{n}"))
             for n in WORKERS
         }
+        backend = cluster.evaluate(clients[1], model, folder).choice.backend
         ways = {
-            **{(PROCESS, n): _process(model, folder, n) for n in WORKERS},
+            **{(PROCESS, n): _process(model, backend, folder, n) for n in WORKERS},
             **{(CLUSTER, n): _cluster(clients[n], model, folder) for n in WORKERS},
         }
         times: Times = {way: [] for way in ways}
@@ -117,9 +115,11 @@ def _write(folder: Path, classifier: Any, count: int) -> None:
         Image.fromarray(pixels).save(folder / names[number % len(names)] / f"{number}.png")
 
 
-def _process(model: str, folder: Path, threads: int) -> Evaluate:
+def _process(model: str, backend: str, folder: Path, threads: int) -> Evaluate:
     """In this process, from the names of the files to the figures."""
-    classifier = _opened(model, folder, threads)
+    classifier = refimpl.classifier(model, backend=backend)
+    if classifier.engine is not None:
+        classifier.engine.threads = threads
 
     def evaluate(limit: int | None) -> Spent:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -128,16 +128,6 @@ def _process(model: str, folder: Path, threads: int) -> Evaluate:
         return Spent(time.perf_counter() - wall, time.process_time() - cpu)
 
     return evaluate
-
-
-def _opened(model: str, folder: Path, threads: int) -> Any:
-    """The classifier with the backend that the cluster takes, too, on so many threads."""
-    classifier = refimpl.classifier(model)
-    images = len(datasets.listed(folder, "test").names)
-    classifier.expect(Work(images, -(-images // BATCH_SIZE), cpus()))
-    if classifier.engine is not None:
-        classifier.engine.threads = threads
-    return classifier
 
 
 def _cluster(client: Client, model: str, folder: Path) -> Evaluate:
