@@ -98,9 +98,11 @@ def _local(count: int) -> Iterator[str]:
     """Worker processes with a thread each, on the loopback interface; they never hear of Ctrl-C."""
     if os.name == "posix":
         resource_tracker.ensure_running()  # its start would let go of the interrupts
-    # nobody reads the profile that each worker would make of itself, every 10 ms
-    unprofiled = dask.config.set({"distributed.worker.profile.enabled": False})
-    with unprofiled, interrupts_held():  # Dask's threads inherit it, and what they start
+    # nobody reads the profile that each worker would make of itself every 10 ms, nor how late its
+    # event loop is, every 20 ms
+    settings = {"worker.profile.enabled": False, "admin.tick.interval": "1s"}
+    unwatched = dask.config.set({f"distributed.{key}": value for key, value in settings.items()})
+    with unwatched, interrupts_held():  # Dask's threads inherit it, and what they start
         cluster = LocalCluster(
             n_workers=count,
             threads_per_worker=1,

@@ -9,12 +9,13 @@ and sha256.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.disk import write_atomically
 from refimpl.models import architectures, cards, packing
 from refimpl.models import params as parameters
+from refimpl.models.arrays import InFile, header
 from refimpl.models.config import Config
 from refimpl.models.params import Params
 from refimpl.models.vit import VisionTransformer
@@ -230,14 +232,19 @@ def _check_metadata(
     raise ModelFileError(f"{path}: {key} {found!r}{meaning}; expected {wanted}")
 
 
-def _latent(path: Path, config: Config, stored: dict[str, np.ndarray]) -> Params:
+def _latent(path: Path, config: Config, stored: dict[str, InFile]) -> Params:
     _check_arrays(path, config, stored)
-    return parameters.unflatten({name: stored[name] for name in parameters.shapes(config)})
+    values = _values(path, stored)
+    for name, array in values.items():
+        if not np.isfinite(array).all():
+            raise ModelFileError(f"{path}: {name}: holds NaN or infinity; expected finite numbers")
+    return parameters.unflatten({name: values[name] for name in parameters.shapes(config)})
 
 
-def _packed(path: Path, config: Config, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _packed(path: Path, config: Config, stored: dict[str, InFile]) -> dict[str, np.ndarray]:
     try:
-        return packing.split(config, stored)
+        packing.check(config, stored)
+        return packing.split(config, _values(path, stored))
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from None
 
@@ -286,21 +293,29 @@ def _weights() -> Any:
         ) from None
 
 
-def _open(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    from safetensors import SafetensorError, safe_open
+def _open(path: Path) -> tuple[dict[str, str], dict[str, InFile]]:
+    with _reading(path):
+        return header(path)
 
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What can be wrong with a file, as a ModelFileError."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            names = file.keys()
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, TypeError, KeyError, ValueError, AttributeError) as error:
+        yield
+    except ValueError as error:
         with open(path, "rb") as file:
             if is_lfs_pointer(file.read(128)):
                 raise ModelFileError(lfs_error(path)) from None
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelFileError(f"{path}: not a readable safetensors file: {reason}") from None
+        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _values(path: Path, found: Mapping[str, InFile]) -> dict[str, np.ndarray]:
+    """The arrays, once it is known that the network has them."""
+    with _reading(path):
+        return {name: array.array() for name, array in found.items()}
 
 
 def _json(path: Path, metadata: dict[str, str], key: str) -> Any:
@@ -310,7 +325,7 @@ def _json(path: Path, metadata: dict[str, str], key: str) -> Any:
         raise ModelFileError(f"{path}: metadata {key!r} is missing or no JSON") from None
 
 
-def _check_arrays(path: Path, config: Config, flat: dict[str, np.ndarray]) -> None:
+def _check_arrays(path: Path, config: Config, flat: dict[str, InFile]) -> None:
     count = sum(blocks for _, blocks in parameters.repeated(config))
     if count > 2 * len(flat) + MANY:  # before a list of all names is made of a hostile number
         raise ModelFileError(
@@ -331,5 +346,3 @@ def _check_arrays(path: Path, config: Config, flat: dict[str, np.ndarray]) -> No
             raise ModelFileError(
                 f"{path}: {name}: {array.dtype}; expected float32 or float64 throughout"
             )
-        if not np.isfinite(array).all():
-            raise ModelFileError(f"{path}: {name}: holds NaN or infinity; expected finite numbers")
