@@ -39,7 +39,8 @@ def main() -> None:
             picture, milliseconds = _drawn(driver, page, args.scheme)
     finally:
         driver.quit()
-    picture.save(args.picture, optimize=True)
+    few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, 2, dither=Image.Dither.NONE)
+    few.save(args.picture, optimize=True)
     size = args.picture.stat().st_size
     print(f"{args.picture}: {size:,} bytes")
     print(
