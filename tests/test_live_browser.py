@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -298,8 +300,10 @@ def test_everything_has_a_name_for_those_who_do_not_see_it(show) -> None:
     for node in found:
         name = node.get("name", {}).get("value", "")
         assert name.strip() and "{" not in name, node
-    roles = driver.find_element("id", "status")
-    assert roles.get_attribute("aria-live") == "polite"
+    levels = [int(tag[1]) for tag in re.findall("<(h[1-6])>", driver.page_source)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+    assert driver.find_element("id", "status").get_attribute("aria-live") == "polite"
 
 
 def test_the_patches_can_be_chosen_by_keyboard(show) -> None:
