@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,20 @@ from PIL import Image
 
 import refimpl
 from refimpl.data import bundled
-from tests import live_port
+from refimpl.data.preprocessing import Preprocessing
+from refimpl.live.page import page
+from refimpl.models import packing
+from tests import live_port, networks
 from tests.browsers import emulate, press
 from tests.command_line import SEVEN, run
 from tests.live_port import BUNDLES, GOLDEN
 
 SHIPPED = ("didb_micro_mnist", "didb_cifar10")
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+SMALL = {  # without a class token and any of the three ideas; with names that mean harm
+    "react": networks.small(pool="mean", channels=1),
+    "hostile": networks.small(channels=3, num_classes=1, **networks.DIDB),
+}
 THREE = [(0.3, 0.2), (0.6, 0.15), (0.65, 0.3), (0.45, 0.46), (0.68, 0.6), (0.6, 0.8), (0.3, 0.78)]
 
 
@@ -28,6 +38,11 @@ def pages(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("live")
     for name in SHIPPED:
         assert run("live", "--model", name, "-o", folder / f"{name}.html").status == 0
+    for name, config in SMALL.items():
+        arrays = packing.pack(config, networks.parameters(config, np.random.default_rng(37)))
+        names = [f"{HOSTILE}{i}" for i in range(config.num_classes)]
+        plain = Preprocessing.plain(config.image_size, config.channels)
+        (folder / f"{name}.html").write_bytes(page(config, arrays, plain, names, HOSTILE))
     return folder
 
 
@@ -98,7 +113,7 @@ def test_every_tap_of_the_shipped_bundles_passes(show, tmp_path, name) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, *SMALL])
 def test_it_loads_in_silence_and_asks_nobody(show, name, scheme) -> None:
     driver = show(name, scheme)
     assert driver.get_log("browser") == []
@@ -114,10 +129,17 @@ def test_it_loads_in_silence_and_asks_nobody(show, name, scheme) -> None:
 
 
 @pytest.mark.parametrize("width", [360, 700, 1280])
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, *SMALL])
 def test_it_fits_the_window(show, name, width) -> None:
     driver = show(name, width=width)
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def test_hostile_names_run_nothing(show) -> None:
+    driver = show("hostile")
+    assert len(driver.find_elements("tag name", "script")) == 2
+    assert driver.find_elements("css selector", "[onerror]") == []
+    assert text(driver, "label") == f"{HOSTILE}0"
 
 
 # --- drawing --------------------------------------------------------------------------------------
@@ -191,6 +213,12 @@ def test_a_picture_of_ink_on_paper_can_be_exchanged(show, tmp_path) -> None:
     driver.find_element("id", "exchange").click()
     assert text(driver, "label") == "7"
     assert not driver.find_element("id", "warning").is_displayed()
+    driver.find_element("id", "exchange").click()
+    assert driver.find_element("id", "warning").is_displayed()
+    draw(driver, THREE)  # takes the place of the picture, which does not come back
+    assert not driver.find_element("id", "warning").is_displayed()
+    driver.find_element("id", "exchange").click()
+    assert text(driver, "label") == "3"
 
 
 # --- looking inside -------------------------------------------------------------------------------
@@ -272,8 +300,10 @@ def test_everything_has_a_name_for_those_who_do_not_see_it(show) -> None:
     for node in found:
         name = node.get("name", {}).get("value", "")
         assert name.strip() and "{" not in name, node
-    roles = driver.find_element("id", "status")
-    assert roles.get_attribute("aria-live") == "polite"
+    levels = [int(tag[1]) for tag in re.findall("<(h[1-6])>", driver.page_source)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+    assert driver.find_element("id", "status").get_attribute("aria-live") == "polite"
 
 
 def test_the_patches_can_be_chosen_by_keyboard(show) -> None:

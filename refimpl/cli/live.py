@@ -14,7 +14,7 @@ def add(verbs: Verbs) -> None:
         run,
         "write a page for the browser that holds a packed network, to draw into",
         "refimpl live -o live.html",
-        "refimpl live --model didb_cifar10 -o live.html",
+        "refimpl live --model didb_cifar10 -o photos.html",
     )
     add_model(added)
     outputs.add(

@@ -262,7 +262,7 @@ def _attention(config: Config) -> str:
             _figure("boolean", "booleans", f'<span data-count="{head}"></span>', "",
                     f"Tokens that {{token}} attends to, head {head}", head),
         ]  # fmt: skip
-        heads.append(f'<div><h4>Head {head}</h4><div class="maps">{"".join(figures)}</div></div>')
+        heads.append(f'<div><h3>Head {head}</h3><div class="maps">{"".join(figures)}</div></div>')
     front = " The square in front is the class token." if config.pool == "cls" else ""
     return f"""<section><h2>Whom <span class="token"></span> attends to</h2>
 <p>A bit is set where the softmax is above half of the learned step α, and the values of those
@@ -288,7 +288,7 @@ def _bands() -> str:
         ("Low band", "means of four patches that touch"),
         ("High band", "their differences: edges"),
     )  # fmt: skip
-    return f"""<section><h3>Haar bands</h3><p>Queries and keys are made of a smooth and of a sharp
+    return f"""<section><h2>Haar bands</h2><p>Queries and keys are made of a smooth and of a sharp
 half of the tokens, so that an edge need not drown in what surrounds it.</p>{figures}</section>"""
 
 
@@ -297,7 +297,7 @@ def _planes(names: Sequence[str]) -> str:
     for i, name in enumerate(names):
         title = image.bits_of(name.split(".")[3]).capitalize()
         figures.append(_figure("planes", i, title, "", f"{title}: signs, channel by channel"))
-    return f"""<section><h3>Planes of bits</h3><p>Of queries and keys the signs are left. How alike
+    return f"""<section><h2>Planes of bits</h2><p>Of queries and keys the signs are left. How alike
 two tokens are is then counted: the bits in which they agree. <span class="gold">Gold</span> bits
 are about to flip.</p><div class="planes">{"".join(figures)}</div></section>"""
 
@@ -309,7 +309,7 @@ def _differential() -> str:
         ("Mean of the neighbours", "up to eight of them"),
         ("Differential term", "values λ<sub>s</sub> − mean λ<sub>n</sub>"),
     )  # fmt: skip
-    return f"""<section><h3>The differential term</h3><p>A sum over tokens blurs. What sets a token
+    return f"""<section><h2>The differential term</h2><p>A sum over tokens blurs. What sets a token
 apart from its neighbours is lost in it, and comes back here.</p>{figures}</section>"""
 
 
@@ -323,7 +323,7 @@ def _flips(names: Sequence[str]) -> str:
         "near", "thresholds", "Where", ": the more gold, the more of a patch's signs",
         "Patches by how many of their signs are about to flip",
     )  # fmt: skip
-    return f"""<section><h3>Signs about to flip</h3><p>A bit is the side of a threshold on which a
+    return f"""<section><h2>Signs about to flip</h2><p>A bit is the side of a threshold on which a
 number falls. Closer than {trace.NEAR:g} of the usual distance, a touch of the pen, another chip or
 another rounding may turn it over.</p><div class="flips">{near}
 <div class="scroll"><table id="margins"><thead><tr><th scope="col">in front of a bit</th>

@@ -12,11 +12,15 @@ const engine = (() => {
   const floats = (shape) => ({ shape, data: new Float32Array(size(shape)) });
   const whole = (shape) => ({ shape, data: new Int32Array(size(shape)) });
 
-  function bitsOf(shape, isOne) {
+  function bitsOf({ shape, data }, isOne) {
     const K = last(shape), row = 2 * Math.ceil(K / 64);
     const words = new Uint32Array((size(shape) / K) * row);
     for (let i = 0, r = 0; r < words.length; r += row) {
-      for (let k = 0; k < K; k++, i++) if (isOne(i)) words[r + (k >> 5)] |= 1 << (k & 31);
+      for (let k = 0; k < K; k += 32) {
+        let word = 0;
+        for (let b = 0; b < Math.min(32, K - k); b++, i++) if (isOne(data[i])) word |= 1 << b;
+        words[r + (k >> 5)] = word;
+      }
     }
     return { shape, words, row };
   }
@@ -29,20 +33,17 @@ const engine = (() => {
     return Math.imul((x + (x >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24;
   }
 
-  // Row i of `a` against row j of `b`: signs -1 and +1, K - 2 popcount(a ^ b).
-  function signProduct(a, i, b, j) {
-    let differing = 0;
-    for (let w = 0; w < a.row; w++) differing += popcount(a.words[i * a.row + w] ^ b.words[j * b.row + w]);
-    return last(a.shape) - 2 * differing;
-  }
-
-  // Every row of a (rows, I) with every row of the weight (O, I).
-  function eachProduct(x, outputs, result, product) {
-    const rows = size(x.shape) / last(x.shape);
-    for (let r = 0, i = 0; r < rows; r++) {
-      for (let o = 0; o < outputs; o++, i++) result.data[i] = product(r, o);
+  // Signs -1 and +1 of `rows` rows of a, from row i on, with `columns` of b, from row j on:
+  // K - 2 popcount(a ^ b), into y from `at` on.
+  function signProducts(a, i, rows, b, j, columns, y, at) {
+    const K = last(a.shape), wide = a.row, left = a.words, right = b.words;
+    for (let p = i * wide; p < (i + rows) * wide; p += wide) {
+      for (let q = j * wide; q < (j + columns) * wide; q += wide, at++) {
+        let differing = 0;
+        for (let w = 0; w < wide; w++) differing += popcount(left[p + w] ^ right[q + w]);
+        y[at] = K - 2 * differing;
+      }
     }
-    return result;
   }
 
   // Position of a patch among the tokens; a class token stands in front.
@@ -155,8 +156,8 @@ const engine = (() => {
     binary_linear([x, weight], attributes, inside) {
       const bit = inside("bit", ops.sign([x])), outputs = weight.bits.shape[0];
       const shape = [...x.shape.slice(0, -1), outputs];
-      const product = (r, o) => signProduct(bit, r, weight.bits, o);
-      const int = inside("int", eachProduct(x, outputs, whole(shape), product));
+      const int = inside("int", whole(shape));
+      signProducts(bit, 0, int.data.length / outputs, weight.bits, 0, outputs, int.data, 0);
       const y = floats(shape);
       for (let i = 0; i < y.data.length; ) {
         for (let o = 0; o < outputs; o++, i++) y.data[i] = int.data[i] * weight.scale.data[o];
@@ -165,12 +166,15 @@ const engine = (() => {
     },
 
     linear([x, weight, bias]) {
-      const [O, I] = weight.shape;
-      return eachProduct(x, O, floats([...x.shape.slice(0, -1), O]), (r, o) => {
-        let sum = 0;
-        for (let k = 0; k < I; k++) sum += x.data[r * I + k] * weight.data[o * I + k];
-        return bias ? sum + bias.data[o] : sum;
-      });
+      const [O, I] = weight.shape, y = floats([...x.shape.slice(0, -1), O]);
+      for (let i = 0, begin = 0; i < y.data.length; begin += I) {
+        for (let o = 0; o < O; o++, i++) {
+          let sum = 0;
+          for (let k = 0; k < I; k++) sum += x.data[begin + k] * weight.data[o * I + k];
+          y.data[i] = bias ? sum + bias.data[o] : sum;
+        }
+      }
+      return y;
     },
 
     // The shortcut: tiled to more channels, or means of neighbouring ones.
@@ -229,16 +233,12 @@ const engine = (() => {
       return y;
     },
 
-    sign: ([z]) => bitsOf(z.shape, (i) => z.data[i] >= 0),
+    sign: ([z]) => bitsOf(z, (value) => value >= 0),
 
     // Of signs alone: (1, heads, N, d) with itself.
     matmul([a, b]) {
       const [, heads, N] = a.shape, M = b.shape[2], y = whole([1, heads, N, M]);
-      for (let h = 0, i = 0; h < heads; h++) {
-        for (let n = 0; n < N; n++) {
-          for (let m = 0; m < M; m++, i++) y.data[i] = signProduct(a, h * N + n, b, h * M + m);
-        }
-      }
+      for (let h = 0; h < heads; h++) signProducts(a, h * N, N, b, h * M, M, y.data, h * N * M);
       return y;
     },
 
@@ -276,7 +276,7 @@ const engine = (() => {
       for (let h = 0, i = 0; h < heads; h++) {
         for (const end = i + N * N; i < end; i++) q.data[i] = prob.data[i] / stepAt(h);
       }
-      const bit = inside("prob.bit", bitsOf(q.shape, (i) => q.data[i] > 0.5));
+      const bit = inside("prob.bit", bitsOf(q, (ratio) => ratio > 0.5));
       const int = inside("context.int", whole([1, heads, N, d])), y = floats(int.shape);
       for (let h = 0, i = 0; h < heads; h++) {
         for (let n = 0; n < N; n++) {

@@ -398,7 +398,7 @@
 
   function begin(point) {
     touch();
-    state.image = null;
+    forgetPicture();
     state.strokes.push({ points: [point], colour: ink() });
   }
 
@@ -486,7 +486,7 @@
 
   function undo() {
     touch();
-    if (state.image) state.image = null;
+    if (state.image) forgetPicture();
     else state.strokes.pop();
     state.penDown = false;
     run();
@@ -495,7 +495,8 @@
   element("undo").addEventListener("click", undo);
   element("clear").addEventListener("click", () => {
     touch();
-    [state.strokes, state.image] = [[], null];
+    state.strokes = [];
+    forgetPicture();
     run();
     say("cleared");
   });
@@ -512,6 +513,11 @@
   }
 
   let given = null; // the picture that was dropped, to be read once more
+  function forgetPicture() {
+    [given, state.image] = [null, null];
+    element("warning").hidden = true;
+  }
+
   function take(rgba, shape) {
     given = [rgba, shape];
     const invert = preprocessing.invert !== element("exchange").checked;
@@ -600,4 +606,10 @@
   const [start] = document.querySelectorAll("[data-sample]");
   if (start) start.click();
   else run();
+  // A browser compiles what has run a few times: let the first stroke find it done.
+  let cold = 8;
+  setTimeout(function warm() {
+    engine.run(network, imageOf(read()));
+    if (--cold) setTimeout(warm, 30);
+  }, 100);
 })();
