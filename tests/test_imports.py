@@ -98,6 +98,7 @@ MAY_IMPORT = {
         "kernels",
         "models",
         "ops",
+        "report",
         "segmenters",
         "training",
     },
