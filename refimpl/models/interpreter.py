@@ -51,6 +51,9 @@ class Cache(NamedTuple):
     nodes: dict[int, Any]  # cache of each node that ran
     units: dict[int, Any]  # of each unit that ran as one, by its first node
 
+    def __repr__(self) -> str:
+        return f"Cache({self.network}, {self.batch} images)"
+
 
 def forward(
     network: Network,

@@ -126,6 +126,10 @@ class Network:
             if name not in read:
                 raise ConfigError(f"{name}: no operation reads it; expected one that does")
 
+    def __repr__(self) -> str:
+        counts = f"{len(self.nodes)} operations, {len(self.parameters)} parameters"
+        return f"Network({counts}, {self.output} {self.shapes[self.output]} for one image)"
+
     @property
     def output(self) -> str:
         """The name of the logits."""

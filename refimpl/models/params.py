@@ -21,7 +21,11 @@ Declared = Mapping[str, Parameter]  # by path, as `Network.parameters`
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """Nested dict -> {dotted path: array}, in the tree's order."""
+    """Nested dict -> {dotted path: array}, in the tree's order.
+
+    >>> flatten({"head": {"weight": np.ones((10, 64)), "bias": np.zeros(10)}}).keys()
+    dict_keys(['head.weight', 'head.bias'])
+    """
     flat: dict[str, np.ndarray] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
@@ -33,7 +37,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
-    """{dotted path: array} -> nested dict, the inverse of `flatten`."""
+    """{dotted path: array} -> nested dict, the inverse of `flatten`.
+
+    ShapeError where a path is a parameter and a group of them.
+
+    >>> unflatten({"head.weight": np.ones((2, 1)), "head.bias": np.zeros(2)})["head"]["bias"]
+    array([0., 0.])
+    """
     tree: Params = {}
     for path, value in flat.items():
         *parents, leaf = path.split(".")
