@@ -64,7 +64,7 @@ def forward(
     tap: Tap | None = None,
     keep: bool = True,
 ) -> tuple[np.ndarray, Cache]:
-    """images (B, channels, H, W) -> (logits, cache); with `keep` false the cache is empty."""
+    """Run images (B, channels, H, W) -> (logits, cache); with `keep` false the cache is empty."""
     cache, values = Cache(network, params, backend, len(images), {}, {}), {INPUT: images}
     units = _twins(network, backend) if tap is None else {}
     begin = 0
@@ -86,7 +86,7 @@ def forward(
 
 
 def of_parameters(network: Network, params: Flat) -> dict[str, np.ndarray]:
-    """The parameters as the nodes read them: for images of another size, interpolated."""
+    """Give the parameters as the nodes read them: for images of another size, interpolated."""
     cache, values = Cache(network, params, ops, 0, {}, {}), {}
     made = {}
     for name, i in network.of_parameters.items():
