@@ -1,4 +1,4 @@
-"""A network as C99: a header and a source that needs memcpy, memset and math.h alone.
+"""A network as C99: a header and a source that needs memcpy and math.h alone.
 
 The source is written from the list of nodes: a call of a function of `ops.c` for every node, the
 parameters as constant arrays, all values in static arrays whose places are used again once their
@@ -221,7 +221,7 @@ class Program:
             f"{self.source.name}: written by refimpl export from a model file of the SHA-256",
             self.source.sha256,
             "",
-            f"RAM    {self.needs.split(' of RAM')[0]}, static, beside some 200 bytes of stack",
+            f"RAM    {self.needs.split(' of RAM')[0]}, in static arrays; the stack stays small",
             f"Flash  {self.needs.split(', ', 1)[1]}, beside the code (see size)",
             "",
             f"{self.function}: {images} -> logits {config.logits_shape}",
@@ -367,7 +367,7 @@ def _functions(called: set[str]) -> str:
     head, body = text[text.index("#include") :].split("\n\n/* --- ", maxsplit=1)
     # a function, or several between #if and #endif, with the comment above
     defined = {
-        piece: set(re.findall(r"^static \w+ (\w+)\(", piece, re.MULTILINE))
+        piece: set(re.findall(r"^(?:static|OPERATION) \w+ (\w+)\(", piece, re.MULTILINE))
         for piece in body.strip().split("\n\n")
     }
     wanted, before = set(called), set()
@@ -445,7 +445,7 @@ def _bands(p: Program, node: Node) -> None:
     else:
         p.call("bands", place, first, gh, gw, n, mode == "periodic", low, high)
     if first and node.attributes["cls"] == "low":
-        p.call("memset", high, 0, f"sizeof(float) * {first * n}")
+        p.call("zero", high, first * n)
 
 
 def _batch_norm(p: Program, node: Node) -> None:

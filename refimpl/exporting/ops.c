@@ -13,6 +13,12 @@
 #define WORDS(n) (((n) + 63) / 64)
 typedef uint64_t word;
 
+#ifdef __GNUC__
+#define OPERATION static __attribute__((noinline)) /* called often: small, and quick to compile */
+#else
+#define OPERATION static
+#endif
+
 #if defined(__AVX2__) && !defined(POPCOUNT_BUILTIN) && !defined(POPCOUNT_TABLE)
 #include <immintrin.h>
 #define POPCOUNT_AVX2
@@ -120,14 +126,14 @@ static void pack(const float *x, float threshold, int n, word *bits)
 
 /* --- binary operations --- */
 
-static void sign(const float *x, int rows, int n, word *bits)
+OPERATION void sign(const float *x, int rows, int n, word *bits)
 {
     int r;
     for (r = 0; r < rows; r++)
         pack(x + r * n, 0.0f, n, bits + r * WORDS(n));
 }
 
-static void sign_values(float *x, int n) /* the signs as -1 and +1 */
+OPERATION void sign_values(float *x, int n) /* the signs as -1 and +1 */
 {
     int i;
     for (i = 0; i < n; i++)
@@ -162,9 +168,9 @@ static void whole_numbers(const word *bits, const word *others, int length, int 
     }
 }
 
-/* bits (rows, I), weight by words, (I / 64, O) -> y (rows, O) = scale * whole number; scale NULL is 1 */
-static void binary_linear(const word *bits, const word *weight, const float *restrict scale,
-                          int rows, int inputs, int outputs, float *restrict y)
+/* bits (rows, I), weight by words (I / 64, O) -> y (rows, O) = scale * whole number; NULL is 1 */
+OPERATION void binary_linear(const word *bits, const word *weight, const float *restrict scale,
+                             int rows, int inputs, int outputs, float *restrict y)
 {
     int r, o;
     for (r = 0; r < rows; r++, bits += WORDS(inputs), y += outputs) {
@@ -176,8 +182,8 @@ static void binary_linear(const word *bits, const word *weight, const float *res
 }
 
 /* a (batch, m, K), b (batch, n, K) -> whole numbers y (batch, m, n) */
-static void binary_matmul(const word *a, const word *b, int batch, int m, int n, int length,
-                          float *y)
+OPERATION void binary_matmul(const word *a, const word *b, int batch, int m, int n, int length,
+                             float *y)
 {
     const int words = WORDS(length);
     int k, i, j;
@@ -191,7 +197,7 @@ static void binary_matmul(const word *a, const word *b, int batch, int m, int n,
 }
 
 /* probabilities (batch, heads, each) over the step of each head; a bit is 1 above 1/2 */
-static void ratio(float *restrict x, const float *restrict step, int batch, int heads, int each)
+OPERATION void ratio(float *restrict x, const float *restrict step, int batch, int heads, int each)
 {
     int k, i;
     for (k = 0; k < batch * heads; k++, x += each) {
@@ -201,7 +207,7 @@ static void ratio(float *restrict x, const float *restrict step, int batch, int 
     }
 }
 
-static void above_half(const float *x, int rows, int n, word *bits)
+OPERATION void above_half(const float *x, int rows, int n, word *bits)
 {
     int r;
     for (r = 0; r < rows; r++)
@@ -210,8 +216,8 @@ static void above_half(const float *x, int rows, int n, word *bits)
 
 /* bits (batch, heads, N, N), value (batch, heads, d, N) -> y (batch, heads, N, d); step NULL is 1.
  * differences: minus the number of keys times the token's own value */
-static void boolean_attention(const word *bits, const word *value, const float *step, int batch,
-                              int heads, int n, int d, int differences, float *y)
+OPERATION void boolean_attention(const word *bits, const word *value, const float *step, int batch,
+                                 int heads, int n, int d, int differences, float *y)
 {
     const int words = WORDS(n);
     int k, i, c;
@@ -232,8 +238,8 @@ static void boolean_attention(const word *bits, const word *value, const float *
 }
 
 /* w_low * x + w_high * high, weight (2, heads), over the root of d */
-static void band_sum(float *restrict x, const float *restrict high, const float *restrict weight,
-                     int batch, int heads, int each, float root)
+OPERATION void band_sum(float *restrict x, const float *restrict high, const float *restrict weight,
+                        int batch, int heads, int each, float root)
 {
     int k, i;
     for (k = 0; k < batch * heads; k++, x += each, high += each) {
@@ -271,8 +277,8 @@ static float dot(const float *a, const float *b, int n)
            ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
 
-static void layer_norm(float *restrict x, const float *restrict weight, const float *restrict bias,
-                       int rows, int n, float eps)
+OPERATION void layer_norm(float *restrict x, const float *restrict weight,
+                          const float *restrict bias, int rows, int n, float eps)
 {
     int r, i;
     for (r = 0; r < rows; r++, x += n) {
@@ -287,8 +293,9 @@ static void layer_norm(float *restrict x, const float *restrict weight, const fl
 }
 
 /* running statistics; std is the root of the variance + eps */
-static void batch_norm(float *restrict x, const float *restrict weight, const float *restrict bias,
-                       const float *restrict mean, const float *restrict std, int rows, int n)
+OPERATION void batch_norm(float *restrict x, const float *restrict weight,
+                          const float *restrict bias, const float *restrict mean,
+                          const float *restrict std, int rows, int n)
 {
     int r, i;
     for (r = 0; r < rows; r++, x += n)
@@ -312,7 +319,7 @@ static float largest(const float *x, int n)
     return most;
 }
 
-/* exp(x - most), 0 where x - most < -104, to 2 units in the last place and the same on every machine:
+/* exp(x - most), 0 where x - most < -104, to 2 units in the last place, the same on every machine:
  * 2^n exp(r), |r| <= ln(2) / 2 */
 static void exponential(float *x, float most, int n)
 {
@@ -337,7 +344,7 @@ static void exponential(float *x, float most, int n)
     }
 }
 
-static void softmax(float *x, int rows, int n)
+OPERATION void softmax(float *x, int rows, int n)
 {
     int r, i;
     for (r = 0; r < rows; r++, x += n) {
@@ -350,7 +357,7 @@ static void softmax(float *x, int rows, int n)
 }
 
 /* only keys from the query's side of the roll: side (windows, n) of each token */
-static void window_softmax(float *x, const unsigned char *side, int windows, int heads, int n)
+OPERATION void window_softmax(float *x, const unsigned char *side, int windows, int heads, int n)
 {
     int k, i, j;
     for (k = 0; k < windows * heads; k++) {
@@ -373,36 +380,43 @@ static void window_softmax(float *x, const unsigned char *side, int windows, int
 
 /* --- elements --- */
 
-static void add(float *restrict x, const float *restrict other, int n)
+OPERATION void zero(float *x, int n)
+{
+    int i;
+    for (i = 0; i < n; i++)
+        x[i] = 0.0f;
+}
+
+OPERATION void add(float *restrict x, const float *restrict other, int n)
 {
     int i;
     for (i = 0; i < n; i++)
         x[i] += other[i];
 }
 
-static void divide(float *x, int n, float divisor)
+OPERATION void divide(float *x, int n, float divisor)
 {
     int i;
     for (i = 0; i < n; i++)
         x[i] /= divisor;
 }
 
-static void rescale(float *x, int n, float factor)
+OPERATION void rescale(float *x, int n, float factor)
 {
     int i;
     for (i = 0; i < n; i++)
         x[i] *= factor;
 }
 
-static void gelu(float *x, int n)
+OPERATION void gelu(float *x, int n)
 {
     int i;
     for (i = 0; i < n; i++)
         x[i] *= 0.5f * (1.0f + erff(x[i] / 1.41421356f));
 }
 
-static void shift(const float *restrict x, const float *restrict move, int rows, int n,
-                  float *restrict y)
+OPERATION void shift(const float *restrict x, const float *restrict move, int rows, int n,
+                     float *restrict y)
 {
     int r, i;
     for (r = 0; r < rows; r++, x += n, y += n)
@@ -411,8 +425,8 @@ static void shift(const float *restrict x, const float *restrict move, int rows,
 }
 
 /* the shortcut of a projection, x (rows, O) + fit(input (rows, I)), where O is a multiple of I */
-static void add_repeated(float *restrict x, const float *restrict input, int rows, int inputs,
-                         int outputs)
+OPERATION void add_repeated(float *restrict x, const float *restrict input, int rows, int inputs,
+                            int outputs)
 {
     int r, o, i;
     for (r = 0; r < rows; r++, input += inputs)
@@ -422,8 +436,8 @@ static void add_repeated(float *restrict x, const float *restrict input, int row
 }
 
 /* and where I is a multiple of O: means of channels that lie side by side */
-static void add_means(float *restrict x, const float *restrict input, int rows, int inputs,
-                      int outputs)
+OPERATION void add_means(float *restrict x, const float *restrict input, int rows, int inputs,
+                         int outputs)
 {
     const int each = inputs / outputs;
     int r, i;
@@ -435,8 +449,8 @@ static void add_means(float *restrict x, const float *restrict input, int rows, 
     }
 }
 
-static void layer_scale(float *restrict x, const float *restrict alpha, const float *restrict beta,
-                        int rows, int n)
+OPERATION void layer_scale(float *restrict x, const float *restrict alpha,
+                           const float *restrict beta, int rows, int n)
 {
     int r, i;
     for (r = 0; r < rows; r++, x += n)
@@ -444,8 +458,9 @@ static void layer_scale(float *restrict x, const float *restrict alpha, const fl
             x[i] = beta != NULL ? alpha[i] * x[i] + beta[i] : alpha[i] * x[i];
 }
 
-static void rprelu(float *restrict x, const float *restrict shift_in, const float *restrict slope,
-                   const float *restrict shift_out, int rows, int n)
+OPERATION void rprelu(float *restrict x, const float *restrict shift_in,
+                      const float *restrict slope, const float *restrict shift_out, int rows,
+                      int n)
 {
     int r, i;
     for (r = 0; r < rows; r++, x += n)
@@ -456,10 +471,10 @@ static void rprelu(float *restrict x, const float *restrict shift_in, const floa
 }
 
 /* the same with shifts a token */
-static void rprelu_tokens(float *restrict x, const float *restrict shift_in,
-                          const float *restrict slope, const float *restrict shift_out,
-                          const float *restrict token_in, const float *restrict token_out,
-                          int rows, int n)
+OPERATION void rprelu_tokens(float *restrict x, const float *restrict shift_in,
+                             const float *restrict slope, const float *restrict shift_out,
+                             const float *restrict token_in, const float *restrict token_out,
+                             int rows, int n)
 {
     int r, i;
     for (r = 0; r < rows; r++, x += n) {
@@ -472,9 +487,9 @@ static void rprelu_tokens(float *restrict x, const float *restrict shift_in,
 }
 
 /* of the mean x of the neighbours of each value */
-static void differential(float *restrict x, const float *restrict value,
-                         const float *restrict shortcut, const float *restrict neighbour, int rows,
-                         int n)
+OPERATION void differential(float *restrict x, const float *restrict value,
+                            const float *restrict shortcut, const float *restrict neighbour,
+                            int rows, int n)
 {
     int r, i;
     for (r = 0; r < rows; r++, value += n, x += n)
@@ -485,8 +500,8 @@ static void differential(float *restrict x, const float *restrict value,
 /* --- the patch grid; `first` tokens stand in front of it --- */
 
 /* Haar bands: the block of a token is itself, its right and lower neighbours */
-static void bands(const float *x, int first, int gh, int gw, int n, int periodic, float *low,
-                  float *high)
+OPERATION void bands(const float *x, int first, int gh, int gw, int n, int periodic, float *low,
+                     float *high)
 {
     int i, j, c;
     memcpy(low, x, sizeof(float) * (size_t)(first * n));
@@ -512,60 +527,49 @@ static void bands(const float *x, int first, int gh, int gw, int n, int periodic
 }
 
 /* mean of the neighbours that exist, or their sum over 8 */
-static void neighbours(const float *x, int first, int gh, int gw, int n, int eight, float *y)
+OPERATION void neighbours(const float *x, int first, int gh, int gw, int n, int eight, float *y)
 {
-    int i, j, k, l, c;
-    memset(y, 0, sizeof(float) * (size_t)((first + gh * gw) * n));
+    int i, j, k, l;
+    zero(y, (first + gh * gw) * n);
     x += first * n, y += first * n;
     for (i = 0; i < gh; i++)
         for (j = 0; j < gw; j++, y += n) {
             int count = 0;
             for (k = i > 0 ? i - 1 : 0; k <= i + 1 && k < gh; k++)
-                for (l = j > 0 ? j - 1 : 0; l <= j + 1 && l < gw; l++) {
-                    const float *other = x + (k * gw + l) * n;
-                    if (k == i && l == j)
-                        continue;
-                    count++;
-                    for (c = 0; c < n; c++)
-                        y[c] += other[c];
-                }
-            if (eight || count == 0)
-                count = 8;
-            for (c = 0; c < n; c++)
-                y[c] /= (float)count;
+                for (l = j > 0 ? j - 1 : 0; l <= j + 1 && l < gw; l++)
+                    if (k != i || l != j) {
+                        add(y, x + (k * gw + l) * n, n);
+                        count++;
+                    }
+            divide(y, n, eight || count == 0 ? 8.0f : (float)count);
         }
 }
 
 /* mean over `side` tokens along rows (axis 0) or columns (axis 1), 0 beyond the grid */
-static void box(const float *x, int gh, int gw, int n, int side, int axis, float *y)
+OPERATION void box(const float *x, int gh, int gw, int n, int side, int axis, float *y)
 {
     const int length = axis == 0 ? gh : gw, step = axis == 0 ? gw : 1;
-    int t, k, c;
+    int t, k;
+    zero(y, gh * gw * n);
     for (t = 0; t < gh * gw; t++, y += n) {
         const int at = axis == 0 ? t / gw : t % gw;
-        memset(y, 0, sizeof(float) * (size_t)n);
-        for (k = -(side / 2); k <= side / 2; k++) {
-            const float *other = x + (t + k * step) * n;
-            if (at + k < 0 || at + k >= length)
-                continue;
-            for (c = 0; c < n; c++)
-                y[c] += other[c];
-        }
-        for (c = 0; c < n; c++)
-            y[c] /= (float)side;
+        for (k = -(side / 2); k <= side / 2; k++)
+            if (at + k >= 0 && at + k < length)
+                add(y, x + (t + k * step) * n, n);
+        divide(y, n, (float)side);
     }
 }
 
 /* --- places --- */
 
-static void class_token(const float *x, const float *token, int rows, int n, float *y)
+OPERATION void class_token(const float *x, const float *token, int rows, int n, float *y)
 {
     memcpy(y, token, sizeof(float) * (size_t)n);
     memcpy(y + n, x, sizeof(float) * (size_t)(rows * n));
 }
 
 /* rows of x in another order: windows, and neighbours that are merged */
-static void gather(const float *x, const uint32_t *order, int rows, int n, float *y)
+OPERATION void gather(const float *x, const uint32_t *order, int rows, int n, float *y)
 {
     int r;
     for (r = 0; r < rows; r++)
@@ -573,7 +577,7 @@ static void gather(const float *x, const uint32_t *order, int rows, int n, float
 }
 
 /* x (batch, N, heads * d) -> y (batch, heads, N, d) */
-static void split_heads(const float *x, int batch, int tokens, int heads, int d, float *y)
+OPERATION void split_heads(const float *x, int batch, int tokens, int heads, int d, float *y)
 {
     int k, h, t;
     for (k = 0; k < batch; k++)
@@ -583,8 +587,8 @@ static void split_heads(const float *x, int batch, int tokens, int heads, int d,
 }
 
 /* x (batch, N, heads * d) -> y (batch, heads, d, N): also tokens as images */
-static void split_heads_transposed(const float *x, int batch, int tokens, int heads, int d,
-                                   float *y)
+OPERATION void split_heads_transposed(const float *x, int batch, int tokens, int heads, int d,
+                                      float *y)
 {
     int k, i, t;
     for (k = 0; k < batch; k++)
@@ -594,7 +598,7 @@ static void split_heads_transposed(const float *x, int batch, int tokens, int he
 }
 
 /* x (batch, heads, N, d) -> y (batch, N, heads * d) */
-static void merge_heads(const float *x, int batch, int tokens, int heads, int d, float *y)
+OPERATION void merge_heads(const float *x, int batch, int tokens, int heads, int d, float *y)
 {
     int k, h, t;
     for (k = 0; k < batch; k++)
@@ -604,7 +608,7 @@ static void merge_heads(const float *x, int batch, int tokens, int heads, int d,
 }
 
 /* channels begin to begin + n of each row of x (rows, all) */
-static void split(const float *x, int rows, int all, int begin, int n, float *y)
+OPERATION void split(const float *x, int rows, int all, int begin, int n, float *y)
 {
     int r;
     for (r = 0; r < rows; r++)
@@ -621,44 +625,44 @@ static void add_scaled(float *restrict x, const float *restrict other, float fac
 }
 
 /* x (rows, I), weight (I, O): transposed, bias or NULL -> y (rows, O) */
-static void linear(const float *x, const float *weight, const float *bias, int rows, int inputs,
-                   int outputs, float *y)
+OPERATION void linear(const float *x, const float *weight, const float *bias, int rows, int inputs,
+                      int outputs, float *y)
 {
     int r, i;
     for (r = 0; r < rows; r++, x += inputs, y += outputs) {
-        memset(y, 0, sizeof(float) * (size_t)outputs);
+        if (bias != NULL)
+            memcpy(y, bias, sizeof(float) * (size_t)outputs);
+        else
+            zero(y, outputs);
         for (i = 0; i < inputs; i++)
             add_scaled(y, weight + i * outputs, x[i], outputs);
-        if (bias != NULL)
-            add(y, bias, outputs);
     }
 }
 
 /* image (channels, gh * p, gw * p), weight (channels * p * p, C): transposed */
-static void patch_embed(const float *image, const float *weight, const float *bias, int channels,
-                        int gh, int gw, int p, int n, float *y)
+OPERATION void patch_embed(const float *image, const float *weight, const float *bias, int channels,
+                           int gh, int gw, int p, int n, float *y)
 {
     int t, k, i, j;
     for (t = 0; t < gh * gw; t++, y += n) {
         const float *w = weight;
-        memset(y, 0, sizeof(float) * (size_t)n);
+        memcpy(y, bias, sizeof(float) * (size_t)n);
         for (k = 0; k < channels; k++)
             for (i = 0; i < p; i++)
                 for (j = 0; j < p; j++, w += n) {
                     const int row = t / gw * p + i, column = t % gw * p + j;
                     add_scaled(y, w, image[(k * gh * p + row) * gw * p + column], n);
                 }
-        add(y, bias, n);
     }
 }
 
 /* x (gh * gw, I), weight (9, I, O): places of the kernel row by row, 0 beyond the grid */
-static void convolution(const float *x, const float *weight, const float *bias, int gh, int gw,
-                        int inputs, int outputs, float *y)
+OPERATION void convolution(const float *x, const float *weight, const float *bias, int gh, int gw,
+                           int inputs, int outputs, float *y)
 {
     int t, k, i;
     for (t = 0; t < gh * gw; t++, y += outputs) {
-        memset(y, 0, sizeof(float) * (size_t)outputs);
+        memcpy(y, bias, sizeof(float) * (size_t)outputs);
         for (k = 0; k < 9; k++) {
             const int row = t / gw + k / 3 - 1, column = t % gw + k % 3 - 1;
             if (row < 0 || row >= gh || column < 0 || column >= gw)
@@ -667,12 +671,11 @@ static void convolution(const float *x, const float *weight, const float *bias, 
                 add_scaled(y, weight + (k * inputs + i) * outputs,
                            x[(row * gw + column) * inputs + i], outputs);
         }
-        add(y, bias, outputs);
     }
 }
 
 /* a (batch, m, K), b (batch, n, K) -> y (batch, m, n) */
-static void matmul(const float *a, const float *b, int batch, int m, int n, int length, float *y)
+OPERATION void matmul(const float *a, const float *b, int batch, int m, int n, int length, float *y)
 {
     int k, i, j;
     for (k = 0; k < batch; k++)
@@ -682,8 +685,8 @@ static void matmul(const float *a, const float *b, int batch, int m, int n, int 
 }
 
 /* stage "none": x (batch, N, d) minus the sum of a row of prob times the token's own value */
-static void minus_own(float *restrict x, const float *restrict prob, const float *restrict value,
-                      int batch, int n, int d)
+OPERATION void minus_own(float *restrict x, const float *restrict prob, const float *restrict value,
+                         int batch, int n, int d)
 {
     int k, i, c;
     for (k = 0; k < batch; k++)
@@ -695,8 +698,8 @@ static void minus_own(float *restrict x, const float *restrict prob, const float
 }
 
 /* scores (windows, heads, M * M, M * M) and a table ((2M - 1)^2, heads) */
-static void position_bias(float *restrict x, const float *restrict table, int windows, int heads,
-                          int m)
+OPERATION void position_bias(float *restrict x, const float *restrict table, int windows, int heads,
+                             int m)
 {
     int k, i, j;
     for (k = 0; k < windows * heads; k++)
@@ -707,20 +710,20 @@ static void position_bias(float *restrict x, const float *restrict table, int wi
             }
 }
 
-static void mean_of_rows(const float *x, int rows, int n, float *y)
+OPERATION void mean_of_rows(const float *x, int rows, int n, float *y)
 {
     int r;
-    memset(y, 0, sizeof(float) * (size_t)n);
-    for (r = 0; r < rows; r++)
+    memcpy(y, x, sizeof(float) * (size_t)n);
+    for (r = 1; r < rows; r++)
         add(y, x + r * n, n);
     divide(y, n, (float)rows);
 }
 
 /* maps of h x w as maps of other sides: of each new row and column the two old ones, and how much
  * the second counts */
-static void interpolate(const float *x, const uint32_t *rows, const float *row_share,
-                        const uint32_t *columns, const float *column_share, int maps, int h, int w,
-                        int new_h, int new_w, float *y)
+OPERATION void interpolate(const float *x, const uint32_t *rows, const float *row_share,
+                           const uint32_t *columns, const float *column_share, int maps, int h,
+                           int w, int new_h, int new_w, float *y)
 {
     int k, i, j;
     for (k = 0; k < maps; k++, x += h * w)
