@@ -20,7 +20,7 @@ from refimpl import disk, ops
 from refimpl.exporting import places
 from refimpl.exporting.places import Block, Place
 from refimpl.exporting.source import Source, require_ops
-from refimpl.models import insides, packing
+from refimpl.models import packing
 from refimpl.models.nodes import INPUT, Network, Node
 
 WIDTH = 96  # columns of a line of numbers
@@ -73,16 +73,20 @@ class Program:
         self.roots = _roots(self.network)
         self.last_read = _last_reads(self.network, self.roots)
         self.values: dict[str, Place] = {INPUT: Place(Block("image", self.count(INPUT)), 0)}
-        layer = ""
-        for self.index, node in enumerate(self.network.nodes):
-            if not node.inputs:
-                continue
-            if node.layer != layer:
-                layer = node.layer
-                self.calls.append(Call("", (layer,), False))
-            OPS[node.op](self, node)
-            self.show(node)
+        self.layer = ""
+        for index, node in enumerate(self.network.nodes):
+            self.index = index
+            if node.inputs:
+                self.add(node)
         self.sizes = places.arrange(self.blocks)
+
+    def add(self, node: Node) -> None:
+        """Add the lines of a node, below the name of its layer."""
+        if node.layer != self.layer:
+            self.layer = node.layer
+            self.calls.append(Call("", (node.layer,), False))
+        OPS[node.op](self, node)
+        self.show(node)
 
     # --- values ---
 
@@ -168,9 +172,9 @@ class Program:
         """Let whoever wants to see values see the outputs of a node."""
         kind = {"reader": "real", "gradient": ""}.get(node.tap, node.tap)
         for name in node.outputs if kind else ():
-            self.tap(kind, name, self.place(name), self.shape(name))
+            self.dump(kind, name, self.place(name), self.shape(name))
 
-    def tap(self, kind: str, name: str, place: Place | Constant, shape: Sequence[int]) -> None:
+    def dump(self, kind: str, name: str, place: Place | Constant, shape: Sequence[int]) -> None:
         """Add a line that shows a value of a kind of [SPEC 8.1]."""
         if kind == "bit":
             shape = (*shape[:-1], -(-shape[-1] // packing.WORD))
@@ -376,7 +380,8 @@ def _functions(called: set[str]) -> str:
         for piece, names in defined.items():
             if names & before:
                 wanted |= set(re.findall(r"\b(\w+)\(", piece))
-    return "\n\n".join([head, *(piece for piece, names in defined.items() if names & wanted)]) + "\n"
+    kept = [piece for piece, names in defined.items() if names & wanted]
+    return "\n\n".join([head, *kept]) + "\n"
 
 
 def _roots(network: Network) -> dict[str, str]:
@@ -463,7 +468,7 @@ def _binary_linear(p: Program, node: Node) -> None:
     if stage != "none":
         bits = p.new("words", rows * -(-inputs // packing.WORD))
         p.call("sign", p.place(x), rows, inputs, bits, taps=stage == "activations")
-        p.tap("bit", node.inside["bit"], bits, p.shape(x))
+        p.dump("bit", node.inside["bit"], bits, p.shape(x))
     if stage != "full":
         place = p.place(x)
         if stage == "activations":
@@ -477,11 +482,11 @@ def _binary_linear(p: Program, node: Node) -> None:
     weight = p.constant(f"{path}.bits", words)
     scale = p.constant(f"{path}.scale", scale)
     out = p.out(node.name)
-    p.tap("bit", node.inside["weight.bit"], weight, bit.shape)
-    p.tap("real", node.inside["weight.scale"], scale, (outputs,))
+    p.dump("bit", node.inside["weight.bit"], weight, bit.shape)
+    p.dump("real", node.inside["weight.scale"], scale, (outputs,))
     sizes = (rows, inputs, outputs, out)
     p.call("binary_linear", bits, weight, "NULL", *sizes, taps=True)
-    p.tap("int", node.inside["int"], out, p.shape(node.name))
+    p.dump("int", node.inside["int"], out, p.shape(node.name))
     p.call("binary_linear", bits, weight, scale, *sizes)
 
 
@@ -500,13 +505,13 @@ def _boolean_attention(p: Program, node: Node) -> None:
     step = np.broadcast_to(ops.boolean.step_of(alpha).reshape(-1), (heads,))
     step = p.constant(f"{node.params[0]}.step", step)
     p.call("ratio", place, step, batch, heads, n * n)
-    p.tap("real", node.inside["prob.z"], place, p.shape(prob))
+    p.dump("real", node.inside["prob.z"], place, p.shape(prob))
     bits = p.new("words", batch * heads * n * -(-n // packing.WORD))
     p.call("above_half", place, batch * heads * n, n, bits)
-    p.tap("bit", node.inside["prob.bit"], bits, p.shape(prob))
+    p.dump("bit", node.inside["prob.bit"], bits, p.shape(prob))
     out, sizes = p.out(node.name), (batch, heads, n, d, differences)
     p.call("boolean_attention", bits, p.place(value), "NULL", *sizes, out, taps=True)
-    p.tap("int", node.inside["context.int"], out, p.shape(node.name))
+    p.dump("int", node.inside["context.int"], out, p.shape(node.name))
     p.call("boolean_attention", bits, p.place(value), step, *sizes, out)
 
 

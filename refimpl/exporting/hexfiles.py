@@ -1,9 +1,9 @@
 """A network's parameters as files for `$readmemh`, an index of them, and a test bench.
 
 One file a binary matrix: a word a line, row by row, least significant bit first as everywhere
-[SPEC 1], every row padded with 0 to whole words; 1 is +1, 0 is -1. One file for its scales and for
-every other parameter: a number a line, the bits of float32, or of a whole number of 32 bits in two's
-complement that counts steps of 2^-fraction.
+[SPEC 1], every row padded with 0 to whole words; 1 is +1, 0 is -1. One file for its scales and one
+for every other parameter: a number a line, the bits of float32, or of a whole number of 32 bits in
+two's complement that counts steps of 2^-fraction.
 """
 
 from __future__ import annotations
