@@ -70,7 +70,9 @@ class Program:
         self.parameter_taps: list[Call] = []
         self.constants: dict[str, Constant] = {}
         self.blocks: list[Block] = []
-        self.roots = _roots(self.network)
+        self.moved: dict[str, tuple[Place, Constant]] = {}  # see `_later`
+        self.later = _later(self.network)
+        self.roots = _roots(self.network, self.later)
         self.last_read = _last_reads(self.network, self.roots)
         self.values: dict[str, Place] = {INPUT: Place(Block("image", self.count(INPUT)), 0)}
         self.layer = ""
@@ -122,6 +124,11 @@ class Program:
         else:
             place = self.new("numbers", self.count(name))
         self.values[name] = place
+        return place
+
+    def shown(self, name: str) -> Place:
+        """A place for a value that is there for whoever sees values alone."""
+        self.values[name] = place = self.new("shown", self.count(name))
         return place
 
     def over(self, node: Node, name: str) -> Place:
@@ -264,12 +271,13 @@ class Program:
             for array, c_type in (("numbers", "float"), ("words", "word"))
             if self.sizes[array]
         ]
+        shown = f"static float shown[{self.sizes['shown']}];\n" if self.sizes["shown"] else ""
         parts = [
             f"/* {self._about()}\n */\n#ifdef __clang__\n#pragma STDC FP_CONTRACT OFF\n#endif\n",
             f'#include "{name}.h"\n',
             functions,
             "#ifdef TAPS",
-            _resource("taps.c").rstrip(),
+            shown + _resource("taps.c").rstrip(),
             "#endif\n",
             "/* --- parameters --- */\n",
             *(_constant(constant) for constant in self.constants.values()),
@@ -384,13 +392,32 @@ def _functions(called: set[str]) -> str:
     return "\n\n".join([head, *kept]) + "\n"
 
 
-def _roots(network: Network) -> dict[str, str]:
-    """Value -> the one in whose place it lies."""
+def _later(network: Network) -> set[str]:
+    """Values that are read by signs alone, x + move and its heads: bits are made of x at once."""
+    found: set[str] = set()
+    for node in reversed(network.nodes):
+        readers = [network.nodes[i] for i, _ in network.readers.get(node.name, ())]
+        if node.op == "split_heads" and all(reader.op == "sign" for reader in readers):
+            found.add(node.name)
+        elif node.op == "shift" and all(
+            reader.name in found
+            or (reader.op == "binary_linear" and reader.attributes["binarize"] == "full")
+            for reader in readers
+        ):
+            found.add(node.name)
+    maker = network.maker  # heads of what is moved alone
+    moved = {n for n in found if network.nodes[maker[n]].op == "shift"}
+    return moved | {n for n in found if set(network.nodes[maker[n]].inputs) <= moved}
+
+
+def _roots(network: Network, later: set[str]) -> dict[str, str]:
+    """Value -> the one in whose place it lies, or of which it is made when it is read."""
     roots = {INPUT: INPUT}
     for node in network.nodes:
         view = node.op in VIEWS or (node.op == "pool" and node.attributes["pool"] == "cls")
         for name in node.outputs:
-            roots[name] = roots[node.inputs[0]] if view and node.inputs else name
+            made = (view or name in later) and node.inputs
+            roots[name] = roots[node.inputs[0]] if made else name
     return roots
 
 
@@ -467,7 +494,10 @@ def _binary_linear(p: Program, node: Node) -> None:
     (rows, inputs), (_, outputs) = p.rows(x), p.rows(node.name)
     if stage != "none":
         bits = p.new("words", rows * -(-inputs // packing.WORD))
-        p.call("sign", p.place(x), rows, inputs, bits, taps=stage == "activations")
+        if x in p.moved:
+            p.call("sign_moved", *p.moved[x], rows, inputs, bits)
+        else:
+            p.call("sign", p.place(x), rows, inputs, bits, taps=stage == "activations")
         p.dump("bit", node.inside["bit"], bits, p.shape(x))
     if stage != "full":
         place = p.place(x)
@@ -618,14 +648,25 @@ def _rprelu(p: Program, node: Node) -> None:
 
 
 def _shift(p: Program, node: Node) -> None:
-    x = node.inputs[0]  # most often read again, so not in its place
-    p.call("shift", p.place(x), p.param(node, 0), *p.rows(x), p.out(node.name))
+    x, move = node.inputs[0], p.param(node, 0)
+    later = node.name in p.later
+    out = p.shown(node.name) if later else p.out(node.name)
+    p.call("shift", p.place(x), move, *p.rows(x), out, taps=later)
+    if later:
+        p.moved[node.name] = p.place(x), move
 
 
 def _sign(p: Program, node: Node) -> None:
     x, (rows, n) = node.inputs[0], p.rows(node.inputs[0])
     p.values[node.name] = out = p.new("words", rows * -(-n // packing.WORD))
-    p.call("sign", p.place(x), rows, n, out)
+    if x not in p.moved:
+        p.call("sign", p.place(x), rows, n, out)
+        return
+    split = p.network.nodes[p.network.maker[x]]
+    transposed, (_, tokens, channels) = split.attributes["transposed"], p.shape(split.inputs[0])
+    heads = split.attributes["heads"]
+    function = "sign_heads_transposed" if transposed else "sign_heads"
+    p.call(function, *p.moved[x], tokens, heads, channels // heads, out)
 
 
 def _split(p: Program, node: Node) -> None:
@@ -640,7 +681,11 @@ def _split_heads(p: Program, node: Node) -> None:
     x, heads = node.inputs[0], node.attributes["heads"]
     batch, tokens, n = p.shape(x)
     function = "split_heads_transposed" if node.attributes["transposed"] else "split_heads"
-    p.call(function, p.place(x), batch, tokens, heads, n // heads, p.out(node.name))
+    later = node.name in p.later
+    out = p.shown(node.name) if later else p.out(node.name)
+    p.call(function, p.place(x), batch, tokens, heads, n // heads, out, taps=later)
+    if later:
+        p.moved[node.name] = p.moved[x]
 
 
 def _softmax(p: Program, node: Node) -> None:

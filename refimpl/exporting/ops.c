@@ -124,6 +124,19 @@ static void pack(const float *x, float threshold, int n, word *bits)
     }
 }
 
+/* a bit is 1 where x + move >= 0 */
+static void pack_moved(const float *restrict x, const float *restrict move, int n, word *bits)
+{
+    float z[64];
+    int i, j;
+    for (i = 0; i < n; i += 64) {
+        const int end = n - i < 64 ? n - i : 64;
+        for (j = 0; j < end; j++)
+            z[j] = x[i + j] + move[i + j];
+        pack(z, 0.0f, end, bits + i / 64);
+    }
+}
+
 /* --- binary operations --- */
 
 OPERATION void sign(const float *x, int rows, int n, word *bits)
@@ -131,6 +144,39 @@ OPERATION void sign(const float *x, int rows, int n, word *bits)
     int r;
     for (r = 0; r < rows; r++)
         pack(x + r * n, 0.0f, n, bits + r * WORDS(n));
+}
+
+/* the signs of x (rows, n) + move */
+OPERATION void sign_moved(const float *x, const float *move, int rows, int n, word *bits)
+{
+    int r;
+    for (r = 0; r < rows; r++)
+        pack_moved(x + r * n, move, n, bits + r * WORDS(n));
+}
+
+/* those of x (N, heads * d) + move as bits (heads, N, d) */
+OPERATION void sign_heads(const float *x, const float *move, int tokens, int heads, int d,
+                          word *bits)
+{
+    int h, t;
+    for (h = 0; h < heads; h++)
+        for (t = 0; t < tokens; t++, bits += WORDS(d))
+            pack_moved(x + (t * heads + h) * d, move + h * d, d, bits);
+}
+
+/* and as bits (heads, d, N) */
+OPERATION void sign_heads_transposed(const float *x, const float *move, int tokens, int heads,
+                                     int d, word *bits)
+{
+    float z[64];
+    int i, t, j;
+    for (i = 0; i < heads * d; i++)
+        for (t = 0; t < tokens; t += 64) {
+            const int end = tokens - t < 64 ? tokens - t : 64;
+            for (j = 0; j < end; j++)
+                z[j] = x[(t + j) * heads * d + i] + move[i];
+            pack(z, 0.0f, end, bits++);
+        }
 }
 
 OPERATION void sign_values(float *x, int n) /* the signs as -1 and +1 */
@@ -283,12 +329,12 @@ OPERATION void layer_norm(float *restrict x, const float *restrict weight,
     int r, i;
     for (r = 0; r < rows; r++, x += n) {
         const float mean = sum(x, n) / (float)n;
-        float std;
+        float scale;
         for (i = 0; i < n; i++)
             x[i] -= mean;
-        std = sqrtf(dot(x, x, n) / (float)n + eps);
+        scale = 1.0f / sqrtf(dot(x, x, n) / (float)n + eps); /* one division a row */
         for (i = 0; i < n; i++)
-            x[i] = x[i] / std * weight[i] + bias[i];
+            x[i] = x[i] * scale * weight[i] + bias[i];
     }
 }
 
