@@ -40,7 +40,7 @@ def arrange(blocks: Sequence[Block]) -> dict[str, int]:
 
     The largest first, each as low as it fits: seldom far from the least that is possible.
     """
-    sizes = {"numbers": 0, "words": 0}
+    sizes = {"numbers": 0, "words": 0, "shown": 0}
     placed: list[Block] = []
     for block in sorted(blocks, key=lambda b: (-b.size, b.begin)):
         others = [
