@@ -27,12 +27,9 @@ from refimpl.importing import checkpoint
 from refimpl.importing.families import family_of
 from refimpl.models import flatten, unflatten
 from tests import networks, oracles, strategies
-from tests.checkpoint_files import DATA, timm, write
+from tests.checkpoint_files import DATA, FOLDERS, HERE, timm, write
 from tests.command_line import assert_one_line, run
 
-HERE = Path(__file__).parent / "checkpoints"
-GIVEN = Path(os.environ.get("REFIMPL_CHECKPOINTS", HERE))
-FOLDERS = sorted(path for path in {*HERE.iterdir(), *GIVEN.iterdir()} if path.is_dir())
 IMAGES = ("--mean", "0.5", "0.5", "0.5", "--std", "0.2", "0.3", "0.4", "--crop", "0.9",
           "--resample", "bicubic")  # fmt: skip
 LOGITS, GRADIENTS = 1e-9, 1e-8

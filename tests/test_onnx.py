@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from importlib import resources
@@ -20,14 +19,12 @@ from refimpl.golden import Bundle, compare, make, read
 from refimpl.models import files, replay
 from refimpl.models.operations import OPERATIONS
 from tests import networks, oracles, strategies
+from tests.checkpoint_files import FOLDERS
 from tests.command_line import assert_one_line, run
 
 GOLDEN = Path(str(resources.files("refimpl.weights") / "golden"))
 SHIPPED = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
-HERE = Path(__file__).parent / "checkpoints"
-GIVEN = Path(os.environ.get("REFIMPL_CHECKPOINTS", HERE))
-FOLDERS = {path for path in (*HERE.iterdir(), *GIVEN.iterdir()) if path.is_dir()}
-CHECKPOINTS = sorted(path for path in FOLDERS if "pyramid" not in path.name)  # those are refused
+CHECKPOINTS = [path for path in FOLDERS if "pyramid" not in path.name]  # those are refused
 RUNTIMES = ("onnxruntime", "openvino")
 ANY = networks.all_configs() | networks.pyramids() | networks.others()
 NAMED = {
