@@ -232,6 +232,46 @@ def test_wrappers(how, tmp_path):
         np.testing.assert_array_equal(found, value, err_msg=path)
 
 
+def in_parts(folder, **index):
+    """The small network in two files, with other fields of the index, or other places of keys."""
+    _, arrays, config = timm()
+    places = {key: f"model-{1 + i % 2}.safetensors" for i, key in enumerate(arrays)}
+    for name in set(places.values()):
+        part = {key: value for key, value in arrays.items() if places[key] == name}
+        save_file(part, folder / name)
+    (folder / "config.json").write_text(json.dumps(config))
+    said = {"metadata": {"total_size": 1}, "weight_map": {**places, **index.pop("places", {})}}
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({**said, **index}))
+    return path
+
+
+@pytest.mark.parametrize("named", ["folder", "index"])
+def test_a_checkpoint_in_several_files(named, tmp_path):
+    path = in_parts(tmp_path)
+    model, params = refimpl.load_checkpoint(tmp_path if named == "folder" else path)
+    net, _, _ = timm()
+    assert model.config == net.model.config
+    for name, value in flatten(net.params).items():
+        np.testing.assert_array_equal(flatten(params)[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize(("index", "message"), [
+    ({"weight_map": None}, "no weight_map; expected the file of each tensor"),
+    ({"weight_map": {}}, "no weight_map; expected"),
+    ({"weight_map": {"norm.weight": "../model.safetensors"}}, "expected a file beside it"),
+    ({"weight_map": {"norm.weight": 3}}, "norm.weight is in 3; expected a file beside it"),
+    ({"weight_map": {"norm.weight": "x.safetensors"}}, "x.safetensors: no such file"),
+    ({"places": {"more": "model-1.safetensors"}}, "more is not in model-1.safetensors; expected"),
+    ({"places": {"norm.weight": "config.json"}}, "suffix '.json'; expected one of"),
+    ({"weight_map": {"norm.weight": "model-1.safetensors"}}, "; expected it to be said there"),
+])  # fmt: skip
+def test_bad_indices_are_one_line(index, message, tmp_path):
+    in_parts(tmp_path, **index)
+    asked = ("import", tmp_path, "-o", tmp_path / "out.safetensors", *IMAGES)
+    assert_one_line(run(*asked), message)
+
+
 @pytest.mark.parametrize(("how", "bits"), [("bfloat16", 8), ("float16", 11)])
 def test_half_precision_is_widened(how, bits, tmp_path):
     theirs = oracles.require("torch", "tests.torch_models.transformers_checkpoints")
