@@ -50,7 +50,8 @@ def _embed(net: Parts, c: Config) -> str:
     net.at("tokens")
     if c.window:
         usual = c.position == "usual"
-        x = net.norm("tokens" if usual else "embed_norm.out", "embed_norm", x, shell=True)
+        name = "tokens" if usual else "embed_norm.out"
+        x = net.norm(name, "embed_norm", x, shell=True, eps=c.merge_eps)
         if usual:
             return x
     front = {"cls_token": c.pool != "mean", "dist_token": c.distillation != "none"}
@@ -260,7 +261,7 @@ def _merge(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     gh, gw = s.grid
     net.at(f"{p}.norm", p)
     x = net(f"{p}.patches", "merge_patches", [x], grid=(2 * gh, 2 * gw))
-    x = net.norm(f"{p}.norm.out", f"{p}.norm", x)
+    x = net.norm(f"{p}.norm.out", f"{p}.norm", x, eps=c.merge_eps)
     if c.block == "binary":
         return projection(net, f"{p}.proj", x, s.dim, c, shell=True)
     net.at(f"{p}.proj")
