@@ -184,6 +184,8 @@ def imported() -> dict[str, Config]:
         "binaryvit-boxes": {"norm": "batch", "box": "3+5", "pool": "mean", "layer_scale": True},
         "binaryvit-w32a1": {"norm": "batch", "box": "3", "pool": "mean", "binarize": "activations"},
         "binaryvit-w32a32": {"norm": "batch", "box": "5", "pool": "mean", "binarize": "none"},
+        "w1a32": {"binarize": "weights", **DIDB},
+        "binaryvit-w1a32": {"norm": "batch", "binarize": "weights"},
         "binary-distilled": {"distillation": "token", "rprelu": "token", "position": "patches"},
     }
     return {name: small(**found) for name, found in fields.items()} | {

@@ -207,6 +207,7 @@ def test_the_choices_are_those_of_the_spec():
     expected["decoder"] = {*networks.DECODERS, "fpn"}
     switches = {**networks.SWITCHES, **networks.IMPORTED}
     del switches["merge_eps"]  # a number
+    switches["binarize"] = (*switches["binarize"], "weights")  # of others
     expected |= {name: set(v) for name, v in switches.items() if not isinstance(v[0], bool)}
     assert choices == expected
 

@@ -113,7 +113,8 @@ def sizes(draw, kind: str) -> dict[str, Any]:
     grid = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     return {**fields, "image_size": [fields["patch_size"] * side for side in grid],
             "hidden_size": heads * d, "num_attention_heads": heads,
-            "intermediate_size": draw(st.integers(1, 40)), "num_hidden_layers": draw(st.integers(1, 3))}
+            "intermediate_size": draw(st.integers(1, 40)),
+            "num_hidden_layers": draw(st.integers(1, 3))}
 
 
 @pytest.mark.parametrize("kind", ["vit", "deit", "teacher", "swin"])
@@ -523,6 +524,11 @@ def test_the_bits_of_weights_are_in_no_tensor(tmp_path):
         refimpl.load_checkpoint(folder)
     write(folder, load_file(source / "model.safetensors"), {**config, "weight_bits": 32})
     assert refimpl.load_checkpoint(folder)[0].config.binarize == "activations"
+    real = load_file(source / "model.safetensors")
+    real = {key: value for key, value in real.items() if not key.endswith("att_prob_clip")}
+    for bits, stage in ((1, "weights"), (32, "none")):
+        write(folder, real, {**config, "weight_bits": bits})
+        assert refimpl.load_checkpoint(folder)[0].config.binarize == stage
     odd = {**load_file(source / "model.safetensors")}
     key = "vit.encoder.layer.0.intermediate.dense.weight"
     write(folder, {**odd, key: odd[key][:-1]}, {**config, "weight_bits": 1})

@@ -86,6 +86,18 @@ def test_images_of_another_size(torch, room, name):
     assert_equal(torch, room, networks.with_images_of(net, (3, 5)))
 
 
+@pytest.mark.parametrize("name", NAMED)
+def test_nothing_is_left_on_another_device(torch, room, name):
+    """The device "meta" has no numbers, and takes nothing that lies elsewhere."""
+    net = networks.make(NAMED[name], 1, np.float32)
+    module = room.module(net.model, net.params).to("meta", torch.bfloat16)
+    images = torch.empty(net.images.shape, device="meta", dtype=torch.bfloat16)
+    logits = module(images)
+    assert logits.device.type == "meta" and logits.dtype == torch.bfloat16
+    assert logits.shape == net.dlogits.shape
+    logits.sum().backward()
+
+
 def test_every_operation_of_a_list_has_its_function(room):
     assert set(OPERATIONS) <= set(vars(room.network.functions))
 

@@ -399,7 +399,7 @@ def _hf_swin_keys(path: str, config: Config, t: Tensors) -> tuple[str, ...]:
 
 _LEAVES = {"running_variance": "running_var", "slope": "prelu.weight", "shift_in": "move1",
            "shift_out": "move2", "beta": "move"}  # fmt: skip
-_STAGES = {(1, 1): "full", (32, 1): "activations", (32, 32): "none"}
+_STAGES = {(1, 1): "full", (32, 1): "activations", (1, 32): "weights", (32, 32): "none"}
 
 
 def _binaryvit(t: Tensors, said: Said) -> dict[str, Any]:
@@ -422,7 +422,7 @@ def _binaryvit(t: Tensors, said: Said) -> dict[str, Any]:
     inputs = 1 if f"{layer}.attention.attention.att_prob_clip" in t else 32
     said.agree("the checkpoint", inputs, "input_bits")
     if (bits, inputs) not in _STAGES:
-        raise said.find("weight_bits").wrong(f"1 or 32, of inputs of {inputs} bits 32")
+        raise said.find("weight_bits").wrong("1 or 32")
     return {
         **fields,
         **_grid(t, said, "vit.embeddings.position_embeddings", fields["patch_size"], int(cls)),
@@ -440,7 +440,7 @@ def _binaryvit(t: Tensors, said: Said) -> dict[str, Any]:
 
 
 def _binaryvit_keys(path: str, config: Config, t: Tensors) -> tuple[str, ...]:
-    if path.endswith("attn.alpha") and config.binarize == "none":
+    if path.endswith("attn.alpha") and not config.has_signs:
         return ()  # nothing is compared with it
     block, layer = r"blocks\.(\d+)\.", r"vit.encoder.layer.\1."
     own, leaves = f"{layer}attention.attention.", {}

@@ -63,7 +63,7 @@ class Config:
     # a token behind the class token, and with "head" a head of its own
     distillation: str = field(default="none", metadata={"choices": ("none", "token", "head")})
     decoder: str = field(default="none", metadata={"choices": ("none", "linear", "fpn")})
-    binarize: str = _choice("full", *STAGES)
+    binarize: str = _choice("full", *STAGES, "weights")
     ste: str = _choice("polynomial", *STES)
     layer_scale: bool = False
     qkv_bias: bool = field(default=True, metadata={"real": True})
@@ -222,6 +222,11 @@ class Config:
     def first_patch(self) -> int:
         """Index of the first patch token: 1 behind a class token, 2 with a distillation token."""
         return int(self.pool != "mean") + int(self.distillation != "none")
+
+    @property
+    def has_signs(self) -> bool:
+        """Whether activations are binary: signs of them, and boolean attention."""
+        return self.block == "binary" and self.binarize in ("full", "activations")
 
     @property
     def task(self) -> str:
