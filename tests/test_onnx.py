@@ -27,8 +27,7 @@ SHIPPED = sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
 CHECKPOINTS = [path for path in FOLDERS if "pyramid" not in path.name]  # those are refused
 RUNTIMES = ("onnxruntime", "openvino")
 ANY = networks.all_configs() | networks.pyramids() | networks.others()
-NAMED = {
-    **networks.covering(),
+NAMED = {  # fields that are seldom drawn; all others the drawn networks have
     **networks.imported(),
     **{f"swin-{i}": networks.swin(**{**f, **networks.DIDB}) for i, f in enumerate(networks.SWINS)},
 }
@@ -91,17 +90,17 @@ def assert_drawn(config, seed: int, runtime: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_every_value_of_every_field(name, tmp_path):
+def test_networks_with_windows_and_of_others(name, tmp_path):
     assert_drawn(NAMED[name], 1, "onnxruntime", tmp_path)
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(config=ANY, seed=strategies.seeds())
 def test_random_networks(config, seed, tmp_path_factory):
     assert_drawn(config, seed, "onnxruntime", tmp_path_factory.mktemp("drawn"))
 
 
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(config=ANY, seed=strategies.seeds())
 def test_random_networks_on_openvino(config, seed, tmp_path_factory):
     assert_drawn(config, seed, "openvino", tmp_path_factory.mktemp("drawn"))
