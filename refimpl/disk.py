@@ -69,17 +69,19 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
     """Fill the folder that this yields; at the end it is `path`, after an error it is gone.
 
-    So no half of a folder is ever there. `path` does not exist, or is an empty folder. Raises
-    OutputError where it is something else, OSError from the disk.
+    So no half of a folder is ever there. `path` does not exist, or is an empty folder; with
+    `overwrite` any folder, which goes when the new one is whole. Raises OutputError where it is
+    something else, OSError from the disk.
     """
     path = Path(path)
-    if os.path.lexists(path) and not _is_empty_folder(path):
+    free = path.is_dir() if overwrite else _is_empty_folder(path)
+    if os.path.lexists(path) and not free:
         raise OutputError(f"{path}: exists; expected the name of a new folder or an empty one")
     target = _target(path)
-    temporary = _temporary(target)
+    temporary, old = _temporary(target), _temporary(target)
     try:
         os.mkdir(temporary)
     except OSError as error:
@@ -87,9 +89,12 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         if target.is_dir():  # no os.replace over a folder on every system
-            target.rmdir()
+            target.rename(old)
         temporary.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
+        if old.is_dir() and not target.exists():
+            old.rename(target)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 

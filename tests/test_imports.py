@@ -39,6 +39,7 @@ MAY_IMPORT = {
     "predictors": {"choice", "data", "models"},
     "classifiers": {"choice", "data", "machine", "metrics", "models", "ops", "predictors"},
     "segmenters": {"choice", "data", "machine", "metrics", "models", "ops", "predictors"},
+    "live": {"__init__", "data", "models", "report"},
     "report": {
         "__init__",
         "classifiers",
@@ -77,6 +78,7 @@ MAY_IMPORT = {
         "golden",
         "importing",
         "kernels",
+        "live",
         "machine",
         "metrics",
         "models",
@@ -96,6 +98,7 @@ MAY_IMPORT = {
         "kernels",
         "models",
         "ops",
+        "report",
         "segmenters",
         "training",
     },

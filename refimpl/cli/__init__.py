@@ -27,6 +27,7 @@ from refimpl.cli import (
     export,
     golden,
     import_,
+    live,
     models,
     outputs,
     pack,
@@ -44,7 +45,7 @@ from refimpl.conventions import RefimplError
 # In the order of --help.
 VERBS = (
     *(demo, classify, segment, evaluate, train, scenes, ablate, summary, show, pack, import_),
-    *(export, models, report, compile, golden, bench),
+    *(export, models, report, live, compile, golden, bench),
 )
 
 

@@ -163,9 +163,9 @@ class Program:
         """Let whoever wants to see values see the outputs of a node."""
         kind = {"reader": "real", "gradient": ""}.get(node.tap, node.tap)
         for name in node.outputs if kind else ():
-            self.tap(kind, name, self.place(name), self.shape(name))
+            self.dump(kind, name, self.place(name), self.shape(name))
 
-    def tap(self, kind: str, name: str, place: Place | Constant, shape: Sequence[int]) -> None:
+    def dump(self, kind: str, name: str, place: Place | Constant, shape: Sequence[int]) -> None:
         """Add a line that shows a value of a kind of [SPEC 8.1]."""
         if kind == "bit":
             shape = (*shape[:-1], -(-shape[-1] // packing.WORD))
@@ -464,7 +464,7 @@ def _binary_linear(p: Program, node: Node) -> None:
     if stage != "none":
         bits = p.new("words", rows * -(-inputs // packing.WORD))
         p.call("sign", p.place(x), rows, inputs, bits, taps=stage == "activations")
-        p.tap("bit", node.inside["bit"], bits, p.shape(x))
+        p.dump("bit", node.inside["bit"], bits, p.shape(x))
     if stage != "full":
         place = p.place(x)
         if stage == "activations":
@@ -478,11 +478,11 @@ def _binary_linear(p: Program, node: Node) -> None:
     weight = p.constant(f"{path}.bits", packing.pack_rows(bit).view("<u8").astype(np.uint64))
     scale = p.constant(f"{path}.scale", scale)
     out = p.out(node.name)
-    p.tap("bit", node.inside["weight.bit"], weight, bit.shape)
-    p.tap("real", node.inside["weight.scale"], scale, (outputs,))
+    p.dump("bit", node.inside["weight.bit"], weight, bit.shape)
+    p.dump("real", node.inside["weight.scale"], scale, (outputs,))
     sizes = (rows, inputs, outputs, out)
     p.call("binary_linear", bits, weight, "NULL", *sizes, taps=True)
-    p.tap("int", node.inside["int"], out, p.shape(node.name))
+    p.dump("int", node.inside["int"], out, p.shape(node.name))
     p.call("binary_linear", bits, weight, scale, *sizes)
 
 
@@ -501,13 +501,13 @@ def _boolean_attention(p: Program, node: Node) -> None:
     step = np.broadcast_to(ops.boolean.step_of(alpha).reshape(-1), (heads,))
     step = p.constant(f"{node.params[0]}.step", step)
     p.call("ratio", place, step, batch, heads, n * n, place)
-    p.tap("real", node.inside["prob.z"], place, p.shape(prob))
+    p.dump("real", node.inside["prob.z"], place, p.shape(prob))
     bits = p.new("words", batch * heads * n * -(-n // packing.WORD))
     p.call("above_half", place, batch * heads * n, n, bits)
-    p.tap("bit", node.inside["prob.bit"], bits, p.shape(prob))
+    p.dump("bit", node.inside["prob.bit"], bits, p.shape(prob))
     out, sizes = p.out(node.name), (batch, heads, n, d, differences)
     p.call("boolean_attention", bits, p.place(value), "NULL", *sizes, out, taps=True)
-    p.tap("int", node.inside["context.int"], out, p.shape(node.name))
+    p.dump("int", node.inside["context.int"], out, p.shape(node.name))
     p.call("boolean_attention", bits, p.place(value), step, *sizes, out)
 
 
