@@ -109,26 +109,15 @@ def write_folder(
     written, OSError from the disk.
     """
     path = Path(path)
-    old = overwrite and path.is_dir() and not _is_empty_folder(path)
-    if not old:
-        with new_folder(path) as folder:
-            _fill(folder, contents)
-        return
-    if other := sorted({file.name for file in path.iterdir()} - set(contents)):
-        raise OutputError(f"{path}: holds {other[0]}, which would not be written again; "
-                          "expected a new folder or one of an earlier run")
-    target = _target(path)
-    new, gone = _temporary(target), _temporary(target)
-    with new_folder(new) as folder:
-        _fill(folder, contents)
-    target.rename(gone)
-    new.rename(target)
-    shutil.rmtree(gone)
-
-
-def _fill(folder: Path, contents: Mapping[str, bytes]) -> None:
-    for name, data in contents.items():
-        (folder / name).write_bytes(data)
+    there = {file.name for file in path.iterdir()} if overwrite and path.is_dir() else set()
+    if other := sorted(there - set(contents)):
+        raise OutputError(
+            f"{path}: holds {other[0]}, which would not be written again; "
+            "expected a new folder or one of an earlier run"
+        )
+    with new_folder(path, overwrite=overwrite) as folder:
+        for name, data in contents.items():
+            (folder / name).write_bytes(data)
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:

@@ -1,4 +1,4 @@
-"""A network as C99: a header and a source that needs memcpy, memset and math.h alone.
+"""A network as C99: a header and a source that needs memcpy and math.h alone.
 
 The source is written from the list of nodes: a call of a function of `ops.c` for every node, the
 parameters as constant arrays, all values in static arrays whose places are used again once their
@@ -20,7 +20,7 @@ from refimpl import disk, ops
 from refimpl.exporting import places
 from refimpl.exporting.places import Block, Place
 from refimpl.exporting.source import Source, require_ops
-from refimpl.models import insides, packing
+from refimpl.models import packing
 from refimpl.models.nodes import INPUT, Network, Node
 
 WIDTH = 96  # columns of a line of numbers
@@ -73,16 +73,20 @@ class Program:
         self.roots = _roots(self.network)
         self.last_read = _last_reads(self.network, self.roots)
         self.values: dict[str, Place] = {INPUT: Place(Block("image", self.count(INPUT)), 0)}
-        layer = ""
-        for self.index, node in enumerate(self.network.nodes):
-            if not node.inputs:
-                continue
-            if node.layer != layer:
-                layer = node.layer
-                self.calls.append(Call("", (layer,), False))
-            OPS[node.op](self, node)
-            self.show(node)
+        self.layer = ""
+        for index, node in enumerate(self.network.nodes):
+            self.index = index
+            if node.inputs:
+                self.add(node)
         self.sizes = places.arrange(self.blocks)
+
+    def add(self, node: Node) -> None:
+        """Add the lines of a node, below the name of its layer."""
+        if node.layer != self.layer:
+            self.layer = node.layer
+            self.calls.append(Call("", (node.layer,), False))
+        OPS[node.op](self, node)
+        self.show(node)
 
     # --- values ---
 
@@ -111,21 +115,26 @@ class Program:
         self.blocks.append(block)
         return Place(block, 0)
 
-    def out(self, name: str, over: str = "") -> Place:
-        """The place of a value that a node gives: that of an input, where nobody reads it again."""
+    def out(self, name: str) -> Place:
+        """A place of its own for a value that a node gives."""
         if name == self.network.output:
             place = Place(Block("logits", self.count(name)), 0)
-        elif over and self._is_free(over, self.count(name)):
-            place = self.place(over)
         else:
             place = self.new("numbers", self.count(name))
         self.values[name] = place
         return place
 
-    def _is_free(self, name: str, size: int) -> bool:
-        place = self.place(name)
-        whole = place.offset == 0 and place.block.size == size and place.block.array == "numbers"
-        return whole and self.last_read[self.roots[name]] == self.index
+    def over(self, node: Node, name: str) -> Place:
+        """The place of an input, which the output takes: of a copy, where it is read again."""
+        x, size = self.place(name), self.count(name)
+        last = self.last_read[self.roots[name]] == self.index
+        whole = x.offset == 0 and x.block.size == size and x.block.array == "numbers"
+        if last and whole and node.name != self.network.output:
+            self.values[node.name] = x
+            return x
+        y = self.out(node.name)
+        self.call("memcpy", y, x, f"sizeof(float) * {size}")
+        return y
 
     # --- constants ---
 
@@ -170,12 +179,13 @@ class Program:
         if kind == "bit":
             shape = (*shape[:-1], -(-shape[-1] // packing.WORD))
         rest = "".join(f" {side}," for side in shape[1:]).removesuffix(",")
-        type_ = {"real": "<f4", "int": "<i4", "bit": "<u8"}[kind]
-        args = f'"{name}"', f'"{type_}"', place, shape[0], f'"{rest}"', math.prod(shape)
+        letter = {"real": "'f'", "int": "'i'", "bit": "'u'"}[kind]
+        args = place, shape[0], f'"{rest}"', math.prod(shape)
         if isinstance(place, Constant):
-            self.parameter_taps.append(Call("tap", args, True))
+            letter = letter.replace("u", "U")  # weights are by words, see `whole_numbers`
+            self.parameter_taps.append(Call("tap", (f'"{name}"', letter, *args), True))
         else:
-            self.call("tap", *args, taps=True)
+            self.call("tap", f'"{name}"', letter, *args, taps=True)
 
     # --- text ---
 
@@ -215,7 +225,7 @@ class Program:
             f"{self.source.name}: written by refimpl export from a model file of the SHA-256",
             self.source.sha256,
             "",
-            f"RAM    {self.needs.split(' of RAM')[0]}, static, beside some 200 bytes of stack",
+            f"RAM    {self.needs.split(' of RAM')[0]}, in static arrays; the stack stays small",
             f"Flash  {self.needs.split(', ', 1)[1]}, beside the code (see size)",
             "",
             f"{self.function}: {images} -> logits {config.logits_shape}",
@@ -361,7 +371,7 @@ def _functions(called: set[str]) -> str:
     head, body = text[text.index("#include") :].split("\n\n/* --- ", maxsplit=1)
     # a function, or several between #if and #endif, with the comment above
     defined = {
-        piece: set(re.findall(r"^static \w+ (\w+)\(", piece, re.MULTILINE))
+        piece: set(re.findall(r"^(?:static|OPERATION) \w+ (\w+)\(", piece, re.MULTILINE))
         for piece in body.strip().split("\n\n")
     }
     wanted, before = set(called), set()
@@ -370,7 +380,8 @@ def _functions(called: set[str]) -> str:
         for piece, names in defined.items():
             if names & before:
                 wanted |= set(re.findall(r"\b(\w+)\(", piece))
-    return "\n\n".join([head, *(piece for piece, names in defined.items() if names & wanted)]) + "\n"
+    kept = [piece for piece, names in defined.items() if names & wanted]
+    return "\n\n".join([head, *kept]) + "\n"
 
 
 def _roots(network: Network) -> dict[str, str]:
@@ -398,40 +409,34 @@ def _view(p: Program, node: Node, offset: int = 0) -> None:
 def _elements(p: Program, node: Node, *options: Any) -> None:
     """An operation on single elements."""
     (x,) = node.inputs
-    place = p.place(x)
-    p.call(node.op, place, p.count(x), *options, p.out(node.name, over=x))
+    p.call(node.op, p.over(node, x), p.count(x), *options)
 
 
 def _of_rows(p: Program, node: Node, *options: Any, function: str = "") -> None:
     """An operation on rows of channels, with parameters a channel."""
-    x = node.inputs[0]
-    place, params = p.place(x), p.params(node)
-    out = p.out(node.name, over=x)
-    p.call(function or node.op, place, *params, *p.rows(x), *options, out)
+    (x,) = node.inputs
+    p.call(function or node.op, p.over(node, x), *p.params(node), *p.rows(x), *options)
 
 
 def _add(p: Program, node: Node) -> None:
     first, *others = node.inputs
-    place, n = p.place(first), p.count(node.name)
-    out = p.out(node.name, over=first)
+    out, (rows, outputs) = p.over(node, first), p.rows(first)
     for other in others:
-        rows, outputs = p.rows(node.name)
         fitted = p.network.nodes[p.network.maker[other]]
         inputs = p.rows(fitted.inputs[0])[1] if fitted.op == "fit" else outputs
         if inputs == outputs:
-            p.call("add", place, p.place(other), n, out)
+            p.call("add", out, p.place(other), rows * outputs)
         else:
             function = "add_repeated" if inputs < outputs else "add_means"
-            p.call(function, place, p.place(other), rows, inputs, outputs, out)
-        place = out
+            p.call(function, out, p.place(other), rows, inputs, outputs)
 
 
 def _band_sum(p: Program, node: Node) -> None:
     low, high = node.inputs
     batch, heads, *each = p.shape(low)
     root = math.sqrt(node.attributes["head_dim"])
-    args = p.place(low), p.place(high), p.param(node, 0), batch, heads, math.prod(each), root
-    p.call("band_sum", *args, p.out(node.name, over=low))
+    args = p.place(high), p.param(node, 0), batch, heads, math.prod(each), root
+    p.call("band_sum", p.over(node, low), *args)
 
 
 def _bands(p: Program, node: Node) -> None:
@@ -445,17 +450,16 @@ def _bands(p: Program, node: Node) -> None:
     else:
         p.call("bands", place, first, gh, gw, n, mode == "periodic", low, high)
     if first and node.attributes["cls"] == "low":
-        p.call("memset", high, 0, f"sizeof(float) * {first * n}")
+        p.call("zero", high, first * n)
 
 
 def _batch_norm(p: Program, node: Node) -> None:
-    x, (rows, n) = node.inputs[0], p.rows(node.inputs[0])
+    x = node.inputs[0]
     weight, bias, mean = (p.param(node, i) for i in range(3))
     variance = p.source.array(node.params[3]).astype(np.float64)
     std = np.sqrt(variance + node.attributes["eps"]).astype(np.float32)
     std = p.constant(f"{node.params[3]}.std", std)
-    place = p.place(x)
-    p.call("batch_norm", place, weight, bias, mean, std, rows, n, p.out(node.name, over=x))
+    p.call("batch_norm", p.over(node, x), weight, bias, mean, std, *p.rows(x))
 
 
 def _binary_linear(p: Program, node: Node) -> None:
@@ -468,14 +472,14 @@ def _binary_linear(p: Program, node: Node) -> None:
     if stage != "full":
         place = p.place(x)
         if stage == "activations":
-            values = p.new("numbers", p.count(x))
-            p.call("sign_values", place, p.count(x), values)
-            place = values
+            place = p.over(node, x)
+            p.call("sign_values", place, p.count(x))
         out = p.out(node.name)
         p.call("linear", place, p.matrix(node), "NULL", rows, inputs, outputs, out)
         return
     bit, scale = p.source.matrix(path)
-    weight = p.constant(f"{path}.bits", packing.pack_rows(bit).view("<u8").astype(np.uint64))
+    words = packing.pack_rows(bit).view("<u8").astype(np.uint64).T  # by words, see `whole_numbers`
+    weight = p.constant(f"{path}.bits", words)
     scale = p.constant(f"{path}.scale", scale)
     out = p.out(node.name)
     p.dump("bit", node.inside["weight.bit"], weight, bit.shape)
@@ -495,12 +499,12 @@ def _boolean_attention(p: Program, node: Node) -> None:
         out, sizes = p.out(node.name), (batch * heads, n, d)
         p.call("matmul", place, p.place(value), *sizes, n, out)
         if differences:
-            p.call("minus_own", place, p.place(value), *sizes, out)
+            p.call("minus_own", out, place, p.place(value), *sizes)
         return
     alpha = p.source.array(node.params[0])
     step = np.broadcast_to(ops.boolean.step_of(alpha).reshape(-1), (heads,))
     step = p.constant(f"{node.params[0]}.step", step)
-    p.call("ratio", place, step, batch, heads, n * n, place)
+    p.call("ratio", place, step, batch, heads, n * n)
     p.dump("real", node.inside["prob.z"], place, p.shape(prob))
     bits = p.new("words", batch * heads * n * -(-n // packing.WORD))
     p.call("above_half", place, batch * heads * n, n, bits)
@@ -539,8 +543,8 @@ def _convolution(p: Program, node: Node) -> None:
 
 def _differential(p: Program, node: Node) -> None:
     value, mean = node.inputs
-    args = (p.place(value), p.place(mean), *p.params(node), *p.rows(value))
-    p.call("differential", *args, p.out(node.name, over=mean))
+    args = p.place(value), *p.params(node), *p.rows(value)
+    p.call("differential", p.over(node, mean), *args)
 
 
 def _interpolate(p: Program, node: Node) -> None:
@@ -557,8 +561,8 @@ def _interpolate(p: Program, node: Node) -> None:
 
 def _layer_scale(p: Program, node: Node) -> None:
     x = node.inputs[0]
-    params, place = (p.param(node, 0), p.param(node, 1)), p.place(x)
-    p.call("layer_scale", place, *params, *p.rows(x), p.out(node.name, over=x))
+    params = p.param(node, 0), p.param(node, 1)
+    p.call("layer_scale", p.over(node, x), *params, *p.rows(x))
 
 
 def _linear(p: Program, node: Node) -> None:
@@ -600,18 +604,22 @@ def _pool(p: Program, node: Node) -> None:
 def _position_bias(p: Program, node: Node) -> None:
     x = node.inputs[0]
     windows, heads, keys, _ = p.shape(x)
-    args = p.place(x), p.param(node, 0), windows, heads, math.isqrt(keys)
-    p.call("position_bias", *args, p.out(node.name, over=x))
+    args = p.param(node, 0), windows, heads, math.isqrt(keys)
+    p.call("position_bias", p.over(node, x), *args)
 
 
 def _position_embedding(p: Program, node: Node) -> None:
     x = node.inputs[0]
-    args = p.place(x), p.param(node, 0), p.count(x)
-    p.call("add", *args, p.out(node.name, over=x))
+    p.call("add", p.over(node, x), p.param(node, 0), p.count(x))
 
 
 def _rprelu(p: Program, node: Node) -> None:
     _of_rows(p, node, function="rprelu_tokens" if len(node.params) > 3 else "rprelu")
+
+
+def _shift(p: Program, node: Node) -> None:
+    x = node.inputs[0]  # most often read again, so not in its place
+    p.call("shift", p.place(x), p.param(node, 0), *p.rows(x), p.out(node.name))
 
 
 def _sign(p: Program, node: Node) -> None:
@@ -637,8 +645,7 @@ def _split_heads(p: Program, node: Node) -> None:
 
 def _softmax(p: Program, node: Node) -> None:
     x = node.inputs[0]
-    args = p.place(x), *p.rows(x)
-    p.call("softmax", *args, p.out(node.name, over=x))
+    p.call("softmax", p.over(node, x), *p.rows(x))
 
 
 def _window_softmax(p: Program, node: Node) -> None:
@@ -648,8 +655,7 @@ def _window_softmax(p: Program, node: Node) -> None:
     side = (2 * rows + columns).reshape(1, -1, 1).astype(np.float64)
     side = ops.windows.forward(side, **a)[0].astype(np.uint8)
     side = p.constant(f"side.{gh}.{gw}.{a['window']}.{a['shift']}", side)
-    args = p.place(x), side, windows, heads, keys
-    p.call("window_softmax", *args, p.out(node.name, over=x))
+    p.call("window_softmax", p.over(node, x), side, windows, heads, keys)
 
 
 def _transposed(p: Program, node: Node) -> None:
@@ -703,7 +709,7 @@ OPS: dict[str, Callable[[Program, Node], None]] = {
     "position_embedding": _position_embedding,
     "rescale": lambda p, node: _elements(p, node, node.attributes["factor"]),
     "rprelu": _rprelu,
-    "shift": _of_rows,
+    "shift": _shift,
     "sign": _sign,
     "softmax": _softmax,
     "split": _split,
