@@ -125,6 +125,12 @@ def test_no_wire_runs_through_a_box(config) -> None:
     rows = diagram._block_rows(entries, diagram._projections(entries))
     drawn = diagram._Drawing(diagram._stacked(rows), "", diagram._branches(net))
     assert_readable(drawn.sizes, drawn.wires, drawn.placed)
+    read = {name for row in rows for name in row.reads}
+    assert {n for row in rows for n in row.gives} - read == {"blocks.0.out"}  # no loose ends
+    assert {n for e in entries for n in e["inputs"]} - read == {
+        n for begin, end in diagram._projections(entries) for e in entries[begin + 1 : end]
+        for n in e["inputs"]
+    }  # fmt: skip
 
 
 @st.composite
