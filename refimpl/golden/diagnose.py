@@ -61,11 +61,7 @@ def cause(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> str
         if case.kind == "bit":
             written = _sign_of_zero(case) or _padding(case) or _layout(case)
             return written or _searched(verdict, bundle, candidate) or _explain(case, PLACES)
-        return (
-            _explain(case, (fingerprints.constant,))
-            or _searched(verdict, bundle, candidate)
-            or _explain(case, TABLE[case.kind])
-        )
+        return _searched(verdict, bundle, candidate) or _explain(case, TABLE[case.kind])
 
 
 def causes(comparison: Comparison, bundle: Bundle, candidate: Mapping[str, Any]) -> dict[str, str]:
@@ -112,7 +108,11 @@ def _searched(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) ->
     if verdict.verdict != "FAIL":  # rounding that flips has no cause
         return None
     target = hypotheses.target_of(verdict, bundle.reference)
-    return hypotheses.Search(bundle.reference, _given(bundle, candidate), target).cause()
+    found = hypotheses.Search(bundle.reference, _given(bundle, candidate), target).cause()
+    if target.found.any():
+        return found
+    written = "all zero: was it ever written?"  # which says little of why
+    return written if found is None or found.startswith("all zero") else f"{written} Or: {found}"
 
 
 def _given(bundle: Bundle, candidate: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -132,8 +132,7 @@ def _layout(case: Case) -> str | None:
     if case.packed is not None:
         expected = unpack(pack_rows(case.expected))
         padded = case._replace(expected=expected, candidate=unpack(case.packed))
-    plain = (fingerprints.constant, fingerprints.polarity)
-    return _explain(case, plain) or _explain(padded, (fingerprints.layout,))
+    return _explain(case, (fingerprints.polarity,)) or _explain(padded, (fingerprints.layout,))
 
 
 def _sign_of_zero(case: Case) -> str | None:

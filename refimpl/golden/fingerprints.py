@@ -205,9 +205,3 @@ def patches_shifted(case: Case) -> Iterator[Guess]:
 def mirrored(case: Case) -> Iterator[Guess]:
     for axis in reversed(range(case.expected.ndim)):
         yield Guess(f"reversed along axis {axis}", np.flip(case.expected, axis))
-
-
-def constant(case: Case) -> Iterator[Guess]:
-    """The memory as it was allocated."""
-    if not case.candidate.any() and (case.packed is None or not case.packed.any()):
-        yield Guess("all zero: was it ever written?", np.zeros_like(case.expected))

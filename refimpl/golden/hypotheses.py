@@ -8,16 +8,19 @@ is the cause. Flips are as good as a signature: of bits and whole numbers nearly
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from refimpl.golden import record
 from refimpl.golden.bounds import Reference
-from refimpl.golden.mistakes import Mistake, Site
-from refimpl.golden.mistakes.catalogue import TIERS
+from refimpl.golden.mistakes import Mistake, Site, general
+from refimpl.golden.mistakes.catalogue import ELSEWHERE, OWN, PLACES, READS, of_site
+from refimpl.golden.mistakes.declared import Family
 from refimpl.golden.stretch import Stretch
 
 EVIDENCE = {"bit": 8, "int": 3, "real": 3}  # differing entries
@@ -25,12 +28,17 @@ LEFT = 0.05  # of the entries that differ, that a cause may leave
 FEW = 0.01  # of all entries of a real, that may lie beyond the bound: rounding flips a bit
 TIGHT = 1e-3  # of the difference: nothing simpler is looked for beyond it
 SPREAD = 4.0  # times the tolerance of all: an element has the terms of another one
+COARSE = 1e-4  # of the largest of a row: beyond it a real is another one
 ALIKE = 4.0  # times as much left: no better, no worse
 ROUNDING = 1e-12
 SECONDS = 4.0
 LARGE = 2_000_000  # parameters of a network whose search may take longer
 SECONDS_OF_LARGE = 50.0
-OTHERS = 6  # taps behind the first divergence that decide between equals
+OTHERS = 8  # taps behind the first divergence that are asked, too, where it says too little
+ENOUGH = 40  # entries that differ, to be sure of a cause
+# What is tried, one after the other: mistakes, and whether at all sites alike or at one node.
+ORDER = ((OWN, True), (READS, True), (READS, False), (OWN, False), (ELSEWHERE, True),
+         (ELSEWHERE, False), (PLACES, True), (PLACES, False))  # fmt: skip
 EQUALS = 2  # that are named beside the cause
 
 
@@ -39,12 +47,17 @@ class Hypothesis(NamedTuple):
 
     sites: Mapping[tuple[str, str], Mistake]
     words: str
-    rank: int
+    families: Sequence[Family]
+    key: tuple[str, ...]  # of the group, see `_keys`
     order: int
 
     @property
     def edits(self) -> dict:
         return {key: mistake.edit for key, mistake in self.sites.items()}
+
+    @property
+    def rank(self) -> int:
+        return next(iter(self.sites.values())).rank
 
     @property
     def nodes(self) -> set[str]:
@@ -63,7 +76,7 @@ class Target(NamedTuple):
 class Explanation(NamedTuple):
     hypothesis: Hypothesis
     left: float  # of the difference, as a share
-    value: np.ndarray
+    value: np.ndarray  # of a bit its z, which says more
 
 
 class Search:
@@ -78,29 +91,46 @@ class Search:
     ):
         self.reference, self.given, self.target = reference, given, target
         # at first what the reference has in front of the tap's own operation
-        near = {n: reference.steps[n].value for n in reference.steps[target.name].inputs}
+        near = _near(reference, given, target)
         self.stretches = [Stretch(reference, {**near, **given}, target.name)]
-        if not near.keys() <= given.keys():
+        self.is_assumed = not near.keys() <= given.keys()
+        if self.is_assumed:
             self.stretches.append(Stretch(reference, given, target.name))
         size = sum(p.size for p in reference.params.values())
         allowed = SECONDS_OF_LARGE if size > LARGE else SECONDS
-        self.deadline = time.monotonic() + (allowed if seconds is None else seconds)
+        self.deadline = time.process_time() + (allowed if seconds is None else seconds)
 
     def cause(self) -> str | None:
         """In words; None where no known mistake explains the tap."""
+        with threadpool_limits(1):  # the arrays are small: threads would wait for each other
+            return self._first_cause()
+
+    def _first_cause(self) -> str | None:
         for self.stretch in self.stretches:
+            self.behind: list[_Behind] = []
             found = self._cause()
             if found is not None:
                 return found
+            self.is_assumed = False
         return None
 
     def _cause(self) -> str | None:
-        if not self._has_evidence():
+        right, found = self.stretch.right, self.target.found
+        if not np.isfinite(found).all() or not np.isfinite(right).all():
             return None
-        found = self._best(list(self._explanations()))
-        if not found:
+        differing = int((right != found).sum())
+        if not differing:
             return None
-        best, *equals = self._decided(found)
+        is_sparse = len(self.stretch.steps) > 1
+        if differing < min(ENOUGH, found.size) and self.target.kind != "real" and is_sparse:
+            self.behind = list(self._asked())
+            differing += sum(behind.differing for behind in self.behind)
+        if differing < min(EVIDENCE[self.target.kind], found.size):
+            return None
+        explanations = self._best(list(self._explanations()))
+        if not explanations:
+            return None
+        best, *equals = self._decided(explanations)
         words = self._spoken(best)
         others = list(dict.fromkeys(self._spoken(e) for e in equals))
         others = [other for other in others if other != words][:EQUALS]
@@ -108,38 +138,45 @@ class Search:
             words += "; equally well explained by: " + "; or ".join(others)
         return words
 
-    def _has_evidence(self) -> bool:
-        right, found = self.stretch.right, self.target.found
-        if not np.isfinite(found).all() or not np.isfinite(right).all():
-            return False
-        return int((right != found).sum()) >= min(EVIDENCE[self.target.kind], found.size)
-
     # --- one after the other ----------------------------------------------------------------------
 
     def _explanations(self) -> Iterator[Explanation]:
-        """Tier after tier; behind one that explains the numbers nothing is looked for."""
-        order = 0
-        for tier in TIERS:
-            tight = False
-            for hypothesis in hypotheses(self.stretch.sites.values(), tier, order):
-                order += 1
-                if time.monotonic() > self.deadline:
+        """What is likelier first; behind what explains the numbers nothing is looked for."""
+        for order, (families, everywhere) in enumerate(ORDER):
+            if self.is_assumed and families is ELSEWHERE:
+                continue
+            tight: set[str] = set()  # nodes at which a mistake explains it: only equals are left
+            sites = self.stretch.sites.values()
+            for hypothesis in hypotheses(sites, families, everywhere, order):
+                if tight and tight.isdisjoint(hypothesis.nodes):
+                    continue
+                if time.process_time() > self.deadline:
                     return
                 with np.errstate(all="ignore"):
-                    value = self.stretch.run(hypothesis.edits)
-                    left = None if value is None else self._left(value)
+                    changed = self.stretch.changed(hypothesis.edits)
+                    value = changed.get(self.target.name)
+                    left = None if value is None else self._left(value, hypothesis)
                 if left is not None:
-                    yield Explanation(hypothesis, left, value)
-                    tight = tight or left <= TIGHT
+                    yield Explanation(hypothesis, left, changed.get(self._z, value))
+                    tight |= hypothesis.nodes if left <= TIGHT else set()
             if tight:
                 return
 
-    def _left(self, value: np.ndarray) -> float | None:
+    @property
+    def _z(self) -> str:
+        return self.reference.steps[self.target.name].z if self.target.kind == "bit" else ""
+
+    def _left(self, value: np.ndarray, hypothesis: Hypothesis) -> float | None:
         """The share of the difference that a value leaves; None where it explains nothing."""
         right, found = self.stretch.right, self.target.found
         if self.target.kind != "real":
             left, whole = int((value != found).sum()), int((right != found).sum())
-            return left / whole if left <= LEFT * whole else None
+            if not self.behind or left > whole / 2:
+                return left / whole if left <= LEFT * whole else None
+            is_clear = whole >= EVIDENCE[self.target.kind] and left <= LEFT * whole
+            left += sum(behind.left(hypothesis) for behind in self.behind)
+            whole += sum(behind.differing for behind in self.behind)
+            return left / whole if is_clear or left <= LEFT * whole else None
         if not np.isfinite(value).all():
             return None
         left, whole = np.abs(value - found), _rms(right - found)
@@ -156,7 +193,7 @@ class Search:
             return []
         least = min(explanation.left for explanation in found)
         equal = [e for e in found if e.left <= ALIKE * least + ROUNDING]
-        equal.sort(key=lambda e: (e.hypothesis.rank, len(e.hypothesis.sites), e.hypothesis.order))
+        equal.sort(key=lambda e: (e.hypothesis.rank, e.hypothesis.order))
         kept: list[Explanation] = []
         for e in equal:
             if not any(
@@ -171,26 +208,24 @@ class Search:
         if len(found) == 1:
             return found
         distance = {id(e): 0.0 for e in found}
-        for stretch, there in self._behind(found):
-            with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):
+            for behind in self.behind or self._asked():
                 for e in found:
-                    own = {k: m for k, m in e.hypothesis.edits.items() if k in stretch.sites}
-                    value = stretch.run(own) if own else None
-                    distance[id(e)] += _distance(stretch.right if value is None else value, there)
+                    distance[id(e)] += behind.distance(e.hypothesis)
         least = min(distance.values())
         return [e for e in found if distance[id(e)] <= ALIKE * least + TIGHT]
 
-    def _behind(self, found: Sequence[Explanation]) -> Iterator[tuple[Stretch, np.ndarray]]:
-        """Dumped taps behind the target that mistakes concern, with the candidate's values."""
+    def _asked(self) -> Iterator[_Behind]:
+        """Dumped taps behind the target that share sites with its stretch."""
         names, left = list(self.reference.steps), OTHERS
-        nodes = set().union(*(e.hypothesis.nodes for e in found))
+        ops = {(site.node.op, site.what) for site in self.stretch.sites.values()}
         for name in names[names.index(self.target.name) + 1 :]:
-            if left == 0 or time.monotonic() > self.deadline:
+            if left == 0 or time.process_time() > self.deadline:
                 return
             if name in self.given:
                 stretch = Stretch(self.reference, self.given, name)
-                if not nodes.isdisjoint(node for node, _ in stretch.sites):
-                    yield stretch, self.given[name]
+                if not ops.isdisjoint((s.node.op, s.what) for s in stretch.sites.values()):
+                    yield _Behind(stretch, self.given[name])
                     left -= 1
 
     def _spoken(self, explanation: Explanation) -> str:
@@ -205,38 +240,96 @@ class Search:
         return f"{words}, in {back}{first}"
 
 
-def hypotheses(sites: Iterator[Site], tier: Sequence, order: int = 0) -> Iterator[Hypothesis]:
-    """Mistakes of some sites: each at all that have it, then at the sites of a single node."""
-    everywhere: dict[tuple, dict[tuple[str, str], Mistake]] = {}
-    alone: dict[tuple, dict[tuple[str, str], Mistake]] = {}
+class _Behind:
+    """A dumped tap behind the first divergence: what a mistake makes of it, too."""
+
+    def __init__(self, stretch: Stretch, found: np.ndarray):
+        self.stretch, self.found = stretch, found
+
+    @functools.cached_property
+    def differing(self) -> int:
+        """Entries that are not as they follow rightly."""
+        return self._count(self.stretch.right)
+
+    def left(self, hypothesis: Hypothesis) -> int:
+        """Entries that the mistake does not give."""
+        return self._count(self._value(hypothesis))
+
+    def distance(self, hypothesis: Hypothesis) -> float:
+        value = self._value(hypothesis)
+        if self.found.dtype.kind != "f":
+            return float((value != self.found).mean())
+        return _rms(value - self.found) / max(_rms(self.found), np.finfo(float).tiny)
+
+    def _count(self, value: np.ndarray) -> int:
+        if self.found.dtype.kind == "f":
+            largest = np.abs(self.found).max(axis=-1, keepdims=True) if self.found.ndim else 1.0
+            return int((np.abs(value - self.found) > COARSE * largest).sum())
+        return int((value != self.found).sum())
+
+    def _value(self, hypothesis: Hypothesis) -> np.ndarray:
+        """With the same mistake at the sites of this stretch that have it."""
+        edits = {
+            site.key: mistake.edit
+            for site in self.stretch.sites.values()
+            if hypothesis.families[0] is not general.others or site.key in hypothesis.sites
+            for mistake in of_site(site, hypothesis.families)
+            if hypothesis.key in _keys(site, mistake)
+        }
+        value = self.stretch.run(edits) if edits else None
+        return self.stretch.right if value is None else value
+
+
+def hypotheses(
+    sites: Iterable[Site], families: Sequence, everywhere: bool, order: int = 0
+) -> Iterator[Hypothesis]:
+    """Mistakes of some sites: each at all that have it, or at those of a single node."""
+    groups: dict[tuple, dict[tuple[str, str], Mistake]] = {}
     for site in sites:
-        back = site.what if site.is_backward else ""
-        for family in tier:
-            for mistake in family(site):
-                sort = (site.node.op, back, mistake.sort)
-                everywhere.setdefault(sort, {})[site.key] = mistake
-                alone.setdefault((site.node.name, *sort), {})[site.key] = mistake
-    for group in (everywhere, alone):
-        for key, found in group.items():
-            nodes = {node for node, _ in found}
-            if group is alone and len(everywhere[key[1:]]) == len(found):
-                continue  # it is all of them
-            first = next(iter(found.values()))
-            words = first.words if len(nodes) == 1 else first.sort
-            yield Hypothesis(found, words, first.rank, order)
-            order += 1
+        for mistake in of_site(site, families):
+            alone, *alike = _keys(site, mistake)
+            for key in alike if everywhere else (alone,):
+                groups.setdefault(key, {})[site.key] = mistake
+    seen = set()
+    for key, found in groups.items():
+        identity = (next(iter(found.values())).words, *found)
+        if identity in seen:
+            continue
+        seen.add(identity)
+        words = {mistake.words for mistake in found.values()}
+        first = next(iter(found.values()))
+        spoken = first.words if len(words) == 1 else first.sort
+        yield Hypothesis(found, spoken, families, key, order)
+
+
+def _keys(site: Site, mistake: Mistake) -> tuple[tuple[str, ...], ...]:
+    """Groups to which a mistake of a site belongs: of its node alone, and those of several nodes.
+
+    These are of an operation, and of one between the same others; where words name values, of all that speak of the same; of a mistake
+    of its own operation, of all operations that share it, since ports share functions.
+    """
+    back, op = site.what if site.is_backward else "", site.node.op
+    alone, alike = (site.node.name, op, back, mistake.sort), (op, back, mistake.sort)
+    if mistake.rank == general.DECLARED:
+        return alone, alike, (back, mistake.words)
+    return alone, alike, (*alike, *site.context), (back, mistake.words)
+
+
+def _near(
+    reference: Reference, given: Mapping[str, np.ndarray], target: Target
+) -> dict[str, np.ndarray]:
+    """What the operation of a tap reads; of a bit whose z was not dumped, what that of z reads."""
+    step = reference.steps[target.name]
+    names = list(step.inputs)
+    if target.kind == "bit" and step.z not in given:
+        names = [*names[1:], *reference.steps[step.z].inputs]
+    return {name: reference.steps[name].value for name in names}
 
 
 def allowed(value: np.ndarray, right: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
     """How far a candidate may be from a wrong value, whose terms may be larger than the right's."""
     growth = 2 * max(1.0, _rms(value) / max(_rms(right), np.finfo(float).tiny))
     return growth * np.maximum(tolerance, SPREAD * _rms(tolerance))
-
-
-def _distance(value: np.ndarray, found: np.ndarray) -> float:
-    if found.dtype.kind != "f":
-        return float((value != found).mean())
-    return _rms(value - found) / max(_rms(found), np.finfo(float).tiny)
 
 
 def _rms(array: np.ndarray) -> float:

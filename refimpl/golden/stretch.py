@@ -12,13 +12,9 @@ from functools import partial
 
 import numpy as np
 
-from refimpl.conventions import RefimplError
 from refimpl.golden.bounds import Reference
-from refimpl.golden.mistakes.declared import Edit, Impossible, Site, Wrong
+from refimpl.golden.mistakes.declared import IMPOSSIBLE, Edit, Site, Wrong
 from refimpl.golden.record import Step
-
-IMPOSSIBLE = (RefimplError, Impossible, ValueError, IndexError, TypeError, FloatingPointError)
-
 
 class Stretch:
     """Steps from what was dumped to one tap, its value, and the sites at which they compute.
@@ -43,6 +39,10 @@ class Stretch:
 
     def run(self, edits: Mapping[tuple[str, str], Edit]) -> np.ndarray | None:
         """The target where these sites are done wrongly; None where it stays as it is."""
+        return self.changed(edits).get(self.target)
+
+    def changed(self, edits: Mapping[tuple[str, str], Edit]) -> dict[str, np.ndarray]:
+        """Every step that is another one where these sites are done wrongly; none if impossible."""
         touched = {name for key in edits for name in self._runs[key]}
         changed: dict[str, np.ndarray] = {}
         for name in self.steps:
@@ -52,12 +52,12 @@ class Stretch:
             try:
                 value = self._wrongly(step, edits, changed)
             except IMPOSSIBLE:
-                return None
+                return {}
             if np.shape(value) != step.value.shape:
-                return None
+                return {}
             if not np.array_equal(value, self._right[name]):
                 changed[name] = value
-        return changed.get(self.target)
+        return changed
 
     def value(self, name: str, changed: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
         """Of any tap: as it was dumped, as it follows, else the reference's."""

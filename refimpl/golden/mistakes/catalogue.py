@@ -8,21 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import RefimplError
 from refimpl.golden.bounds import Reference
 from refimpl.golden.mistakes import general
 from refimpl.golden.mistakes.declared import (
     DECLARED,
+    IMPOSSIBLE,
     Edit,
     Family,
-    Impossible,
     Mistake,
     Site,
     Wrong,
 )
-
-IMPOSSIBLE = (RefimplError, Impossible, ValueError, IndexError, TypeError, FloatingPointError)
-
 
 class Known(NamedTuple):
     """One mistake, made at every site that has it."""
@@ -83,23 +79,23 @@ def own(site: Site) -> Iterator[Mistake]:
 
 
 # Families of mistakes, the likelier first.
-TIERS = ((own, general.attributes), (general.parameters, general.inputs, general.outputs),
-         (general.others, general.elsewhere))  # fmt: skip
-POWER = TIERS[:2]  # those that a bundle should show
+OWN: tuple[Family, ...] = (own, general.attributes)
+READS: tuple[Family, ...] = (general.parameters, general.inputs)
+ELSEWHERE: tuple[Family, ...] = (general.others, general.elsewhere)
+PLACES: tuple[Family, ...] = (general.views, general.outputs)
 
 
-def of_site(site: Site, tiers: Sequence[Sequence[Family]] = TIERS) -> Iterator[Mistake]:
+def of_site(site: Site, families: Sequence[Family] = OWN + READS + PLACES) -> Iterator[Mistake]:
     """Mistakes of one site: its operation's own, then those that every operation has."""
-    for tier in tiers:
-        for family in tier:
-            yield from family(site)
+    for family in families:
+        yield from family(site)
 
 
 def known(reference: Reference) -> Iterator[Known]:
     """Mistakes of a network, each made at all sites that have it; forward, then backward."""
     groups: dict[tuple, dict[tuple[str, str], Mistake]] = {}
     for site in sites(reference):
-        for found in of_site(site, POWER):
+        for found in of_site(site):
             key = (site.is_backward, site.node.op, site.what, found.sort)
             groups.setdefault(key, {})[site.key] = found
     for (is_backward, op, _, sort), found in groups.items():

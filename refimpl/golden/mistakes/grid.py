@@ -9,6 +9,9 @@ import numpy as np
 from refimpl import ops
 from refimpl.golden.mistakes.declared import Call, Mistake, Site, family, mistake
 
+GRID_EXCHANGED = "H and V bands swapped: rows and columns of the patch grid exchanged"
+FROM_CLASS_TOKEN = "the grid starts at the class token: off by one token"
+OVER_CLASS_TOKEN = "the grid starts at the class token, which is written over"
 Grid = np.ndarray  # (B, gh, gw, C)
 Block = tuple[Grid, Grid, Grid, Grid]  # x00, x01, x10, x11
 
@@ -139,10 +142,12 @@ def haar(site: Site) -> Iterator[Mistake]:
         yield Mistake(words, lambda c, b=block: _both(c, lambda x: _bands(c, x, b(c, x))))
     for factor, norm in ((2.0, "ortho"), (4.0, "no norm"), (0.5, "norm 1/8"), (2**0.5, "1/sqrt 8")):
         words = f"Haar norm: {norm} instead of average, factor {factor:g} on the patches"
-        yield Mistake(words, lambda c, f=factor: _scaled(c, f))
-    yield Mistake("H and V bands swapped: rows and columns of the patch grid exchanged", _flipped)
-    yield Mistake("the grid starts at the class token: off by one token", _from_class_token)
-    yield Mistake("the grid starts at the class token, which is written over", _over_class_token)
+        yield Mistake(words, lambda c, f=factor: _scaled(c, f, f))
+        yield Mistake(f"{words} of the low band", lambda c, f=factor: _scaled(c, f, 1.0))
+        yield Mistake(f"{words} of the high band", lambda c, f=factor: _scaled(c, 1.0, f))
+    yield Mistake(GRID_EXCHANGED, _flipped)
+    yield Mistake(FROM_CLASS_TOKEN, _from_class_token)
+    yield Mistake(OVER_CLASS_TOKEN, _over_class_token)
     yield Mistake("decimated: one Haar coefficient for every 2 x 2 patches", _decimated)
     for which, name in ((0, "low"), (1, "high")):
         words = f"class token left out of the {name} band"
@@ -151,8 +156,9 @@ def haar(site: Site) -> Iterator[Mistake]:
     yield Mistake("low and high bands exchanged", lambda c: c.right()[::-1])
 
 
-def _scaled(call: Call, factor: float) -> tuple[np.ndarray, ...]:
-    return tuple(on_grid(call, band, lambda x: factor * x) for band in call.right())
+def _scaled(call: Call, *factors: float) -> tuple[np.ndarray, ...]:
+    bands = zip(call.right(), factors, strict=True)
+    return tuple(on_grid(call, band, lambda x, f=f: f * x) for band, f in bands)
 
 
 def _flipped(call: Call) -> tuple[np.ndarray, ...]:
@@ -353,9 +359,10 @@ def neighbours(site: Site) -> Iterator[Mistake]:
     for words, change in NEIGHBOURS.items():
         yield Mistake(words, lambda c, change=change: _of_neighbours(c, change))
     for words, edit in {
-        "rows and columns of the grid exchanged": lambda c: c.right(
+        GRID_EXCHANGED: lambda c: c.right(
             grid=c.node.attributes["grid"][::-1]),
-        "the grid starts at the class token: off by one token": _neighbours_from_class_token,
+        FROM_CLASS_TOKEN: _neighbours_from_class_token,
+        OVER_CLASS_TOKEN: _neighbours_over_class_token,
         "the class token gets the mean of all patches": _class_mean,
         "the class token keeps itself": _class_itself,
     }.items():  # fmt: skip
@@ -373,6 +380,12 @@ def _neighbours_from_class_token(call: Call) -> np.ndarray | None:
     if not _first(call, x):
         return None
     return call.right({"x0": np.concatenate([x[:, :1], x[:, :-1]], axis=1)})
+
+
+def _neighbours_over_class_token(call: Call) -> np.ndarray | None:
+    x, first = call["x0"], _first(call, call["x0"])
+    moved = call.right({"x0": np.concatenate([x[:, :first], x[:, : x.shape[1] - first]], axis=1)})
+    return np.concatenate([moved[:, first:], 0 * moved[:, :first]], axis=1) if first else None
 
 
 def _class_mean(call: Call) -> np.ndarray | None:
