@@ -102,11 +102,11 @@ class Judge:
                     self.taps.setdefault(key, []).append(name)
 
     def own(self) -> set[str]:
-        """Words of the mistakes that are declared for single operations."""
+        """Give the words of the mistakes that are declared for single operations."""
         return {found.sort for site in self.sites.values() for found in catalogue.own(site)}
 
     def verdict(self, known: Known) -> str:
-        """SHOWN, or how it is hidden; "" where it is impossible."""
+        """Give SHOWN, or how it is hidden; "" where it is impossible."""
         found = ""
         for name, edits in self._runs(known):
             kind = self._seen(name, edits)
@@ -223,5 +223,5 @@ def _collected(found: Sequence[Hidden]) -> Iterator[str]:
 
 
 def to_json(power: Power) -> dict[str, Any]:
-    """The same for programs."""
+    """Give the same as JSON."""
     return {**power._asdict(), "hidden": [hidden._asdict() for hidden in power.hidden]}
