@@ -199,8 +199,10 @@ def lines(power: Power, name: str) -> Iterator[str]:
     if not power.backward:
         yield "no mistake of the backward pass does: there are no gradients (golden make --grads)"
     yield f"nothing is known of {', '.join(power.absent)}: the network has no such operation"
-    if any(hidden.drawn for hidden in power.hidden):
-        yield "* drawn parameters and images of the same network would show it"
+    yield (
+        "* drawn parameters and images of the same network show it; all others need special values, "
+        "such as ties or sums beyond 8 bits, or are none in this configuration"
+    )
     groups: dict[tuple, list[Hidden]] = {}
     for hidden in power.hidden:
         groups.setdefault((hidden.op, hidden.is_backward, hidden.why), []).append(hidden)
