@@ -200,8 +200,8 @@ def lines(power: Power, name: str) -> Iterator[str]:
         yield "no mistake of the backward pass does: there are no gradients (golden make --grads)"
     yield f"nothing is known of {', '.join(power.absent)}: the network has no such operation"
     yield (
-        "* drawn parameters and images of the same network show it; all others need special values, "
-        "such as ties or sums beyond 8 bits, or are none in this configuration"
+        "* drawn parameters and images of the same network show it; the others need special "
+        "values, such as ties or sums beyond 8 bits, or are none in this configuration"
     )
     groups: dict[tuple, list[Hidden]] = {}
     for hidden in power.hidden:
