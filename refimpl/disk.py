@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from refimpl.conventions import OutputError
@@ -97,6 +97,38 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
             old.rename(target)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def write_folder(
+    path: str | os.PathLike, contents: Mapping[str, bytes], *, overwrite: bool = False
+) -> None:
+    """Write a folder of these files, by name, so that it is there whole or not at all.
+
+    `overwrite`: a folder that exists may go where every file in it has one of these names, as after
+    an earlier run; what else is in it is nobody's to delete. Raises OutputError before anything is
+    written, OSError from the disk.
+    """
+    path = Path(path)
+    old = overwrite and path.is_dir() and not _is_empty_folder(path)
+    if not old:
+        with new_folder(path) as folder:
+            _fill(folder, contents)
+        return
+    if other := sorted({file.name for file in path.iterdir()} - set(contents)):
+        raise OutputError(f"{path}: holds {other[0]}, which would not be written again; "
+                          "expected a new folder or one of an earlier run")
+    target = _target(path)
+    new, gone = _temporary(target), _temporary(target)
+    with new_folder(new) as folder:
+        _fill(folder, contents)
+    target.rename(gone)
+    new.rename(target)
+    shutil.rmtree(gone)
+
+
+def _fill(folder: Path, contents: Mapping[str, bytes]) -> None:
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:

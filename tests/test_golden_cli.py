@@ -314,7 +314,7 @@ def test_compare_writes_every_kind_of_report(tmp_path) -> None:
     assert "Heat map" in page
     one_line(
         run("golden", "compare", BUNDLE, port, "--html", tmp_path / "no" / "f")._replace(out=""),
-        2, "No such file",
+        2, "no such folder",
     )  # fmt: skip
 
 
@@ -342,13 +342,26 @@ def test_reports_overwrite_nothing_that_is_read_nor_one_another(tmp_path) -> Non
     options = (BUNDLE, port, "--map", names, "--unit-roundoff", units)
     for kind in ("--html", "--junit"):
         for output in (tap, link, names, units, BUNDLE / "manifest.json", port):
-            one_line(run("golden", "compare", *options, kind, output), 2, kind, "another file")
+            result = run("golden", "compare", *options, kind, output, "--force")
+            one_line(result, 2, str(output), "expected a")
     both = ("--html", tmp_path / "x", "--junit", tmp_path / "." / "x")
-    one_line(run("golden", "compare", *options, *both), 2, "is what --junit writes", "another file")
+    one_line(run("golden", "compare", *options, *both), 2, "is named for two outputs")
     assert {path: path.read_bytes() for path in before} == before
     assert not (tmp_path / "x").exists()
     new = port / "report.html"  # beside the taps, where nothing is
     assert run("golden", "compare", *options, "--html", new).status == 0 and new.exists()
+
+
+@pytest.mark.parametrize("kind", ["--html", "--junit"])
+def test_a_report_that_is_there_is_overwritten_by_who_asks_for_it(tmp_path, kind) -> None:
+    mine, options = tmp_path / "mine", ("golden", "compare", BUNDLE, BUNDLE)
+    mine.write_text("mine")
+    one_line(run(*options, kind, mine), 2, f"{mine}: exists")
+    assert mine.read_text() == "mine"
+    assert run(*options, kind, mine, "--force").status == 0
+    assert mine.read_text() != "mine"
+    result = run(*options, kind, "/dev/null")
+    assert result.status == 0 and not Path("/dev/null").is_file()
 
 
 def test_compare_with_names_of_its_own(tmp_path) -> None:

@@ -11,6 +11,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
+from refimpl.cli import outputs
 from refimpl.cli.options import FILES, add_fields, add_json, not_negative, positive
 from refimpl.cli.output import complain, print_json, print_table, warn
 from refimpl.cli.verbs import Verbs
@@ -148,9 +149,7 @@ def _add_compare(group: Verbs) -> None:
         ("junit", "the verdicts as JUnit's XML, for a build server"),
         ("html", "a page with pictures of the first divergence"),
     ):
-        added.add_argument(
-            f"--{kind}", type=Path, metavar="FILE", help=f"write {text}"
-        ).complete = FILES
+        outputs.add(added, f"--{kind}", help=f"write {text}")
 
 
 def _add_diff(group: Verbs) -> None:
@@ -390,7 +389,7 @@ def compare(args: argparse.Namespace) -> int:
     from refimpl.golden import diagnose, junit, text
     from refimpl.report import comparison as report
 
-    _require_harmless(args)
+    outputs.check(args, ("bundle", _find(args.bundle)))
     bundle, comparison = _compared(
         args,
         strict=args.strict,
@@ -444,26 +443,6 @@ def _compared(args: argparse.Namespace, **options: Any) -> Any:
         bundle, dumped, mode=args.mode, forced=args.forced, unit_roundoff=unit, **options
     )
     return bundle, found
-
-
-def _require_harmless(args: argparse.Namespace) -> None:
-    """ConfigError where a report would overwrite what is read, or another report."""
-    read = {"the candidate": Path(args.candidate), "the bundle": _find(args.bundle)}
-    if args.map:
-        read["the map of names"] = args.map
-    if args.unit_roundoff and args.unit_roundoff.endswith(".json"):
-        read["the file of unit roundoffs"] = Path(args.unit_roundoff)
-    for kind in ("junit", "html"):
-        output = getattr(args, kind)
-        if output is None:
-            continue
-        for what, path in read.items():
-            real, inside = output.resolve(), path.resolve()
-            if real == inside:
-                raise ConfigError(f"--{kind} {output}: is {what}; expected another file")
-            if inside in real.parents and real.exists():
-                raise ConfigError(f"--{kind} {output}: is part of {what}; expected another file")
-        read[f"what --{kind} writes"] = output
 
 
 def vectors(args: argparse.Namespace) -> int:

@@ -31,6 +31,10 @@ def connected(scheduler: str) -> Iterator[Client]:
     or local[:N] for N worker processes of this machine (without N one a CPU) with a thread each,
     which end with the block. Security is that of Dask's own configuration.
     ConfigError for another text, ClusterError where no scheduler answers.
+
+    >>> with connected("local:1") as client:
+    ...     client.submit(sum, [1, 2, 3]).result()
+    6
     """
     with contextlib.ExitStack() as stack:
         address = _address(scheduler) or stack.enter_context(_local(_count(scheduler)))
@@ -94,9 +98,11 @@ def _local(count: int) -> Iterator[str]:
     """Worker processes with a thread each, on the loopback interface; they never hear of Ctrl-C."""
     if os.name == "posix":
         resource_tracker.ensure_running()  # its start would let go of the interrupts
-    # nobody reads the profile that each worker would make of itself, every 10 ms
-    unprofiled = dask.config.set({"distributed.worker.profile.enabled": False})
-    with unprofiled, interrupts_held():  # Dask's threads inherit it, and what they start
+    # nobody reads the profile that each worker would make of itself every 10 ms, nor how late its
+    # event loop is, every 20 ms
+    settings = {"worker.profile.enabled": False, "admin.tick.interval": "1s"}
+    unwatched = dask.config.set({f"distributed.{key}": value for key, value in settings.items()})
+    with unwatched, interrupts_held():  # Dask's threads inherit it, and what they start
         cluster = LocalCluster(
             n_workers=count,
             threads_per_worker=1,

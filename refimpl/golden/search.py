@@ -37,10 +37,15 @@ class _CloseError(Exception):
 
 
 def draw(config: Config, seed: int, images: int = 1) -> tuple[Params, np.ndarray]:
-    """Parameters of an untrained network and images (images, channels, H, W), float32.
+    """Draw parameters of an untrained network and images (images, channels, H, W), float32.
 
     Unlike `model.init` no move, shift or bias is 0, signs are mixed, and the probabilities lie on
     both sides of alpha / 2: so every threshold is busy, and few values are ties [SPEC 6.6].
+
+    >>> from refimpl.models import create_model
+    >>> params, image = draw(create_model("didb_micro").config, seed=0)
+    >>> image.shape, bool(params["blocks"]["0"]["attn"]["q_low"]["move"].all())
+    ((1, 1, 28, 28), True)
     """
     rng = np.random.default_rng(seed)
     drawn = parameters.draw(network(config).parameters, rng)
@@ -61,6 +66,12 @@ def tie_free(
 
     The first attempt is `images` itself; the next ones add normal noise of `noise` times their
     standard deviation, drawn from `seed`. GoldenFileError after `limit` attempts in vain.
+
+    >>> from refimpl.models import create_model
+    >>> model = create_model("react_micro", dim=8, depth=1, image_size=8)
+    >>> params, image = draw(model.config, seed=0)
+    >>> tie_free(model, params, image).images.shape
+    (1, 1, 8, 8)
     """
     start = time.perf_counter()
     params = record.cast(params, np.float64)

@@ -116,7 +116,12 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files have been checked; arrays are read when they are asked for."""
+    """Give access to a bundle whose files have been checked; arrays are read when asked for.
+
+    >>> from importlib import resources
+    >>> read(resources.files("refimpl.weights") / "golden" / "react_micro").entries["logits"].kind
+    'real'
+    """
 
     path: Path
     manifest: dict[str, Any]
@@ -125,6 +130,10 @@ class Bundle:
     params: Params  # latent, in the bundle's dtype
     input: np.ndarray  # (B, channels, H, W)
     output: np.ndarray  # logits: (B, classes), with a decoder (B, classes, H, W)
+
+    def __repr__(self) -> str:
+        count = f"{len(self.entries)} taps of {len(self.input)} images"
+        return f"Bundle({str(self.path)!r}: {count}, {self.input.dtype}, {self.model})"
 
     def value(self, name: str) -> np.ndarray:
         """A stored tap in its logical shape: bool, int32 or float."""
@@ -198,6 +207,15 @@ def make(
     their gradient are always there. `search` is noted in the manifest.
     GoldenFileError where `path` exists and is not an empty folder, with `overwrite` no bundle;
     ConfigError where a pattern fits no tap; errors of the model; OSError.
+
+    >>> import tempfile
+    >>> from refimpl.models import create_model
+    >>> model = create_model("react_micro", depth=1)
+    >>> params = model.init(np.random.default_rng(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     make(f"{folder}/bundle", model, params, np.zeros((1, 1, 28, 28)), taps="io")
+    ...     read(f"{folder}/bundle").value("logits").shape
+    (1, 10)
     """
     taps = [taps] if isinstance(taps, str) else list(taps)
     require_taps(model.network, taps, grads)
@@ -450,6 +468,11 @@ def read(path: str | os.PathLike) -> Bundle:
 
     GoldenFileError, one line with the file's name, on anything but a whole bundle of this version.
     Nothing outside the folder is opened and nothing is unpickled.
+
+    >>> from importlib import resources
+    >>> bundle = read(resources.files("refimpl.weights") / "golden" / "react_micro")
+    >>> bundle.value("blocks.0.out").shape, bundle.input.dtype
+    ((1, 50, 64), dtype('float64'))
     """
     path = Path(path)
     if not path.is_dir():

@@ -110,7 +110,7 @@ def _node(op: str, case: Case) -> Node:
     steps = {key: key for key in inside.values} if inside else {}
     return Node(
         case.outputs[0], op, tuple(case.inputs), tuple(case.params), case.attributes,
-        case.outputs, "real", steps, "", "", stage, False,
+        case.outputs, "real", steps, "", "", stage, None, False,
     )  # fmt: skip
 
 
