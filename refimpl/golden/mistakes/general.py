@@ -66,10 +66,18 @@ def parameters(site: Site) -> Iterator[Mistake]:
             "left out": lambda p, n=neutral: np.full_like(p, n),
             "has the wrong sign": np.negative,
             "without its sign": np.abs,
-            **VIEWS,
+            **READINGS,
         }
         for words, change in changes.items():
             yield _changed(key, change, f"{declared.path} {words}", f"{key} {words}")
+
+
+def views(site: Site) -> Iterator[Mistake]:
+    """A parameter moved along its axes, or in a coarser type."""
+    for key in site.keys:
+        declared = parameter(site, key)
+        for words, change in VIEWS.items() if declared else ():
+            yield _changed(key, change, f"{declared.path} {words}", f"{key} {words}", PLACE)
 
 
 
@@ -128,12 +136,16 @@ def _float16(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float16).astype(x.dtype)
 
 
-VIEWS: dict[str, Callable[[np.ndarray], Any]] = {
+READINGS: dict[str, Callable[[np.ndarray], Any]] = {
     "is read transposed: rows for columns": _other_memory,
     "is stored transposed": _as_if_transposed,
     "is one number for all: its first": _one_number(lambda p: p.flat[0]),
     "is one number for all: its mean": _one_number(np.mean),
     "is one number for all: its largest": _one_number(np.max),
+    ": the kernel turned around": _turned((2, 3)),
+    ": rows and columns of the kernel exchanged": _swapped,
+}
+VIEWS: dict[str, Callable[[np.ndarray], Any]] = {
     "off by one along its last axis: one place late": _rolled(1, -1),
     "off by one along its last axis: one place early": _rolled(-1, -1),
     "off by one along its first axis: one place late": _rolled(1, 0),
@@ -143,9 +155,7 @@ VIEWS: dict[str, Callable[[np.ndarray], Any]] = {
     "in reverse order": lambda p: p[..., ::-1],
     "with its rows in reverse order": lambda p: p[::-1] if p.ndim > 1 else None,
     "with its input channels in reverse order": lambda p: p[:, ::-1] if p.ndim == 4 else None,
-    ": the kernel turned around": _turned((2, 3)),
     ": the rows of the kernel in reverse order": _turned((2,)),
-    ": rows and columns of the kernel exchanged": _swapped,
     "as float16": _float16,
     "as bfloat16": _bfloat16,
 }
