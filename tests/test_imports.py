@@ -32,10 +32,10 @@ MAY_IMPORT = {
     "ahead": {"engine", "kernels", "machine", "models"},
     "engine": {"kernels", "machine", "models", "ops"},
     "golden": {"data", "disk", "models", "ops"},
-    "importing": {"data", "models"},
+    "importing": {"data", "disk", "models"},
     "bench": {"__init__", "cluster", "data", "engine", "kernels", "models", "ops", "training"},
     "metrics": set(),
-    "predictors": {"choice", "data", "models"},
+    "predictors": {"choice", "data", "machine", "models"},
     "classifiers": {"choice", "data", "machine", "metrics", "models", "ops", "predictors"},
     "segmenters": {"choice", "data", "machine", "metrics", "models", "ops", "predictors"},
     "report": {

@@ -249,7 +249,7 @@ def _case(args: argparse.Namespace) -> Any:
     from refimpl.data.images import open_image
     from refimpl.golden import search
     from refimpl.models import architectures, create_model, files
-    from refimpl.predictors import ready
+    from refimpl.predictors import ready, require_room
 
     if args.model is None:
         raise ConfigError("--model is missing; expected a model's name or file")
@@ -257,9 +257,10 @@ def _case(args: argparse.Namespace) -> Any:
         model = create_model(args.model)
         return model, *search.draw(model.config, args.random)
     file = files.read(args.model)
+    preprocessing = ready(file, "numpy", None)[2]  # which knows how large images may be
+    require_room(file.model.config, np.dtype(args.dtype))
     if args.random is not None:
         return file.model, file.params, search.draw(file.model.config, args.random)[1]
-    preprocessing = ready(file, "numpy", None)[2]
     images = [preprocessing.apply(open_image(name)) for name in args.image]
     return file.model, file.params, np.stack(images)
 

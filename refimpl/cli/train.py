@@ -97,9 +97,12 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import numpy as np
+
     from refimpl import training
     from refimpl.data.preprocessing import Preprocessing
     from refimpl.models import files
+    from refimpl.predictors import require_room
     from refimpl.training import journal
 
     recipe = _recipe(args)
@@ -115,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
         curves.require_matplotlib()
     model = refimpl.create_model(args.model, **dict(args.set))
     plain = Preprocessing.plain(model.config.image_size, model.config.channels)
+    require_room(model.config, np.dtype(np.float32))  # before images are made so large
     # a part of them then has the size that the model reads
     larger = tuple(round(side / recipe.crop) for side in plain.size)
     data = load_data(args, "train", dataclasses.replace(plain, size=larger), model.config.task)
