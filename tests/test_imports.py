@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "data": {"disk", "machine"},
     "training": {"data", "disk", "machine", "metrics", "models", "ops"},
     "kernels": {"disk", "machine", "ops"},
-    "choice": {"engine", "kernels", "models"},
+    "choice": {"engine", "kernels", "machine", "models"},
     "ahead": {"engine", "kernels", "machine", "models"},
     "engine": {"kernels", "machine", "models", "ops"},
     "golden": {"data", "disk", "models", "ops"},
