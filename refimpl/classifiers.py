@@ -23,6 +23,7 @@ from refimpl.data.preprocessing import Judged, Preprocessing
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer, flatten, unflatten
 from refimpl.ops import softmax
+<<<<<<< HEAD
 from refimpl.predictors import (
     Picture,
     compute,
@@ -33,6 +34,9 @@ from refimpl.predictors import (
     side_by_side,
     told,
 )
+=======
+from refimpl.predictors import Picture, compute, dtype_of, opened, read, ready, some, told
+>>>>>>> main
 
 if TYPE_CHECKING:  # an answer does not wait for what data sets need
     from refimpl.data.image_folder import Array
@@ -73,7 +77,7 @@ def classifier(
     backend: str = "auto",
     image_size: int | tuple[int, int] | None = None,
 ) -> "Classifier":
-    """A trained model, ready to be asked: the stem of a shipped file, or a path to a file.
+    """Make a trained model ready to be asked: the stem of a shipped file, or a path to a file.
 
     backend: "numpy" is the reference, "engine" the packed network in compiled kernels, the only one
     for a packed file; "auto" takes the quicker one for the work there is (see `refimpl.choice`).
@@ -81,6 +85,11 @@ def classifier(
     the model's own size; its parameters are interpolated to match [SPEC 6.3].
     ModelFileError for an unknown, broken or untrained model, ConfigError for an unknown backend,
     one that cannot run the model, or a size that the model's patch does not divide.
+
+    >>> from refimpl.data import bundled
+    >>> answers = classifier("didb_micro_mnist")(bundled.digits())
+    >>> "".join(answer.label for answer in answers)
+    '0123456789'
     """
     file = read(name_or_path, backend)
     if file.model.config.task != "classification":
@@ -109,6 +118,9 @@ class Classifier:
         self.class_names = distinct(class_names, range(len(class_names)))
         self.backend = backend
         self.caution = caution
+
+    def __repr__(self) -> str:
+        return f"Classifier({self.model}, knows {some(self.class_names)})"
 
     @property
     def engine(self) -> Any:

@@ -47,6 +47,18 @@ def ready(
     """
     if image_size is not None:
         file = _resized(file, image_size)
+    preprocessing, class_names = described(file)
+    params = None if isinstance(file, files.PackedFile) else file.params
+    return file.model, params, preprocessing, class_names, Backend(file, backend)
+
+
+def described(
+    file: files.ModelFile | files.PackedFile,
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """How a file's model reads images and what its classes are called; without either the plainest.
+
+    ModelFileError where nobody says how an image becomes its channels.
+    """
     model, config = file.model, file.model.config
     preprocessing = model.preprocessing
     if preprocessing is None:  # nothing is known but the size: pixels from 0 to 1
@@ -54,9 +66,8 @@ def ready(
             preprocessing = Preprocessing.plain(config.image_size, config.channels)
         except ConfigError as error:
             raise ModelFileError(f"{file.path}: {error}") from None
-    params = None if isinstance(file, files.PackedFile) else file.params
     class_names = model.class_names or tuple(map(str, range(config.num_classes)))
-    return model, params, preprocessing, class_names, Backend(file, backend)
+    return preprocessing, class_names
 
 
 def _resized(
@@ -159,11 +170,15 @@ def told(judged: Judged, class_names: Sequence[str], config: Config) -> str | No
     """The warning of an image, with what the model knows and which one may know more."""
     if judged.warning is None or (judged.exchanged and not judged.colours):
         return judged.warning
-    known = ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
-    text = f"{judged.warning}; the model knows {known}"
+    text = f"{judged.warning}; the model knows {some(class_names)}"
     if judged.colours and (others := _reading_colours(config.task)):
         text += f"; try --model {' or '.join(others)}"
     return text
+
+
+def some(class_names: Sequence[str]) -> str:
+    """The first few names, in words."""
+    return ", ".join(class_names[:5]) + (", ..." if len(class_names) > 5 else "")
 
 
 def _reading_colours(task: str) -> list[str]:

@@ -25,6 +25,29 @@ SMALL = Config(
     image_size=(6, 8), patch_size=2, channels=5, dim=21, depth=2, heads=3, mlp_ratio=3,
     num_classes=11, similarity="haar", attention="differential", rprelu="token", layer_scale=True,
 )  # fmt: skip
+# Three images, whose tokens are averaged, on a grid that wraps; of one head alpha is negative.
+BATCH = Config(
+    image_size=(6, 8), patch_size=2, channels=2, dim=12, depth=1, heads=3, mlp_ratio=3,
+    num_classes=7, similarity="haar", attention="differential", rprelu="token", pool="mean",
+    haar_mode="periodic", neighbours="eight", alpha_scope="head", ste="clip",
+)  # fmt: skip
+# Rows of 256 bits into `mlp.down`.
+WIDE = Config(
+    image_size=(4, 6), patch_size=2, channels=1, dim=32, depth=1, heads=2, mlp_ratio=8,
+    num_classes=5, rprelu="token",
+)  # fmt: skip
+# Windows of 3: shifted on a grid of 6 x 6, whole on the merged one of 3 x 3.
+SWIN = Config(
+    image_size=(12, 12), patch_size=2, channels=1, dim=6, depth=(2, 1), heads=2, mlp_ratio=2,
+    num_classes=5, window=3, pool="mean", similarity="haar", attention="differential",
+    rprelu="token",
+)  # fmt: skip
+DEIT = Config(
+    image_size=(6, 8), patch_size=2, channels=2, dim=12, depth=2, heads=3, mlp_ratio=2,
+    num_classes=7, block="real", norm_eps=1e-6,
+)  # fmt: skip
+LARGE_MEAN = 1024.0
+EQUAL = 1024.0  # a shift that makes all bits of a token equal
 
 
 def small_tie_free(path: Path) -> None:
@@ -53,10 +76,49 @@ def react_micro(path: Path) -> None:
     store.make(path, model, params, image, taps="block")
 
 
+def small_batch(path: Path) -> None:
+    """Images that take part in one another's nothing, and an alpha below its minimum."""
+    params, images = search.draw(BATCH, seed=0, images=3)
+    block = params["blocks"]["0"]
+    block["attn"]["alpha"][1] = -0.15  # no gradient: the two other heads have one
+    for unit in (block["attn"], block["attn"]["q_low"], block["mlp"]["up"]):
+        unit["rprelu"]["slope"][3] = 1.5  # the larger of u and slope u is another number then
+    store.make(path, VisionTransformer(BATCH), params, images, grads=True)
+
+
+def small_wide(path: Path) -> None:
+    """Sums that do not fit into 8 bits, and rows that one pass over their squares loses."""
+    params, image = search.draw(WIDE, seed=0)
+    params["pos_embed"][0, 2] += LARGE_MEAN
+    params["pos_embed"][0, 5] -= LARGE_MEAN
+    down = params["blocks"]["0"]["mlp"]["down"]["weight"]
+    down[3] = 0.5  # Wc is exactly 0: all bits 1, so products of 256 and of -256
+    up = params["blocks"]["0"]["mlp"]["up"]["rprelu"]
+    up["token_shift_out"][[1, 4]] = EQUAL, -EQUAL
+    store.make(path, VisionTransformer(WIDE), params, image)
+
+
+def small_swin(path: Path) -> None:
+    """All values, and the gradients of the shifted block, the merge and what is in front."""
+    params, image = search.draw(SWIN, seed=0)
+    own = ("input", "tokens", "param.patch_embed.*", "param.embed_norm.*", "param.merges.*")
+    taps = ["[!g]*", "grads/blocks.1.*", "grads/merges.*", "grads/param.blocks.1.*"]
+    taps += [f"grads/{name}" for name in own]
+    store.make(path, VisionTransformer(SWIN), params, image, grads=True, taps=taps)
+
+
+def small_deit(path: Path) -> None:
+    params, images = search.draw(DEIT, seed=0, images=2)
+    store.make(path, VisionTransformer(DEIT), params, images, grads=True)
+
+
 BUNDLES: dict[str, Callable[[Path], None]] = {
     bundle.__name__: bundle
-    for bundle in (small_tie_free, small_adversarial, didb_micro_mnist, react_micro)
-}
+    for bundle in (
+        small_tie_free, small_adversarial, didb_micro_mnist, react_micro, small_batch, small_wide,
+        small_swin, small_deit,
+    )
+}  # fmt: skip
 
 
 def digit(preprocessing: Preprocessing) -> np.ndarray:

@@ -191,6 +191,26 @@ def imported() -> dict[str, Config]:
 
 
 @st.composite
+def others(draw: st.DrawFn) -> Config:
+    """Networks of others [SPEC 6.8] in any combination that holds together."""
+    block = draw(st.sampled_from(("binary", "real")))
+    pool = draw(st.sampled_from(("cls", "mean", "patches")))
+    fields: dict[str, Any] = {"block": block, "pool": pool, "decoder": "none"}
+    fields["layer_scale"] = draw(st.booleans())
+    allowed = {"position"} | ({"norm"} if block == "binary" else {"qkv_bias"})
+    allowed |= {"cls": {"distillation"}, "mean": {"box"} if block == "binary" else set()}.get(
+        pool, set()
+    )
+    for name in sorted(allowed):
+        fields[name] = draw(st.sampled_from(IMPORTED[name]))
+    if fields.get("distillation", "none") == "none":
+        fields["last_norm"] = draw(st.sampled_from(IMPORTED["last_norm"]))
+    elif block == "binary":
+        fields |= {"similarity": "plain", "attention": "plain"}
+    return draw(configs(**fields))
+
+
+@st.composite
 def configs(draw: st.DrawFn, **fixed: Any) -> Config:
     """Sizes that differ from one another, no multiples of 8 or 64; `fixed` are fields to keep."""
     block = fixed.get("block") or draw(st.sampled_from(("binary", "binary", "binary", "real")))

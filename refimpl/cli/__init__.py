@@ -24,8 +24,10 @@ from refimpl.cli import (
     compile,
     demo,
     evaluate,
+    export,
     golden,
     import_,
+    live,
     models,
     outputs,
     pack,
@@ -43,7 +45,7 @@ from refimpl.conventions import RefimplError
 # In the order of --help.
 VERBS = (
     *(demo, classify, segment, evaluate, train, scenes, ablate, summary, show, pack, import_),
-    *(models, report, compile, golden, bench),
+    *(export, models, report, live, compile, golden, bench),
 )
 
 

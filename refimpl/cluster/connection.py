@@ -32,6 +32,10 @@ def connected(scheduler: str) -> Iterator[Client]:
     or local[:N] for N worker processes of this machine (without N one a CPU) with a thread each,
     which end with the block. Security is that of Dask's own configuration.
     ConfigError for another text, ClusterError where no scheduler answers.
+
+    >>> with connected("local:1") as client:
+    ...     client.submit(sum, [1, 2, 3]).result()
+    6
     """
     with contextlib.ExitStack() as stack:
         address = _address(scheduler) or stack.enter_context(_local(_count(scheduler)))

@@ -14,24 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from refimpl.golden import alternatives, coordinates, fingerprints
-from refimpl.golden.alternatives import Operation
+from refimpl.golden import coordinates, fingerprints, hypotheses, logical
 from refimpl.golden.fingerprints import Case, Guess, unpack
+from refimpl.golden.hypotheses import EVIDENCE, LEFT
 from refimpl.models.packing import pack_rows
 
 if TYPE_CHECKING:
     from refimpl.golden.compare import Comparison, Verdict
     from refimpl.golden.store import Bundle
 
-LEFT = 0.05  # of the difference, that a cause may leave
-EVIDENCE = {"bit": 8, "int": 3, "real": 3}  # differing entries
 RIGHT = "the golden value, but not what the candidate's own inputs give: were they dumped rightly?"
 MOST = 10  # taps of a comparison whose cause is looked for
 EXPLAINED = ("FAIL", "TIES-ONLY", "NEAR")  # verdicts that have something to explain
 
 Fingerprint = Callable[[Case], Iterator[Guess]]
 
-# The first that explains the candidate is the answer: the simplest stand first.
+# What was written wrongly of the right values; the first that explains the candidate is the answer.
 PLACES: tuple[Fingerprint, ...] = (
     fingerprints.head_order,
     fingerprints.grid_order,
@@ -40,33 +38,9 @@ PLACES: tuple[Fingerprint, ...] = (
     fingerprints.mirrored,
     fingerprints.transposed,
 )
-OPERATIONS: tuple[Fingerprint, ...] = (
-    alternatives.haar,
-    alternatives.fields_changed,
-    alternatives.softmax,
-    alternatives.layer_norm,
-    alternatives.merged_heads,
-    alternatives.rprelu,
-    alternatives.weights,
-    alternatives.mask,
-    alternatives.weight_gradient,
-    alternatives.inputs_changed,
-    alternatives.params_changed,
-    alternatives.kernels_turned,
-)
 TABLE: dict[str, tuple[Fingerprint, ...]] = {
-    "int": (
-        fingerprints.constant,
-        fingerprints.negated,
-        fingerprints.popcounts,
-        fingerprints.padding_counted,
-        fingerprints.narrow_integers,
-        alternatives.operands,
-        *PLACES,
-        alternatives.inputs_changed,
-        fingerprints.offset,
-    ),
-    "real": (fingerprints.constant, *OPERATIONS, fingerprints.scale, *PLACES, fingerprints.offset),
+    "int": (*PLACES, fingerprints.offset),
+    "real": (*PLACES, fingerprints.scale, fingerprints.offset),
 }
 
 
@@ -85,8 +59,9 @@ def cause(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> str
         if explains(case, right):  # in replay alone: it was held against what its inputs give
             return right.cause
         if case.kind == "bit":
-            return _sign_of_zero(case) or _padding(case) or _explain_bits(case)
-        return _explain(case, TABLE[case.kind])
+            written = _sign_of_zero(case) or _padding(case) or _layout(case)
+            return written or _searched(verdict, bundle, candidate) or _explain(case, PLACES)
+        return _searched(verdict, bundle, candidate) or _explain(case, TABLE[case.kind])
 
 
 def causes(comparison: Comparison, bundle: Bundle, candidate: Mapping[str, Any]) -> dict[str, str]:
@@ -113,7 +88,14 @@ def explains(case: Case, guess: Guess) -> bool:
     left, whole = np.linalg.norm(guess.value - found), np.linalg.norm(expected - found)
     # beside a far too large expectation anything small would be near the candidate
     allowed = LEFT * min(whole, np.linalg.norm(found))
-    return bool(np.isfinite(whole) and left <= allowed)
+    return bool(np.isfinite(whole) and left <= allowed) and _within(case, guess)
+
+
+def _within(case: Case, guess: Guess) -> bool:
+    """Whether what it leaves of a real is rounding."""
+    found, right = case.candidate[guess.part], case.expected[guess.part]
+    allowed = hypotheses.allowed(guess.value, right, case.tolerance[guess.part])
+    return bool((np.abs(guess.value - found) > allowed).mean() <= hypotheses.FEW)
 
 
 def _explain(case: Case, table: Sequence[Fingerprint]) -> str | None:
@@ -121,26 +103,36 @@ def _explain(case: Case, table: Sequence[Fingerprint]) -> str | None:
     return next((guess.cause for guess in guesses if explains(case, guess)), None)
 
 
-def _explain_bits(case: Case) -> str | None:
-    """Bits in their order; in that of their bytes, with the padding; then what made their z."""
+def _searched(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> str | None:
+    """The known mistake of an operation that gives these numbers."""
+    if verdict.verdict != "FAIL":  # rounding that flips has no cause
+        return None
+    target = hypotheses.target_of(verdict, bundle.reference)
+    found = hypotheses.Search(bundle.reference, _given(bundle, candidate), target).cause()
+    if target.found.any():
+        return found
+    written = "all zero: was it ever written?"  # which says little of why
+    return written if found is None or found.startswith("all zero") else f"{written} Or: {found}"
+
+
+def _given(bundle: Bundle, candidate: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """What was dumped and can be computed with: logical, reals in float64."""
+    found = {}
+    for name, array in candidate.items():
+        step = bundle.reference.steps.get(name)
+        tap = None if step is None else logical.Tap(step, np.asarray(array))
+        if tap is not None and tap.reason is None:
+            found[name] = tap.array.astype(step.value.dtype)
+    return found
+
+
+def _layout(case: Case) -> str | None:
+    """Bits in their order, or in that of their bytes with the padding."""
     padded = case
     if case.packed is not None:
         expected = unpack(pack_rows(case.expected))
         padded = case._replace(expected=expected, candidate=unpack(case.packed))
-    return (
-        _explain(case, (fingerprints.constant, fingerprints.polarity))
-        or _explain(padded, (fingerprints.layout,))
-        or _explain(case, (*PLACES, alternatives.weights, _thresholded))
-    )
-
-
-def _thresholded(case: Case) -> Iterator[Guess]:
-    """The operation that made z, done wrongly, where the candidate has no z to show it."""
-    if case.z_case is not None:
-        for fingerprint in OPERATIONS:
-            for guess in fingerprint(case.z_case):
-                z = guess.value
-                yield guess._replace(value=z > 0.5 if case.threshold else z >= 0)
+    return _explain(case, (fingerprints.polarity,)) or _explain(padded, (fingerprints.layout,))
 
 
 def _sign_of_zero(case: Case) -> str | None:
@@ -189,11 +181,6 @@ def _alike(value: np.ndarray, found: np.ndarray) -> bool:
 
 def _case(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> Case:
     step = bundle.reference.steps[verdict.name]
-
-    def inputs() -> list[np.ndarray]:
-        return [_read(read, bundle, candidate) for read in step.inputs]
-
-    sizes = tuple(bundle.reference.steps[read].value.shape[-1] for read in step.inputs)
     network = bundle.model.network
     stage = coordinates.stage(network, step)
     case = Case(
@@ -204,32 +191,20 @@ def _case(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> Cas
         heads=stage.heads,
         grid=stage.grid,
         axes=coordinates.axes(network, step),
-        inputs=inputs,
-        sizes=sizes,
-        operation=Operation(step),
+        tolerance=verdict.tolerance,
     )
     return _with_z(case, bundle, candidate) if case.kind == "bit" else case
 
 
 def _with_z(case: Case, bundle: Bundle, candidate: Mapping[str, Any]) -> Case:
-    """A bit's case with the z behind it, and how that was made if the candidate does not say."""
+    """A bit's case with the z behind it and the bytes in which it came."""
     bit = bundle.reference.steps[case.name]
-    z, z_case = _read(bit.z, bundle, candidate), None
-    if bit.z not in candidate:
-        step = bundle.reference.steps[bit.z]
-        z_case = case._replace(
-            name=bit.z,
-            kind="real",
-            expected=z,
-            candidate=z,
-            inputs=lambda: [_read(read, bundle, candidate) for read in step.inputs],
-            operation=Operation(step),
-        )
+    z = _read(bit.z, bundle, candidate)
     raw = np.asarray(candidate[case.name]) if case.name in candidate else None
     packed = raw if raw is not None and raw.shape == pack_rows(case.expected).shape else None
     if packed is not None and packed.dtype != np.uint8:
         packed = None
-    return case._replace(packed=packed, z=z, threshold=bit.threshold, z_case=z_case)
+    return case._replace(packed=packed, z=z, threshold=bit.threshold)
 
 
 def _read(name: str, bundle: Bundle, candidate: Mapping[str, Any]) -> np.ndarray:

@@ -45,6 +45,15 @@ def load_checkpoint(
     `resample`, `size`, in the place of what the configuration says. The model's `preprocessing` is
     None where nobody says it. Parameters are float32, or float64 where a tensor is. ModelFileError,
     ConfigError or DataError name the file and the first key or field that does not fit.
+
+    >>> import tempfile
+    >>> from safetensors.numpy import save_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"fc.weight": np.ones((2, 2))}, f"{folder}/model.safetensors")
+    ...     load_checkpoint(f"{folder}/model.safetensors")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    refimpl.conventions.ModelFileError: ...
     """
     found = read(path, config=config, classes=classes, **options)
     return found.model, found.params

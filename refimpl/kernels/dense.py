@@ -19,6 +19,7 @@ from refimpl.kernels.vector import (
     compiled_as,
     fma,
     fused,
+    gather,
     load,
     pointer,
     select,
@@ -81,29 +82,33 @@ def dot(x, x_at, w, w_at, length, out, out_at):
     out.reshape(-1)[out_at : out_at + LANES * LANES] = sums.reshape(-1)
 
 
-@jit
-def patches(image, first, token, size, width, corners, out, out_at):
-    """Pixels of sixteen patches, (channels * size * size, 16); 0 in lanes that have no patch.
+def corners(grid: tuple[int, int], first: int, lanes: int, size: int) -> np.ndarray:
+    """(lanes,) int32: the flat index of each token's first pixel in a plane, -1 without a patch."""
+    height, width = grid
+    found = np.full(lanes, -1, np.int32)
+    rows, columns = np.divmod(np.arange(height * width), width)
+    found[first : first + height * width] = (rows * width * size + columns) * size
+    return found
 
-    image (channels, H, W); the tile begins at this token, the grid at token `first`. `corners`
-    (16,) is room. Lanes are the loop in the middle, so that what is written stays in the cache.
+
+@jit
+def patches(image, corners, token, size, out, out_at):
+    """Pixels of sixteen patches from `token` on, (channels * size * size, 16); 0 without a patch.
+
+    image (channels, H, W); see `corners`.
     """
-    channels, height = image.shape[0], image.shape[1] // size
-    for lane in range(LANES):
-        n = token + lane - first
-        on_grid = 0 <= n < height * width
-        corners[lane] = n // width * size * image.shape[2] + n % width * size if on_grid else -1
-    pixels, plane = image.reshape(-1), image.shape[1] * image.shape[2]
-    k = out_at
+    zero, places = splat(np.int32(0)), load(corners, token)
+    off_grid = zero > places
+    places = select(off_grid, zero, places)
+    channels, height, width = image.shape
+    pixels, k = image.reshape(-1), out_at
     for channel in range(channels):
         for y in range(size):
-            row = channel * plane + y * image.shape[2]
-            for lane in range(LANES):
-                corner = corners[lane]
-                for x in range(size):
-                    pixel = pixels[row + corner + x] if corner >= 0 else np.float32(0)
-                    out[k + x * LANES + lane] = pixel
-            k += size * LANES
+            row = (channel * height + y) * width
+            for x in range(row, row + size):
+                pixel = gather(pixels, places + splat(np.int32(x)))
+                store(out, k, select(off_grid, splat(np.float32(0)), pixel))
+                k += LANES
 
 
 @jit

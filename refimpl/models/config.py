@@ -40,7 +40,17 @@ def _choice(default: str, *choices: str) -> Any:
 
 @dataclass(frozen=True)
 class Config:
-    """One network. Invalid values and contradictions raise ConfigError."""
+    """Describe one network [SPEC 6.5, 9]. Invalid values and contradictions raise ConfigError.
+
+    >>> config = Config(28, 4, 1, dim=64, depth=4, heads=2, mlp_ratio=4, num_classes=10)
+    >>> config.image_size, config.replace(similarity="haar").similarity
+    ((28, 28), 'haar')
+    >>> config.replace(patch_size=5)
+    Traceback (most recent call last):
+        ...
+    refimpl.conventions.ConfigError: config: image_size has a side of 28; expected a multiple of \
+patch_size 5
+    """
 
     image_size: tuple[int, int]  # (H, W); an int means a square
     patch_size: int

@@ -77,6 +77,13 @@ def save(
     latter as JSON, takes their place. So `save(path, *load(name))` loses nothing. ConfigError where
     they do not fit the model, or the card is no JSON; ShapeError or DtypeError where the parameters
     are not the model's, NonFiniteError where one holds NaN or infinity; OSError from the disk.
+
+    >>> import tempfile
+    >>> model, params = load("didb_micro_mnist")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(f"{folder}/copy.safetensors", model, params)
+    ...     load(f"{folder}/copy.safetensors")[0].class_names[:3]
+    ('0', '1', '2')
     """
     flat = parameters.flatten(params)
     parameters.check(model.network.parameters, flat)
@@ -156,7 +163,15 @@ def to_bytes(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
 
 
 def load(name_or_path: str | os.PathLike) -> tuple[VisionTransformer, Params]:
-    """A shipped model's name, or the path of a file -> (model, params). See `read`."""
+    """Load a shipped model's name, or the path of a file -> (model, params). Errors as `read`.
+
+    The model has the preprocessing and the class names of its file.
+
+    >>> model, params = load("didb_micro_mnist")
+    >>> pixels = np.zeros((1, 28, 28), np.uint8)
+    >>> model.predict(params, model.prepare(pixels)).shape
+    (1, 10)
+    """
     file = read(name_or_path)
     return file.model, file.params
 
@@ -243,6 +258,11 @@ def list_models(pattern: str = "*", *, trained: bool = False) -> list[str]:
     """List the names that a pattern such as "didb*" has: architectures, for `create_model`.
 
     trained: the trained models that come with refimpl instead, for `load`.
+
+    >>> list_models("react_*y")
+    ['react_tiny', 'react_swin_tiny']
+    >>> list_models("didb*", trained=True)
+    ['didb_cifar10', 'didb_micro_mnist']
     """
     return fnmatch.filter(shipped() if trained else architectures.NAMES, pattern)
 

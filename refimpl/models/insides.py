@@ -71,10 +71,15 @@ def threshold(node: Any) -> float:
 
 def of(node: Any) -> Inside | None:
     """The steps inside a node; None where it is one step."""
-    if node.op not in INSIDES:
+    return of_operation(node.op, node.attributes)
+
+
+def of_operation(op: str, attributes: Mapping[str, Any]) -> Inside | None:
+    """The steps inside an operation; None where it is one step."""
+    if op not in INSIDES:
         return None
-    real = node.attributes["binarize"] == "none"
-    return (REAL if real else INSIDES)[node.op](**node.attributes)
+    real = attributes["binarize"] == "none"
+    return (REAL if real else INSIDES)[op](**attributes)
 
 
 def _rows(x: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from refimpl import ops
-from refimpl.conventions import NonFiniteError
+from refimpl.conventions import NonFiniteError, ShapeError
 from refimpl.models import insides, replay
 from refimpl.models.nodes import INPUT, Network, Node, Unit
 from refimpl.models.replay import Replay
@@ -50,6 +50,9 @@ class Cache(NamedTuple):
     batch: int
     nodes: dict[int, Any]  # cache of each node that ran
     units: dict[int, Any]  # of each unit that ran as one, by its first node
+
+    def __repr__(self) -> str:
+        return f"Cache({self.network}, {self.batch} images)"
 
 
 def forward(
@@ -154,7 +157,12 @@ def backward(
 
 
 def _add(gradients: dict[str, np.ndarray], names: Sequence[str], found: Sequence[Any]) -> None:
-    for name, gradient in zip(names, found, strict=False):  # optional arguments may be left out
+    """Add one gradient to each name; of optional arguments that were left out there is None."""
+    given = [gradient for gradient in found if gradient is not None]
+    if len(given) != len(names):
+        listed = ", ".join(names)
+        raise ShapeError(f"{listed}: found {len(given)} gradients; expected {len(names)}")
+    for name, gradient in zip(names, given, strict=True):
         gradients[name] = gradients[name] + gradient if name in gradients else gradient
 
 

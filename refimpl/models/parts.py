@@ -66,6 +66,20 @@ class Parts(Builder):
         weight = self.param(f"{p}.weight", (outputs, inputs), "matrix")
         return [weight, self.param(f"{p}.bias", (outputs,), "bias")] if bias else [weight]
 
+    def attention_params(self, p: str, c: Config, s: Stage) -> dict[str, str]:
+        """Declare those of binary attention that are no projection's, in the order of files."""
+        self.at(f"{p}.prob", p)
+        shape = (s.heads, 1, 1) if c.alpha_scope == "head" else ()
+        own = {"alpha": self.alpha(f"{p}.alpha", shape)}
+        self.at(f"{p}.scores", p)
+        if c.similarity == "haar":
+            own["band_weight"] = self.param(f"{p}.band_weight", (2, s.heads), "band_weight")
+        own["position_bias"] = self.position_bias(p, s)
+        self.at(f"{p}.differential", p)
+        for name in ("shortcut", "neighbour") if c.attention == "differential" else ():
+            own[name] = self.param(f"{p}.{name}", (s.dim,), name)
+        return own
+
     def position_bias(self, p: str, s: Stage) -> str | None:
         """Declare the table of a windowed attention."""
         if not s.window:
@@ -90,6 +104,18 @@ class Parts(Builder):
         """x W^T, plus b with `bias`, with parameters below p."""
         params = self.linear_params(p, self.channels(x), outputs, bias)
         return self(name, "linear", [x], params, shell=shell)
+
+    def scaled(self, p: str, x: str, always: bool = False) -> str:
+        """alpha x + beta, with both below p, where there is LayerScale or always; else x."""
+        if not (always or self.config.layer_scale):
+            return x
+        self.at(p)
+        shape = (self.channels(x),)
+        params = [
+            self.param(f"{p}.alpha", shape, "layer_scale"),
+            self.param(f"{p}.beta", shape, "bias"),
+        ]
+        return self.hidden(p, "layer_scale", [x], params)
 
     def cut(self, name: str, x: str, s: Stage, transposed: bool, tap: str = "real") -> str:
         """Tokens into windows, where there are any, and heads."""

@@ -42,7 +42,11 @@ BYTES = 16  # of a parameter at least: itself, its gradient, and two means of th
 
 
 class Trained(NamedTuple):
-    """The end of a run."""
+    """Hold the end of a run, as `train` returns it.
+
+    >>> Trained({"head": {"bias": np.zeros(10)}}, []).history
+    []
+    """
 
     params: dict[str, Any]  # nested
     history: list[EpochResult]
@@ -113,18 +117,32 @@ def train(
     Raises ConfigError, DataError or ModelFileError before the first step where the arguments do
     not fit together, OutputError where `out`, its card or its curves exist; OSError where `out`
     cannot be written, NonFiniteError when training diverges.
+
+    >>> import tempfile
+    >>> from refimpl.models import create_model
+    >>> model = create_model("didb_micro", dim=8, depth=1, image_size=8, num_classes=2)
+    >>> labels = np.arange(20) % 2
+    >>> images = np.full((20, 8, 8), 255, np.uint8) * labels[:, None, None].astype(np.uint8)
+    >>> recipe = Recipe(epochs=2, batch_size=5, shift=0)
+    >>> plain = Preprocessing.plain((8, 8), channels=1).to_json()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     out = Path(folder) / "run.safetensors"
+    ...     meaning = {"preprocessing": plain, "class_names": ["dark", "bright"]}
+    ...     done = train(model, recipe, images, labels, **meaning, out=out)
+    ...     first, second = done.history
+    >>> second.loss < first.loss
+    True
     """
     out = Path(out)
     require_free(out, curves, resume=resume, overwrite=overwrite)
     prepare = Preprocessing.from_json(preprocessing).apply_array
-    plan = stages.plan(model, recipe)
+    plan = stages.plan(model, recipe, fresh=params is None)
     _check(model, recipe, images, labels, class_names, prepare)
     # what the last epoch will write must not fail then
     cards.to_bytes({**files.describe(model, list(class_names), preprocessing), **(card or {})})
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
-    if params is None:
-        params = model.init(np.random.default_rng(recipe.seed))
-    given, declared = flatten(params), model.network.parameters
+    declared = model.network.parameters
+    given = flatten(params or model.init(np.random.default_rng(recipe.seed)))
     check(declared, given)
     # one flat dict of our own arrays, in one order: the optimizer changes them in place
     flat = {name: np.array(given[name], order="C") for name in declared}
@@ -133,6 +151,7 @@ def train(
         "config": model.config.to_json(),
         "training data": source or fingerprint(images, labels),
         "teacher": tutor and tutor.to_json(),
+        "start": params and fingerprint(*(given[name] for name in declared)),
     }
     teach = tutor and functools.partial(tutor.probabilities, backend=backend)
     objective = Objective(prepare, backend, recipe.smoothing, teach, recipe.distillation)

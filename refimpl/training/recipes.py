@@ -24,7 +24,11 @@ from refimpl.disk import read_text
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Settings of a run [SPEC 7]; a bad value raises ConfigError."""
+    """Hold the settings of a run [SPEC 7]; a bad value raises ConfigError.
+
+    >>> Recipe(epochs=2, batch_size=10).steps(images=95, epochs=2)
+    20
+    """
 
     epochs: int = 5
     activation_epochs: int = 0  # before them, with binary activations and real weights

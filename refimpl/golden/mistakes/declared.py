@@ -1,0 +1,200 @@
+"""What a known mistake is: a small edit of one place where a network computes.
+
+A place is a *site*: a node forward ("output"), a step inside it ("bit", "weight.scale", …), or what
+it sends back to an argument ("d.x0": the gradient of its first input, "d.p0" of its first
+parameter). A mistake is declared for an operation and a site once, and holds for every node that
+has the operation:
+
+    @mistake("layer_norm", words="eps outside the root")
+    def eps_outside(call): ...          # the wrong value, from call.args
+
+    @family("rprelu")
+    def slopes(site): ...               # yields Mistakes, where there are several of a kind
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refimpl import ops
+from refimpl.models import insides
+from refimpl.models.nodes import Network, Node
+from refimpl.models.operations import cache_of, forward
+from refimpl.models.replay import Evaluator
+
+OUTPUT = "output"
+
+
+class Site(NamedTuple):
+    """A place where a network computes."""
+
+    network: Network
+    node: Node
+    what: str  # "output", a step of `insides`, or "d." and the key of an argument or step
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Which place of its network it is."""
+        return self.node.name, self.what
+
+    @property
+    def is_backward(self) -> bool:
+        return self.what.startswith("d.")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What it reads: "x0" an input, "p0" a parameter, "d" a gradient, "y" the output, a step."""
+        step = _step(self.node, self.what)
+        if step is not None:
+            return step.reads
+        own = keys_of(self.node)
+        return ("d", *own, "y") if self.is_backward else own
+
+    def name(self, key: str) -> str:
+        """What the network calls an argument."""
+        named = dict(zip(keys_of(self.node), self.node.args, strict=True))
+        return named.get(key) or self.node.inside.get(key, self.node.name)
+
+
+class Call:
+    """One run of a site, to be done wrongly."""
+
+    def __init__(
+        self,
+        site: Site,
+        args: list[Any],
+        params: Mapping[str, np.ndarray],
+        value: Callable[[str], Any],
+    ):
+        self.site, self.node, self.keys, self.args = site, site.node, site.keys, args
+        self.params, self.value = params, value  # all parameters, by path; any tap, by name
+
+    def __getitem__(self, key: str) -> Any:
+        """An argument by its key."""
+        return self.args[self.keys.index(key)]
+
+    def right(self, changes: Mapping[str, Any] | None = None, **attributes: Any) -> Any:
+        """What the site should give, of other arguments (by key) or with other attributes."""
+        args = [(changes or {}).get(k, a) for k, a in zip(self.keys, self.args, strict=True)]
+        node = self.node
+        if attributes:
+            node = node._replace(attributes={**node.attributes, **attributes})
+        return run(node, self.site.what, args)
+
+    def right_of(self, *args: Any) -> Any:
+        """What the site should give of these arguments, in their order."""
+        return self.right(dict(zip(self.keys, args)))
+
+
+Edit = Callable[[Call], Any]  # the wrong value; None where the mistake is impossible
+
+
+class Mistake(NamedTuple):
+    """Something that a port does wrongly at a site."""
+
+    words: str
+    edit: Edit
+    kind: str = ""  # the words without names of this site: the same mistake at another one
+    rank: int = 0  # of two that explain the same, the one with the smaller rank is meant
+
+    @property
+    def sort(self) -> str:
+        return self.kind or self.words
+
+
+Family = Callable[[Site], Iterator[Mistake]]
+DECLARED: dict[tuple[str, str], list[Family]] = {}
+
+
+def family(*names: str, what: str = OUTPUT) -> Callable[[Family], Family]:
+    """Declare mistakes of operations at one of their sites."""
+
+    def register(function: Family) -> Family:
+        for op in names:
+            DECLARED.setdefault((op, what), []).append(function)
+        return function
+
+    return register
+
+
+def mistake(*names: str, words: str, what: str = OUTPUT, rank: int = 0) -> Callable[[Edit], Edit]:
+    """Declare one mistake of operations at one of their sites."""
+
+    def register(edit: Edit) -> Edit:
+        found = Mistake(words, edit, rank=rank)
+        family(*names, what=what)(lambda site: iter((found,)))
+        return edit
+
+    return register
+
+
+def keys_of(node: Node) -> tuple[str, ...]:
+    """Keys of a node's arguments."""
+    inputs = [f"x{k}" for k in range(len(node.inputs))]
+    return (*inputs, *(f"p{k}" for k in range(len(node.params))))
+
+
+def run(node: Node, what: str, args: list[Any]) -> Any:
+    """Compute a site from its arguments, in the order of its keys."""
+    step = _step(node, what)
+    if step is not None:
+        return step.function(*args)
+    if not what.startswith("d."):
+        return forward(node, args)
+    dy, *own, output = args
+    position = keys_of(node).index(what.removeprefix("d."))
+    return getattr(ops, node.op).backward(dy, cache_of(node, own, output))[position]
+
+
+def _step(node: Node, what: str) -> insides.Step | None:
+    inside = insides.of(node)
+    if inside is None:
+        return None
+    if what == OUTPUT:
+        return inside.output
+    if what.startswith("d."):
+        return inside.gradients[what.removeprefix("d.")]
+    return inside.recovered[what] if what in inside.recovered else inside.values[what]
+
+
+class Impossible(Exception):
+    """An edit does not apply to these arrays."""
+
+
+class Wrong(Evaluator):
+    """Replay with some sites done wrongly; `seen` collects the sites that it runs."""
+
+    def __init__(
+        self,
+        taps: Mapping[str, Any],
+        params: Mapping[str, np.ndarray],
+        network: Network,
+        edits: Mapping[tuple[str, str], Edit],
+        value: Callable[[str], Any],
+        seen: dict[tuple[str, str], Site] | None = None,
+    ):
+        super().__init__(taps, params)
+        self.network, self.edits, self.find, self.seen = network, edits, value, seen
+
+    def forward(self, node: Node, args: list[Any]) -> Any:
+        return self._run(node, OUTPUT, args)
+
+    def backward(self, node: Node, dy: Any, args: list[Any], output: Any, position: int) -> Any:
+        return self._run(node, f"d.{keys_of(node)[position]}", [dy, *args, output])
+
+    def step(self, node: Node, key: str, function: Callable, args: list[Any]) -> Any:
+        return self._run(node, key, args)
+
+    def _run(self, node: Node, what: str, args: list[Any]) -> Any:
+        key = (node.name, what)
+        if self.seen is not None:
+            self.seen[key] = Site(self.network, node, what)
+        if key not in self.edits:
+            return run(node, what, args)
+        found = self.edits[key](Call(Site(self.network, node, what), args, self.params, self.find))
+        if found is None:
+            raise Impossible
+        return found

@@ -1,0 +1,381 @@
+"""Mistakes that every operation has: of its inputs, its parameters, its attributes, its output."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from refimpl import ops
+from refimpl.golden.mistakes.declared import OUTPUT, Call, Mistake, Site, keys_of
+from refimpl.models import Config, insides
+from refimpl.models.nodes import Parameter
+from refimpl.models.operations import OPERATIONS
+
+DECLARED, ATTRIBUTE, PARAMETER, INPUT, PLACE, PRECISION, ELSEWHERE = range(7)  # ranks
+MOST = 24  # values or parameters elsewhere that are tried in the place of one
+
+# --- attributes -----------------------------------------------------------------------------------
+
+EPS = (1e-5, 1e-6, 1e-12, 0.0, 1e-3, 1e-4, 1e-7, 1e-8)
+# Attributes of an operation that a port may have got wrong: how users call them, other values.
+# An attribute with the name of a field of the configuration has the choices of that field.
+ATTRIBUTES: dict[tuple[str, str], tuple[str, tuple]] = {
+    ("bands", "mode"): ("haar_mode", ops.bands.MODES),
+    ("bands", "cls"): ("haar_cls", ops.bands.CLS),
+    ("neighbours", "border"): ("neighbours", ops.neighbours.BORDERS),
+    ("layer_norm", "eps"): ("norm_eps", EPS),
+    ("batch_norm", "eps"): ("norm_eps", EPS),
+    ("pool", "pool"): ("pool", ops.pool.POOLS),
+    ("interpolate", "mode"): ("interpolation", ops.interpolate.MODES),
+}
+CHOICES = {f.name: f.metadata["choices"] for f in fields(Config) if "choices" in f.metadata}
+STEPS = ("binarize",)  # another value has other steps: no port mistakes it for another
+
+
+def attributes(site: Site) -> Iterator[Mistake]:
+    """Another value of an attribute."""
+    for name, own in site.node.attributes.items():
+        field, values = ATTRIBUTES.get((site.node.op, name), (name, CHOICES.get(name, ())))
+        if name in STEPS:
+            continue
+        for value in values:
+            if value != own:
+                words = f"{field} is {own!r}, the candidate seems to take {value!r}"
+                yield Mistake(words, _with(**{name: value}), rank=ATTRIBUTE)
+
+
+def _with(**attributes: Any) -> Callable[[Call], Any]:
+    return lambda call: call.right(**attributes)
+
+
+# --- parameters -----------------------------------------------------------------------------------
+
+
+def parameters(site: Site) -> Iterator[Mistake]:
+    """A parameter left out, read in another way, or another one in its place."""
+    for key in site.keys:
+        declared = parameter(site, key)
+        if declared is None:
+            continue
+        neutral = 1.0 if declared.traits.factor else 0.0
+        changes: dict[str, Callable[[np.ndarray], Any]] = {
+            "left out": lambda p, n=neutral: np.full_like(p, n),
+            "has the wrong sign": np.negative,
+            "without its sign": np.abs,
+            **VIEWS,
+        }
+        for words, change in changes.items():
+            yield _changed(key, change, f"{declared.path} {words}", f"{key} {words}")
+
+
+
+def others(site: Site) -> Iterator[Mistake]:
+    """Another parameter of the same shape in the place of one: of another layer, or a block off."""
+    for key in site.keys if not site.is_backward else ():
+        declared = parameter(site, key)
+        for other, distance in _alike(site, declared) if declared else ():
+            words = f"{other} in the place of {declared.path}"
+            yield _replaced(key, other, words, f"{key} of another layer, {distance:+d}")
+
+
+def parameter(site: Site, key: str) -> Parameter | None:
+    """What is declared of an argument that is a parameter, or made of one alone."""
+    network, name = site.network, site.name(key) if key[0] == "p" and key[1:].isdigit() else ""
+    if name in network.of_parameters:
+        name = network.nodes[network.of_parameters[name]].params[0]
+    return network.parameters.get(name)
+
+
+def _one_number(which: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], np.ndarray | None]:
+    return lambda p: np.full_like(p, which(p)) if p.size > 1 else None
+
+
+def _as_if_transposed(p: np.ndarray) -> np.ndarray | None:
+    """The numbers of a matrix in the order of its transpose, read as they lie."""
+    return np.ascontiguousarray(p.T).reshape(p.shape) if sum(n > 1 for n in p.shape) > 1 else None
+
+
+def _other_memory(p: np.ndarray) -> np.ndarray | None:
+    """Read as a matrix of the other shape: the numbers as they lie, rows taken for columns."""
+    return p.reshape(p.shape[::-1]).T if sum(n > 1 for n in p.shape) > 1 else None
+
+
+def _turned(axes: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray | None]:
+    return lambda p: np.flip(p, axes) if p.ndim == 4 else None
+
+
+def _rolled(step: int, axis: int) -> Callable[[np.ndarray], np.ndarray | None]:
+    return lambda p: np.roll(p, step, axis) if p.ndim > -axis - 1 and p.shape[axis] > 1 else None
+
+
+def _swapped(p: np.ndarray) -> np.ndarray | None:
+    square = p.ndim == 4 and p.shape[2] == p.shape[3]
+    return p.swapaxes(2, 3) if square else None
+
+
+def _bfloat16(x: np.ndarray) -> np.ndarray:
+    """Rounded half to even, as hardware does."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1) & 0xFFFF0000
+    return rounded.astype(np.uint32).view(np.float32).astype(x.dtype)
+
+
+def _float16(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float16).astype(x.dtype)
+
+
+VIEWS: dict[str, Callable[[np.ndarray], Any]] = {
+    "is read transposed: rows for columns": _other_memory,
+    "is stored transposed": _as_if_transposed,
+    "is one number for all: its first": _one_number(lambda p: p.flat[0]),
+    "is one number for all: its mean": _one_number(np.mean),
+    "is one number for all: its largest": _one_number(np.max),
+    "off by one along its last axis: one place late": _rolled(1, -1),
+    "off by one along its last axis: one place early": _rolled(-1, -1),
+    "off by one along its first axis: one place late": _rolled(1, 0),
+    "off by one along its first axis: one place early": _rolled(-1, 0),
+    "off by one along its rows: one place late": _rolled(1, -2),
+    "off by one along its rows: one place early": _rolled(-1, -2),
+    "in reverse order": lambda p: p[..., ::-1],
+    "with its rows in reverse order": lambda p: p[::-1] if p.ndim > 1 else None,
+    "with its input channels in reverse order": lambda p: p[:, ::-1] if p.ndim == 4 else None,
+    ": the kernel turned around": _turned((2, 3)),
+    ": the rows of the kernel in reverse order": _turned((2,)),
+    ": rows and columns of the kernel exchanged": _swapped,
+    "as float16": _float16,
+    "as bfloat16": _bfloat16,
+}
+
+
+def _changed(key: str, change: Callable, words: str, kind: str, rank: int = PARAMETER) -> Mistake:
+    def edit(call: Call) -> Any:
+        value = change(call[key])
+        return None if value is None else call.right({key: value})
+
+    return Mistake(words.replace(" :", ":"), edit, kind, rank)
+
+
+def _replaced(key: str, other: str, words: str, kind: str) -> Mistake:
+    def edit(call: Call) -> Any:
+        found = call.params[other]
+        return call.right({key: found.reshape(call[key].shape)})
+
+    return Mistake(words, edit, kind, ELSEWHERE)
+
+
+def _alike(site: Site, declared: Parameter) -> Iterator[tuple[str, int]]:
+    """Parameters of the same shape and role, the nearest first, and how many places away."""
+    everything = list(site.network.parameters.values())
+    here = everything.index(declared)
+    same = [i for i, p in enumerate(everything)
+            if i != here and (p.shape, p.role) == (declared.shape, declared.role)]  # fmt: skip
+    for i in sorted(same, key=lambda i: abs(i - here))[:MOST]:
+        yield everything[i].path, i - here
+
+
+# --- inputs ---------------------------------------------------------------------------------------
+
+
+def inputs(site: Site) -> Iterator[Mistake]:
+    """An input left out, taken for another one, or handed on as it was."""
+    keys = [key for key in site.keys if key != "y" and not _is_blank(site, key)]
+    for key in keys:
+        if parameter(site, key) is None:
+            name = spoken(site, key)
+            if key == "d" or not site.is_backward:
+                yield _handed_on(key, f"nothing done: equal to {name}")
+            if len(keys) > 1 and key != "d":
+                yield _changed(key, np.zeros_like, f"{name} left out", f"{key} left out", INPUT)
+    for a, b in itertools.combinations(keys, 2):
+        names = f"{spoken(site, a)} and {spoken(site, b)}"
+        yield Mistake(f"{names} exchanged", _exchange(a, b), f"{a} and {b} exchanged", INPUT)
+        if len(keys) > 2 and not site.is_backward and {a[0], b[0]} == {"x"}:
+            yield Mistake(f"{names} left out", _without(a, b), f"{a} and {b} left out", INPUT)
+
+
+def _is_blank(site: Site, key: str) -> bool:
+    """Whether a gradient is computed without this input, so that it is not known."""
+    if not site.is_backward or "d" not in site.keys or key[0] != "x":
+        return False
+    operation, own = OPERATIONS[site.node.op], keys_of(site.node)
+    if insides.of(site.node) is not None:
+        return False
+    argument = own.index(site.what.removeprefix("d."))
+    return operation.of_output or own.index(key) not in operation.needs(argument)
+
+
+def spoken(site: Site, key: str) -> str:
+    """An argument in words."""
+    return f"the gradient of {site.node.name}" if key == "d" else site.name(key)
+
+
+def _handed_on(key: str, words: str) -> Mistake:
+    return Mistake(words, lambda call: call[key], f"equal to {key}", INPUT)
+
+
+def _without(*keys: str) -> Callable[[Call], Any]:
+    return lambda call: call.right({key: np.zeros_like(call[key]) for key in keys})
+
+
+def _exchange(a: str, b: str) -> Callable[[Call], Any]:
+    def edit(call: Call) -> Any:
+        first, second = call[a], call[b]
+        if np.shape(first) != np.shape(second) or first.dtype != second.dtype:
+            return None
+        return call.right({a: second, b: first})
+
+    return edit
+
+
+# --- the output -----------------------------------------------------------------------------------
+
+
+def outputs(site: Site) -> Iterator[Mistake]:
+    """The right values with something done to them."""
+    for words, change in OUTPUTS.items():
+        yield Mistake(words, lambda call, change=change: _of_output(call, change), rank=PLACE)
+    if site.what.startswith("d.p"):
+        for words, change in SUMS.items():
+            yield Mistake(words, lambda call, change=change: _of_rows(call, change), rank=PLACE)
+
+
+def _of_rows(call: Call, change: Callable[[np.ndarray], Any]) -> Any:
+    """The gradient of a parameter, summed over other rows; or divided by their number."""
+    found = change(call["d"])
+    if found is None:
+        return None
+    return call.right() / found if isinstance(found, float) else call.right({"d": found})
+
+
+def _alone(which: int | slice, axis: int) -> Callable[[np.ndarray], np.ndarray | None]:
+    def change(d: np.ndarray) -> np.ndarray | None:
+        if d.ndim < 3 or d.shape[axis] < 2:
+            return None
+        found = np.zeros_like(d)
+        at = (slice(None),) * axis + (which,)
+        found[at] = d[at]
+        return found
+
+    return change
+
+
+# What the gradient of a parameter is summed over, and should not, or should and is not.
+SUMS: dict[str, Callable[[np.ndarray], Any]] = {
+    "the gradient of image 0 alone": _alone(0, 0),
+    "the gradient of the last image alone": _alone(-1, 0),
+    "the gradient of token 0 alone": _alone(0, 1),
+    "the gradient of the last token alone": _alone(-1, 1),
+    "the gradient without token 0": _alone(slice(1, None), 1),
+    "the gradient is a mean over the images, no sum": lambda d: float(len(d)),
+    "the gradient is a mean over all rows, no sum": lambda d: float(d[..., 0].size),
+    "the gradient is a mean over the tokens, no sum":
+        lambda d: float(d.shape[1]) if d.ndim > 2 else None,
+}  # fmt: skip
+
+
+def _of_output(call: Call, change: Callable[[np.ndarray], Any]) -> Any:
+    right = call.right()
+    if isinstance(right, tuple):
+        found = [change(part) for part in right]
+        return None if any(part is None for part in found) else tuple(found)
+    return None if right is None else change(np.asarray(right))
+
+
+def _clipped(x: np.ndarray) -> np.ndarray | None:
+    return np.clip(x, -128, 127).astype(x.dtype) if _is_whole(x) else None
+
+
+def _wrapped(dtype: Any) -> Callable[[np.ndarray], np.ndarray | None]:
+    return lambda x: x.astype(np.int64).astype(dtype).astype(x.dtype) if _is_whole(x) else None
+
+
+def _is_whole(x: np.ndarray) -> bool:
+    return x.dtype.kind == "i" or (x.dtype.kind == "f" and bool((x == np.rint(x)).all()))
+
+
+def _image_0(x: np.ndarray) -> np.ndarray | None:
+    return np.broadcast_to(x[:1], x.shape) if x.ndim > 1 and len(x) > 1 else None
+
+
+def _numbers(change: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
+    return lambda x: None if x.dtype == bool else change(x)
+
+
+def _last_exchanged(x: np.ndarray) -> np.ndarray | None:
+    return x.swapaxes(-1, -2) if x.ndim > 1 and x.shape[-1] == x.shape[-2] else None
+
+
+def _last_in_memory(x: np.ndarray) -> np.ndarray | None:
+    if x.ndim < 2 or x.shape[-1] == x.shape[-2]:
+        return None
+    return np.ascontiguousarray(x.swapaxes(-1, -2)).reshape(x.shape)
+
+
+def _at_token_0(x: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
+    if x.ndim != 3 or x.dtype == bool:
+        return None
+    return np.concatenate([change(x[:, :1]), x[:, 1:]], axis=1)
+
+
+OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
+    "all zero: left out, or never written": np.zeros_like,
+    "the wrong sign": lambda x: ~x if x.dtype == bool else -x,
+    "twice as large": _numbers(lambda x: 2 * x),
+    "half as large": _numbers(lambda x: x / 2 if x.dtype.kind == "f" else x // 2),
+    "image 0 taken for every image": _image_0,
+    "not transposed, or once too often: the last two axes exchanged": _last_exchanged,
+    "transposed in memory: the last two axes in the order of the other layout": _last_in_memory,
+    **{
+        f"off-by-one shift along {name}: one place too {word}": _rolled(step, axis)
+        for name, axis in (("the last axis", -1), ("the axis before the last", -2))
+        for word, step in (("late", 1), ("early", -1))
+    },
+    "the last axis in reverse order": lambda x: x[..., ::-1] if x.ndim else None,
+    "the axis before the last in reverse order":
+        lambda x: x[..., ::-1, :] if x.ndim > 1 else None,
+    "0 for the class token": lambda x: _at_token_0(x, np.zeros_like),
+    "for the class token the mean of all tokens": lambda x: _at_token_0(
+        x, lambda t: np.broadcast_to(x.mean(axis=1, keepdims=True), t.shape)),
+    "its magnitude": _numbers(np.abs),
+    "negative numbers are 0": _numbers(lambda x: np.maximum(x, 0)),
+    "clipped to -1 to 1": _numbers(lambda x: np.clip(x, -1, 1)),
+    "clipped to 8 bits": _clipped,
+    "wrapped around at 8 bits": _wrapped(np.int8),
+    "rounded to float16": lambda x: _float16(x) if x.dtype.kind == "f" else None,
+    "rounded to bfloat16": lambda x: _bfloat16(x) if x.dtype.kind == "f" else None,
+}
+
+
+# --- elsewhere ------------------------------------------------------------------------------------
+
+
+def elsewhere(site: Site) -> Iterator[Mistake]:
+    """Another value in the place of an input: of the wrong place, the wrong layer, a block before."""
+    network = site.network
+    for key in site.keys if site.what == OUTPUT or not site.is_backward else ():
+        name = site.name(key)
+        if key[0] != "x" or name not in network.shapes:
+            continue
+        for other, distance in _near(site, name):
+            yield _read_instead(key, other, name, distance)
+
+
+def _near(site: Site, name: str) -> Iterator[tuple[str, int]]:
+    """Taps of the same shape that are made before a site, the nearest first, how far before."""
+    network = site.network
+    here = network.maker[site.node.name]
+    for i in range(here - 1, -1, -1):
+        node = network.nodes[i]
+        for other in node.outputs if node.tap in ("real", "reader") and node.inputs else ():
+            if other != name and network.shapes[other] == network.shapes[name]:
+                yield other, here - i
+
+
+def _read_instead(key: str, other: str, name: str, distance: int) -> Mistake:
+    words, kind = f"{other} read in the place of {name}", f"{key} read {distance} nodes before"
+    return Mistake(words, lambda call: call.right({key: call.value(other)}), kind, ELSEWHERE)
+
