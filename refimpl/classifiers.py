@@ -23,7 +23,6 @@ from refimpl.data.preprocessing import Judged, Preprocessing
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer, flatten, unflatten
 from refimpl.ops import softmax
-<<<<<<< HEAD
 from refimpl.predictors import (
     Picture,
     compute,
@@ -32,11 +31,9 @@ from refimpl.predictors import (
     read,
     ready,
     side_by_side,
+    some,
     told,
 )
-=======
-from refimpl.predictors import Picture, compute, dtype_of, opened, read, ready, some, told
->>>>>>> main
 
 if TYPE_CHECKING:  # an answer does not wait for what data sets need
     from refimpl.data.image_folder import Array

@@ -28,7 +28,6 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer
 from refimpl.ops import interpolate
-<<<<<<< HEAD
 from refimpl.predictors import (
     Picture,
     compute,
@@ -37,11 +36,9 @@ from refimpl.predictors import (
     read,
     ready,
     side_by_side,
+    some,
     told,
 )
-=======
-from refimpl.predictors import Picture, compute, dtype_of, opened, read, ready, some, told
->>>>>>> main
 
 if TYPE_CHECKING:  # it imports archives, which an answer for an image does not need
     from refimpl.data.segmentation import SegmentationFolder

@@ -308,23 +308,18 @@ def _case(args: argparse.Namespace) -> Any:
     count = args.images or 1
     if args.random is not None and args.model in architectures.NAMES:
         model = create_model(args.model, **dict(args.set))
+        require_room(model.config, np.dtype(args.dtype))
         return model, *search.draw(model.config, args.random, count)
     file = files.read(args.model)
-<<<<<<< HEAD
-    preprocessing = ready(file, "numpy", None)[2]  # which knows how large images may be
-    require_room(file.model.config, np.dtype(args.dtype))
-    if args.random is not None:
-        return file.model, file.params, search.draw(file.model.config, args.random)[1]
-=======
     if args.set:
         raise ConfigError(
             f"--set changes an architecture, and {args.model} has parameters of its own; "
             "expected an architecture with --random"
         )
+    preprocessing = ready(file, "numpy", None)[2]  # which knows how large images may be
+    require_room(file.model.config, np.dtype(args.dtype))
     if args.random is not None:
         return file.model, file.params, search.draw(file.model.config, args.random, count)[1]
-    preprocessing = ready(file, "numpy", None)[2]
->>>>>>> main
     images = [preprocessing.apply(open_image(name)) for name in args.image]
     return file.model, file.params, np.stack(images)
 

@@ -106,12 +106,8 @@ def run(args: argparse.Namespace) -> int:
     from refimpl import training
     from refimpl.data.preprocessing import Preprocessing
     from refimpl.models import files
-<<<<<<< HEAD
     from refimpl.predictors import require_room
-    from refimpl.training import journal
-=======
     from refimpl.training import journal, starts
->>>>>>> main
 
     recipe = _recipe(args)
     if recipe.teacher is not None:
@@ -125,14 +121,9 @@ def run(args: argparse.Namespace) -> int:
         from refimpl.report import curves
 
         curves.require_matplotlib()
-<<<<<<< HEAD
-    model = refimpl.create_model(args.model, **dict(args.set))
-    plain = Preprocessing.plain(model.config.image_size, model.config.channels)
-    require_room(model.config, np.dtype(np.float32))  # before images are made so large
-=======
     own = model.preprocessing
     read = own or Preprocessing.plain(model.config.image_size, model.config.channels)
->>>>>>> main
+    require_room(model.config, np.dtype(np.float32))  # before images are made so large
     # a part of them then has the size that the model reads
     larger = tuple(round(side / recipe.crop) for side in read.size)
     data = load_data(args, "train", dataclasses.replace(read, size=larger), model.config.task)
