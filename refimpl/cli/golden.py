@@ -299,7 +299,7 @@ def _case(args: argparse.Namespace) -> Any:
     from refimpl.data.images import open_image
     from refimpl.golden import search
     from refimpl.models import architectures, create_model, files
-    from refimpl.predictors import ready
+    from refimpl.predictors import ready, require_room
 
     if args.model is None:
         raise ConfigError("--model is missing; expected a model's name or file")
@@ -308,6 +308,7 @@ def _case(args: argparse.Namespace) -> Any:
     count = args.images or 1
     if args.random is not None and args.model in architectures.NAMES:
         model = create_model(args.model, **dict(args.set))
+        require_room(model.config, np.dtype(args.dtype))
         return model, *search.draw(model.config, args.random, count)
     file = files.read(args.model)
     if args.set:
@@ -315,9 +316,10 @@ def _case(args: argparse.Namespace) -> Any:
             f"--set changes an architecture, and {args.model} has parameters of its own; "
             "expected an architecture with --random"
         )
+    preprocessing = ready(file, "numpy", None)[2]  # which knows how large images may be
+    require_room(file.model.config, np.dtype(args.dtype))
     if args.random is not None:
         return file.model, file.params, search.draw(file.model.config, args.random, count)[1]
-    preprocessing = ready(file, "numpy", None)[2]
     images = [preprocessing.apply(open_image(name)) for name in args.image]
     return file.model, file.params, np.stack(images)
 
