@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from refimpl import engine, golden
-from refimpl.golden import candidate, record, search, store
+from refimpl.golden import candidate, diagnose, record, search, store
 from refimpl.kernels import backend
 from refimpl.models import Config, create_model
 from tests import c_port, make_golden_bundles
@@ -131,6 +131,16 @@ def test_a_mistake_is_shown(name, mode):
     found = golden.compare(bundle, port(bundle, mistake), mode=mode)
     assert found.outcome == "FAIL"
     assert (found.first.name, found.first.verdict) == (mistake.tap, "FAIL")
+
+
+def test_a_cause_is_looked_for_where_values_have_no_tap():
+    """Of real blocks queries and keys are none; a mistake that would read them is no cause."""
+    bundle = read("small_deit")
+    other = Other(r"grads/blocks\.1\.attn\.qkv\.out", lambda name, params, right, *x: -right(*x))
+    found = golden.compare(bundle, taps(bundle, other), mode="replay")
+    assert found.first.name == "grads/blocks.1.attn.qkv.out"
+    causes = diagnose.causes(found, bundle, found.taps)
+    assert set(causes) <= {verdict.name for verdict in found.verdicts}
 
 
 FORWARD = [name for name, mistake in MISTAKES.items() if not mistake.tap.startswith("grads")]

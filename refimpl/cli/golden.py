@@ -175,7 +175,9 @@ def _add_vectors(group: Verbs) -> None:
         "refimpl golden vectors layer_norm",
         "refimpl golden vectors binary_linear --text -o bench/vectors",
     )
-    added.add_argument("op", metavar="OP", help="an operation, as `refimpl show` names it, or a loss")
+    added.add_argument(
+        "op", metavar="OP", help="an operation, as `refimpl show` names it, or a loss"
+    )
     added.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER",
         help="the new folder (default: named as the operation)",

@@ -17,6 +17,7 @@ import numpy as np
 from refimpl.golden import coordinates, fingerprints, hypotheses, logical
 from refimpl.golden.fingerprints import Case, Guess, unpack
 from refimpl.golden.hypotheses import EVIDENCE, LEFT
+from refimpl.golden.mistakes import general
 from refimpl.models.packing import pack_rows
 
 if TYPE_CHECKING:
@@ -38,10 +39,6 @@ PLACES: tuple[Fingerprint, ...] = (
     fingerprints.mirrored,
     fingerprints.transposed,
 )
-TABLE: dict[str, tuple[Fingerprint, ...]] = {
-    "int": (*PLACES, fingerprints.offset),
-    "real": (*PLACES, fingerprints.scale, fingerprints.offset),
-}
 
 
 def cause(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> str | None:
@@ -60,8 +57,9 @@ def cause(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> str
             return right.cause
         if case.kind == "bit":
             written = _sign_of_zero(case) or _padding(case) or _layout(case)
-            return written or _searched(verdict, bundle, candidate) or _explain(case, PLACES)
-        return _searched(verdict, bundle, candidate) or _explain(case, TABLE[case.kind])
+            if written:
+                return written
+        return _searched(case, verdict, bundle, candidate)
 
 
 def causes(comparison: Comparison, bundle: Bundle, candidate: Mapping[str, Any]) -> dict[str, str]:
@@ -103,16 +101,27 @@ def _explain(case: Case, table: Sequence[Fingerprint]) -> str | None:
     return next((guess.cause for guess in guesses if explains(case, guess)), None)
 
 
-def _searched(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> str | None:
-    """The known mistake of an operation that gives these numbers."""
+def _searched(
+    case: Case, verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]
+) -> str | None:
+    """The known mistake of an operation that gives these numbers; else what was written wrongly."""
     if verdict.verdict != "FAIL":  # rounding that flips has no cause
         return None
     target = hypotheses.target_of(verdict, bundle.reference)
-    found = hypotheses.Search(bundle.reference, _given(bundle, candidate), target).cause()
+    search = hypotheses.Search(bundle.reference, _given(bundle, candidate), target)
+    found = search.cause()
     if target.found.any():
-        return found
+        # of the right values in other places the axes of the tap say more
+        is_of_operation = found is not None and search.rank < general.PLACE
+        return found if is_of_operation else _explain(case, PLACES) or found or _number(case)
     written = "all zero: was it ever written?"  # which says little of why
     return written if found is None or found.startswith("all zero") else f"{written} Or: {found}"
+
+
+def _number(case: Case) -> str | None:
+    """One number by which all values are off."""
+    numbers = {"bit": (), "int": (fingerprints.offset,)}
+    return _explain(case, numbers.get(case.kind, (fingerprints.scale, fingerprints.offset)))
 
 
 def _given(bundle: Bundle, candidate: Mapping[str, Any]) -> dict[str, np.ndarray]:

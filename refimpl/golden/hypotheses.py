@@ -98,6 +98,7 @@ class Search:
             self.stretches.append(Stretch(reference, given, target.name))
         size = sum(p.size for p in reference.params.values())
         allowed = SECONDS_OF_LARGE if size > LARGE else SECONDS
+        self.rank = 0  # of what was found
         self.deadline = time.process_time() + (allowed if seconds is None else seconds)
 
     def cause(self) -> str | None:
@@ -131,6 +132,7 @@ class Search:
         if not explanations:
             return None
         best, *equals = self._decided(explanations)
+        self.rank = best.hypothesis.rank
         words = self._spoken(best)
         others = list(dict.fromkeys(self._spoken(e) for e in equals))
         others = [other for other in others if other != words][:EQUALS]

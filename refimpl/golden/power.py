@@ -8,6 +8,7 @@ port that makes it: by numbers that it leaves as they are, by its size, or by a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from refimpl.golden import bounds, mistakes, record, search
 from refimpl.golden.bounds import Reference
 from refimpl.golden.mistakes import catalogue
 from refimpl.golden.mistakes.catalogue import IMPOSSIBLE, Known
-from refimpl.golden.mistakes.declared import DECLARED, Site, Wrong
+from refimpl.golden.mistakes.declared import DECLARED, Call, Edit, Site, Wrong
 from refimpl.golden.store import Bundle
 
 SAME, ROUNDING, TIES, SHOWN = "the same numbers", "within rounding", "ties alone", "shown"
@@ -133,9 +134,18 @@ class Judge:
 
     def _seen(self, name: str, edits: Mapping) -> str:
         """SHOWN, or how a tap hides it; "" where it is impossible."""
+        made: list[bool] = []
+
+        def noted(edit: Edit, call: Call) -> Any:
+            found = edit(call)
+            made.append(found is not None)
+            return found
+
         try:
-            value = self._run(name, edits)
-        except (*IMPOSSIBLE, KeyError):  # KeyError: of a value that is no tap
+            value = self._run(name, {key: partial(noted, edit) for key, edit in edits.items()})
+        except IMPOSSIBLE:
+            return ""
+        if not any(made):
             return ""
         step = self.reference.steps[name]
         if np.shape(value) != step.value.shape:

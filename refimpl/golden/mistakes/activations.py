@@ -73,6 +73,7 @@ RPRELU: dict[str, Formula] = {
     "RPReLU: a ReLU, no slope": lambda p: p.out(np.maximum(p.u, 0)),
     "RPReLU: the slope is 0.01, a leaky ReLU's":
         lambda p: p.out(np.where(p.u > 0, p.u, 0.01 * p.u)),
+    "RPReLU: the slope on both sides": lambda p: p.out(p.slope * p.u),
     "RPReLU: max(u, slope u)": lambda p: p.out(np.maximum(p.u, p.slope * p.u)),
     "RPReLU: |u| below 0": lambda p: p.out(np.where(p.u > 0, p.u, -p.slope * p.u)),
     "RPReLU: the shift is added back below 0 alone":

@@ -170,7 +170,7 @@ def _step(node: Node, what: str) -> insides.Step | None:
 
 
 # What an edit may raise where it does not apply to these arrays: the site is done rightly then.
-IMPOSSIBLE = (RefimplError, ValueError, IndexError, TypeError, FloatingPointError)
+IMPOSSIBLE = (RefimplError, ValueError, LookupError, TypeError, FloatingPointError)
 
 
 class Wrong(Evaluator):
