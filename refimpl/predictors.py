@@ -76,11 +76,11 @@ def _resized(
         raise ConfigError(f"{file.path}: {error}") from None
     network = binary.network(file.model.config, model.config.image_size)
     if isinstance(file, files.ModelFile):
-        params = interpreter.of_parameters(network, flatten(file.params))
+        params = interpreter.resized(network, flatten(file.params), model.network)
         return file._replace(model=model, params=unflatten(params))
     # interpolation is no operation of float16
     wide = {k: a.astype(np.float32) if a.dtype == np.float16 else a for k, a in file.arrays.items()}
-    return file._replace(model=model, arrays=interpreter.of_parameters(network, wide))
+    return file._replace(model=model, arrays=interpreter.resized(network, wide, model.network))
 
 
 def compute(

@@ -85,11 +85,16 @@ def forward(
     return values[network.output], cache
 
 
-def of_parameters(network: Network, params: Flat) -> dict[str, np.ndarray]:
-    """The parameters as the nodes read them: for images of another size, interpolated."""
+def resized(network: Network, params: Flat, other: Network) -> dict[str, np.ndarray]:
+    """The parameters of `other`, the network for images of another size, from those of its own.
+
+    network: `other` as it reads `params`: what the two lists do not share is what interpolates.
+    """
     cache, values = Cache(network, params, ops, 0, {}, {}), {}
     made = {}
     for name, i in network.of_parameters.items():
+        if name in other.of_parameters:
+            continue
         _run_node(i, values, cache)
         made[network.nodes[i].params[0]] = values[name]
     return {**params, **made}

@@ -10,7 +10,7 @@ from refimpl.models.stage import Stage
 def tokens(net: Parts, x: str, c: Config) -> str:
     """Patches to tokens with a distillation token, or with positions of the patches alone."""
     if c.window:
-        x = net.norm("embed_norm.out", "embed_norm", x, shell=True)
+        x = net.norm("embed_norm.out", "embed_norm", x, shell=True, eps=c.merge_eps)
     front = {"cls_token": c.pool != "mean", "dist_token": c.distillation != "none"}
     paths = [
         net.param(path, (1, 1, c.dim), "class_token") for path, there in front.items() if there
@@ -45,6 +45,12 @@ def classify(net: Parts, x: str, c: Config) -> None:
     net.at("logits")
     total = net("head_sum", "add", [first, second])
     net("logits", "divide", [total], shell=True, divisor=2.0)
+
+
+def binary_weights(net: Parts, p: str, z: str, weight: str) -> str:
+    """z W_b^T, with real activations."""
+    used = net.hidden(f"{p}.weight.used", "weight_binarizer", [], [weight])
+    return net(f"{p}.linear", "linear", [z], [used])
 
 
 def boxes(net: Parts, p: str, x: str, c: Config, s: Stage) -> list[str]:

@@ -89,14 +89,16 @@ class Parts(Builder):
 
     # --- operations ---
 
-    def norm(self, name: str, p: str, x: str, shell: bool = False) -> str:
+    def norm(
+        self, name: str, p: str, x: str, shell: bool = False, eps: float | None = None
+    ) -> str:
         """LayerNorm or batch norm of x, whose parameters stand below p."""
         C, op = self.channels(x), f"{self.config.norm}_norm"
         params = [self.param(f"{p}.weight", (C,), "gain"), self.param(f"{p}.bias", (C,), "bias")]
         if op == "batch_norm":
             for leaf in ("running_mean", "running_variance"):
                 params.append(self.param(f"{p}.{leaf}", (C,), leaf))
-        return self(name, op, [x], params, shell=shell, eps=self.config.norm_eps)
+        return self(name, op, [x], params, shell=shell, eps=eps or self.config.norm_eps)
 
     def linear(
         self, name: str, p: str, x: str, outputs: int, shell: bool = False, bias: bool = True
