@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,13 @@ def assert_drawn(config, seed: int, runtime: str, folder: Path) -> None:
     make(folder / "bundle", net.model, net.params, net.images)
     path = exported(folder, net.model, net.params, taps=True)
     assert_passes(read(folder / "bundle"), outputs(runtime, path, net.images), "free")
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_a_small_network_passes(windows):
+    make_config = networks.swin if windows else networks.small
+    with tempfile.TemporaryDirectory() as folder:
+        assert_drawn(make_config(**networks.DIDB), 1, "onnxruntime", Path(folder))
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -47,8 +47,9 @@ def room(torch):
     return oracles.require("torch", "refimpl.torch")
 
 
-def assert_equal(torch, room, net: networks.Network) -> None:
+def assert_equal(net: networks.Network) -> None:
     """Logits and every gradient of a module against the reference, in float64."""
+    torch, room = oracles.require("torch"), oracles.require("torch", "refimpl.torch")
     logits, dimages, grads = net.run()
     module = room.module(net.model, net.params)
     images = torch.tensor(np.array(net.images), requires_grad=True)
@@ -70,20 +71,20 @@ def assert_equal(torch, room, net: networks.Network) -> None:
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_every_value_of_every_field(torch, room, name):
-    assert_equal(torch, room, networks.make(NAMED[name], 1))
+def test_every_value_of_every_field(name):
+    assert_equal(networks.make(NAMED[name], 1))
 
 
 @settings(max_examples=60)
 @given(ANY, strategies.seeds())
-def test_random_networks(torch, room, config, seed):
-    assert_equal(torch, room, networks.make(config, seed))
+def test_random_networks(config, seed):
+    assert_equal(networks.make(config, seed))
 
 
 @pytest.mark.parametrize("name", ["didb-rprelu-token", "deit-pool-cls", "distilled-patches"])
-def test_images_of_another_size(torch, room, name):
+def test_images_of_another_size(name):
     net = networks.make(NAMED[name], 2)
-    assert_equal(torch, room, networks.with_images_of(net, (3, 5)))
+    assert_equal(networks.with_images_of(net, (3, 5)))
 
 
 @pytest.mark.parametrize("name", ["didb-pool-cls", "react-context-differences", "swin-1", "swin-6",
