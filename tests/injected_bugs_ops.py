@@ -76,10 +76,10 @@ def backward(op: str, position: int, wrong: Callable, network: str, cause: str) 
     return Bug(f"ops.{op}.backward", make, network, cause, True)
 
 
-def plain(function: str, wrong: Callable, network: str, cause: str, is_backward: bool = False) -> Bug:
+def plain(function: str, wrong: Callable, network: str, cause: str) -> Bug:
     """Any function of an operation: `wrong` takes the right one and its arguments."""
     return Bug(f"ops.{function}", lambda original: functools.partial(wrong, original), network,
-               cause, is_backward)  # fmt: skip
+               cause, False)  # fmt: skip
 
 
 def _norm(x, w, b, centre, size):
@@ -172,7 +172,8 @@ BUGS: dict[str, Bug] = {
         lambda x, i, s, o, ti, to: np.where(x - i - ti > 0, x - i - ti, s * x) + o + to), "didb",
         "the input, not u"),
     "RPReLU: one slope": forward("rprelu", _rprelu(lambda x, i, s, o, ti, to: (
-        lambda u: np.where(u > 0, u, s[0] * u) + o + to)(x - i - ti)), "react", "one slope|its first"),
+        lambda u: np.where(u > 0, u, s[0] * u) + o + to)(x - i - ti)), "react",
+        "one slope|its first"),
     "RPReLU: ReLU": forward("rprelu", _rprelu(lambda x, i, s, o, ti, to: np.maximum(
         x - i - ti, 0) + o + to), "react", "ReLU|slope left out|no slope"),
     "RPReLU: no shift behind": forward("rprelu", lambda r, x, i, s, o, *t: r(
@@ -293,7 +294,7 @@ BUGS: dict[str, Bug] = {
     "differential: plain value": forward("differential", lambda r, x, m, s, n: x, "didb",
         "plain value|equal to"),
     "differences: k forgotten": plain("boolean_attention.product", lambda r, w, v, context="sum": (
-        r(w, v, "sum") - v.swapaxes(-1, -2) * (context != "sum")), "differences", "counted|once|own"),
+        r(w, v, "sum") - v.swapaxes(-1, -2) * (context != "sum")), "differences", "own value"),
     # backward
     "LayerNorm: sums for means, backward": backward("layer_norm", 0, lambda right, dy, c: (
         lambda d: (d - d.sum(-1, keepdims=True) - c.normalised * (d * c.normalised).sum(
@@ -336,7 +337,8 @@ BUGS: dict[str, Bug] = {
     "bias: transposed, backward": backward("position_bias", 1, lambda right, dy, c: right[::-1],
         "swin", "transposed|reverse"),
     "fit: mean over tiles, backward": backward("fit", 0, lambda right, dy, c: (
-        right * c.inputs / c.outputs if c.outputs > c.inputs else right), "didb", "mean over the tiles"),
+        right * c.inputs / c.outputs if c.outputs > c.inputs else right), "didb",
+        "mean over the tiles"),
     "pool: not divided, backward": backward("pool", 0, lambda right, dy, c: right * c.tokens,
         "deit-mean", "not divided"),
     "matmul: own operand": backward("matmul", 0, lambda right, dy, c: dy @ c.a
@@ -404,7 +406,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "boolean_alpha_gradient_has_the_other_sign": ("didb", "gradient of alpha|other sign"),
     "alpha_hears_nothing_above_one": ("didb", "without its branch"),
     "context_without_alpha": ("didb", "without alpha"),
-    "own_value_counted_once": ("differences", "own"),
+    "own_value_counted_once": ("differences", "own value"),
     "no_gradient_through_the_number_of_ones": ("differences", "number of ones|context"),
     "slope_on_the_wrong_side": ("didb", "wrong side"),
     "token_shift_on_the_channel_axis": ("didb", "token shifts"),
@@ -430,7 +432,7 @@ MUTANTS: dict[str, tuple[str, str]] = {
     "softmax_gradient_without_the_row_sum": ("didb", "without the sum"),
     "gelu_by_the_tanh_formula": ("deit", "tanh GELU"),
     "pixels_of_a_patch_transposed": ("didb", "column, row|kernel exchanged|stored|transposed"),
-    "rolled_the_other_way": ("swin-3", "wrong direction"),
+    "rolled_the_other_way": ("swin-3", "one too many"),
     "columns_not_masked": ("swin", "rows alone"),
     "offset_of_the_key_from_the_query": ("swin", "key minus query|reverse"),
     "neighbours_row_by_row": ("swin", "merge order"),

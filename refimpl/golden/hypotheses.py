@@ -107,8 +107,8 @@ class Search:
             return self._first_cause()
 
     def _first_cause(self) -> str | None:
-        for self.stretch in self.stretches:
-            self.behind: list[_Behind] = []
+        for stretch in self.stretches:
+            self.stretch, self.behind = stretch, []
             found = self._cause()
             if found is not None:
                 return found
@@ -122,11 +122,12 @@ class Search:
         differing = int((right != found).sum())
         if not differing:
             return None
-        is_sparse = len(self.stretch.steps) > 1
-        if differing < min(ENOUGH, found.size) and self.target.kind != "real" and is_sparse:
+        needed = min(EVIDENCE[self.target.kind], found.size)
+        is_thin = self.target.kind != "real" and len(self.stretch.steps) > 1
+        if differing < max(needed, ENOUGH * is_thin):
             self.behind = list(self._asked())
             differing += sum(behind.differing for behind in self.behind)
-        if differing < min(EVIDENCE[self.target.kind], found.size):
+        if differing < needed:
             return None
         explanations = self._best(list(self._explanations()))
         if not explanations:
@@ -185,6 +186,9 @@ class Search:
         beyond = left > allowed(value, right, self.target.tolerance)
         if beyond.mean() > FEW or _rms(left) > LEFT * min(whole, _rms(found)):
             return None
+        unmet = sum(behind.left(hypothesis) for behind in self.behind)
+        if unmet > LEFT * sum(behind.differing for behind in self.behind):
+            return None
         return _rms(left) / whole
 
     # --- the best ---------------------------------------------------------------------------------
@@ -220,7 +224,11 @@ class Search:
     def _asked(self) -> Iterator[_Behind]:
         """Dumped taps behind the target that share sites with its stretch."""
         names, left = list(self.reference.steps), OTHERS
-        ops = {(site.node.op, site.what) for site in self.stretch.sites.values()}
+        sites = list(self.stretch.sites.values())
+        if len(self.stretch.steps) == 1:
+            maker = self.reference.steps[self.target.name].op.node.name
+            sites = [site for site in sites if site.node.name == maker] or sites
+        ops = {(site.node.op, site.what) for site in sites}
         for name in names[names.index(self.target.name) + 1 :]:
             if left == 0 or time.process_time() > self.deadline:
                 return
@@ -305,10 +313,10 @@ def hypotheses(
 
 
 def _keys(site: Site, mistake: Mistake) -> tuple[tuple[str, ...], ...]:
-    """Groups to which a mistake of a site belongs: of its node alone, and those of several nodes.
+    """Groups to which a mistake of a site belongs: of its node alone, then those of several nodes.
 
-    These are of an operation, and of one between the same others; where words name values, of all that speak of the same; of a mistake
-    of its own operation, of all operations that share it, since ports share functions.
+    These have the same operation; the same ones around it; where words name values, the same words;
+    of an operation's own mistake the same words at any operation, since ports share functions.
     """
     back, op = site.what if site.is_backward else "", site.node.op
     alone, alike = (site.node.name, op, back, mistake.sort), (op, back, mistake.sort)

@@ -16,6 +16,7 @@ from refimpl.golden.bounds import Reference
 from refimpl.golden.mistakes.declared import IMPOSSIBLE, Edit, Site, Wrong
 from refimpl.golden.record import Step
 
+
 class Stretch:
     """Steps from what was dumped to one tap, its value, and the sites at which they compute.
 

@@ -278,7 +278,8 @@ GELU_SLOPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "the derivative of GELU without x * density": _cdf,
     "the derivative of GELU without x in front of the density": lambda x: _cdf(x) + _density(x),
     "the derivative of GELU without the distribution": lambda x: x * _density(x),
-    "the derivative of GELU with the wrong sign of its density": lambda x: _cdf(x) - x * _density(x),
+    "the derivative of GELU with the wrong sign of its density":
+        lambda x: _cdf(x) - x * _density(x),
     "the derivative of GELU without 1 / sqrt(2 pi)":
         lambda x: _cdf(x) + x * _density(x) * math.sqrt(2 * math.pi),
     "the derivative of GELU with exp(-x^2)":
@@ -361,7 +362,7 @@ FIT_BACK: dict[str, Callable[[Call], np.ndarray | None]] = {
     "the gradient of fit tiled, not repeated, and not divided": lambda c: _fit_back(
         c, None, lambda d, n: np.concatenate([d] * n, axis=-1)),
     "the gradient of fit goes to the first of neighbours alone": lambda c: _fit_back(
-        c, None, lambda d, n: np.stack([d, *[0 * d] * (n - 1)], axis=-1).reshape(*d.shape[:-1], -1)),
+        c, None, lambda d, n: np.stack([d, *[0 * d] * (n - 1)], -1).reshape(*d.shape[:-1], -1)),
 }  # fmt: skip
 
 

@@ -312,8 +312,8 @@ def merge_backward(site: Site) -> Iterator[Mistake]:
 
     yield Mistake("heads transposed: channel c belongs to head c // d",
                   lambda c: cut(c, (0, 3, 1, 2), lambda d, h: (*d.shape[:2], -1, h)))  # fmt: skip
-    yield Mistake("heads cut without moving an axis",
-                  lambda c: cut(c, (0, 1, 2, 3), lambda d, h: (len(d), h, d.shape[1], -1)))  # fmt: skip
+    words = "heads cut without moving an axis"
+    yield Mistake(words, lambda c: cut(c, (0, 1, 2, 3), lambda d, h: (len(d), h, d.shape[1], -1)))
     yield Mistake("heads in reverse order", lambda c: c.right()[:, ::-1])
 
 

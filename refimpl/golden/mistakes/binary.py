@@ -46,7 +46,8 @@ def standardised(call: Call) -> np.ndarray:
     return call.right() / call["p0"].std(axis=1, keepdims=True)
 
 
-@mistake("binary_linear", what="weight.scale", words="scale from the centred weights, not the weights")
+@mistake("binary_linear", what="weight.scale",
+         words="scale from the centred weights, not the weights")  # fmt: skip
 def scale_of_centred(call: Call) -> np.ndarray:
     return np.abs(call["p0"] - call["p0"].mean(axis=1, keepdims=True)).mean(axis=1)
 

@@ -20,6 +20,7 @@ from refimpl.golden.mistakes.declared import (
     Wrong,
 )
 
+
 class Known(NamedTuple):
     """One mistake, made at every site that has it."""
 

@@ -47,7 +47,7 @@ class Site(NamedTuple):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What it reads: "x0" an input, "p0" a parameter, "d" a gradient, "y" the output, a step."""
+        """What it reads: "x0" an input, "p0" a parameter, "d" a gradient, "y" the output, steps."""
         step = _step(self.node, self.what)
         if step is not None:
             return step.reads

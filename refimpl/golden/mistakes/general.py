@@ -346,7 +346,8 @@ OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
     "all zero: left out, or never written": np.zeros_like,
     "polarity inverted: every value has the other sign": lambda x: ~x if x.dtype == bool else -x,
     "scale missing: every value 2 times too large": _numbers(lambda x: 2 * x),
-    "scale missing: every value half as large": _numbers(lambda x: x / 2 if x.dtype.kind == "f" else x // 2),
+    "scale missing: every value half as large": _numbers(
+        lambda x: x / 2 if x.dtype.kind == "f" else x // 2),
     "not transposed, or once too often: the last two axes exchanged": _last_exchanged,
     "transposed in memory: the last two axes in the order of the other layout": _last_in_memory,
     **{
@@ -374,7 +375,7 @@ OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
 
 
 def elsewhere(site: Site) -> Iterator[Mistake]:
-    """Another value in the place of an input: of the wrong place, the wrong layer, a block before."""
+    """Another value in the place of an input: of the wrong layer, or of a block before."""
     network = site.network
     for key in site.keys if site.what == OUTPUT or not site.is_backward else ():
         name = site.name(key)
