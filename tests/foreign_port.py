@@ -794,9 +794,7 @@ class Port:
         self.grad(f"{a}.neighbour_mean", daround)
         return dv + self.neighbours_back(daround, place)
 
-    def differential_back(
-        self, dy: Array, v: Array, around: Array, a: str
-    ) -> tuple[Array, Array]:
+    def differential_back(self, dy: Array, v: Array, around: Array, a: str) -> tuple[Array, Array]:
         self.grad_param(f"{a}.shortcut", self.total(dy * v))
         self.grad_param(f"{a}.neighbour", -self.total(dy * around))
         return self.params[f"{a}.shortcut"] * dy, -self.params[f"{a}.neighbour"] * dy
@@ -924,5 +922,5 @@ def cut(size: int, offset: int) -> slice:
 def packed(bits: Array) -> Array:
     """Rows of 64-bit words, the lowest bit first, the tail 0."""
     tail = -bits.shape[-1] % 64
-    padded = np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, tail)])
+    padded = np.pad(np.ascontiguousarray(bits), [(0, 0)] * (bits.ndim - 1) + [(0, tail)])
     return np.packbits(padded, axis=-1, bitorder="little").view("<u8")
