@@ -17,6 +17,7 @@ import numpy as np
 
 from refimpl import golden
 from refimpl.golden import diagnose
+from refimpl.golden.compare import Comparison
 from tests.foreign_port import MERGED, NEIGHBOURS, Array, Files, Port, packed, read
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "golden"
@@ -1733,6 +1734,541 @@ def apart_by_row(port, dy, grid):
     return Port.apart(port, np.concatenate([a, c, b, d], axis=-1), grid)
 
 
+# More of the same kind: what compilers, vector units and memory layouts do to a port
+
+
+@wrong(
+    "patches", "the image is read from its bottom row upwards", "small_tie_free", "patch_embed.out"
+)
+def bottom_up(port, images):
+    return Port.patches(port, images[:, :, ::-1])
+
+
+@wrong(
+    "patches",
+    "the image is read as (row, column, channel) though it lies (channel, row, column)",
+    "small_adversarial",
+    "patch_embed.out",
+)
+def image_as_channels_last(port, images):
+    batch, channels, rows, columns = images.shape
+    pixels = images.reshape(batch, rows, columns, channels)
+    return Port.patches(port, pixels.transpose(0, 3, 1, 2))
+
+
+@wrong(
+    "linear",
+    "tokens of the batch lie (N, B) and are read as (B, N)",
+    "small_batch",
+    "patch_embed.out",
+)
+def tokens_before_images(port, x, path):
+    y = Port.linear(port, x, path)
+    return y.swapaxes(0, 1).reshape(y.shape) if path == "patch_embed" else y
+
+
+@wrong(
+    "with_positions",
+    "the position embedding has the class token's entry last",
+    "small_deit",
+    "tokens",
+)
+def class_position_last(port, x):
+    return x + np.roll(port.params["pos_embed"], 1, axis=1)
+
+
+@wrong("with_positions", "tokens are stored in bfloat16", "small_tie_free", "tokens")
+def bfloat16_tokens(port, x):
+    y = np.ascontiguousarray(Port.with_positions(port, x))
+    return (y.view(np.uint32) + 0x7FFF + (y.view(np.uint32) >> 16 & 1) & 0xFFFF0000).view(
+        np.float32
+    )
+
+
+@wrong(
+    "mean",
+    "the mean is over whole vectors of 4 channels, the tail is left out of the sum",
+    "small_tie_free",
+    "blocks.0.norm1.out",
+)
+def no_tail_in_mean(port, x):
+    size = x.shape[-1]
+    return x[..., : size // 4 * 4].sum(axis=-1, keepdims=True) / port.dtype(size)
+
+
+@wrong("layer_norm", "the norm's weight is 1 + weight", "small_batch", "blocks.0.norm1.out")
+def one_plus_weight(port, x, path):
+    d = x - port.mean(x)
+    n = d / port.deviation(d)
+    return (1 + port.params[f"{path}.weight"]) * n + port.params[f"{path}.bias"]
+
+
+@wrong(
+    "popcount",
+    "the popcount is __builtin_popcount of 64 bits: the upper half is not counted",
+    "small_adversarial",
+    "blocks.0.attn.q_low.int",
+)
+def popcount_of_32(port, words):
+    return Port.popcount(port, words & np.uint64(0xFFFFFFFF))
+
+
+@wrong(
+    "scaled",
+    "the product is stored in fixed point with 8 bits behind the point",
+    "small_tie_free",
+    "blocks.0.attn.q_low.linear",
+)
+def fixed_point(port, whole, scale):
+    return np.floor(Port.scaled(port, whole, scale) * 256) / port.dtype(256)
+
+
+@wrong("bent", "below 0 RPReLU is slope |u|", "small_batch", "blocks.0.attn.q_low.out")
+def slope_of_magnitude(port, u, slope):
+    return np.where(u > 0, u, slope * np.abs(u))
+
+
+@wrong(
+    "projection",
+    "the shortcut is added behind RPReLU instead of in front of it",
+    "small_tie_free",
+    "blocks.0.attn.q_low.out",
+)
+def shortcut_behind_rprelu(port, x, p):
+    Port.projection(port, x, p)
+    norm = port.taps[f"{p}.norm"]
+    y = port.rprelu(norm, f"{p}.rprelu") + port.fit(x, norm.shape[-1])
+    return port.tap(f"{p}.out", y)
+
+
+@wrong(
+    "with_shortcut",
+    "the shortcut of a merge takes the patches in front of the norm",
+    "small_swin",
+    "merges.0.proj.out",
+)
+def shortcut_of_patches(port, norm, x, p):
+    x = port.taps["merges.0.patches"] if p == "merges.0.proj" else x
+    return Port.with_shortcut(port, norm, x, p)
+
+
+@wrong(
+    "shifted_in",
+    "the token of a row is row / B, as if images were interleaved",
+    "small_batch",
+    "blocks.0.attn.q_low.out",
+)
+def token_of_interleaved_rows(port, x, path):
+    batch, tokens, _ = x.shape
+    token = (np.arange(batch * tokens) // batch).reshape(batch, tokens, 1)
+    return x - port.params[f"{path}.shift_in"] - port.params[f"{path}.token_shift_in"][token]
+
+
+@wrong(
+    "to_grid",
+    "the grid begins at token 0, the class token is not skipped",
+    "small_tie_free",
+    "blocks.0.attn.low",
+)
+def grid_from_class_token(port, x, place):
+    rows, columns = place.grid
+    return x[:, : rows * columns].reshape(len(x), rows, columns, -1)
+
+
+@wrong(
+    "head_bits",
+    "bits of the heads are made of the norm, in front of the shortcut and RPReLU",
+    "small_tie_free",
+    "blocks.0.attn.q_low.head_z",
+)
+def heads_of_norm(port, out, name, place):
+    return Port.head_bits(port, port.taps[f"{place.path}.attn.{name}.norm"], name, place)
+
+
+@wrong(
+    "band_sum", "band weights are divided by their sum", "small_tie_free", "blocks.0.attn.scores"
+)
+def band_weights_to_one(port, low, high, a):
+    w = port.params[f"{a}.band_weight"][:, :, None, None]
+    return (w[0] * low + w[1] * high).astype(port.dtype) / (w[0] + w[1])
+
+
+@wrong(
+    "divided", "the root of d is an integer, rounded down", "small_tie_free", "blocks.0.attn.scores"
+)
+def integer_root(port, scores, d):
+    return scores / port.dtype(int(np.sqrt(d)))
+
+
+@wrong(
+    "softmax", "the exponential is Schraudolph's, made of bits", "small_deit", "blocks.0.attn.prob"
+)
+def schraudolph(port, scores):
+    x = scores - scores.max(axis=-1, keepdims=True)
+    bits = (np.float32(12102203.0) * x + np.float32(1064866805.0)).astype(np.int32)
+    e = np.maximum(bits, 0).view(np.float32)
+    return e / port.sum(e)
+
+
+@wrong(
+    "softmax",
+    "the sum of the softmax leaves out what does not fill a vector of 4",
+    "small_deit",
+    "blocks.0.attn.prob",
+)
+def no_tail_in_softmax(port, scores):
+    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return e / port.sum(e[..., : e.shape[-1] // 4 * 4])
+
+
+@wrong(
+    "alpha",
+    "alpha is divided by where it should be multiplied and the other way round",
+    "small_tie_free",
+    "blocks.0.attn.prob.z",
+)
+def alpha_inverted(port, a):
+    return 1 / Port.alpha(port, a)
+
+
+@wrong(
+    "scaled",
+    "the context is multiplied by alpha without its lower bound, the probabilities are divided by the bounded one",
+    "small_batch",
+    "blocks.0.attn.context",
+)
+def context_of_raw_alpha(port, whole, scale):
+    return Port.scaled(
+        port, whole, port.params["blocks.0.attn.alpha"] if scale.ndim == 3 else scale
+    )
+
+
+@wrong(
+    "boolean_product",
+    "the loop over the heads stops one early, the last head stays 0",
+    "small_tie_free",
+    "blocks.0.attn.context.int",
+)
+def last_head_missing(port, a, v):
+    whole = Port.boolean_product(port, a, v)
+    whole[:, -1] = 0
+    return whole
+
+
+@wrong(
+    "neighbour_mean",
+    "the sum of the neighbours is not set to 0 between patches",
+    "small_tie_free",
+    "blocks.0.attn.neighbour_mean",
+)
+def running_sum(port, v, place):
+    mean = port.to_grid(Port.neighbour_mean(port, v, place), place)
+    count = np.broadcast_to(port.counts(place.grid), (*place.grid, 1))
+    total = np.cumsum((mean * count).reshape(len(v), -1, v.shape[-1]), axis=1)
+    return port.with_front(np.zeros_like(v[:, : place.front]), total.reshape(mean.shape) / count)
+
+
+@wrong(
+    "neighbour_mean",
+    "the class token has the mean of all patches for its neighbours'",
+    "small_adversarial",
+    "blocks.0.attn.neighbour_mean",
+)
+def class_token_has_neighbours(port, v, place):
+    y = Port.neighbour_mean(port, v, place)
+    y[:, 0] = v[:, 1:].mean(axis=1)
+    return y
+
+
+@wrong(
+    "with_position_bias",
+    "the position bias is added before the division by the root of d",
+    "small_swin",
+    "blocks.0.attn.scores",
+)
+def bias_before_division(port, scores, place):
+    bias = Port.with_position_bias(port, np.zeros_like(scores), place)
+    return scores + port.divided(bias, port.taps[f"{place.path}.attn.v.head_bit"].shape[2])
+
+
+@wrong(
+    "with_position_bias",
+    "the table of positions is read as (heads, positions)",
+    "small_swin",
+    "blocks.0.attn.scores",
+)
+def position_table_transposed(port, scores, place):
+    table = port.params[f"{place.path}.attn.position_bias"]
+    table = table.reshape(table.shape[::-1])
+    return scores + table[:, port.position_index(place.window)]
+
+
+@wrong(
+    "pool", "the norm is taken of the mean over tokens, not of the tokens", "small_batch", "logits"
+)
+def norm_of_mean(port, x):
+    return port.layer_norm(port.taps["blocks.0.out"].mean(axis=1), "norm")
+
+
+@wrong(
+    "gaussian",
+    "erf is the polynomial of Abramowitz and Stegun 7.1.26, in float32",
+    "small_deit",
+    "blocks.0.mlp.gelu.out",
+)
+def short_erf(port, x):
+    f = port.dtype
+    z = np.abs(x) / f(np.sqrt(2))
+    t = 1 / (1 + f(0.3275911) * z)
+    y = f(1.061405429) * t - f(1.453152027)
+    for c in (1.421413741, -0.284496736, 0.254829592):
+        y = y * t + f(c)
+    erf = np.sign(x) * (1 - y * t * np.exp(-z * z))
+    return (1 + erf) / 2
+
+
+@wrong(
+    "layer_norm_back",
+    "the gradient of the norm's weight is made of its output instead of the normalised input",
+    "small_tie_free",
+    "grads/param.norm.weight",
+)
+def norm_weight_of_output(port, dy, path):
+    dx = Port.layer_norm_back(port, dy, path)
+    y = port.params[f"{path}.weight"] * port.kept[path][0] + port.params[f"{path}.bias"]
+    port.grad_param(f"{path}.weight", port.total(dy * y))
+    return dx
+
+
+@wrong(
+    "rprelu_back",
+    "the gradient of shift_in has the sign of shift_out's",
+    "small_batch",
+    "grads/param.blocks.0.mlp.down.rprelu.shift_in",
+)
+def shift_in_sign(port, dy, path):
+    du = Port.rprelu_back(port, dy, path)
+    port.grad_param(f"{path}.shift_in", port.total(du))
+    return du
+
+
+@wrong(
+    "rprelu_back",
+    "the gradient of shift_in is minus that of shift_out: the slope is forgotten",
+    "small_tie_free",
+    "grads/param.blocks.1.mlp.down.rprelu.shift_in",
+)
+def shift_in_without_slope(port, dy, path):
+    du = Port.rprelu_back(port, dy, path)
+    port.grad_param(f"{path}.shift_in", -port.total(dy))
+    return du
+
+
+@wrong(
+    "binary_linear_back",
+    "the gradient of the weights is made of z instead of its signs",
+    "small_tie_free",
+    "grads/param.blocks.1.mlp.down.weight",
+)
+def weights_of_z(port, dlinear, p):
+    dz = Port.binary_linear_back(port, dlinear, p)
+    z = port.taps[f"{p}.z"]
+    dbinary = port.outer(dlinear.reshape(-1, dlinear.shape[-1]), z.reshape(-1, z.shape[-1]))
+    port.grad_param(f"{p}.weight", port.weight_back(dbinary, p))
+    return dz
+
+
+@wrong(
+    "projection_back",
+    "the gradient of the move is that of the signs, in front of the window",
+    "small_batch",
+    "grads/param.blocks.0.mlp.down.move",
+)
+def move_without_window(port, dout, p):
+    dx = Port.projection_back(port, dout, p)
+    port.grad_param(f"{p}.move", port.total(port.taps[f"grads/{p}.bit"]))
+    return dx
+
+
+@wrong(
+    "boolean_back",
+    "the gradient of the values' signs is made of the bits without alpha",
+    "small_tie_free",
+    "grads/blocks.1.attn.v.head_bit",
+)
+def values_without_alpha(port, dcontext, place):
+    dprob, _ = Port.boolean_back(port, dcontext, place)
+    ones = port.taps[f"{place.path}.attn.prob.bit"].astype(port.dtype)
+    return dprob, port.matmul(dcontext.swapaxes(-1, -2), ones)
+
+
+@wrong(
+    "boolean_back",
+    "the attention is not transposed on the way back to the values",
+    "small_batch",
+    "grads/blocks.0.attn.v.head_bit",
+)
+def attention_not_transposed(port, dcontext, place):
+    a = f"{place.path}.attn"
+    dprob, _ = Port.boolean_back(port, dcontext, place)
+    ones = port.taps[f"{a}.prob.bit"].astype(port.dtype) * port.alpha(a)
+    return dprob, port.matmul(dcontext.swapaxes(-1, -2), ones.swapaxes(-1, -2))
+
+
+@wrong(
+    "softmax_back",
+    "the softmax goes back with the bits of the attention for its probabilities",
+    "small_swin",
+    "grads/blocks.1.attn.scores",
+)
+def softmax_of_bits(port, dy, y):
+    place = next(p for s in port.stages for p in s if port.kept.get(f"{p.path}.attn.prob") is y)
+    return Port.softmax_back(port, dy, port.taps[f"{place.path}.attn.prob.bit"].astype(port.dtype))
+
+
+@wrong(
+    "alpha_back",
+    "the gradient of alpha is summed over all heads and given to each",
+    "small_adversarial",
+    "grads/param.blocks.0.attn.alpha",
+)
+def alpha_over_heads(port, dy, q, inside, above, a):
+    each = Port.alpha_back(port, dy, q, inside, above, a)
+    return np.full_like(each, each.sum())
+
+
+@wrong(
+    "band_back",
+    "the gradients of the two band weights are exchanged",
+    "small_tie_free",
+    "grads/param.blocks.1.attn.band_weight",
+)
+def band_gradients_exchanged(port, dy, a):
+    bands = Port.band_back(port, dy, a)
+    port.grad_param(f"{a}.band_weight", port.taps[f"grads/param.{a}.band_weight"][::-1])
+    return bands
+
+
+@wrong(
+    "differential_back",
+    "the gradient of the neighbours' factor has no minus",
+    "small_batch",
+    "grads/param.blocks.0.attn.neighbour",
+)
+def neighbour_factor_sign(port, dy, v, around, a):
+    found = Port.differential_back(port, dy, v, around, a)
+    port.grad_param(f"{a}.neighbour", port.total(dy * around))
+    return found
+
+
+@wrong(
+    "value_back",
+    "nothing comes back through the mean of the neighbours",
+    "small_batch",
+    "grads/blocks.0.attn.v.out",
+)
+def no_neighbours_back(port, dsum, place):
+    Port.value_back(port, dsum, place)
+    return port.params[f"{place.path}.attn.shortcut"] * dsum
+
+
+@wrong(
+    "sources_back",
+    "the gradient of the keys overwrites that of the queries at their band",
+    "small_tie_free",
+    "grads/blocks.1.attn.low",
+)
+def keys_overwrite_queries(port, dm, place):
+    nothing = np.zeros_like(dm["v"])
+    return Port.sources_back(port, {**dm, "q_low": nothing, "q_high": nothing}, place)
+
+
+@wrong(
+    "sources_back",
+    "the values send nothing back to the norm",
+    "small_batch",
+    "grads/blocks.0.norm1.out",
+)
+def values_send_nothing(port, dm, place):
+    return Port.sources_back(port, {**dm, "v": np.zeros_like(dm["v"])}, place)
+
+
+@wrong(
+    "haar_back",
+    "the adjoint of the bands drops what went beyond the border",
+    "small_tie_free",
+    "grads/blocks.1.norm1.out",
+)
+def border_dropped(port, dlow, dhigh):
+    quarter = port.dtype(0.25)
+    dx = (dlow + 3 * dhigh) * quarter
+    others = (dlow - dhigh) * quarter
+    dx[:, :, 1:] += others[:, :, :-1]
+    dx[:, 1:] += others[:, :-1]
+    dx[:, 1:, 1:] += others[:, :-1, :-1]
+    return dx
+
+
+@wrong(
+    "haar_back",
+    "the adjoint of the bands wraps around the grid, which the bands do not",
+    "small_adversarial",
+    "grads/blocks.0.norm1.out",
+)
+def border_wrapped(port, dlow, dhigh):
+    quarter = port.dtype(0.25)
+    others = (dlow - dhigh) * quarter
+    dx = (dlow + 3 * dhigh) * quarter
+    for shift, axis in ((1, 1), (1, 2), ((1, 1), (1, 2))):
+        dx = dx + np.roll(others, shift, axis=axis)
+    return dx
+
+
+@wrong(
+    "scaled_branch_back",
+    "the gradient of LayerScale's alpha is made of what it gave, not of what it read",
+    "small_tie_free",
+    "grads/param.blocks.1.scale2.alpha",
+)
+def layer_scale_of_output(port, dy, path):
+    dx = Port.scaled_branch_back(port, dy, path)
+    y = port.params[f"{path}.alpha"] * port.kept[path] + port.params[f"{path}.beta"]
+    port.grad_param(f"{path}.alpha", port.total(dy * y))
+    return dx
+
+
+@wrong(
+    "tokens_back",
+    "the gradient of the position embedding is averaged over the batch",
+    "small_deit",
+    "grads/param.pos_embed",
+)
+def positions_averaged(port, dx):
+    Port.tokens_back(port, dx)
+    port.grad_param("pos_embed", dx.mean(axis=0))
+
+
+@wrong(
+    "tokens_back",
+    "the class token's gradient is summed over all tokens",
+    "small_tie_free",
+    "grads/param.cls_token",
+)
+def class_token_of_all(port, dx):
+    Port.tokens_back(port, dx)
+    port.grad_param("cls_token", dx.sum(axis=(0, 1)))
+
+
+@wrong(
+    "grad_param",
+    "gradients of parameters are added to those of the step before, the same one",
+    "small_adversarial",
+    "grads/param.head.weight",
+)
+def not_cleared(port, path, value):
+    Port.grad_param(port, path, 2 * value)
+
+
 class Found(NamedTuple):
     """What the command gave for a mistake."""
 
@@ -1752,9 +2288,15 @@ def find(mistakes: list[Mistake], mode: str = "replay") -> Iterator[Found]:
         bundle = bundles[mistake.bundle]
         dumped = run(mistake, files[mistake.bundle])
         comparison = golden.compare(bundle, dumped, mode=mode)
-        causes = diagnose.causes(comparison, bundle, comparison.taps)
         first = comparison.first.name if comparison.first else None
-        yield Found(mistake, comparison.outcome, first, causes.get(first))
+        yield Found(mistake, comparison.outcome, first, causes(comparison, bundle).get(first))
+
+
+def causes(comparison: Comparison, bundle: golden.Bundle) -> dict[str, str]:
+    try:
+        return diagnose.causes(comparison, bundle, comparison.taps)
+    except Exception as error:  # whatever it is: the table shall say so, and go on
+        return {comparison.first.name: f"BROKE: {error!r}"}
 
 
 def main() -> None:

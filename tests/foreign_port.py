@@ -167,11 +167,13 @@ class Port:
         return x.reshape(batch, (rows // p) * (columns // p), channels * p * p)
 
     def layer_norm(self, x: Array, path: str) -> Array:
+        n, _ = self.kept[path] = self.normed(x)
+        return self.params[f"{path}.weight"] * n + self.params[f"{path}.bias"]
+
+    def normed(self, x: Array) -> tuple[Array, Array]:
         d = x - self.mean(x)
         s = self.deviation(d)
-        n = d / s
-        self.kept[path] = n, s
-        return self.params[f"{path}.weight"] * n + self.params[f"{path}.bias"]
+        return d / s, s
 
     def deviation(self, d: Array) -> Array:
         return np.sqrt(self.mean(d * d) + self.dtype(self.config["norm_eps"]))
@@ -319,8 +321,11 @@ class Port:
         total = np.zeros_like(grid)
         for here, there in self.pairs(place.grid):
             total[:, here[0], here[1]] += grid[:, there[0], there[1]]
-        mean = total / self.counts(place.grid)
+        mean = self.shared(total, self.counts(place.grid))
         return self.with_front(np.zeros_like(v[:, : place.front]), mean)
+
+    def shared(self, total: Array, count: Array) -> Array:
+        return total / count
 
     def pairs(self, grid: tuple[int, int]) -> list[tuple[tuple[slice, slice], tuple[slice, slice]]]:
         """Of each of the eight neighbours: the patches that have it, and where it is."""
@@ -450,6 +455,9 @@ class Port:
     def alpha(self, a: str) -> Array:
         return np.maximum(self.params[f"{a}.alpha"], self.dtype(1e-5))
 
+    def over_alpha(self, prob: Array, a: str) -> Array:
+        return prob / self.alpha(a)
+
     def boolean(self, q: Array) -> Array:
         return q > self.dtype(0.5)
 
@@ -461,7 +469,7 @@ class Port:
         scores = self.with_position_bias(self.scores(bits, place), place)
         self.tap(f"{a}.scores", scores)
         self.kept[f"{a}.prob"] = prob = self.probabilities(scores, place)
-        q = self.tap(f"{a}.prob.z", prob / self.alpha(a))
+        q = self.tap(f"{a}.prob.z", self.over_alpha(prob, a))
         ones = self.tap(f"{a}.prob.bit", self.boolean(q))
         whole = self.tap(f"{a}.context.int", self.boolean_product(ones, bits["v"]))
         context = self.tap(f"{a}.context", self.scaled(whole, self.alpha(a)))
@@ -693,7 +701,7 @@ class Port:
         return dlow + dhigh if self.config["haar_cls"] == "both" else dlow
 
     def neighbours_back(self, dy: Array, place: Place) -> Array:
-        share = self.to_grid(dy, place) / self.counts(place.grid)
+        share = self.shared(self.to_grid(dy, place), self.counts(place.grid))
         dx = np.zeros_like(share)
         for here, there in self.pairs(place.grid):
             dx[:, there[0], there[1]] += share[:, here[0], here[1]]
