@@ -52,7 +52,9 @@ def blocks(page: str) -> list[Block]:
 
 READMES = pages("README.md")
 RUNNING = [p for p in READMES if any(b.language in ("sh", "python") for b in blocks(p))]
-NEEDS = {"refimpl/golden/README.md": c_port.needs_cc}
+NEEDS = dict.fromkeys(
+    ("refimpl/exporting/README.md", "refimpl/golden/README.md"), c_port.needs_cc
+)
 
 
 def test_the_first_page_is_one_page():

@@ -124,6 +124,19 @@ static void pack(const float *x, float threshold, int n, word *bits)
     }
 }
 
+/* a bit is 1 where x + move >= 0 */
+static void pack_moved(const float *restrict x, const float *restrict move, int n, word *bits)
+{
+    float z[64];
+    int i, j;
+    for (i = 0; i < n; i += 64) {
+        const int end = n - i < 64 ? n - i : 64;
+        for (j = 0; j < end; j++)
+            z[j] = x[i + j] + move[i + j];
+        pack(z, 0.0f, end, bits + i / 64);
+    }
+}
+
 /* --- binary operations --- */
 
 OPERATION void sign(const float *x, int rows, int n, word *bits)
@@ -131,6 +144,39 @@ OPERATION void sign(const float *x, int rows, int n, word *bits)
     int r;
     for (r = 0; r < rows; r++)
         pack(x + r * n, 0.0f, n, bits + r * WORDS(n));
+}
+
+/* the signs of x (rows, n) + move */
+OPERATION void sign_moved(const float *x, const float *move, int rows, int n, word *bits)
+{
+    int r;
+    for (r = 0; r < rows; r++)
+        pack_moved(x + r * n, move, n, bits + r * WORDS(n));
+}
+
+/* those of x (N, heads * d) + move as bits (heads, N, d) */
+OPERATION void sign_heads(const float *x, const float *move, int tokens, int heads, int d,
+                          word *bits)
+{
+    int h, t;
+    for (h = 0; h < heads; h++)
+        for (t = 0; t < tokens; t++, bits += WORDS(d))
+            pack_moved(x + (t * heads + h) * d, move + h * d, d, bits);
+}
+
+/* and as bits (heads, d, N) */
+OPERATION void sign_heads_transposed(const float *x, const float *move, int tokens, int heads,
+                                     int d, word *bits)
+{
+    float z[64];
+    int i, t, j;
+    for (i = 0; i < heads * d; i++)
+        for (t = 0; t < tokens; t += 64) {
+            const int end = tokens - t < 64 ? tokens - t : 64;
+            for (j = 0; j < end; j++)
+                z[j] = x[(t + j) * heads * d + i] + move[i];
+            pack(z, 0.0f, end, bits++);
+        }
 }
 
 OPERATION void sign_values(float *x, int n) /* the signs as -1 and +1 */
@@ -181,72 +227,52 @@ OPERATION void binary_linear(const word *bits, const word *weight, const float *
     }
 }
 
-/* a (batch, m, K), b (batch, n, K) -> whole numbers y (batch, m, n) */
-OPERATION void binary_matmul(const word *a, const word *b, int batch, int m, int n, int length,
-                             float *y)
+/* a (m, K), b (n, K) -> whole numbers y (m, n) */
+OPERATION void binary_matmul(const word *a, const word *b, int m, int n, int length, float *y)
 {
     const int words = WORDS(length);
-    int k, i, j;
-    for (k = 0; k < batch; k++, b += n * words)
-        for (i = 0; i < m; i++, a += words, y += n)
-            if (words == 1)
-                whole_numbers(a, b, length, n, y);
-            else
-                for (j = 0; j < n; j++)
-                    y[j] = (float)(length - 2 * differing(a, b + j * words, words));
-}
-
-/* probabilities (batch, heads, each) over the step of each head; a bit is 1 above 1/2 */
-OPERATION void ratio(float *restrict x, const float *restrict step, int batch, int heads, int each)
-{
-    int k, i;
-    for (k = 0; k < batch * heads; k++, x += each) {
-        const float s = step[k % heads];
-        for (i = 0; i < each; i++)
-            x[i] /= s;
-    }
+    int i, j;
+    for (i = 0; i < m; i++, a += words, y += n)
+        if (words == 1)
+            whole_numbers(a, b, length, n, y);
+        else
+            for (j = 0; j < n; j++)
+                y[j] = (float)(length - 2 * differing(a, b + j * words, words));
 }
 
 OPERATION void above_half(const float *x, int rows, int n, word *bits)
 {
     int r;
-    for (r = 0; r < rows; r++)
-        pack(x + r * n, 0.500000060f, n, bits + r * WORDS(n)); /* the next float above 1/2 */
+    for (r = 0; r < rows; r++) /* from the next float above 1/2 on */
+        pack(x + r * n, 0.500000060f, n, bits + r * WORDS(n));
 }
 
-/* bits (batch, heads, N, N), value (batch, heads, d, N) -> y (batch, heads, N, d); step NULL is 1.
+/* bits (N, N), value (d, N) -> y (N, d) = step * whole number;
  * differences: minus the number of keys times the token's own value */
-OPERATION void boolean_attention(const word *bits, const word *value, const float *step, int batch,
-                                 int heads, int n, int d, int differences, float *y)
+OPERATION void boolean_attention(const word *bits, const word *value, float step, int n, int d,
+                                 int differences, float *y)
 {
     const int words = WORDS(n);
-    int k, i, c;
-    for (k = 0; k < batch * heads; k++) {
-        const float s = step != NULL ? step[k % heads] : 1.0f;
-        for (i = 0; i < n; i++) {
-            const word *row = bits + (k * n + i) * words;
-            const int keys = common(row, row, words);
-            for (c = 0; c < d; c++) {
-                const word *v = value + (k * d + c) * words;
-                int sum = 2 * common(row, v, words) - keys;
-                if (differences)
-                    sum -= (v[i / 64] >> (i % 64) & 1) ? keys : -keys;
-                *y++ = (float)sum * s;
-            }
+    int i, c;
+    for (i = 0; i < n; i++, bits += words) {
+        const int keys = common(bits, bits, words);
+        for (c = 0; c < d; c++) {
+            const word *v = value + c * words;
+            int sum = 2 * common(bits, v, words) - keys;
+            if (differences)
+                sum -= (v[i / 64] >> (i % 64) & 1) ? keys : -keys;
+            *y++ = (float)sum * step;
         }
     }
 }
 
-/* w_low * x + w_high * high, weight (2, heads), over the root of d */
-OPERATION void band_sum(float *restrict x, const float *restrict high, const float *restrict weight,
-                        int batch, int heads, int each, float root)
+/* low * x + high * other over the root of d, of two weights */
+OPERATION void band_sum(float *restrict x, const float *restrict other, float low, float high,
+                        int n, float root)
 {
-    int k, i;
-    for (k = 0; k < batch * heads; k++, x += each, high += each) {
-        const float a = weight[k % heads], b = weight[heads + k % heads];
-        for (i = 0; i < each; i++)
-            x[i] = (a * x[i] + b * high[i]) / root;
-    }
+    int i;
+    for (i = 0; i < n; i++)
+        x[i] = (low * x[i] + high * other[i]) / root;
 }
 
 /* --- sums and norms --- */
@@ -283,12 +309,12 @@ OPERATION void layer_norm(float *restrict x, const float *restrict weight,
     int r, i;
     for (r = 0; r < rows; r++, x += n) {
         const float mean = sum(x, n) / (float)n;
-        float std;
+        float scale;
         for (i = 0; i < n; i++)
             x[i] -= mean;
-        std = sqrtf(dot(x, x, n) / (float)n + eps);
+        scale = 1.0f / sqrtf(dot(x, x, n) / (float)n + eps); /* one division a row */
         for (i = 0; i < n; i++)
-            x[i] = x[i] / std * weight[i] + bias[i];
+            x[i] = x[i] * scale * weight[i] + bias[i];
     }
 }
 
@@ -356,25 +382,22 @@ OPERATION void softmax(float *x, int rows, int n)
     }
 }
 
-/* only keys from the query's side of the roll: side (windows, n) of each token */
-OPERATION void window_softmax(float *x, const unsigned char *side, int windows, int heads, int n)
+/* only keys from the query's side of the roll */
+OPERATION void window_softmax(float *x, const unsigned char *side, int n)
 {
-    int k, i, j;
-    for (k = 0; k < windows * heads; k++) {
-        const unsigned char *own = side + k / heads * n;
-        for (i = 0; i < n; i++, x += n) {
-            float most = x[i], total;
-            for (j = 0; j < n; j++)
-                most = own[j] == own[i] && x[j] > most ? x[j] : most;
-            for (j = 0; j < n; j++) /* those that are masked may be larger */
-                x[j] = own[j] == own[i] ? x[j] : most;
-            exponential(x, most, n);
-            for (j = 0; j < n; j++)
-                x[j] = own[j] == own[i] ? x[j] : 0.0f;
-            total = sum(x, n);
-            for (j = 0; j < n; j++)
-                x[j] /= total;
-        }
+    int i, j;
+    for (i = 0; i < n; i++, x += n) {
+        float most = x[i], total;
+        for (j = 0; j < n; j++)
+            most = side[j] == side[i] && x[j] > most ? x[j] : most;
+        for (j = 0; j < n; j++) /* those that are masked may be larger */
+            x[j] = side[j] == side[i] ? x[j] : most;
+        exponential(x, most, n);
+        for (j = 0; j < n; j++)
+            x[j] = side[j] == side[i] ? x[j] : 0.0f;
+        total = sum(x, n);
+        for (j = 0; j < n; j++)
+            x[j] /= total;
     }
 }
 
@@ -674,40 +697,36 @@ OPERATION void convolution(const float *x, const float *weight, const float *bia
     }
 }
 
-/* a (batch, m, K), b (batch, n, K) -> y (batch, m, n) */
-OPERATION void matmul(const float *a, const float *b, int batch, int m, int n, int length, float *y)
+/* a (m, K), b (n, K) -> y (m, n) */
+OPERATION void matmul(const float *a, const float *b, int m, int n, int length, float *y)
 {
-    int k, i, j;
-    for (k = 0; k < batch; k++)
-        for (i = 0; i < m; i++)
-            for (j = 0; j < n; j++)
-                *y++ = dot(a + (k * m + i) * length, b + (k * n + j) * length, length);
+    int i, j;
+    for (i = 0; i < m; i++)
+        for (j = 0; j < n; j++)
+            *y++ = dot(a + i * length, b + j * length, length);
 }
 
-/* stage "none": x (batch, N, d) minus the sum of a row of prob times the token's own value */
-OPERATION void minus_own(float *restrict x, const float *restrict prob, const float *restrict value,
-                         int batch, int n, int d)
+/* stage "none": x (N, d) minus the sum of a row of prob times the token's own value */
+OPERATION void minus_own(float *restrict x, const float *restrict prob,
+                         const float *restrict value, int n, int d)
 {
-    int k, i, c;
-    for (k = 0; k < batch; k++)
-        for (i = 0; i < n; i++) {
-            const float keys = sum(prob + (k * n + i) * n, n);
-            for (c = 0; c < d; c++)
-                *x++ -= keys * value[(k * d + c) * n + i];
+    int i, c;
+    for (i = 0; i < n; i++) {
+        const float keys = sum(prob + i * n, n);
+        for (c = 0; c < d; c++)
+            *x++ -= keys * value[c * n + i];
+    }
+}
+
+/* scores (M * M, M * M), and of a table ((2M - 1)^2, heads) the column of the head */
+OPERATION void position_bias(float *restrict x, const float *restrict column, int heads, int m)
+{
+    int i, j;
+    for (i = 0; i < m * m; i++)
+        for (j = 0; j < m * m; j++) {
+            const int down = i / m - j / m + m - 1, right = i % m - j % m + m - 1;
+            *x++ += column[(down * (2 * m - 1) + right) * heads];
         }
-}
-
-/* scores (windows, heads, M * M, M * M) and a table ((2M - 1)^2, heads) */
-OPERATION void position_bias(float *restrict x, const float *restrict table, int windows, int heads,
-                             int m)
-{
-    int k, i, j;
-    for (k = 0; k < windows * heads; k++)
-        for (i = 0; i < m * m; i++)
-            for (j = 0; j < m * m; j++) {
-                const int down = i / m - j / m + m - 1, right = i % m - j % m + m - 1;
-                *x++ += table[(down * (2 * m - 1) + right) * heads + k % heads];
-            }
 }
 
 OPERATION void mean_of_rows(const float *x, int rows, int n, float *y)

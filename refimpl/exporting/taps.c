@@ -5,9 +5,9 @@
 #include <stdlib.h>
 
 static const char *tap_folder;
-static int tap_image; /* index of the image that is being computed */
+static int tap_image, tap_part; /* indices of the image, and of its head, that is computed */
 
-/* Write `count` numbers of an array (first, rest...) behind those of the images before: 'f' reals,
+/* Write `count` numbers of an array (first, rest...) behind those that came before: 'f' reals,
  * 'i' whole numbers, which are in floats where they are computed, 'u' words, 'U' words column by
  * column. */
 static void tap(const char *name, char kind, const void *x, int first, const char *rest, int count)
@@ -22,7 +22,7 @@ static void tap(const char *name, char kind, const void *x, int first, const cha
                       kind == 'U' ? "True" : "False", first * (tap_image + 1), rest);
     memset(header + length, ' ', (size_t)(127 - length));
     header[127] = '\n';
-    file = fopen(path, tap_image == 0 ? "wb" : "r+b");
+    file = fopen(path, tap_image + tap_part == 0 ? "wb" : "r+b");
     if (file == NULL) {
         fprintf(stderr, "%s: cannot be written\n", path);
         exit(2);
