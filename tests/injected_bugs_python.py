@@ -199,7 +199,9 @@ def _layer_norm(port, x, deviation):
 
 
 @wrong(
-    r"grads/param\..*\.(q|v).*\.rprelu\.slope", "grads/param.blocks.1.attn.q_low.rprelu.slope", "the gradient of the slope sums over u > 0"
+    r"grads/param\..*\.(q|v).*\.rprelu\.slope",
+    "grads/param.blocks.1.attn.q_low.rprelu.slope",
+    "the gradient of the slope sums over u > 0",
 )
 def slope_gradient_on_the_wrong_side(port, dout, norm, x):
     """RPReLU: the gradient of the slope sums over u > 0."""

@@ -255,7 +255,7 @@ def as_layer_norm(call: Call) -> np.ndarray:
     return _of(call, np.sqrt(_variance(call) + _eps(call)))
 
 
-@mistake("batch_norm", what="d.x0", words="statistics of the batch are no constants: differentiated")
+@mistake("batch_norm", what="d.x0", words="statistics of the batch are differentiated")
 def batch_differentiated(call: Call) -> np.ndarray:
     d, x, weight, _, mean, variance = call.args[:6]
     std = np.sqrt(variance + _eps(call))
