@@ -86,7 +86,7 @@ def forward(
 
 
 def resized(network: Network, params: Flat, other: Network) -> dict[str, np.ndarray]:
-    """Give the parameters of `other`, the network for images of another size, from those of its own.
+    """Give the parameters of `other`, the network for another size of image, from those given.
 
     network: `other` as it reads `params`: what the two lists do not share is what interpolates.
     """
