@@ -23,7 +23,17 @@ from refimpl.data.preprocessing import Judged, Preprocessing
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer, flatten, unflatten
 from refimpl.ops import softmax
-from refimpl.predictors import Picture, compute, dtype_of, opened, read, ready, told
+from refimpl.predictors import (
+    Picture,
+    compute,
+    dtype_of,
+    opened,
+    read,
+    ready,
+    side_by_side,
+    some,
+    told,
+)
 
 if TYPE_CHECKING:  # an answer does not wait for what data sets need
     from refimpl.data.image_folder import Array
@@ -64,7 +74,7 @@ def classifier(
     backend: str = "auto",
     image_size: int | tuple[int, int] | None = None,
 ) -> "Classifier":
-    """A trained model, ready to be asked: the stem of a shipped file, or a path to a file.
+    """Make a trained model ready to be asked: the stem of a shipped file, or a path to a file.
 
     backend: "numpy" is the reference, "engine" the packed network in compiled kernels, the only one
     for a packed file; "auto" takes the quicker one for the work there is (see `refimpl.choice`).
@@ -72,6 +82,11 @@ def classifier(
     the model's own size; its parameters are interpolated to match [SPEC 6.3].
     ModelFileError for an unknown, broken or untrained model, ConfigError for an unknown backend,
     one that cannot run the model, or a size that the model's patch does not divide.
+
+    >>> from refimpl.data import bundled
+    >>> answers = classifier("didb_micro_mnist")(bundled.digits())
+    >>> "".join(answer.label for answer in answers)
+    '0123456789'
     """
     file = read(name_or_path, backend)
     if file.model.config.task != "classification":
@@ -100,6 +115,9 @@ class Classifier:
         self.class_names = distinct(class_names, range(len(class_names)))
         self.backend = backend
         self.caution = caution
+
+    def __repr__(self) -> str:
+        return f"Classifier({self.model}, knows {some(self.class_names)})"
 
     @property
     def engine(self) -> Any:
@@ -197,7 +215,9 @@ class Classifier:
         hits = np.zeros((len(self.class_names), 3), np.int64)
         start = time.perf_counter()
         # batches side by side: BLAS's own threads gain nothing on matrices as small as these
-        threads = cpus() if self.engine is None else 1  # the engine has threads of its own
+        threads = 1  # the engine has threads of its own
+        if self.engine is None:
+            threads = side_by_side(self.model.config, dtype_of(self.params))
         with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
             for of_batch in map_ahead(pool, hits_of, batches, ahead=threads):
                 hits += of_batch

@@ -89,6 +89,10 @@ class OutputError(RefimplError, ValueError):
     """An output would destroy something, or cannot be written where it is to go."""
 
 
+class ExportError(RefimplError, ValueError):
+    """A network has an operation, or a value, that the format it is exported to cannot hold."""
+
+
 class ClusterError(RefimplError, RuntimeError):
     """A scheduler or a worker of a cluster is missing, lost, or not what was expected."""
 

@@ -8,17 +8,19 @@ followed, so the file that it names is written and the link stays. What is no re
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from refimpl.conventions import OutputError
 
+MOST = 2**24  # bytes of a file of text
 LONGEST = 200  # bytes of a name that a temporary one repeats: file systems take 255 in all
 
 
@@ -49,6 +51,19 @@ def is_stdout(path: str | os.PathLike) -> bool:
     return _stream(Path(path)) == 1 and not Path(path).samefile(os.devnull)
 
 
+def read_text(path: str | os.PathLike, encoding: str = "utf-8-sig") -> str:
+    """Read a small file of text, without an editor's mark at its start.
+
+    Raises OSError, also where it has more than MOST bytes (nothing that people write does),
+    UnicodeDecodeError where it is no text.
+    """
+    with open(path, "rb") as file:
+        content = file.read(MOST + 1)
+    if len(content) > MOST:
+        raise OSError(errno.EFBIG, f"more than {MOST >> 20} MB, expected text", os.fspath(path))
+    return content.decode(encoding)
+
+
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:
     """Write a file so that at every moment the old one or the whole new one is there.
 
@@ -69,17 +84,19 @@ def write_atomically(path: str | os.PathLike, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: str | os.PathLike) -> Iterator[Path]:
+def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
     """Fill the folder that this yields; at the end it is `path`, after an error it is gone.
 
-    So no half of a folder is ever there. `path` does not exist, or is an empty folder. Raises
-    OutputError where it is something else, OSError from the disk.
+    So no half of a folder is ever there. `path` does not exist, or is an empty folder; with
+    `overwrite` any folder, which goes when the new one is whole. Raises OutputError where it is
+    something else, OSError from the disk.
     """
     path = Path(path)
-    if os.path.lexists(path) and not _is_empty_folder(path):
+    free = path.is_dir() if overwrite else _is_empty_folder(path)
+    if os.path.lexists(path) and not free:
         raise OutputError(f"{path}: exists; expected the name of a new folder or an empty one")
     target = _target(path)
-    temporary = _temporary(target)
+    temporary, old = _temporary(target), _temporary(target)
     try:
         os.mkdir(temporary)
     except OSError as error:
@@ -87,11 +104,35 @@ def new_folder(path: str | os.PathLike) -> Iterator[Path]:
     try:
         yield temporary
         if target.is_dir():  # no os.replace over a folder on every system
-            target.rmdir()
+            target.rename(old)
         temporary.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
+        if old.is_dir() and not target.exists():
+            old.rename(target)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def write_folder(
+    path: str | os.PathLike, contents: Mapping[str, bytes], *, overwrite: bool = False
+) -> None:
+    """Write a folder of these files, by name, so that it is there whole or not at all.
+
+    `overwrite`: a folder that exists may go where every file in it has one of these names, as after
+    an earlier run; what else is in it is nobody's to delete. Raises OutputError before anything is
+    written, OSError from the disk.
+    """
+    path = Path(path)
+    there = {file.name for file in path.iterdir()} if overwrite and path.is_dir() else set()
+    if other := sorted(there - set(contents)):
+        raise OutputError(
+            f"{path}: holds {other[0]}, which would not be written again; "
+            "expected a new folder or one of an earlier run"
+        )
+    with new_folder(path, overwrite=overwrite) as folder:
+        for name, data in contents.items():
+            (folder / name).write_bytes(data)
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:

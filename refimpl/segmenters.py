@@ -28,7 +28,17 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer
 from refimpl.ops import interpolate
-from refimpl.predictors import Picture, compute, dtype_of, opened, read, ready, told
+from refimpl.predictors import (
+    Picture,
+    compute,
+    dtype_of,
+    opened,
+    read,
+    ready,
+    side_by_side,
+    some,
+    told,
+)
 
 if TYPE_CHECKING:  # it imports archives, which an answer for an image does not need
     from refimpl.data.segmentation import SegmentationFolder
@@ -76,9 +86,14 @@ def segmenter(
     backend: str = "auto",
     image_size: int | tuple[int, int] | None = None,
 ) -> Segmenter:
-    """A trained segmenter: the stem of a shipped file, or a path. As `refimpl.classifier`.
+    """Make a trained segmenter ready: the stem of a shipped file, or a path to a file.
 
-    image_size: (H, W), or the side of a square, of a window instead of the model's own size.
+    backend: as of `refimpl.classifier`, and errors. image_size: (H, W), or the side of a square, of
+    a window instead of the model's own size.
+
+    >>> found = segmenter("segmenter_didb_scenes")(np.zeros((56, 80), np.uint8))
+    >>> found.labels.shape, found.class_names[found.labels[0, 0]]
+    ((56, 80), 'background')
     """
     file = read(name_or_path, backend)
     if file.model.config.task != "segmentation":
@@ -107,6 +122,9 @@ class Segmenter:
         self.preprocessing = preprocessing
         self.class_names = distinct(class_names, range(len(class_names)))
         self.backend = backend
+
+    def __repr__(self) -> str:
+        return f"Segmenter({self.model}, knows {some(self.class_names)})"
 
     @property
     def engine(self) -> Any:
@@ -221,7 +239,8 @@ class Segmenter:
             return 1  # it has threads of its own
         height, width = self.model.config.image_size
         band = min(BAND_BYTES, self._bytes((height, WINDOWS * width)))
-        return max(1, min(cpus(), IMAGES_BYTES // band))
+        by_numpy = side_by_side(self.model.config, dtype_of(self.params))
+        return max(1, min(by_numpy, IMAGES_BYTES // band))
 
     def _bytes(self, size: tuple[int, int]) -> int:
         """Of the logits of so many rows and columns."""

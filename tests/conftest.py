@@ -15,6 +15,7 @@ from hypothesis import Phase, settings  # noqa: E402
 
 import refimpl  # noqa: E402
 from tests import oracles  # noqa: E402
+from tests.browsers import browser  # noqa: E402, F401
 
 # ci, the default: the same examples on every run, so that a red run is the fault of the change
 # that it tests.

@@ -25,6 +25,34 @@ SMALL = Config(
     image_size=(6, 8), patch_size=2, channels=5, dim=21, depth=2, heads=3, mlp_ratio=3,
     num_classes=11, similarity="haar", attention="differential", rprelu="token", layer_scale=True,
 )  # fmt: skip
+# Three images, whose tokens are averaged, on a grid that wraps; of one head alpha is negative.
+BATCH = Config(
+    image_size=(6, 8), patch_size=2, channels=2, dim=12, depth=1, heads=3, mlp_ratio=3,
+    num_classes=7, similarity="haar", attention="differential", rprelu="token", pool="mean",
+    haar_mode="periodic", neighbours="eight", alpha_scope="head", ste="clip",
+)  # fmt: skip
+# Rows of 256 bits into `mlp.down`, heads of 128.
+WIDE = Config(
+    image_size=(4, 6), patch_size=2, channels=3, dim=128, depth=1, heads=1, mlp_ratio=2,
+    num_classes=5, rprelu="token",
+)  # fmt: skip
+# 130 keys.
+LONG = Config(
+    image_size=(20, 26), patch_size=2, channels=1, dim=5, depth=1, heads=1, mlp_ratio=2,
+    num_classes=4, pool="mean",
+)  # fmt: skip
+# Windows of 2 on a grid of 4 x 8, the second block's shifted, and on the merged one of 2 x 4.
+SWIN = Config(
+    image_size=(8, 16), patch_size=2, channels=2, dim=6, depth=(2, 1), heads=2, mlp_ratio=2,
+    num_classes=5, window=2, pool="mean", similarity="haar", attention="differential",
+    rprelu="token",
+)  # fmt: skip
+DEIT = Config(
+    image_size=(6, 8), patch_size=2, channels=2, dim=12, depth=2, heads=3, mlp_ratio=2,
+    num_classes=7, block="real", norm_eps=1e-6,
+)  # fmt: skip
+LARGE_MEAN = 4096.0
+EQUAL = 1024.0  # a shift that makes all bits of a token equal
 
 
 def small_tie_free(path: Path) -> None:
@@ -53,10 +81,61 @@ def react_micro(path: Path) -> None:
     store.make(path, model, params, image, taps="block")
 
 
+def small_batch(path: Path) -> None:
+    """Images that take part in one another's nothing, and an alpha below its minimum."""
+    params, images = search.draw(BATCH, seed=0, images=3)
+    block = params["blocks"]["0"]
+    block["attn"]["alpha"][1] = -0.15  # no gradient: the two other heads have one
+    for unit in (block["attn"], block["attn"]["q_low"], block["mlp"]["up"]):
+        unit["rprelu"]["slope"][3] = 1.5  # the larger of u and slope u is another number then
+    store.make(path, VisionTransformer(BATCH), params, images, grads=True)
+
+
+def small_wide(path: Path) -> None:
+    """Sums that do not fit into 8 bits, and rows that one pass over their squares loses."""
+    params, image = search.draw(WIDE, seed=0)
+    params["pos_embed"][0, 2] += LARGE_MEAN
+    params["pos_embed"][0, 5] -= LARGE_MEAN
+    attention, mlp = params["blocks"]["0"]["attn"], params["blocks"]["0"]["mlp"]
+    mlp["down"]["weight"][3] = 0.5  # Wc is exactly 0: all bits 1, so products of 256 and of -256
+    for unit in (attention["q"], attention["k"], mlp["up"]):
+        unit["rprelu"]["token_shift_out"][[1, 4]] = EQUAL, -EQUAL
+    without_weights = ["*[!z]", "*[!t].z", "*_z"]  # centred, which are as large as all else
+    store.make(path, VisionTransformer(WIDE), params, image, taps=without_weights)
+
+
+def small_long(path: Path) -> None:
+    """Rows of the attention with more than 127 bits, nearly all 1."""
+    params, image = search.draw(LONG, seed=0)
+    attention = params["blocks"]["0"]["attn"]
+    attention["alpha"] = np.float32(3e-3)
+    attention["v_move"][:2] = EQUAL, -EQUAL
+    without_scores = ["io", "tokens", "*[!sz]", "*[!b].z", "*_z"]  # and q: two large tables less
+    store.make(path, VisionTransformer(LONG), params, image, taps=without_scores)
+
+
+def small_swin(path: Path) -> None:
+    """All but what the last block has like the others; gradients of windows, merge and image."""
+    params, images = search.draw(SWIN, seed=0, images=2)
+    grads = ("input", "tokens", "blocks.1.attn.*", "merges.*", "param.*position_bias",
+             "param.patch_embed.*", "param.embed_norm.*", "param.merges.*")  # fmt: skip
+    taps = ["[!bg]*", "blocks.[01].*", "blocks.2.mid", "blocks.2.out"]
+    taps += [f"grads/{name}" for name in grads]
+    store.make(path, VisionTransformer(SWIN), params, images, grads=True, taps=taps)
+
+
+def small_deit(path: Path) -> None:
+    params, images = search.draw(DEIT, seed=0, images=2)
+    store.make(path, VisionTransformer(DEIT), params, images, grads=True)
+
+
 BUNDLES: dict[str, Callable[[Path], None]] = {
     bundle.__name__: bundle
-    for bundle in (small_tie_free, small_adversarial, didb_micro_mnist, react_micro)
-}
+    for bundle in (
+        small_tie_free, small_adversarial, didb_micro_mnist, react_micro, small_batch, small_wide,
+        small_long, small_swin, small_deit,
+    )
+}  # fmt: skip
 
 
 def digit(preprocessing: Preprocessing) -> np.ndarray:

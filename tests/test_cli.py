@@ -460,7 +460,12 @@ def test_models_lists_what_there_is() -> None:
         params = refimpl.create_model(name).init(np.random.default_rng(0))
         count = sum(array.size for array in refimpl.flatten(params).values())
         assert listed["architectures"][name]["parameters"] == count
-        assert re.search(rf"^{name} +{count:,}$", out, re.MULTILINE)
+        assert re.search(rf"^{name} +{count:,} ", out, re.MULTILINE)
+    trained = listed["trained"]["didb_micro_mnist"]
+    assert (trained["image_size"], trained["channels"], trained["classes"]) == ([28, 28], 1, 10)
+    assert trained["class_names"] == list("0123456789")
+    assert listed["architectures"]["segmenter_didb_tiny"]["task"] == "segmentation"
+    assert re.search(r"^didb_cifar10 .* 32 x 32 x 3 +10 +\d\d.\d\d% top-1", out, re.MULTILINE)
     # the ViT-Ti/16 of the DeiT paper has 5.7 million parameters
     assert listed["architectures"]["deit_tiny"]["parameters"] == 5_717_416
 
@@ -584,7 +589,7 @@ def test_backend_numpy_gives_the_references_answer(model) -> None:
         (("evaluate", "--data", "d", "--limit", "-3"), "-3"),
         (("evaluate", "--data", "d", "--batch-size", "1.5"), "'1.5' is not a whole number"),
         (("train", "--data", "d", "--model", "didb_micro"), "required: -o/--output"),
-        (("train", "--data", "d", "-o", "x.safetensors"), "required: --model"),
+        (("train", "--data", "d", "-o", "x.safetensors"), "--model --init is required"),
         (("train", "--data", "d", "--model", "m", "-o", "x", "--epochs", "few"), "'few'"),
         (("classify", "x.png", "--backend", "abacus"), "invalid choice: 'abacus'"),
         (("evaluate", "--data", "d", "--backend", "abacus"), "invalid choice: 'abacus'"),

@@ -428,7 +428,8 @@ def test_an_engine_computes_in_the_thread_that_asks(model, monkeypatch) -> None:
         (0.1, 2, 24, 3),  # a quarter of what a thread has left
         (0.1, 1000, 10**6, 150),  # 15 seconds, for a client of a thousand threads
         (30.0, 2, 1000, 1),
-        (0.001, 1, 3, 1),
+        (0.001, 1, 3, 3),
+        (0.01, 2, 24, 10),  # a tenth of a second, though it is more than a quarter
     ],
 )
 def test_a_task_has_as_many_batches_as_keep_the_client_up(seconds, threads, left, expected):

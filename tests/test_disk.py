@@ -181,5 +181,16 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path) -> None:
     assert listing(tmp_path / "empty") == ["file"]
     with pytest.raises(OutputError, match="whole: exists"), disk.new_folder(tmp_path / "whole"):
         pass
+    with pytest.raises(KeyError), disk.new_folder(tmp_path / "whole", overwrite=True) as folder:
+        raise KeyError
+    assert listing(tmp_path / "whole") == ["file"]
+    with disk.new_folder(tmp_path / "whole", overwrite=True) as folder:
+        (folder / "other").write_bytes(b"1")
+    assert listing(tmp_path / "whole") == ["other"]
+    assert listing(tmp_path) == ["empty", "whole"]
+    (tmp_path / "name").write_bytes(b"1")
+    with pytest.raises(OutputError), disk.new_folder(tmp_path / "name", overwrite=True):
+        pass
+    (tmp_path / "name").unlink()
     with pytest.raises(OSError, match="none"), disk.new_folder(tmp_path / "none" / "folder"):
         pass

@@ -1,10 +1,12 @@
 """Damaged and made-up bytes: whatever they are, there is an answer or a RefimplError of one line.
 
-Sixteen targets: image files of eleven formats, sound ones with damaged metadata, annotations, idx
+Twenty targets: image files of eleven formats, sound ones with damaged metadata, annotations, idx
 files, tar and zip archives (damaged as packed and before they are packed; with odd names), class
 lists and names of classes, safetensors (damaged bytes; a sound file with odd JSON in its header),
-recipes, ablations, cards, checkpoints, and tables of runs. The profile ci draws 300 examples a
-target, the same on every run; explore draws 10,000 a target, other ones on every run:
+recipes, ablations, cards, checkpoints, tables of runs, checkpoints of others (as safetensors with
+odd JSON beside them, and as pickles), dumps of a port and the map of their names. The profile ci
+draws 300 examples a target, the same on every run; explore draws 10,000 a target, other ones on
+every run:
 
     HYPOTHESIS_PROFILE=explore pytest tests/test_fuzz.py
 """
@@ -13,11 +15,13 @@ from __future__ import annotations
 
 import bz2
 import dataclasses
+import functools
 import gzip
 import io
 import json
 import lzma
 import struct
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -34,8 +39,12 @@ from refimpl.classifiers import Evaluation
 from refimpl.conventions import RefimplError, shown
 from refimpl.data import class_names, datasets, idx, images, segmentation
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import cards, files
+from refimpl.golden import candidate
+from refimpl.importing import checkpoint as importing_checkpoint
+from refimpl.models import cards, files, flatten
 from refimpl.training import ablation, ablation_table, checkpoints, recipes
+from tests import oracles
+from tests.checkpoint_files import DATA, timm
 from tests.test_bad_input import ANIMALS, ANIMALS_PARAMS, tar, zipped
 from tests.test_data import encoded, idx_bytes, png_chunk
 
@@ -497,6 +506,138 @@ def test_tables(place: Path, content: bytes) -> None:
     answer_or_one_line(lambda: ablation_table.read_results(place), str(place))
 
 
+# --- checkpoints of others ------------------------------------------------------------------------
+
+_, TENSORS, SAID = timm(dim=4, heads=2, depth=1)
+IMPORTED = [safetensors.numpy.save(TENSORS)]
+PREPROCESSOR = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 4, "width": 4},
+                "do_center_crop": True, "crop_size": 4}  # fmt: skip
+BESIDE = {
+    "config.json": [json.dumps({**SAID, **DATA, "id2label": {"0": "a", "1": "b"}}).encode(),
+                    json.dumps({"model_args": SAID, "pretrained_cfg": DATA}).encode()],
+    "preprocessor_config.json": [json.dumps(PREPROCESSOR).encode()],
+    "args.json": [json.dumps(SAID).encode()],
+}  # fmt: skip
+
+
+@st.composite
+def odd_tensors(draw: st.DrawFn) -> bytes:
+    """The checkpoint with a tensor of another name, shape or type, or without one."""
+    arrays = dict(TENSORS)
+    for _ in range(draw(st.integers(0, 2))):
+        name = draw(st.sampled_from(sorted(arrays)))
+        value = arrays.pop(name)
+        name = draw(st.sampled_from([name, "", name + "x", "swin." + name, name.replace("0", "9")]))
+        change = draw(st.sampled_from([None, "gone", "T", "flat", "empty", "int8", "nan"]))
+        if change == "gone":
+            continue
+        kinds = {"T": value.T.copy(), "flat": value.ravel(), "empty": value[..., :0],
+                 "int8": np.zeros(value.shape, np.int8), "nan": value * np.nan}  # fmt: skip
+        arrays[name] = np.ascontiguousarray(kinds.get(change, value))
+    return safetensors.numpy.save(arrays)
+
+
+def imported(path: Path) -> None:
+    """What is imported can be written, and read again."""
+    found = answer_or_one_line(lambda: importing_checkpoint.read(path), str(path.parent))
+    if found is not None:
+        saved = path.with_name("saved.safetensors")
+        refimpl.save(saved, found.model, found.params)
+        again = flatten(refimpl.load(saved)[1])
+        for name, value in flatten(found.params).items():
+            np.testing.assert_array_equal(again[name], value)
+
+
+@fuzz
+@given(
+    content=st.one_of(damaged(IMPORTED), odd_tensors()),
+    beside=st.fixed_dictionaries({}, optional={
+        name: st.one_of(damaged(corpus), odd_json(corpus)) for name, corpus in BESIDE.items()
+    }),
+)  # fmt: skip
+def test_imported(tmp_path_factory, content: bytes, beside: dict[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory(dir=tmp_path_factory.getbasetemp()) as folder:
+        for name, data in beside.items():
+            Path(folder, name).write_bytes(data)
+        path = Path(folder, "model.safetensors")
+        path.write_bytes(content)
+        imported(path)
+
+
+@functools.cache
+def pickles() -> list[bytes]:
+    """The checkpoint as PyTorch writes it today and as it once did, bare and wrapped."""
+    torch = oracles.require("torch")
+    tensors = {name: torch.from_numpy(value.copy()) for name, value in TENSORS.items()}
+    written = []
+    for what in (tensors, {"model": tensors, "args": SAID, "epoch": 3}):
+        for as_zip in (True, False):
+            file = io.BytesIO()
+            torch.save(what, file, _use_new_zipfile_serialization=as_zip)
+            written.append(file.getvalue())
+    return written
+
+
+@fuzz
+@given(data=st.data())
+def test_imported_pickles(place: Path, data: st.DataObject) -> None:
+    content = data.draw(st.one_of(damaged(pickles()), st.binary(max_size=100)))
+    path = place.with_suffix(".pth")
+    path.write_bytes(content)
+    imported(path)
+
+
+# --- dumps of a port ------------------------------------------------------------------------------
+
+DUMP = {"blocks.0.attn.q.z": np.ones((2, 3)), "taps/7.logits": np.zeros((1, 2), np.float32)}
+
+
+def dumps() -> dict[str, list[bytes]]:
+    plain, packed, single = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    np.savez(plain, **DUMP)
+    np.savez_compressed(packed, **DUMP)
+    np.save(single, DUMP["blocks.0.attn.q.z"])
+    return {
+        ".npz": [plain.getvalue(), packed.getvalue()],
+        ".safetensors": [safetensors.numpy.save(DUMP)],
+        ".npy": [single.getvalue()],
+    }
+
+
+DUMPS = dumps()
+
+
+@fuzz
+@given(st.sampled_from(sorted(DUMPS)).flatmap(
+    lambda suffix: st.tuples(st.just(suffix), damaged(DUMPS[suffix]))
+))  # fmt: skip
+def test_candidates(place: Path, dump: tuple[str, bytes]) -> None:
+    suffix, content = dump
+    path = place.with_name(f"dump{suffix}")
+    if suffix == ".npy":  # which only a folder holds
+        folder = place.with_name("dump")
+        folder.mkdir(exist_ok=True)
+        (folder / "logits.npy").write_bytes(content)
+        path = folder
+    else:
+        path.write_bytes(content)
+    found = answer_or_one_line(lambda: candidate.read(path), str(path))
+    for name in found or ():
+        array = answer_or_one_line(lambda name=name: found[name], str(path))
+        assert array is None or array.dtype.kind in "biuf"
+
+
+NAMES = [json.dumps({"a": "logits", "b/c": "blocks.0.attn.q.z"}).encode()]
+
+
+@fuzz
+@given(st.one_of(damaged(NAMES), odd_json(NAMES), VALUES.map(lambda v: json.dumps(v).encode())))
+def test_names_of_taps(place: Path, content: bytes) -> None:
+    place.write_bytes(content)
+    found = answer_or_one_line(lambda: candidate.read_names(place), str(place))
+    assert found is None or all(isinstance(name, str) for pair in found.items() for name in pair)
+
+
 def test_the_corpus_is_sound(place: Path) -> None:
     """Damage to what was broken before would prove nothing."""
     for content in IMAGES:
@@ -517,6 +658,16 @@ def test_the_corpus_is_sound(place: Path) -> None:
     for content in CHECKPOINTS:
         place.write_bytes(content)
         checkpoints.load(place)
+    path, said = place.with_suffix(".safetensors"), place.with_suffix(".json")
+    said.write_bytes(json.dumps(SAID).encode())
+    for content in IMPORTED:
+        path.write_bytes(content)
+        assert importing_checkpoint.read(path, size=(4, 4), config=said).family
+    for suffix, corpus in DUMPS.items():
+        for content in corpus if suffix != ".npy" else ():
+            dump = place.with_suffix(suffix)
+            dump.write_bytes(content)
+            assert set(candidate.read(dump)) == {"blocks.0.attn.q.z", "logits"}
     for content in TABLES:
         place.write_bytes(content)
         assert len(ablation_table.read_results(place)) == 1

@@ -49,7 +49,7 @@ def test_make_from_an_image_as_the_model_prepares_it(model, tmp_path) -> None:
     from refimpl.data.images import open_image
 
     result = run("golden", "make", "--model", model, "--image", SEVEN, SEVEN, "-o", tmp_path / "b")
-    assert (result.status, result.err) == (0, "")
+    assert result.status == 0
     assert re.fullmatch(r".*/b: \d+ taps, [\d,]+ bytes\n", result.out)
     made = store.read(tmp_path / "b")
     expected = classifier(model).preprocessing.apply(open_image(SEVEN))
@@ -86,6 +86,48 @@ def test_make_random_keeps_the_parameters_of_a_file(model, tmp_path) -> None:
     np.testing.assert_array_equal(made.params["head"]["weight"], params["head"]["weight"])
 
 
+def test_make_from_an_architecture_with_other_fields(tmp_path) -> None:
+    options = ("--set", "depth=1", "--set", "haar_mode=periodic", "--images", 3, "--random", 5)
+    taps = ("--taps", "*.bit", "--taps", "blocks.0.mid")
+    made = run("golden", "make", "--model", "didb_micro", *options, *taps, "-o", tmp_path / "a")
+    assert (made.status, made.err) == (0, "")
+    bundle = store.read(tmp_path / "a")
+    assert (bundle.model.config.depth, bundle.model.config.haar_mode) == (1, "periodic")
+    assert len(bundle.input) == len(bundle.output) == 3
+    assert not np.array_equal(bundle.input[0], bundle.input[2])
+    assert {n.rsplit(".")[-1] for n in bundle.entries} == {"bit", "mid", "logits"}
+    again = run("golden", "make", "--model", "didb_micro", "--random", 6, "-o", tmp_path / "a")
+    one_line(again, 2, "exists; expected a new folder")
+    options = ("--random", 6, "--taps", "io", "--force")
+    assert run("golden", "make", "--model", "react_micro", *options, "-o", tmp_path / "a") == (
+        0, f"{tmp_path / 'a'}: 1 tap, {size(tmp_path / 'a'):,} bytes\n", ""
+    )  # fmt: skip
+    assert list(store.read(tmp_path / "a").entries) == ["logits"]
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_make_warns_of_what_a_fresh_network_does_not_show(tmp_path) -> None:
+    """Kind by kind, of those that all are at their start; none where one entry has moved."""
+    import refimpl
+
+    model = refimpl.create_model("didb_micro", depth=1)
+    params = model.init(np.random.default_rng(0))
+    params["blocks"]["0"]["attn"]["q_low"]["rprelu"]["slope"][3] = 0.26
+    params["norm"]["bias"][0] = 1e-3
+    refimpl.save(tmp_path / "fresh.safetensors", model, params)
+    options = ("--model", tmp_path / "fresh.safetensors", "--random", 1, "--taps", "io")
+    made = run("golden", "make", *options, "-o", tmp_path / "a")
+    assert made.status == 0 and made.err.count("\n") == 1
+    assert "weights of norms (1), moves (0), shifts of RPReLU (0), token shifts" in made.err
+    assert "band weights (0.5), lam_s (1), lam_n (0): a bundle cannot show whether" in made.err
+    assert "slopes" not in made.err and "biases" not in made.err
+    options = ("--model", "didb_micro_mnist", "--random", 1, "--taps", "io")
+    assert run("golden", "make", *options, "-o", tmp_path / "b").err == ""
+
+
 def test_make_tie_free_says_how_long_it_searched(tmp_path) -> None:
     small = golden_bundles.bundle()
     files.save(tmp_path / "small.safetensors", small.model, small.params)
@@ -117,6 +159,12 @@ def test_make_adversarial(tmp_path) -> None:
         (("--image", SEVEN), "--model is missing"),
         (("--adversarial", "--random", 1, "--model", "react_micro"), "expected --random and no"),
         (("--adversarial", "--image", SEVEN), "expected --random and no --model"),
+        (("--adversarial", "--random", 1, "--images", 2), "expected --random and no --model"),
+        (("--adversarial", "--random", 1, "--set", "depth=1"), "expected --random and no --model"),
+        (("--model", "didb_micro_mnist", "--image", SEVEN, "--images", 2), "expected --random"),
+        (("--model", "didb_micro_mnist", "--random", 1, "--set", "depth=1"), "an architecture"),
+        (("--model", "react_micro", "--random", 1, "--set", "dept=1"), "dept"),
+        (("--model", "react_micro", "--random", 1, "--taps", "bloc"), "did you mean 'block'?"),
         (("--model", "didb_micro_mnist", "--image", "none.png"), "none.png"),
         (("--model", "didb_micro_mnist", "--image", __file__), "not an image"),
     ],
@@ -142,7 +190,8 @@ def test_make_overwrites_nothing(tmp_path) -> None:
         ("make", "--model", "react_micro", "--random", "1", "--image", "x", "-o", "x"),
         ("make", "--random", "-1", "-o", "x"),
         ("make", "--random", "1", "--tie-free", "--adversarial", "-o", "x"),
-        ("make", "--random", "1", "--taps", "some", "-o", "x"),
+        ("make", "--random", "1", "--images", "0", "-o", "x"),
+        ("make", "--random", "1", "--set", "depth", "-o", "x"),
         ("compare", "small_tie_free"),
         ("compare", "small_tie_free", "x", "--mode", "loose"),
         ("inspect",),
@@ -265,7 +314,7 @@ def test_compare_writes_every_kind_of_report(tmp_path) -> None:
     assert "Heat map" in page
     one_line(
         run("golden", "compare", BUNDLE, port, "--html", tmp_path / "no" / "f")._replace(out=""),
-        2, "No such file",
+        2, "no such folder",
     )  # fmt: skip
 
 
@@ -293,13 +342,26 @@ def test_reports_overwrite_nothing_that_is_read_nor_one_another(tmp_path) -> Non
     options = (BUNDLE, port, "--map", names, "--unit-roundoff", units)
     for kind in ("--html", "--junit"):
         for output in (tap, link, names, units, BUNDLE / "manifest.json", port):
-            one_line(run("golden", "compare", *options, kind, output), 2, kind, "another file")
+            result = run("golden", "compare", *options, kind, output, "--force")
+            one_line(result, 2, str(output), "expected a")
     both = ("--html", tmp_path / "x", "--junit", tmp_path / "." / "x")
-    one_line(run("golden", "compare", *options, *both), 2, "is what --junit writes", "another file")
+    one_line(run("golden", "compare", *options, *both), 2, "is named for two outputs")
     assert {path: path.read_bytes() for path in before} == before
     assert not (tmp_path / "x").exists()
     new = port / "report.html"  # beside the taps, where nothing is
     assert run("golden", "compare", *options, "--html", new).status == 0 and new.exists()
+
+
+@pytest.mark.parametrize("kind", ["--html", "--junit"])
+def test_a_report_that_is_there_is_overwritten_by_who_asks_for_it(tmp_path, kind) -> None:
+    mine, options = tmp_path / "mine", ("golden", "compare", BUNDLE, BUNDLE)
+    mine.write_text("mine")
+    one_line(run(*options, kind, mine), 2, f"{mine}: exists")
+    assert mine.read_text() == "mine"
+    assert run(*options, kind, mine, "--force").status == 0
+    assert mine.read_text() != "mine"
+    result = run(*options, kind, "/dev/null")
+    assert result.status == 0 and not Path("/dev/null").is_file()
 
 
 def test_compare_with_names_of_its_own(tmp_path) -> None:

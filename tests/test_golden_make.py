@@ -174,7 +174,7 @@ def test_bundles_in_git_recompute(name):
     assert found.passed and not found.missing
     assert [v.name for v in found.verdicts] == list(bundle.entries)
     exact = [v for v in found.verdicts if v.kind != "real"]
-    assert len(exact) > 20
+    assert len(exact) > 20 or bundle.model.config.block == "real"
     if bundle.manifest["kind"] == "tie-free":
         assert {v.verdict for v in exact} == {"EXACT"}
 
@@ -194,14 +194,17 @@ def test_the_tie_free_bundle_is_written_again_with_equal_bits(tmp_path):
 def test_kinds_of_the_bundles_in_git():
     found = {name: read(FOLDER / name) for name in BUNDLES}
     assert [found[name].manifest["kind"] for name in BUNDLES] == [
-        "tie-free", "adversarial", "ordinary", "ordinary",
+        "tie-free", "adversarial", *["ordinary"] * 7,
     ]  # fmt: skip
-    assert [found[name].manifest["taps"] for name in BUNDLES] == ["all", "all", "block", "block"]
+    presets = {name: found[name].manifest["taps"] for name in BUNDLES}
+    for name in ("small_tie_free", "small_adversarial", "small_batch", "small_deit"):
+        assert presets[name] == "all"
+    assert presets["didb_micro_mnist"] == presets["react_micro"] == "block"
     tie_free = found["small_tie_free"]
     assert {e.ties for e in tie_free.entries.values() if e.kind == "bit"} == {0}
     assert tie_free.manifest["search"]["attempts"] >= 1
     assert sum(e.ties or 0 for e in found["small_adversarial"].entries.values()) > 500
-    for name in ("small_tie_free", "small_adversarial"):
+    for name in ("small_tie_free", "small_adversarial", "small_batch", "small_swin", "small_deit"):
         assert "grads/input" in found[name].entries
     assert found["didb_micro_mnist"].output.argmax() == 7
 
@@ -218,7 +221,8 @@ def test_sizes_of_the_small_network_differ():
 
 def test_bundles_in_git_are_small():
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 6e6
+    on_disk = sum(-(-path.stat().st_size // 4096) * 4096 for path in files)
+    assert on_disk < 14e6
     assert not [
         path for path in files if path.suffix not in (".npy", ".csv", ".json", ".safetensors")
     ]

@@ -220,11 +220,51 @@ def test_a_folder_that_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize("option, value", [
-    ("taps", "some"), ("dtype", "float16"), ("kind", "nice"), ("dtype", np.float32),
+    ("dtype", "float16"), ("kind", "nice"), ("dtype", np.float32),
 ])  # fmt: skip
 def test_unknown_options(tmp_path, option, value):
     with pytest.raises(ConfigError, match=f"golden make: {option} is .*; expected one of"):
         golden_networks.bundle(tmp_path / "b", NETWORK, **{option: value})
+
+
+def test_taps_by_patterns(tmp_path):
+    """Those that fit any, in order of computation; the logits and their gradient always."""
+    made = golden_networks.bundle(tmp_path / "a", NETWORK, taps=["*.mid", "*.mlp.*.int", "g*.mid"])
+    assert list(made.entries) == [
+        "blocks.0.mid", "blocks.0.mlp.up.int", "blocks.0.mlp.down.int", "logits",
+        "grads/logits", "grads/blocks.0.mid",
+    ]  # fmt: skip
+    stored = {"blocks.0.mid", "blocks.0.mlp.up.int", "blocks.0.mlp.down.int"}
+    assert set(made.entries["logits"].inputs) == stored
+    assert made.manifest["taps"] == ["*.mid", "*.mlp.*.int", "g*.mid"]
+    with_preset = golden_networks.bundle(tmp_path / "b", NETWORK, taps=["io", "*.mid"], grads=False)
+    assert list(with_preset.entries) == ["blocks.0.mid", "logits"]
+    one = golden_networks.bundle(tmp_path / "c", NETWORK, taps=["io"], grads=False)
+    assert one.manifest["taps"] == "io"
+
+
+@pytest.mark.parametrize("taps, grads, words", [
+    ("some", True, "'some' fits no tap of the model; expected all, block, io or a pattern"),
+    ("blok", True, "did you mean 'block'?"),
+    ("grads/*", False, "'grads/.' fits gradients alone; expected --grads, too"),
+    (["io", "blocks.7.*"], True, "'blocks.7..' fits no tap"),
+])  # fmt: skip
+def test_a_pattern_that_fits_nothing(tmp_path, taps, grads, words):
+    with pytest.raises(ConfigError, match=words):
+        golden_networks.bundle(tmp_path / "b", NETWORK, taps=taps, grads=grads)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_bundle_is_replaced_only_by_one(tmp_path):
+    first = golden_networks.bundle(tmp_path / "b", NETWORK, taps="io")
+    again = golden_networks.bundle(tmp_path / "b", NETWORK, taps="block", overwrite=True)
+    assert len(again.entries) > len(first.entries)
+    assert os.listdir(tmp_path) == ["b"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "words").write_text("kept")
+    with pytest.raises(GoldenFileError, match="mine: holds no manifest.json; expected a folder"):
+        golden_networks.bundle(tmp_path / "mine", NETWORK, overwrite=True)
+    assert (tmp_path / "mine" / "words").read_text() == "kept"
 
 
 def test_images_that_do_not_fit(tmp_path):
@@ -396,7 +436,8 @@ def test_an_index_that_is_none(path, data):
     ("format_version", "3", "format_version '3'; expected '1' or '2'"),
     ("format_version", 1, "format_version 1; expected '1' or '2'"),
     ("dtype", "float16", "dtype 'float16'; expected 'float64' or 'float32'"),
-    ("taps", ["all"], "taps ['all']"),
+    ("taps", "some", "taps 'some'; expected 'all' or 'block' or 'io', or a list of patterns"),
+    ("taps", ["*", 3], "taps ['*', 3]"),
     ("free_margin", -1, "free_margin -1"),
     ("free_margin", True, "free_margin True"),
     ("sha256", None, "sha256 is missing"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
 import weakref
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 
 from refimpl import ops
+from refimpl.conventions import RefimplError
 from refimpl.models import binary, interpreter
 from refimpl.models.nodes import INPUT, Network
 from tests import networks, strategies
@@ -209,3 +211,50 @@ def test_backward_leaves_its_cache_and_what_it_was_given(config, seed):
     first, second = (network.model.backward(network.dlogits, cache) for _ in range(2))
     for a, b in zip(networks.arrays(first), networks.arrays(second), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+# What cannot be walked
+
+
+def refused(action: Callable[[], object]) -> str:
+    """What the error says; nothing where there is none."""
+    try:
+        action()
+    except RefimplError as error:
+        return str(error)
+    return ""
+
+
+def test_a_value_or_parameter_that_nobody_reads_is_refused():
+    """It would have no gradient."""
+    listed = binary.network(BRANCHED["didb"])
+    last = len(listed.nodes) - 1
+    unread = listed.nodes[last].inputs[0]
+    bands = next(node for node in listed.nodes if node.op == "bands")
+    lost = listed.nodes[last]._replace(inputs=(INPUT,))
+    for node, at in ((lost, last), (bands, listed.maker[bands.name])):
+        nodes = list(listed.nodes)
+        nodes[at] = node._replace(outputs=(*node.outputs, "more")) if node is bands else node
+        name = "more" if node is bands else unread
+        said = refused(lambda nodes=tuple(nodes): dataclasses.replace(listed, nodes=nodes))
+        assert said == f"{name}: no operation reads it; expected one that does"
+    extra = {**listed.parameters, "extra": next(iter(listed.parameters.values()))}
+    said = refused(lambda: dataclasses.replace(listed, parameters=extra))
+    assert said == "extra: no operation reads it; expected one that does"
+
+
+@pytest.mark.parametrize("name", ["too few", "too many"])
+def test_one_gradient_comes_back_for_each_argument(name):
+    network = networks.make(BRANCHED["react"], 0)
+    _, cache = network.model.forward(network.params, network.images)
+
+    def backward(dy, cache):
+        found = ops.layer_norm.backward(dy, cache)
+        return found[:-1] if name == "too few" else (*found, dy)
+
+    wrong = SimpleNamespace(forward=None, backward=backward)
+    names = [op for op in ops.__all__ if op != "layer_norm"]
+    backend = SimpleNamespace(layer_norm=wrong, **{op: getattr(ops, op) for op in names})
+    count = {"too few": 2, "too many": 4}[name]
+    said = refused(lambda: interpreter.backward(network.dlogits, cache._replace(backend=backend)))
+    assert said.endswith(f"norm.bias: found {count} gradients; expected 3")

@@ -116,7 +116,10 @@ def test_finite(bad):
         assert not tiles.finite(x.reshape(-1), 0, LANES, 21, move, 0)
 
 
-@given(seeds, st.sampled_from(((16, 16), (7, 33), (33, 7), (64, 128), (130, 65), (40, 20))))
+SIZES = (16, 16), (7, 33), (33, 7), (64, 128), (33, 132), (130, 65), (40, 20)
+
+
+@given(seeds, st.sampled_from(SIZES))
 def test_a_projection(seed, sizes):
     """[SPEC 5] from packed signs to RPReLU's output, in both kernels that end it."""
     (inputs, outputs), rng = sizes, np.random.default_rng(seed)
@@ -153,12 +156,33 @@ def test_a_projection(seed, sizes):
         out = np.empty(outputs * LANES, F32)
         tiles.finish(linear, norm, outputs, *rest, out, 0, LANES)
         np.testing.assert_allclose(out.reshape(-1, LANES), expected, **tolerance)
+        alpha, beta = tokens[1] + LANES, 0  # whatever stands there
+        for kept in (False, True):
+            y, stream = np.zeros_like(out), np.full(3 + outputs * LANES, F32(2))
+            finish = linear, norm, outputs, x.reshape(-1), inputs, floats, at, *tokens
+            tiles.finish_onto(*finish, kept, y, stream, 3, alpha, beta)
+            np.testing.assert_array_equal(y, out if kept else 0)
+            scaled = out.reshape(-1, LANES) * np.float64(move[:, None]) + scale[:, None]
+            scaled = 2 + scaled.astype(F32)
+            np.testing.assert_allclose(stream[3:].reshape(-1, LANES), scaled, rtol=1e-6, atol=1e-6)
     if outputs >= inputs:
-        words, product = np.empty(-(-outputs // 32) * LANES, np.uint32), linear.copy()
-        tiles.finish_signs(linear, norm, outputs, *rest, tokens[1] + LANES, words)
+        product = linear.copy()
+        for kept in (False, True):
+            words, means = np.empty(-(-outputs // 32) * LANES, np.uint32), np.empty_like(linear)
+            args = *rest, tokens[1] + LANES, words, kept, means
+            tiles.finish_signs(linear, norm, outputs, *args)
+            if not kept:
+                np.testing.assert_array_equal(linear, product)
+                early = words, means
         found = linear.reshape(-1, LANES)
         np.testing.assert_allclose(found, expected, **tolerance)
         np.testing.assert_array_equal(words, packed((found + move[:, None]).T))
+        np.testing.assert_array_equal(words, early[0])
+        if outputs == 4 * inputs:
+            fours = [found[i::4] for i in range(4)]  # of four channels, from left to right
+            mean = (((fours[0] + fours[1]) + fours[2]) + fours[3]) * F32(0.25)
+            for made in (early[1], means):
+                np.testing.assert_array_equal(made.reshape(-1, LANES)[:inputs], mean)
     if outputs == inputs:
         assert_heads(product, norm, x, floats, at, tokens, found, move)
 
@@ -175,9 +199,10 @@ def assert_heads(product, norm, x, floats, at, tokens, expected, move) -> None:
             linear, words = product.copy(), np.zeros(7 + heads * step, np.uint32)
             tiles.finish_heads(
                 linear, norm, heads, head_dim, x.reshape(-1), 0, LANES, floats, at, *tokens,
-                tokens[1] + LANES, words, 7, step, total, 5, first,
+                tokens[1] + LANES, words, 7, step, first, total, 5, first,
             )  # fmt: skip
-            np.testing.assert_array_equal(linear.reshape(-1, LANES), expected)
+            kept = expected.reshape(-1) if first else product
+            np.testing.assert_array_equal(linear, kept)
             z = (expected + move[:, None]).reshape(heads, head_dim, LANES)
             for head in range(heads):
                 found = words[7 + head * step : 4 + (head + 1) * step]
@@ -240,11 +265,9 @@ def test_patches(first, size, grid):
     expected = np.zeros((3 * LANES, channels * size**2), F32)
     expected[first : first + height * width] = blocks.reshape(height * width, -1)
     out = np.full((3, channels * size**2, LANES), F32(np.nan))
+    corners = dense.corners(grid, first, 3 * LANES, size)
     for t in range(3):
-        dense.patches(
-            image, first, t * LANES, size, width, np.empty(LANES, np.int32),
-            out.reshape(-1), t * out[0].size,
-        )  # fmt: skip
+        dense.patches(image, corners, t * LANES, size, out.reshape(-1), t * out[0].size)
     np.testing.assert_array_equal(out.swapaxes(1, 2).reshape(3 * LANES, -1), expected)
 
 

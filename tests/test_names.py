@@ -6,16 +6,21 @@ every value and parameter of the list gets another name, and nothing else change
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from refimpl import engine
+from refimpl import engine, golden
 from refimpl.conventions import ShapeError
+from refimpl.engine import plan, run
+from refimpl.engine.taps import Listener
+from refimpl.golden import bounds
 from refimpl.kernels import backend
-from refimpl.models import files, flatten, packing, unflatten
+from refimpl.models import files, flatten, nodes, packing, structure, unflatten
 from refimpl.models import params as parameters
 from refimpl.training import optimizers
 from refimpl.training.batches import Objective, batch_gradients
@@ -227,6 +232,72 @@ def test_start_decay_and_rates_go_by_no_name(config, seed):
     assert found.shares == {called(path): share for path, share in expected.shares.items()}
     assert found.decay == {called(path): decay for path, decay in expected.decay.items()}
     assert parameters.check(theirs, flatten(other.params)) == network.images.dtype
+
+
+def in_memory(network: networks.Network) -> golden.Bundle:
+    """A bundle of forward and backward that stores no tap: all of them are recomputed."""
+    manifest = {"free_margin": bounds.FREE_MARGIN}
+    model, params, images = network.model, network.params, network.images
+    made = golden.Bundle(Path("bundle"), manifest, {}, model, params, images, np.zeros(0))
+    vars(made)["reference"] = bounds.reference(model, params, images, network.dlogits)
+    return made
+
+
+@settings(max_examples=5)
+@given(ANY, strategies.seeds())
+def test_verdicts_and_bounds_go_by_no_name(config, seed):
+    """Of a candidate that rounds to float32 and has one whole number too many."""
+    network = networks.make(config, seed, batch=1)
+    other, new = networks.renamed(network, seed)
+    rounded, candidate = networks.as_type(network, np.float32), {}
+    rounded.run(tap=lambda name, value, *_: candidate.update({name: np.array(value)}))
+    whole = next((name for name, value in candidate.items() if value.dtype == np.int32), None)
+    if whole is not None:
+        candidate[whole].flat[0] += 2
+    renamed = {new(name): value for name, value in candidate.items()}
+    for mode in ("free", "replay"):
+        ours = golden.compare(in_memory(network), candidate, mode=mode).verdicts
+        theirs = golden.compare(in_memory(other), renamed, mode=mode).verdicts
+        assert len(ours) == len(candidate)
+        for a, b in zip(ours, theirs, strict=True):
+            assert b.name == new(a.name)
+            counts = [(v.verdict, v.differing, v.ties, v.near, v.hard, v.worst_ulp) for v in (a, b)]
+            assert counts[0] == counts[1], a.name
+            for field in ("tolerance", "expected", "z"):
+                np.testing.assert_array_equal(getattr(b, field), getattr(a, field), err_msg=a.name)
+        assert whole is None or any(v.verdict == "FAIL" for v in ours)
+
+
+def engine_taps(listed: nodes.Network, arrays, image: np.ndarray) -> dict[str, np.ndarray]:
+    """Every tap of the engine for one image, and the logits."""
+    found = structure.find(listed)
+    built = plan.build(found, arrays)
+    listener = Listener(found, built, arrays)
+    logits = np.zeros(math.prod(listed.shapes[listed.output]), np.float32)
+    assert run.forward(listener, built, plan.work(built), image, logits) == run.FINE
+    return {**listener.taps(), listed.output: logits}
+
+
+ENGINE = {"block": "binary", "binarize": "full"}
+
+
+@settings(max_examples=8)
+@given(networks.configs(**ENGINE) | networks.pyramids(**ENGINE), strategies.seeds())
+def test_the_engine_goes_by_no_name(config, seed):
+    network = networks.make(config, seed, np.float32, batch=1)
+    other, new = networks.renamed(network, seed)
+    ours, theirs = network.model.network, other.model.network
+    arrays = packing.pack(config, network.params)
+    called = [
+        dict(zip(packing.stored(p), packing.stored(theirs.parameters[q]), strict=True))
+        for path, p in ours.parameters.items()
+        for q in [new(f"grads/param.{path}").removeprefix("grads/param.")]
+    ]
+    called = {old: name for names in called for old, name in names.items()}
+    renamed = {called[name]: array for name, array in arrays.items()}
+    expected = engine_taps(ours, arrays, network.images[0])
+    found = engine_taps(theirs, renamed, network.images[0])
+    assert_same(found, {new(name): value for name, value in expected.items()})
 
 
 def test_renaming_hits_every_name():

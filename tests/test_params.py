@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import refimpl
-from refimpl.conventions import DtypeError
+from refimpl.conventions import DtypeError, ShapeError
 from refimpl.models import create_model, flatten, unflatten
 from refimpl.models.binary import network as listed
 from refimpl.models.params import decayed, shapes
@@ -40,6 +40,10 @@ def test_dotted_names():
     assert flatten(tree) == flat and unflatten(flat) == tree
     assert flatten(tree)["norm"] is c
     assert flatten({}) == {} == unflatten({})
+    twice = {"norm.weight": a, "norm": {"weight": b}}
+    for tree in (twice, dict(reversed(twice.items()))):
+        with pytest.raises(ShapeError, match=r"^norm\.weight: given twice; expected one value"):
+            flatten(tree)
     assert (refimpl.flatten, refimpl.unflatten) == (flatten, unflatten)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import itertools
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +18,10 @@ import refimpl
 from refimpl.classifiers import Classifier
 from refimpl.report import image
 from tests import networks
+from tests.browsers import emulate, press
 from tests.command_line import SEVEN, run
 from tests.test_report_image import CONFIGS, HOSTILE, asker, data_of, photo, taps_of
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # A grid whose sides differ, several heads, no width that is a multiple of 8.
 DIDB = networks.small(image_size=(6, 10), dim=15, heads=3, **networks.DIDB)
 REACT = networks.small(pool="mean", layer_scale=True)
@@ -36,37 +33,6 @@ PAGES = {
     "hostile": asker(DIDB, [f"{HOSTILE}{i}" for i in range(DIDB.num_classes)]),
     "one patch": asker(networks.small(image_size=(2, 2), **networks.DIDB)),
 }
-
-
-def _missing() -> str | None:
-    if importlib.util.find_spec("selenium") is None:
-        return 'selenium is not installed; pip install -e ".[test]" brings it'
-    if not any(map(shutil.which, BROWSERS)):
-        return f"found no browser, looked for {', '.join(BROWSERS)}"
-    if not shutil.which("chromedriver"):
-        return "found no chromedriver"
-    return None
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium; with REFIMPL_REQUIRE_BROWSER=1, as in CI, its absence is a failure."""
-    if missing := _missing():
-        if os.environ.get("REFIMPL_REQUIRE_BROWSER") == "1":
-            pytest.fail(missing)
-        pytest.skip(missing)
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = next(filter(None, map(shutil.which, BROWSERS)))
-    # a container may run tests as root and has little shared memory
-    for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu"):
-        options.add_argument(f"--{argument}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    driver = webdriver.Chrome(options, service)
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +78,6 @@ def show(browser, folder):
     return show
 
 
-def emulate(driver: Any, scheme: str) -> None:
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-
-
 def wait(driver: Any) -> None:
     """Until the first token is chosen and drawn."""
     from selenium.webdriver.support.wait import WebDriverWait
@@ -130,13 +91,6 @@ def chosen(driver: Any) -> str:
 
 def cells(driver: Any) -> list:
     return driver.find_elements("css selector", "[role=gridcell]")
-
-
-def press(driver: Any, *keys: str) -> None:
-    from selenium.webdriver import ActionChains, Keys
-
-    for key in keys:
-        ActionChains(driver).send_keys(getattr(Keys, key)).perform()
 
 
 def pictures(driver: Any, draw: str) -> list[str]:

@@ -14,7 +14,6 @@ import refimpl
 from refimpl import ops
 from refimpl.conventions import ConfigError
 from refimpl.models import architectures, binary, files, listing, packing, summary
-from refimpl.models.nodes import block_of
 from tests import networks
 from tests.command_line import assert_one_line, run
 
@@ -259,7 +258,7 @@ def test_every_node_has_a_line(name):
         known.update(entry["outputs"])
     blocks = architectures.named(name).num_blocks
     count = sum(len(listing.entries(network, block)) for block in range(blocks))
-    assert count == sum(block_of(node.layer) is not None for node in network.nodes)
+    assert count == sum(node.block is not None for node in network.nodes)
     with pytest.raises(ConfigError, match=f"block is {blocks}; .* from 0 to {blocks - 1}$"):
         next(listing.lines(network, blocks))
 

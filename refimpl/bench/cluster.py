@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from distributed import Client
-from numba import config
 from PIL import Image
 
 import refimpl
@@ -41,9 +40,9 @@ class Row(NamedTuple):
     threads: int  # of the process, or workers with one
     images_per_second: float  # median of the rounds, without `fixed_ms`
     fixed_ms: float  # of a call, whatever the images; median
-    of_one_process: float | None  # its images a second divided by the process's; None: it itself
+    of_one_process: float | None  # its images a second by the process's; median. None: it itself
     cpu_ms: float  # processor time an image, of all processes together; median
-    cpu_of_one_process: float | None  # the process's divided by it
+    cpu_of_one_process: float | None  # the process's divided by it; median
 
 
 class Spent(NamedTuple):
@@ -72,7 +71,7 @@ class Limits(NamedTuple):
 def run(
     model: str,
     *,
-    images: int = 2000,
+    images: int = 10_000,
     rounds: int = 5,
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[list[Row], Limits]:
@@ -83,14 +82,14 @@ def run(
     """
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        classifier = refimpl.classifier(model)
-        _write(folder, classifier, images)
+        _write(folder, refimpl.classifier(model), images)
         clients = {
             n: stack.enter_context(cluster.connected(f"{cluster.connection.LOCAL}:{n}"))
             for n in WORKERS
         }
+        backend = cluster.evaluate(clients[1], model, folder).choice.backend
         ways = {
-            **{(PROCESS, n): _process(classifier, folder, n) for n in WORKERS},
+            **{(PROCESS, n): _process(model, backend, folder, n) for n in WORKERS},
             **{(CLUSTER, n): _cluster(clients[n], model, folder) for n in WORKERS},
         }
         times: Times = {way: [] for way in ways}
@@ -116,19 +115,17 @@ def _write(folder: Path, classifier: Any, count: int) -> None:
         Image.fromarray(pixels).save(folder / names[number % len(names)] / f"{number}.png")
 
 
-def _process(classifier: Any, folder: Path, threads: int) -> Evaluate:
+def _process(model: str, backend: str, folder: Path, threads: int) -> Evaluate:
     """In this process, from the names of the files to the figures."""
+    classifier = refimpl.classifier(model, backend=backend)
+    if classifier.engine is not None:
+        classifier.engine.threads = threads
 
     def evaluate(limit: int | None) -> Spent:
-        before = config.NUMBA_NUM_THREADS
-        config.NUMBA_NUM_THREADS = threads
-        try:
-            wall, cpu = time.perf_counter(), time.process_time()
-            data = datasets.load(folder, "test", classifier.preprocessing, limit=limit)
-            classifier.evaluate(data.images, data.labels, ready=True)
-            return Spent(time.perf_counter() - wall, time.process_time() - cpu)
-        finally:
-            config.NUMBA_NUM_THREADS = before
+        wall, cpu = time.perf_counter(), time.process_time()
+        data = datasets.load(folder, "test", classifier.preprocessing, limit=limit)
+        classifier.evaluate(data.images, data.labels, ready=True)
+        return Spent(time.perf_counter() - wall, time.process_time() - cpu)
 
     return evaluate
 
@@ -150,22 +147,34 @@ def _cluster(client: Client, model: str, folder: Path) -> Evaluate:
 def _row(way: Way, times: Times, images: int) -> Row:
     who, threads = way
     wall, cpu = _an_image(times[way], images)
-    beside = None if who == PROCESS else _an_image(times[PROCESS, threads], images)
+    beside = None if who == PROCESS else _of_one_process(times, threads, images)
     return Row(
         who=OURS if who == CLUSTER else who,
         threads=threads,
         images_per_second=1 / wall,
         fixed_ms=1000 * statistics.median(one.wall for one, _ in times[way]),
-        of_one_process=beside and beside.wall / wall,
+        of_one_process=beside and beside.wall,
         cpu_ms=1000 * cpu,
-        cpu_of_one_process=beside and beside.cpu / cpu,
+        cpu_of_one_process=beside and beside.cpu,
     )
 
 
+def _of_one_process(times: Times, threads: int, images: int) -> Spent:
+    """The process's seconds divided by the cluster's, medians of the rounds: what else the machine
+    does in a round is met by both.
+    """
+    process, ours = (_each_round(times[who, threads], images) for who in (PROCESS, CLUSTER))
+    return Spent(*np.median(process / ours, axis=0).tolist())
+
+
 def _an_image(times: Sequence[tuple[Spent, Spent]], images: int) -> Spent:
-    """Seconds an image, medians of the rounds; what a call with one image takes is off."""
-    rounds = [np.subtract(every, one) / (images - 1) for one, every in times]
-    return Spent(*np.median(rounds, axis=0).tolist())
+    """Seconds an image, medians of the rounds."""
+    return Spent(*np.median(_each_round(times, images), axis=0).tolist())
+
+
+def _each_round(times: Sequence[tuple[Spent, Spent]], images: int) -> np.ndarray:
+    """Seconds an image (rounds, 2); what a call with one image takes is off."""
+    return np.array([np.subtract(every, one) for one, every in times]) / (images - 1)
 
 
 def _overheads(client: Client, folder: Path) -> tuple[float, float, float]:

@@ -128,10 +128,10 @@ def _block(config: Config, stage: Stage, read: int) -> Iterator[Counted]:
     yield _product((keys_and_values + read * (bands + 1)) * C, C)
     yield _product(read * hidden, C)
     yield _product(read * C, hidden)
-    yield Counted("norm and RPReLU", (tiles + read) * bands * C, 11, 5 * VECTOR)  # q, k: sign, sum
+    yield Counted("norm and RPReLU", (tiles + read) * bands * C, 11, 4 * VECTOR)  # q, k: sign, sum
     yield Counted("norm and RPReLU", tiles * C, 8, 3 * VECTOR)  # values
-    yield Counted("norm and RPReLU", read * hidden, 10, 3 * VECTOR)
-    yield Counted("norm and RPReLU", 2 * read * C, 10, 5 * VECTOR)  # with the residual addition
+    yield Counted("norm and RPReLU", read * hidden, 11, 2.25 * VECTOR)  # sign, means of four
+    yield Counted("norm and RPReLU", 2 * read * C, 10, 4 * VECTOR)  # with the residual addition
     yield Counted("norm and RPReLU", read * C, 9, 4 * VECTOR)  # what attention gathers
     yield Counted("values", tiles * C, 2, VECTOR)
     words = -(-config.head_dim // WORD)

@@ -97,7 +97,7 @@ def add(verbs: Verbs) -> None:
         help=f"a classifier: a shipped name or a file (default {DEFAULT_MODEL})",
     )  # fmt: skip
     added.add_argument(
-        "--images", type=positive, default=2000, metavar="N", help="(default 2000)"
+        "--images", type=positive, default=10_000, metavar="N", help="(default 10000)"
     )
     _add_common(added, rounds=5, threads=False)
 

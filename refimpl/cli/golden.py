@@ -11,8 +11,9 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from refimpl.cli.options import FILES, add_json, not_negative, positive
-from refimpl.cli.output import complain, print_json, print_table
+from refimpl.cli import outputs
+from refimpl.cli.options import FILES, add_fields, add_json, not_negative, positive
+from refimpl.cli.output import complain, print_json, print_table, warn
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import ConfigError, GoldenFileError
 from refimpl.disk import write_atomically
@@ -29,6 +30,7 @@ def add(verbs: Verbs) -> None:
     _add_inspect(group)
     _add_compare(group)
     _add_diff(group)
+    _add_vectors(group)
     added = group(
         selfcheck,
         "recompute a bundle from its own weights and input",
@@ -45,6 +47,8 @@ def _add_make(group: Verbs) -> None:
         "refimpl golden make --model didb_micro_mnist --image seven.png -o seven",
         "refimpl golden make --model react_micro --random 1 --grads -o random",
         "refimpl golden make --random 0 --adversarial --grads -o hard",
+        "refimpl golden make --model didb_micro --set depth=1 --set haar_mode=periodic --random 1 "
+        "--images 3 --taps '*.bit' --taps '*.int' -o bits",
     )
     added.add_argument(
         "--model", metavar="NAME|FILE",
@@ -60,11 +64,17 @@ def _add_make(group: Verbs) -> None:
         help="draw the input, and the parameters of an untrained model",
     )  # fmt: skip
     added.add_argument(
+        "--images", type=positive, metavar="N", help="images to draw, with --random (default 1)"
+    )
+    add_fields(added)
+    added.add_argument(
         "-o", "--output", required=True, type=Path, metavar="DIR", help="the new folder"
     ).complete = FILES
+    _add_force(added)
     added.add_argument(
-        "--taps", choices=("all", "block", "io"), default="all",
-        help="all values; those between blocks and all bits; input and logits (default all)",
+        "--taps", action="append", metavar="GLOB",
+        help="all: every value; block: those between blocks and all bits; io: input and logits; or "
+        "a pattern of names such as 'blocks.0.*'; repeatable (default all)",
     )  # fmt: skip
     added.add_argument("--grads", action="store_true", help="those of one backward, too")
     added.add_argument(
@@ -81,15 +91,28 @@ def _add_make(group: Verbs) -> None:
     )  # fmt: skip
 
 
+def _add_force(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--force", action="store_true",
+        help="replace a folder that this verb has written (default: refuse)",
+    )  # fmt: skip
+
+
 def _add_inspect(group: Verbs) -> None:
     added = group(
         inspect,
         "show what a bundle holds: conventions, ties, and the values of a tap",
         "refimpl golden inspect small_tie_free",
         "refimpl golden inspect small_tie_free blocks.0.mlp.up.bit",
+        "refimpl golden inspect small_wide --power",
     )
     _add_bundle(added)
-    added.add_argument("tap", nargs="?", metavar="TAP", help="the name of one tap")
+    what = added.add_mutually_exclusive_group()
+    what.add_argument("tap", nargs="?", metavar="TAP", help="the name of one tap")
+    what.add_argument(
+        "--power", action="store_true",
+        help="make every known mistake of a port, and say which this bundle cannot show, and why",
+    )  # fmt: skip
     add_json(added)
 
 
@@ -126,9 +149,7 @@ def _add_compare(group: Verbs) -> None:
         ("junit", "the verdicts as JUnit's XML, for a build server"),
         ("html", "a page with pictures of the first divergence"),
     ):
-        added.add_argument(
-            f"--{kind}", type=Path, metavar="FILE", help=f"write {text}"
-        ).complete = FILES
+        outputs.add(added, f"--{kind}", help=f"write {text}")
 
 
 def _add_diff(group: Verbs) -> None:
@@ -145,6 +166,27 @@ def _add_diff(group: Verbs) -> None:
         "--count", type=positive, default=10, metavar="N", help="elements at most (default 10)"
     )
     add_json(added)
+
+
+def _add_vectors(group: Verbs) -> None:
+    added = group(
+        vectors,
+        "write vectors of one operation: inputs, outputs, gradients and bounds, hard values too",
+        "refimpl golden vectors layer_norm",
+        "refimpl golden vectors binary_linear --text -o bench/vectors",
+    )
+    added.add_argument(
+        "op", metavar="OP", help="an operation, as `refimpl show` names it, or a loss"
+    )
+    added.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER",
+        help="the new folder (default: named as the operation)",
+    ).complete = FILES  # fmt: skip
+    added.add_argument(
+        "--text", action="store_true",
+        help="beside each file its values as hex digits of their bits, and as decimals, one a line",
+    )  # fmt: skip
+    _add_force(added)
 
 
 def _add_candidate(added: argparse.ArgumentParser) -> None:
@@ -207,10 +249,15 @@ def _reads_bundles(run: Run) -> Run:
 
 
 def make(args: argparse.Namespace) -> int:
-    from refimpl.golden import search, store
+    from refimpl.golden import idle, search, store
+    from refimpl.models import flatten
 
-    store.require_free(args.output)  # before a search that may take a minute
+    store.require_free(args.output, overwrite=args.force)  # before a search that may take a minute
     model, params, images = _adversarial(args) if args.adversarial else _case(args)
+    taps = args.taps or ["all"]
+    store.require_taps(model.network, taps, args.grads)
+    if text := idle.warning(model.network, flatten(params)):
+        warn(f"{args.model}: {text}")
     kind, found = "adversarial" if args.adversarial else "ordinary", None
     seed = args.random or 0
     if args.tie_free:
@@ -222,12 +269,13 @@ def make(args: argparse.Namespace) -> int:
         model,
         params,
         images,
-        taps=args.taps,
+        taps=taps,
         grads=args.grads,
         dtype=args.dtype,
         seed=seed,
         kind=kind,
         search={"attempts": found.attempts, "seed": seed} if found else None,
+        overwrite=args.force,
     )
     files = [path for path in args.output.rglob("*") if path.is_file()]
     count, size = len(list(args.output.glob("*/*.npy"))), sum(f.stat().st_size for f in files)
@@ -238,8 +286,11 @@ def make(args: argparse.Namespace) -> int:
 def _adversarial(args: argparse.Namespace) -> Any:
     from refimpl.golden import adversarial
 
-    if args.model is not None or args.random is None:
-        raise ConfigError("--adversarial has a model of its own; expected --random and no --model")
+    if args.model is not None or args.random is None or args.set or args.images:
+        raise ConfigError(
+            "--adversarial has a model and an image of its own; expected --random and no --model, "
+            "--set or --images"
+        )
     return adversarial.case(args.random)
 
 
@@ -250,17 +301,27 @@ def _case(args: argparse.Namespace) -> Any:
     from refimpl.data.images import open_image
     from refimpl.golden import search
     from refimpl.models import architectures, create_model, files
-    from refimpl.predictors import ready
+    from refimpl.predictors import ready, require_room
 
     if args.model is None:
         raise ConfigError("--model is missing; expected a model's name or file")
+    if args.images and args.random is None:
+        raise ConfigError("--images draws images; expected --random beside it")
+    count = args.images or 1
     if args.random is not None and args.model in architectures.NAMES:
-        model = create_model(args.model)
-        return model, *search.draw(model.config, args.random)
+        model = create_model(args.model, **dict(args.set))
+        require_room(model.config, np.dtype(args.dtype))
+        return model, *search.draw(model.config, args.random, count)
     file = files.read(args.model)
+    if args.set:
+        raise ConfigError(
+            f"--set changes an architecture, and {args.model} has parameters of its own; "
+            "expected an architecture with --random"
+        )
+    preprocessing = ready(file, "numpy", None)[2]  # which knows how large images may be
+    require_room(file.model.config, np.dtype(args.dtype))
     if args.random is not None:
-        return file.model, file.params, search.draw(file.model.config, args.random)[1]
-    preprocessing = ready(file, "numpy", None)[2]
+        return file.model, file.params, search.draw(file.model.config, args.random, count)[1]
     images = [preprocessing.apply(open_image(name)) for name in args.image]
     return file.model, file.params, np.stack(images)
 
@@ -270,6 +331,15 @@ def inspect(args: argparse.Namespace) -> int:
     from refimpl.golden import census, store
 
     bundle = store.read(_find(args.bundle))
+    if args.power:
+        from refimpl.golden import power
+
+        found = power.of(bundle)
+        if args.json:
+            print_json(power.to_json(found))
+        else:
+            print(*power.lines(found, args.bundle), sep="\n")
+        return 0
     if args.tap is None:
         found = census.of_bundle(bundle)
         print_json(found) if args.json else _print_bundle(found)
@@ -323,7 +393,7 @@ def compare(args: argparse.Namespace) -> int:
     from refimpl.golden import diagnose, junit, text
     from refimpl.report import comparison as report
 
-    _require_harmless(args)
+    outputs.check(args, ("bundle", _find(args.bundle)))
     bundle, comparison = _compared(
         args,
         strict=args.strict,
@@ -379,24 +449,13 @@ def _compared(args: argparse.Namespace, **options: Any) -> Any:
     return bundle, found
 
 
-def _require_harmless(args: argparse.Namespace) -> None:
-    """ConfigError where a report would overwrite what is read, or another report."""
-    read = {"the candidate": Path(args.candidate), "the bundle": _find(args.bundle)}
-    if args.map:
-        read["the map of names"] = args.map
-    if args.unit_roundoff and args.unit_roundoff.endswith(".json"):
-        read["the file of unit roundoffs"] = Path(args.unit_roundoff)
-    for kind in ("junit", "html"):
-        output = getattr(args, kind)
-        if output is None:
-            continue
-        for what, path in read.items():
-            real, inside = output.resolve(), path.resolve()
-            if real == inside:
-                raise ConfigError(f"--{kind} {output}: is {what}; expected another file")
-            if inside in real.parents and real.exists():
-                raise ConfigError(f"--{kind} {output}: is part of {what}; expected another file")
-        read[f"what --{kind} writes"] = output
+def vectors(args: argparse.Namespace) -> int:
+    from refimpl.golden import vectors
+
+    folder = args.output or Path(args.op)
+    count = vectors.write(args.op, folder, text=args.text, overwrite=args.force)
+    print(f"{folder}: {count} files; {folder / vectors.INDEX} lists them")
+    return 0
 
 
 @_reads_bundles

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,13 @@ def cluster_client(scheduler: str) -> Iterator[Any]:
         yield client
 
 
+def add_fields(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set", type=_field, action="append", default=[], metavar="FIELD=VALUE",
+        help="another value for a field of the architecture, such as depth=2; may be repeated",
+    )  # fmt: skip
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON; fractions are 0 to 1")
 
@@ -121,6 +129,16 @@ def size(text: str) -> tuple[int, int]:
         return positive(height), positive(width if times else height)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 56 or 56x84") from None
+
+
+def _field(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
+    try:
+        return name, json.loads(value)
+    except ValueError:  # a word needs no quotes
+        return name, value
 
 
 def positive(text: str) -> int:

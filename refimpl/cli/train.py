@@ -13,6 +13,7 @@ from refimpl.cli import outputs
 from refimpl.cli.options import (
     FILES,
     add_data,
+    add_fields,
     add_training_backend,
     load_data,
     not_negative,
@@ -20,7 +21,7 @@ from refimpl.cli.options import (
 )
 from refimpl.cli.output import progress_bar
 from refimpl.cli.verbs import Verbs
-from refimpl.conventions import DataError
+from refimpl.conventions import ConfigError, DataError
 
 # Field of the recipe -> (type, help). What is not given keeps the recipe's own value.
 RECIPE_OPTIONS = {
@@ -52,21 +53,24 @@ def add(verbs: Verbs) -> None:
         "refimpl train --data scenes --model segmenter_didb_micro -o seen.safetensors",
         "refimpl train --data mnist --model didb_micro --set depth=2 --recipe recipe.toml "
         "--curves csv -o small.safetensors",
+        "refimpl train --data imagenet --init didb_cifar10 --epochs 3 -o fine.safetensors",
     )
     add_data(added)
-    added.add_argument(
-        "--model", required=True, metavar="NAME",
-        help="an architecture; `refimpl models` lists them",
-    )  # fmt: skip
+    start = added.add_mutually_exclusive_group(required=True)
+    start.add_argument(
+        "--model", metavar="NAME", help="an architecture; `refimpl models` lists them"
+    )
+    start.add_argument(
+        "--init", metavar="NAME|FILE",
+        help="go on from a trained model, with its preprocessing; where its classes are not those "
+        "of the data, with a new head",
+    ).complete = FILES  # fmt: skip
     outputs.add(
         added, "-o", "--output", required=True,
         help="the .safetensors file to write; its card, a .json file, goes beside it",
     )  # fmt: skip
     added.set_defaults(beside=_beside)
-    added.add_argument(
-        "--set", type=_field, action="append", default=[], metavar="FIELD=VALUE",
-        help="another value for a field of the architecture, such as depth=2; may be repeated",
-    )  # fmt: skip
+    add_fields(added)
     added.add_argument(
         "--validation", type=not_negative, default=0, metavar="N",
         help="hold out N training images, drawn by the seed, and report the accuracy on them, and "
@@ -97,14 +101,18 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import numpy as np
+
     from refimpl import training
     from refimpl.data.preprocessing import Preprocessing
     from refimpl.models import files
-    from refimpl.training import journal
+    from refimpl.predictors import require_room
+    from refimpl.training import journal, starts
 
     recipe = _recipe(args)
     if recipe.teacher is not None:
         outputs.check(args, ("teacher", files.find(recipe.teacher)))
+    model, params = _start(args)
     # before data are read, which may take a minute
     journal.require_free(
         args.output, args.curves is not None, resume=args.resume, overwrite=args.force
@@ -113,24 +121,28 @@ def run(args: argparse.Namespace) -> int:
         from refimpl.report import curves
 
         curves.require_matplotlib()
-    model = refimpl.create_model(args.model, **dict(args.set))
-    plain = Preprocessing.plain(model.config.image_size, model.config.channels)
+    own = model.preprocessing
+    read = own or Preprocessing.plain(model.config.image_size, model.config.channels)
+    require_room(model.config, np.dtype(np.float32))  # before images are made so large
     # a part of them then has the size that the model reads
-    larger = tuple(round(side / recipe.crop) for side in plain.size)
-    data = load_data(args, "train", dataclasses.replace(plain, size=larger), model.config.task)
-    if len(data.class_names) != model.config.num_classes:
+    larger = tuple(round(side / recipe.crop) for side in read.size)
+    data = load_data(args, "train", dataclasses.replace(read, size=larger), model.config.task)
+    if params is not None:
+        model, params = starts.start(model, params, data.class_names, recipe.seed)
+    elif len(data.class_names) != model.config.num_classes:
         raise DataError(
             f"{args.data}: found {len(data.class_names)} classes, {args.model} has "
             f"{model.config.num_classes}: add --set num_classes={len(data.class_names)}"
         )
-    measured = _measured(plain, data.images)
+    preprocessing = own or _measured(read, data.images)
     split = training.hold_out(data.images, data.labels, args.validation, seed=recipe.seed)
     with _resumable(args.output):
         trained = training.train(
             model,
             recipe,
             *split.training,
-            preprocessing=measured.to_json(),
+            params=params,
+            preprocessing=preprocessing.to_json(),
             class_names=list(data.class_names),
             out=args.output,
             validation=split.validation,
@@ -144,6 +156,7 @@ def run(args: argparse.Namespace) -> int:
             source=(source := data.source()) and f"{source} {json.dumps(split.card)}",
             card={
                 "data": args.data.resolve().name,
+                **({"init": args.init} if args.init else {}),
                 "broken_images_left_out": len(data.broken),
                 **split.card,
             },
@@ -152,6 +165,17 @@ def run(args: argparse.Namespace) -> int:
         curves.draw(trained.history, args.output.with_suffix(".png"))
     print(args.output)
     return 0
+
+
+def _start(args: argparse.Namespace) -> tuple[Any, Any]:
+    """The architecture and None, or the trained model and its parameters."""
+    if args.init is None:
+        return refimpl.create_model(args.model, **dict(args.set)), None
+    if args.set:
+        raise ConfigError(
+            f"--set {args.set[0][0]}: found --init {args.init}, expected an architecture by --model"
+        )
+    return refimpl.load(args.init)
 
 
 def _beside(args: argparse.Namespace) -> Iterator[tuple[Path, bool]]:
@@ -185,16 +209,6 @@ def _recipe(args: argparse.Namespace) -> Any:
     given = {name: getattr(args, name) for name in RECIPE_OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(recipe, **given)
-
-
-def _field(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not (name and equals):
-        raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
-    try:
-        return name, json.loads(value)
-    except ValueError:  # a word needs no quotes
-        return name, value
 
 
 @contextlib.contextmanager

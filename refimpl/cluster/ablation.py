@@ -66,6 +66,11 @@ def ablate(
     or "held-out". rows, seeds: only these. backend: "kernels" or "numpy". threads: of a run. tell:
     called with a line whenever something is new. Errors as there, and ClusterError where a worker
     lacks something, or the scheduler is lost.
+
+    >>> ablate(None, "missing.toml", "cifar10.tar.xz", "runs")
+    Traceback (most recent call last):
+        ...
+    refimpl.conventions.ConfigError: missing.toml: cannot be read: No such file or directory
     """
     asked, folder, data = ablation.read(recipe), Path(folder), Path(data)
     results = Results(folder, asked, split)

@@ -23,7 +23,8 @@ from refimpl.data.image_folder import Progress, slices
 from refimpl.data.image_folder import Workers as Readers
 
 AHEAD = 2  # tasks a thread: while one is computed the next is there
-SECONDS = 1.0  # of a task, at the least
+SECONDS = 1.0  # of a task, at the least where many batches are left
+SMALLEST = 0.1  # seconds of a task, of those at the end, too
 SECONDS_A_THREAD = 0.015  # of a task, for each thread that the client has to keep busy
 SHARES = 4  # tasks that a thread is to have of what is left, so that all end together
 
@@ -101,7 +102,8 @@ class _Pace:
         if not self.seconds:
             return 1
         wanted = max(SECONDS, SECONDS_A_THREAD * self.threads) / self.seconds
-        return max(1, min(int(wanted), left // (SHARES * self.threads)))
+        share = max(left // (SHARES * self.threads), int(SMALLEST / self.seconds))
+        return max(1, min(int(wanted), share, left))
 
 
 def cut(listed: Listed, size: int) -> list[Batch]:

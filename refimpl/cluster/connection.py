@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster
 
 from refimpl.conventions import ClusterError, ConfigError
 from refimpl.data.image_folder import interrupts_held
+from refimpl.disk import read_text
 from refimpl.machine import cpus
 
 LOCAL = "local"
@@ -31,6 +32,10 @@ def connected(scheduler: str) -> Iterator[Client]:
     or local[:N] for N worker processes of this machine (without N one a CPU) with a thread each,
     which end with the block. Security is that of Dask's own configuration.
     ConfigError for another text, ClusterError where no scheduler answers.
+
+    >>> with connected("local:1") as client:
+    ...     client.submit(sum, [1, 2, 3]).result()
+    6
     """
     with contextlib.ExitStack() as stack:
         address = _address(scheduler) or stack.enter_context(_local(_count(scheduler)))
@@ -72,7 +77,7 @@ def _address(scheduler: str) -> str | None:
             "tcp://HOST:PORT, or local[:N]"
         )
     try:
-        address = json.loads(path.read_text(encoding="utf-8"))["address"]
+        address = json.loads(read_text(path))["address"]
     except (OSError, ValueError, KeyError, TypeError):
         address = None
     if not isinstance(address, str):
@@ -94,9 +99,11 @@ def _local(count: int) -> Iterator[str]:
     """Worker processes with a thread each, on the loopback interface; they never hear of Ctrl-C."""
     if os.name == "posix":
         resource_tracker.ensure_running()  # its start would let go of the interrupts
-    # nobody reads the profile that each worker would make of itself, every 10 ms
-    unprofiled = dask.config.set({"distributed.worker.profile.enabled": False})
-    with unprofiled, interrupts_held():  # Dask's threads inherit it, and what they start
+    # nobody reads the profile that each worker would make of itself every 10 ms, nor how late its
+    # event loop is, every 20 ms
+    settings = {"worker.profile.enabled": False, "admin.tick.interval": "1s"}
+    unwatched = dask.config.set({f"distributed.{key}": value for key, value in settings.items()})
+    with unwatched, interrupts_held():  # Dask's threads inherit it, and what they start
         cluster = LocalCluster(
             n_workers=count,
             threads_per_worker=1,

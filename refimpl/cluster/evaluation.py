@@ -39,7 +39,11 @@ def no_bar(title: str, total: int) -> Iterator[Any]:
 
 
 class Evaluated(NamedTuple):
-    """The figures, and what they are of."""
+    """Hold the figures of an evaluation, and what they are of.
+
+    >>> Evaluated(result=None, split="test", broken=(), choice=None).split
+    'test'
+    """
 
     result: Any  # an Evaluation, or a SegmentationEvaluation, as one machine has it
     split: str | None  # name of its folder; None: the data set has no splits
@@ -120,6 +124,13 @@ def evaluate(
     a title and a number of images, as `tqdm` does. The other options are those of `refimpl
     evaluate`. Errors as there, and ClusterError where a worker lacks something, or the scheduler is
     lost.
+
+    >>> from refimpl.cluster import connected
+    >>> from refimpl.data import bundled
+    >>> with connected("local:1") as client:
+    ...     digits = bundled.mnist() / "small"
+    ...     evaluate(client, "didb_micro_mnist", digits, limit=20, backend="numpy").result.count
+    20
     """
     data, path = Path(data), files.find(model)
     ours = open_model(path, backend=backend, image_size=image_size)

@@ -16,8 +16,9 @@ from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeEr
 from refimpl.engine import clock, run
 from refimpl.engine.plan import Plan, Work, build, work
 from refimpl.engine.taps import Listener
+from refimpl.kernels.compile import bound
 from refimpl.machine import cpus
-from refimpl.models import VisionTransformer, files, packing
+from refimpl.models import VisionTransformer, binary, files, packing, structure
 from refimpl.models.config import Config
 from refimpl.models.params import Params
 
@@ -26,6 +27,11 @@ def compile(model: VisionTransformer, params: Params, *, threads: int | None = N
     """Make an engine of latent parameters. ConfigError where it cannot run the network.
 
     threads: as of `Engine`.
+
+    >>> model, params = files.load("didb_micro_mnist")
+    >>> images = np.zeros((2, 1, 28, 28), np.float32)
+    >>> bool(np.allclose(compile(model, params)(images), model.predict(params, images), atol=1e-3))
+    True
     """
     _require_able(model.config)
     return Engine(model.config, packing.pack(model.config, params), threads=threads)
@@ -35,12 +41,19 @@ def load(name_or_path: str | os.PathLike, *, threads: int | None = None) -> Engi
     """Make an engine of a model's file, packed or latent, or of a shipped name.
 
     threads: as of `Engine`. Errors as `files.read`, and as `compile`.
+
+    >>> load("didb_micro_mnist", threads=1)(np.zeros((2, 1, 28, 28), np.float32)).shape
+    (2, 10)
     """
     return of_file(files.read_any(name_or_path), threads=threads)
 
 
 def of_file(file: files.ModelFile | files.PackedFile, *, threads: int | None = None) -> Engine:
-    """Make an engine of a file that is already read; see `load`."""
+    """Make an engine of a file that is already read; see `load`.
+
+    >>> of_file(files.read("didb_micro_mnist"), threads=1)
+    Engine(28 x 28 x 1 -> 10 classes, 158,904 bytes, threads=1)
+    """
     if isinstance(file, files.ModelFile):
         return compile(file.model, file.params, threads=threads)
     _require_able(file.model.config)
@@ -55,6 +68,11 @@ class Engine:
     buffers of its own. May be copied, pickled, and used on both sides of a fork.
 
     threads: how many images of a batch are computed side by side; None: one a CPU.
+
+    >>> run = load("didb_micro_mnist", threads=1)
+    >>> taps = run.taps(np.zeros((1, 1, 28, 28), np.float32))
+    >>> taps["blocks.0.attn.prob.bit"].dtype, taps["logits"].shape
+    (dtype('bool'), (1, 10))
     """
 
     def __init__(
@@ -65,10 +83,18 @@ class Engine:
         self.config = config
         self.threads = threads or cpus()
         self._arrays = arrays
-        self._plan: Plan = build(config, arrays)
+        self._shape = config.logits_shape  # of an image
+        self._network = structure.find(binary.network(config))
+        self._plan: Plan = build(self._network, arrays)
         self._own = threading.local()
         # by the process: a forked child has the object, but none of the threads
         self._pools: dict[int, ThreadPoolExecutor] = {}
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, (*self.config.image_size, self.config.channels)))
+        held = sum(array.nbytes for array in self._arrays.values())
+        classes = self.config.num_classes
+        return f"Engine({size} -> {classes} classes, {held:,} bytes, threads={self.threads})"
 
     def __reduce__(self) -> tuple:
         """What a copy is made of: plan, buffers and threads are its own."""
@@ -77,9 +103,9 @@ class Engine:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """ShapeError, DtypeError, and NonFiniteError with the name of the layer."""
         self._check(images)
-        computed = np.empty((len(images), self._outputs()), np.float32)
+        computed = np.empty((len(images), math.prod(self._shape)), np.float32)
         self._compute(images, computed)
-        return computed.reshape(-1, *self.config.logits_shape)
+        return computed.reshape(-1, *self._shape)
 
     def _compute(self, images: np.ndarray, computed: np.ndarray) -> None:
         threads = min(self.threads, len(images))
@@ -100,14 +126,13 @@ class Engine:
         self._check(images)
         seen = []
         for image in images:
-            listener = Listener(self.config, self._plan, self._arrays)
-            computed = np.empty(self._outputs(), np.float32)
+            listener = Listener(self._network, self._plan, self._arrays)
+            computed = np.empty(math.prod(self._shape), np.float32)
             self._raise(run.forward(listener, self._plan, self._work(), _plain(image), computed))
-            logits = computed.reshape(1, *self.config.logits_shape)
-            seen.append({**listener.taps(), "logits": logits})
-        shared = {name for name in seen[0] if ".weight." in name}  # has no batch axis
+            logits = computed.reshape(1, *self._shape)
+            seen.append({**listener.taps(), self._network.network.output: logits})
         return {
-            name: value if name in shared else np.concatenate([taps[name] for taps in seen])
+            name: value if name in listener.shared else np.concatenate([t[name] for t in seen])
             for name, value in seen[0].items()
         }
 
@@ -117,7 +142,7 @@ class Engine:
         The same kernels with a clock between them, compiled on first use. Errors as in a call.
         """
         self._check(image[None])
-        computed = np.empty(self._outputs(), np.float32)
+        computed = np.empty(math.prod(self._shape), np.float32)
         arguments = self._plan, self._work(), _plain(image), computed
         laps, begin = clock.started(), time.perf_counter()
         start = laps[-1]
@@ -125,16 +150,13 @@ class Engine:
         tick = (time.perf_counter() - begin) / (laps[-1] - start)
         return {kind: tick * ticks for kind, ticks in zip(clock.KINDS, laps, strict=False)}
 
-    def _outputs(self) -> int:
-        """Numbers that the kernels compute for an image."""
-        return math.prod(self.config.logits_shape)
-
     def _run(self, images: np.ndarray, computed: np.ndarray) -> None:
+        own = self._own
         for image, row in zip(images, computed, strict=True):
-            status = run.COMPILED[self._plan.extras](
-                None, self._plan, self._work(), _plain(image), row
-            )
-            self._raise(status)
+            arguments = None, self._plan, self._work(), _plain(image), row
+            if not hasattr(own, "forward"):
+                own.forward = bound(run.COMPILED[self._plan.extras], arguments)
+            self._raise(own.forward(*arguments))
 
     def _pool(self) -> ThreadPoolExecutor:
         process = os.getpid()
@@ -160,12 +182,8 @@ class Engine:
     def _raise(self, status: int) -> None:
         if status == run.FINE:
             return
-        block, unit = divmod(status, self._plan.rows)
-        units = [f"attn.{t}" for t in self.config.attention_inputs]
-        units += ["attn.proj", "mlp.up", "mlp.down"]
-        merge = status - self._plan.blocks * self._plan.rows
-        name = f"blocks.{block}.{units[unit]}" if merge < 0 else f"merges.{merge}.proj"
-        raise NonFiniteError("NaN or infinity entered a sign", name)
+        where = self._network.rows[status].product.where
+        raise NonFiniteError("NaN or infinity entered a sign", where)
 
 
 def _plain(image: np.ndarray) -> np.ndarray:

@@ -18,24 +18,11 @@ from refimpl.kernels import attention, dense, popcount, stencils
 from refimpl.kernels.popcount import WORD
 from refimpl.kernels.vector import LANES
 from refimpl.models import packing
-from refimpl.models.config import Config
+from refimpl.models.nodes import Node
 from refimpl.models.stage import Stage as ModelStage
+from refimpl.models.structure import Block, Level, Merge, Projection, Structure
 from refimpl.ops import boolean, position_bias
 from refimpl.ops import windows as ops_windows
-
-TOKEN_SHIFTS = {
-    "rprelu.token_shift_in": columns.TOKEN_IN,
-    "rprelu.token_shift_out": columns.TOKEN_OUT,
-}
-BLOCK = {
-    "norm1.weight": columns.NORM1_WEIGHT,
-    "norm1.bias": columns.NORM1_BIAS,
-    "norm2.weight": columns.NORM2_WEIGHT,
-    "norm2.bias": columns.NORM2_BIAS,
-}
-NORM = {"weight": columns.NORM1_WEIGHT, "bias": columns.NORM1_BIAS}  # of a merge, of a level
-SCALES = {"scale1": (columns.ALPHA1, columns.BETA1), "scale2": (columns.ALPHA2, columns.BETA2)}
-
 
 # What leaves a LayerNorm and enters a sign has met four factors at most: the norm's weight times
 # sqrt(C), a slope, lam_s or lam_n, a slope. Where no parameter is larger than this, and there are
@@ -76,6 +63,7 @@ class Plan(NamedTuple):
     masks: np.ndarray  # of each stage (9, lanes) int32, see stencils
     counts: np.ndarray  # of each stage (lanes,) float32, number of neighbours
     windows: np.ndarray  # int32, orders and kinds of windows, see _Windows
+    corners: np.ndarray  # of stage 0 (lanes,) int32, see dense.corners
     embed: np.ndarray  # patch embedding, see dense.blocked
     head: np.ndarray  # see dense.blocked
     bias: int  # of the patch embedding
@@ -124,7 +112,7 @@ class Work(NamedTuple):
     # (C, 16 * slots)
     hidden: np.ndarray
     norm: np.ndarray  # (2, 16), scale and shift of what is in `linear` or `hidden`
-    pixels: np.ndarray  # (tiles, pixels, 16)
+    pixels: np.ndarray  # (dense.TOGETHER, pixels, 16)
     weights: np.ndarray  # (keys + 1, 16)
     words: np.ndarray  # a packed tile of activations
     heads: np.ndarray  # packed queries and keys, values, boolean: see `head_at`, `values_at`
@@ -176,79 +164,74 @@ def level_of(plan: Plan, stage: Stage, work: Work) -> np.ndarray:
     return work.levels[stage.level : stage.level + size]
 
 
-def build(config: Config, arrays: Mapping[str, np.ndarray]) -> Plan:
-    """arrays: by the names of `packing.shapes`, float32 or float16 and packed bits."""
-    stages, masks, counts = _stages(config)
-    store = _Store(stages, arrays)
-    rows = len(config.attention_inputs) + 4
-    merges = config.num_blocks * rows  # the first of their rows
-    levels = merges + len(config.merges)
-    count = levels + len(stages) * (config.decoder == "fpn")
-    table = np.zeros((count, columns.COUNT), np.int64)
-    windows = _Windows(config)
-    for i in range(config.num_blocks):
-        block, stage = table[i * rows : (i + 1) * rows], stages[config.place_of(i)[0]]
-        _fill_block(block, f"blocks.{i}", stage, config, store)
-        if config.window:
-            _fill_windows(block[-1], i, windows, store)
-    for row, s in zip(table[merges:levels], config.merges.values(), strict=True):
-        _fill_merge(row, f"merges.{s}", stages[s + 1], config, store)
-    for s, row in enumerate(table[levels:]):
-        _fill_level(row, s, config, store)
-    embed = arrays["patch_embed.weight"].reshape(config.dim, -1)
+def build(network: Structure, arrays: Mapping[str, np.ndarray]) -> Plan:
+    """arrays: by the names of `packing.stored`, float32 or float16 and packed bits."""
+    stages, masks, counts = _stages(network)
+    store = _Store(stages, network, arrays)
+    blocks, block = network.blocks, network.blocks[0]
+    windows, first, begin = _Windows(), stages[0], block.context.stage.first
+    embed = arrays[network.embed.params[0]]
+    patch = embed.shape[-1]
+    height = network.shape(network.embed.inputs[0])[2]
+    bands = block.bands.attributes if block.bands else {"mode": "none", "cls": "low"}
+    head = arrays[network.head.params[0]]
+    decoded = stages[0 if network.levels else -1]
+    windowed = block.context.stage.window > 0
     return Plan(
         path=popcount.path(),
         stages=np.array(stages, np.int64),
-        table=table,
-        bias=store.keep("patch_embed.bias"),
-        norm_weight=store.keep("norm.weight"),
-        norm_bias=store.keep("norm.bias"),
-        head_bias=store.keep("head.bias"),
-        **_embedding(stages[0], config, store),
+        table=_table(network, stages, windows, store),
+        bias=store.keep(network.embed.params[1]),
+        norm_weight=store.keep(network.norm.params[0]),
+        norm_bias=store.keep(network.norm.params[1]),
+        head_bias=store.keep(network.head.params[1]),
+        **_embedding(first, network, store),
         floats=np.concatenate(store.floats),
         bits=np.concatenate(store.bits),
         masks=np.concatenate(masks),
         counts=np.concatenate(counts),
         windows=np.concatenate(windows.arrays),
-        embed=dense.blocked(embed),
-        head=dense.blocked(arrays["head.weight"]),
-        blocks=config.num_blocks,
-        inputs=len(config.attention_inputs),
-        rows=rows,
-        first=config.first_patch,
-        patch=config.patch_size,
-        pixels=embed.shape[1],
-        head_dim=config.head_dim,
-        classes=config.num_classes,
-        extras=packing.extras(config) or None,
-        windowed=config.window > 0,
-        decode=config.decoder != "none",
-        pyramid=config.decoder == "fpn",
-        factor=config.image_size[0] // config.decoded_stage.grid[0],
-        haar=config.similarity == "haar",
-        split=config.haar_mode != "none",
-        periodic=config.haar_mode == "periodic",
-        high_cls=config.haar_cls == "both",
-        differential=config.attention == "differential",
-        differences=config.context == "differences",
+        corners=dense.corners((first.height, first.width), begin, first.tiles * LANES, patch),
+        embed=dense.blocked(embed.reshape(len(embed), -1)),
+        head=dense.blocked(head),
+        blocks=len(blocks),
+        inputs=len(block.projections),
+        rows=len(block.units) + 1,
+        first=begin,
+        patch=patch,
+        pixels=embed[0].size,
+        head_dim=network.shape(block.context.name)[-1],
+        classes=len(head),
+        extras=windowed or network.decodes or None,
+        windowed=windowed,
+        decode=network.decodes,
+        pyramid=bool(network.levels),
+        factor=height // decoded.height,
+        haar=block.bands is not None,
+        split=bands["mode"] != "none",
+        periodic=bands["mode"] == "periodic",
+        high_cls=bands["cls"] == "both",
+        differential=block.differential is not None,
+        differences=block.context.attributes["context"] == "differences",
         loud=not all(np.all(np.abs(np.float32(a)) <= QUIET) for a in arrays.values()),
-        eps=np.float32(config.norm_eps),
+        eps=np.float32(block.norm1.attributes["eps"]),
     )
 
 
-def _stages(config: Config) -> tuple[list[Stage], list[np.ndarray], list[np.ndarray]]:
+def _stages(network: Structure) -> tuple[list[Stage], list[np.ndarray], list[np.ndarray]]:
     """Sizes of each stage, and its masks and counts, flat."""
     found: list[Stage] = []
     masks, counts, begin, place, level = [], [], 0, 0, 0
-    for stage, depth in zip(config.stages, config.depths, strict=True):
+    for blocks in network.stages:
+        stage = blocks[0].context.stage
         tiles, margin = -(-stage.tokens // LANES), stencils.margin(stage.grid[1])
         lanes = tiles * LANES
         found.append(
             Stage(
                 begin=begin,
-                end=begin + depth,
+                end=begin + len(blocks),
                 channels=stage.dim,
-                hidden=stage.dim * config.mlp_ratio,
+                hidden=blocks[0].up.shape[0],
                 heads=stage.heads,
                 tokens=stage.tokens,
                 tiles=tiles,
@@ -265,26 +248,32 @@ def _stages(config: Config) -> tuple[list[Stage], list[np.ndarray], list[np.ndar
             )
         )
         masks.append(stencils.masks(stage.grid, stage.first, lanes).reshape(-1))
-        around = stencils.counts(stage.grid, stage.first, lanes, config.neighbours)
-        none = config.neighbours == "none"  # then the mean is 0
-        counts.append(np.full_like(around, np.inf) if none else around)
-        begin, place = begin + depth, place + lanes
-        level += config.dim * found[-1].pitch
+        counts.append(_counts(blocks[0].mean, stage, lanes))
+        begin, place = begin + len(blocks), place + lanes
+        level += found[0].channels * found[-1].pitch
     return found, masks, counts
 
 
-def _embedding(stage: Stage, config: Config, store: _Store) -> dict[str, int]:
+def _counts(mean: Node | None, stage: ModelStage, lanes: int) -> np.ndarray:
+    """What the sum of a token's neighbours is divided by; infinity where their mean is 0."""
+    if mean is not None and mean.op == "neighbours":
+        return stencils.counts(stage.grid, stage.first, lanes, mean.attributes["border"])
+    return np.full(lanes, np.inf, np.float32)
+
+
+def _embedding(stage: Stage, network: Structure, store: _Store) -> dict[str, int]:
     """Places of what makes tokens of patches: a norm, or class token and position embedding."""
     places = dict.fromkeys(
         ("cls_token", "position", "embed_norm_weight", "embed_norm_bias"), store.zeros
     )
-    if config.window:
-        norm = {f"embed_norm_{leaf}": store.keep(f"embed_norm.{leaf}") for leaf in NORM}
-        return {**places, **norm}
+    if network.embed_norm:
+        weight, bias = map(store.keep, network.embed_norm.params)
+        return {**places, "embed_norm_weight": weight, "embed_norm_bias": bias}
     position = np.zeros((stage.channels, stage.tiles * LANES), np.float32)
-    position[:, : stage.tokens] = store.arrays["pos_embed"][0].T
-    cls_token = store.keep("cls_token") if config.pool == "cls" else store.zeros
-    return {**places, "cls_token": cls_token, "position": store.add(position)}
+    position[:, : stage.tokens] = store.arrays[network.position.params[0]][0].T
+    if network.class_token:
+        places["cls_token"] = store.keep(network.class_token.params[0])
+    return {**places, "position": store.add(position)}
 
 
 def work(plan: Plan) -> Work:
@@ -294,6 +283,7 @@ def work(plan: Plan) -> Work:
     merged = [4 * stage.channels for stage in stages[:-1]]
     widest = max(LANES, *merged, *(max(stage.hidden, stage.channels) for stage in stages))
     D, decoded = stages[0].channels, stages[0 if plan.pyramid else -1]
+    embedded = dense.TOGETHER * -(-D // LANES) * LANES  # sums of the patch embedding
     around = (stencils.GRID + 1) * D if plan.pyramid else 0
     levels = sum(D * stage.pitch for stage in stages) if plan.pyramid else 0
     answers = plan.classes * decoded.pitch if plan.decode else 0
@@ -322,8 +312,8 @@ def work(plan: Plan) -> Work:
         high=floats(tile),
         out=floats(tile),
         linear=floats(widest * LANES),
-        hidden=floats(max(widest, window, around) * LANES),
-        pixels=floats(stages[0].tiles * plan.pixels * LANES),
+        hidden=floats(max(widest, window, around, embedded) * LANES),
+        pixels=floats(dense.TOGETHER * plan.pixels * LANES),
         weights=floats((keys + 1) * LANES),
         words=aligned(words(widest) * LANES, np.uint32),
         heads=aligned(max(map(heads, stages)), np.uint32),
@@ -377,15 +367,13 @@ class _Windows:
     Kinds are (windows,): windows of one kind mask the same pairs.
     """
 
-    def __init__(self, config: Config):
-        self.config = config
+    def __init__(self) -> None:
         self.arrays = [np.zeros(1, np.int32)]
         self._length = 1
         self._known: dict[ModelStage, tuple[int, int, np.ndarray]] = {}
 
-    def of(self, block: int) -> tuple[int, int, np.ndarray]:
+    def of(self, stage: ModelStage) -> tuple[int, int, np.ndarray]:
         """Places of its order and kinds, and bool (kinds, M M, M M), the pairs that are seen."""
-        stage = self.config.stage_of(block)
         if stage not in self._known:
             options = (stage.grid, stage.window, stage.shift)
             seen, kinds = np.unique(ops_windows.mask(*options), axis=0, return_inverse=True)
@@ -406,8 +394,10 @@ class _Windows:
 class _Store:
     """Collects floats and bits and gives the place of each."""
 
-    def __init__(self, stages: Sequence[Stage], arrays: Mapping[str, np.ndarray]):
-        self.arrays = arrays
+    def __init__(
+        self, stages: Sequence[Stage], network: Structure, arrays: Mapping[str, np.ndarray]
+    ):
+        self.network, self.arrays = network, arrays
         self.floats: list[np.ndarray] = []
         self.bits: list[np.ndarray] = []
         self._lengths = {"floats": 0, "bits": 0}
@@ -433,13 +423,15 @@ class _Store:
         values[: len(self.arrays[name])] = self.arrays[name]
         return self.add(values)
 
-    def keep_bits(self, name: str, inputs: int) -> int:
-        """File layout (O, bytes) -> blocks of sixteen rows, (blocks, words, 16)."""
-        rows = np.ascontiguousarray(self.arrays[name]).view("<u4")[:, : words(inputs)]
-        padded = np.zeros((-(-len(rows) // LANES) * LANES, words(inputs)), np.uint32)
-        padded[: len(rows)] = rows
+    def keep_matrix(self, path: str) -> tuple[int, int]:
+        """Places of bits, (O, bytes) in blocks of sixteen rows (blocks, words, 16), and scales."""
+        outputs, inputs = self.network.shape(path)
+        bits, scale = packing.stored(self.network.network.parameters[path])
+        rows = np.ascontiguousarray(self.arrays[bits]).view("<u4")[:, : words(inputs)]
+        padded = np.zeros((-(-outputs // LANES) * LANES, words(inputs)), np.uint32)
+        padded[:outputs] = rows
         blocks = padded.reshape(-1, LANES, words(inputs)).swapaxes(1, 2)
-        return self._append("bits", blocks.reshape(-1))
+        return self._append("bits", blocks.reshape(-1)), self.keep(scale)
 
     def _append(self, kind: str, values: np.ndarray) -> int:
         place = self._lengths[kind]
@@ -448,96 +440,115 @@ class _Store:
         return place
 
 
-def _fill_block(table: np.ndarray, name: str, stage: Stage, config: Config, store: _Store) -> None:
-    """Rows of a block: projections of attention, proj, up, down, attention's own, the block's."""
-    C, hidden = stage.channels, stage.hidden
-    units = [(f"attn.{t}", C, C) for t in config.attention_inputs]
-    units += [("attn.proj", C, C), ("mlp.up", C, hidden), ("mlp.down", hidden, C)]
-    for row, (unit, inputs, outputs) in zip(table, units, strict=False):
-        _fill_projection(row, f"{name}.{unit}", inputs, outputs, stage, config, store)
-    for row, t in zip(table, config.attention_inputs, strict=False):
-        row[columns.HEAD_MOVE] = store.keep_move(f"{name}.attn.{t}_move")
-    own = table[-1]
-    _fill_attention(own, f"{name}.attn", stage, config, store)
-    for path, column in BLOCK.items():
-        own[column] = store.keep(f"{name}.{path}")
-    for path, (alpha, beta) in SCALES.items():
-        own[alpha], own[beta] = store.ones, store.zeros
-        if config.layer_scale:
-            own[alpha] = store.keep(f"{name}.{path}.alpha")
-            own[beta] = store.keep(f"{name}.{path}.beta")
+def _table(
+    network: Structure, stages: Sequence[Stage], windows: _Windows, store: _Store
+) -> np.ndarray:
+    """Rows of all blocks: their projections, attention's and the block's own; merges; levels."""
+    found = []
+    for stage, blocks in zip(stages, network.stages, strict=True):
+        for block in blocks:
+            rows = [_projection(unit, stage, store) for unit in block.units]
+            found += [*rows, _block(block, stage, windows, store)]
+    for stage, merge in zip(stages[1:], network.merges, strict=True):
+        found.append(_merge(merge, stage, store))
+    found += [_level(level, store) for level in network.levels]
+    table = np.zeros((len(found), columns.COUNT), np.int64)
+    for row, values in zip(table, found, strict=True):
+        row[list(values)] = list(values.values())
+    return table
 
 
-def _fill_merge(row: np.ndarray, name: str, stage: Stage, config: Config, store: _Store) -> None:
-    """Of patch merging that leads to `stage`."""
-    C = stage.channels
-    _fill_projection(row, f"{name}.proj", 2 * C, C, stage, config, store)
-    for leaf, column in NORM.items():
-        row[column] = store.keep(f"{name}.norm.{leaf}")
+Row = dict[int, int]  # column: value
 
 
-def _fill_level(row: np.ndarray, s: int, config: Config, store: _Store) -> None:
-    """Level s of the pyramid; the norm of the last one is the network's."""
-    name, last = f"decoder.{s}", len(config.depths) - 1
-    for leaf, column in NORM.items():
-        row[column] = store.keep(f"norm.{leaf}" if s == last else f"{name}.norm.{leaf}")
-    lateral, smooth = (store.arrays[f"{name}.{part}.weight"] for part in ("lateral", "smooth"))
-    kernel = smooth.transpose(0, 2, 3, 1).reshape(config.dim, -1)  # as stencils.around
-    row[columns.LATERAL] = store.add(dense.blocked(lateral))
-    row[columns.SMOOTH] = store.add(dense.blocked(kernel))
-    row[columns.LATERAL_BIAS] = store.keep(f"{name}.lateral.bias")
-    row[columns.SMOOTH_BIAS] = store.keep(f"{name}.smooth.bias")
+def _projection(unit: Projection, stage: Stage, store: _Store) -> Row:
+    bits, scale = store.keep_matrix(unit.product.params[0])
+    row = {
+        columns.OUTPUTS: unit.shape[0],
+        columns.INPUTS: unit.shape[1],
+        columns.BITS: bits,
+        columns.SCALE: scale,
+        columns.MOVE: store.keep_move(unit.shift.params[0]),
+        **_coefficients(unit.norm, unit.activation, stage, store),
+    }
+    if unit.moved:
+        row[columns.HEAD_MOVE] = store.keep_move(unit.moved.params[0])
+    return row
 
 
-def _fill_projection(
-    row, name: str, inputs: int, outputs: int, stage: Stage, config: Config, store
-) -> None:
-    row[columns.INPUTS], row[columns.OUTPUTS] = inputs, outputs
-    row[columns.BITS] = store.keep_bits(f"{name}.bits", inputs)
-    row[columns.SCALE] = store.keep(f"{name}.scale")
-    row[columns.MOVE] = store.keep_move(f"{name}.move")
-    _fill_coefficients(row, name, stage, config, store)
-
-
-def _fill_coefficients(
-    row: np.ndarray, name: str, stage: Stage, config: Config, store: _Store
-) -> None:
-    """LayerNorm and RPReLU of a unit."""
-
-    def value(path: str) -> np.ndarray:
-        return store.arrays[f"{name}.{path}"].astype(np.float64)
-
-    offset = value("norm.bias") - value("rprelu.shift_in")
-    row[columns.COEFFICIENTS] = store.add(
-        value("norm.weight"), offset, value("rprelu.slope"), value("rprelu.shift_out")
+def _coefficients(norm: Node, activation: Node, stage: Stage, store: _Store) -> Row:
+    """LayerNorm and RPReLU, by channel and by token."""
+    weight, bias, shift_in, slope, shift_out = (
+        store.arrays[name].astype(np.float64) for name in (*norm.params, *activation.params[:3])
     )
-    for path, column in TOKEN_SHIFTS.items():
-        row[column] = store.zeros
-        if config.rprelu == "token":
-            row[column] = store.keep_tokens(f"{name}.{path}", stage.tiles * LANES)
+    row = {
+        columns.COEFFICIENTS: store.add(weight, bias - shift_in, slope, shift_out),
+        columns.TOKEN_IN: store.zeros,
+        columns.TOKEN_OUT: store.zeros,
+    }
+    for column, name in zip((columns.TOKEN_IN, columns.TOKEN_OUT), activation.params[3:]):
+        row[column] = store.keep_tokens(name, stage.tiles * LANES)
+    return row
 
 
-def _fill_attention(
-    row: np.ndarray, name: str, stage: Stage, config: Config, store: _Store
-) -> None:
-    _fill_coefficients(row, name, stage, config, store)
-    if config.attention == "differential":
-        shares = store.arrays[f"{name}.shortcut"], -store.arrays[f"{name}.neighbour"]
-        row[columns.DIFFERENTIAL] = store.add(*shares)
-    alpha = np.asarray(store.arrays[f"{name}.alpha"], np.float32).reshape(-1)
+def _block(block: Block, stage: Stage, windows: _Windows, store: _Store) -> Row:
+    """What attention and the block have besides projections."""
+    row = _coefficients(block.norm, block.activation, stage, store)
+    row |= _norm(block.norm1, store)
+    row[columns.NORM2_WEIGHT], row[columns.NORM2_BIAS] = map(store.keep, block.norm2.params)
+    for scaled, places in (
+        (block.scale1, (columns.ALPHA1, columns.BETA1)),
+        (block.scale2, (columns.ALPHA2, columns.BETA2)),
+    ):
+        alpha, beta = map(store.keep, scaled.params) if scaled else (store.ones, store.zeros)
+        row |= dict(zip(places, (alpha, beta), strict=True))
+    if block.differential:
+        shortcut, neighbour = (store.arrays[name] for name in block.differential.params)
+        row[columns.DIFFERENTIAL] = store.add(shortcut, -neighbour)
+    alpha = np.asarray(store.arrays[block.context.params[0]], np.float32).reshape(-1)
     row[columns.STEP] = store.add(np.broadcast_to(boolean.step_of(alpha), stage.heads))
-    weights = store.arrays.get(f"{name}.band_weight", np.ones(stage.heads, np.float32))
-    row[columns.BAND_WEIGHT] = store.add(attention.weights_of(weights, config.head_dim))
+    weights = np.ones(stage.heads, np.float32)
+    if block.scores.op == "band_sum":
+        weights = store.arrays[store.network.path(block.scores.params[0])]
+    head_dim = store.network.shape(block.context.name)[-1]
+    row[columns.BAND_WEIGHT] = store.add(attention.weights_of(weights, head_dim))
+    if block.position_bias:
+        row |= _windows(block, windows, store)
+    return row
 
 
-def _fill_windows(row: np.ndarray, block: int, windows: _Windows, store: _Store) -> None:
+def _windows(block: Block, windows: _Windows, store: _Store) -> Row:
     """What is added to the scores, (kinds, heads, slots, keys, 16), query by lane; see `weigh`."""
-    row[columns.ORDER], row[columns.KINDS], seen = windows.of(block)
-    table = store.arrays[f"blocks.{block}.attn.position_bias"]
+    order, kinds, seen = windows.of(block.context.stage)
+    table = store.arrays[block.position_bias.params[0]]
     keys = seen.shape[-1]
     bias = table[position_bias.offsets(math.isqrt(keys))].transpose(2, 0, 1)  # (heads, M M, M M)
     bias = bias.astype(np.float64) * math.log2(math.e)
     added = np.where(seen[:, None], bias, -np.inf)
     padded = np.pad(added, ((0, 0), (0, 0), (0, -keys % LANES), (0, 0)))
     by_lane = padded.reshape(*padded.shape[:2], -1, LANES, keys).swapaxes(-1, -2)
-    row[columns.POSITION_BIAS] = store.add(by_lane)
+    place = store.add(by_lane)
+    return {columns.POSITION_BIAS: place, columns.ORDER: order, columns.KINDS: kinds}
+
+
+def _norm(norm: Node, store: _Store) -> Row:
+    weight, bias = map(store.keep, norm.params)
+    return {columns.NORM1_WEIGHT: weight, columns.NORM1_BIAS: bias}
+
+
+def _merge(merge: Merge, stage: Stage, store: _Store) -> Row:
+    """Of patch merging that leads to `stage`."""
+    return _projection(merge.projection, stage, store) | _norm(merge.norm, store)
+
+
+def _level(level: Level, store: _Store) -> Row:
+    """Of the pyramid."""
+    lateral, smooth = (store.arrays[node.params[0]] for node in (level.lateral, level.smooth))
+    kernel = smooth.transpose(0, 2, 3, 1).reshape(len(smooth), -1)  # as stencils.around
+    return {
+        **_norm(level.norm, store),
+        columns.LATERAL: store.add(dense.blocked(lateral)),
+        columns.SMOOTH: store.add(dense.blocked(kernel)),
+        columns.LATERAL_BIAS: store.keep(level.lateral.params[1]),
+        columns.SMOOTH_BIAS: store.keep(level.smooth.params[1]),
+    }

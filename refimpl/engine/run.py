@@ -92,15 +92,16 @@ COMPILED = {extras or None: entry(forward, name) for extras, name in cache.FORWA
 def _embed(listener, plan, stage, work, image):
     """The tokens that enter the first block, in the stream."""
     lanes = stage.tiles * LANES
-    for token in range(0, lanes, LANES):
-        dense.patches(
-            image, plan.first, token, plan.patch, stage.width, work.ints,
-            work.pixels, token * plan.pixels,
-        )  # fmt: skip
-    for channel in range(0, stage.channels, LANES):
+    for begin in range(0, stage.tiles, dense.TOGETHER):
+        count = min(dense.TOGETHER, stage.tiles - begin)
+        for tile in range(count):
+            dense.patches(
+                image, plan.corners, (begin + tile) * LANES, plan.patch,
+                work.pixels, tile * plan.pixels * LANES,
+            )  # fmt: skip
         dense.embed(
-            work.pixels, plan.pixels, plan.embed, channel, stage.channels, plan.floats, plan.bias,
-            lanes, work.linear, work.x,
+            work.pixels, plan.pixels, count, plan.embed, stage.channels, plan.floats, plan.bias,
+            work.hidden, work.x, begin * stage.channels * LANES,
         )  # fmt: skip
     for tile in range(stage.tiles):
         x_at = tile * stage.channels * LANES
@@ -191,8 +192,8 @@ def _feed_attention(listener, plan, stage, work, block, tile, asks):
     own, status = block * plan.rows + plan.rows - 1, FINE
     if plan.haar:
         _split(plan, stage, work, tile)
-        keep(listener, "attn.low", own, 0, tile, work.low, 0)
-        keep(listener, "attn.high", own, 0, tile, work.high, 0)
+        keep(listener, "low", own, 0, tile, work.low, 0)
+        keep(listener, "high", own, 0, tile, work.high, 0)
         lap(listener, BANDS)
     for t in range(plan.inputs - 1):
         row, source, at, step = block * plan.rows + t, work.normalised, here, stage.pitch
@@ -226,7 +227,8 @@ def _project_heads(listener, plan, stage, work, row, t, tile, x, x_at, x_step):
         work.linear, work.norm, stage.heads, plan.head_dim, x, x_at, x_step,
         plan.floats, table[row, columns.COEFFICIENTS],
         table[row, columns.TOKEN_IN] + tile * LANES, table[row, columns.TOKEN_OUT] + tile * LANES,
-        move, work.heads, place, step, work.shortcut, tile * stage.channels * LANES, t == 0,
+        move, work.heads, place, step, shows(listener) or plan.loud,
+        work.shortcut, tile * stage.channels * LANES, t == 0,
     )  # fmt: skip
     if not plan.windowed:
         for head in range(stage.heads):
@@ -395,19 +397,19 @@ def _attend_head(listener, plan, stage, work, own, window, slot, head, bias, con
             plan.path, work.heads, queries, keys, plan.head_dim, stage.slots,
             work.ints, band * rows * LANES,
         )  # fmt: skip
-    keep(listener, "attn.scores", own, head, window, work.ints, 0)
+    keep(listener, "scores", own, head, window, work.ints, 0)
     lap(listener, SCORES)
     attention.weigh(
         work.ints, rows * LANES if plan.haar else 0, stage.keys, plan.head_dim,
         plan.floats, plan.table[own, columns.BAND_WEIGHT] + head, stage.heads, bias, work.weights,
     )  # fmt: skip
-    keep(listener, "attn.weights", own, head, window, work.weights, 0)
+    keep(listener, "weights", own, head, window, work.weights, 0)
     step, boolean_at = (
         plan.floats[plan.table[own, columns.STEP] + head],
         values_at(plan, stage, stage.heads),
     )
     attention.binarize(work.weights, stage.keys, step, work.heads, boolean_at, work.ones)
-    keep(listener, "attn.prob.bit", own, head, window, work.heads, boolean_at)
+    keep(listener, "boolean", own, head, window, work.heads, boolean_at)
     lap(listener, SOFTMAX)
     attention.attend(
         plan.path, work.heads, boolean_at, values_at(plan, stage, head), stage.keys, plan.head_dim,
@@ -423,17 +425,16 @@ def _finish_block(listener, plan, stage, work, block, tile):
     own = block * plan.rows + plan.rows - 1
     proj, up, down = own - 3, own - 2, own - 1
     table, floats = plan.table, plan.floats
-    x_at = tile * stage.channels * LANES
+    x_at, fourfold = tile * stage.channels * LANES, stage.hidden == 4 * stage.channels
     _gather(listener, plan, stage, work, own, tile)
-    fine = _project(listener, plan, work, proj, tile, work.low, 0, LANES, work.out, 0, LANES)
-    keep(listener, "out", proj, 0, tile, work.out, 0)
+    fine = _pack(listener, plan, work, proj, tile, work.low, 0, LANES)
     status = FINE if fine else proj
-    tiles.add_scaled(
-        work.x, x_at, work.out, stage.channels,
-        floats, table[own, columns.ALPHA1], table[own, columns.BETA1],
+    _multiply(listener, plan, work, proj, tile, work.linear)
+    _add(
+        listener, plan, stage, work, proj, tile, work.low, stage.channels,
+        table[own, columns.ALPHA1], table[own, columns.BETA1],
     )  # fmt: skip
     keep(listener, "mid", own, 0, tile, work.x, x_at)
-    lap(listener, FINISH)
     fine = tiles.normalise(
         work.x, x_at, stage.channels,
         floats, table[own, columns.NORM2_WEIGHT], table[own, columns.NORM2_BIAS], plan.eps,
@@ -448,7 +449,8 @@ def _finish_block(listener, plan, stage, work, block, tile):
         work.hidden, work.norm, stage.hidden, work.low, 0, LANES, stage.channels,
         floats, table[up, columns.COEFFICIENTS],
         table[up, columns.TOKEN_IN] + tile * LANES, table[up, columns.TOKEN_OUT] + tile * LANES,
-        table[down, columns.MOVE], work.words,
+        table[down, columns.MOVE], work.words, shows(listener) or plan.loud or not fourfold,
+        work.high,
     )  # fmt: skip
     keep(listener, "out", up, 0, tile, work.hidden, 0)
     keep(listener, "bit", down, 0, tile, work.words, 0)
@@ -457,15 +459,29 @@ def _finish_block(listener, plan, stage, work, block, tile):
     fine = _finite(plan.loud, work.hidden, 0, LANES, stage.hidden, floats, move)
     status = _first(status, FINE if fine else down)
     _multiply(listener, plan, work, down, tile, work.linear)
-    _finish(listener, plan, work, down, tile, work.hidden, 0, LANES, work.out, 0, LANES)
-    keep(listener, "out", down, 0, tile, work.out, 0)
-    tiles.add_scaled(
-        work.x, x_at, work.out, stage.channels,
-        floats, table[own, columns.ALPHA2], table[own, columns.BETA2],
+    shortcut, inputs = work.hidden, stage.hidden
+    if fourfold:
+        shortcut, inputs = work.high, stage.channels
+    _add(
+        listener, plan, stage, work, down, tile, shortcut, inputs,
+        table[own, columns.ALPHA2], table[own, columns.BETA2],
     )  # fmt: skip
     keep(listener, "out", own, 0, tile, work.x, x_at)
-    lap(listener, FINISH)
     return status
+
+
+@register_jitable
+def _add(listener, plan, stage, work, row, tile, x, inputs, alpha, beta):
+    """The rest of a projection of which `linear` is the product, added to the stream's tile."""
+    table, kept = plan.table, shows(listener)
+    tiles.finish_onto(
+        work.linear, work.norm, stage.channels, x, inputs,
+        plan.floats, table[row, columns.COEFFICIENTS],
+        table[row, columns.TOKEN_IN] + tile * LANES, table[row, columns.TOKEN_OUT] + tile * LANES,
+        kept, work.out, work.x, tile * stage.channels * LANES, alpha, beta,
+    )  # fmt: skip
+    keep(listener, "out", row, 0, tile, work.out, 0)
+    lap(listener, FINISH)
 
 
 @register_jitable
@@ -473,7 +489,7 @@ def _gather(listener, plan, stage, work, own, tile):
     """RPReLU_o of what attention gathers for a tile, in `low`."""
     floats, table, here = plan.floats, plan.table, stage.margin + tile * LANES
     x_at = tile * stage.channels * LANES
-    keep(listener, "attn.context", own, 0, tile, work.normalised, x_at)
+    keep(listener, "context", own, 0, tile, work.normalised, x_at)
     tiles.centre(work.normalised, x_at, stage.channels, plan.eps, work.linear, work.norm)
     keep(listener, "deviation", own, 0, tile, work.linear, 0)
     keep(listener, "norm", own, 0, tile, work.norm, 0)
@@ -485,7 +501,7 @@ def _gather(listener, plan, stage, work, own, tile):
             stage.tiles * LANES, tile * LANES, stage.width,
             floats, table[own, columns.DIFFERENTIAL], work.high, work.out,
         )  # fmt: skip
-        keep(listener, "attn.neighbour_mean", own, 0, tile, work.high, 0)
+        keep(listener, "neighbour mean", own, 0, tile, work.high, 0)
         lap(listener, NEIGHBOURS)
     else:
         tiles.cut(work.value, stage.pitch, here, stage.channels, work.out)
@@ -495,7 +511,7 @@ def _gather(listener, plan, stage, work, own, tile):
         table[own, columns.TOKEN_IN] + tile * LANES, table[own, columns.TOKEN_OUT] + tile * LANES,
         work.low,
     )  # fmt: skip
-    keep(listener, "attn.out", own, 0, tile, work.low, 0)
+    keep(listener, "attended", own, 0, tile, work.low, 0)
     lap(listener, FINISH)
 
 

@@ -10,7 +10,6 @@ Centred weights are not in a packed network, so there is no `weight.z`.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -20,9 +19,11 @@ from refimpl.engine import columns
 from refimpl.engine.plan import Plan, Stage, decoded_row, level_row, stage_at, words
 from refimpl.kernels import bits
 from refimpl.kernels.vector import LANES
-from refimpl.models.config import Config
+from refimpl.models import operations, packing
+from refimpl.models.nodes import Node
 from refimpl.models.stage import Stage as ModelStage
-from refimpl.ops import band_sum, boolean, position_bias, split_heads, windows
+from refimpl.models.structure import Block, Merge, Projection, Structure
+from refimpl.ops import boolean, split_heads, windows
 
 Arrays = Mapping[str, np.ndarray]
 FIELDS = ("norm1.out", "value.out")  # whole, of every token
@@ -33,10 +34,11 @@ LEVELS = ("lateral.out", "top", "smooth.out", "decoder.sum", "decoder.gelu.out")
 class Listener:
     """Collects the tiles of one image; `taps` gives its tensors, as of a batch of one."""
 
-    def __init__(self, config: Config, plan: Plan, arrays: Arrays):
-        self.config, self.plan, self.arrays = config, plan, arrays
+    def __init__(self, network: Structure, plan: Plan, arrays: Arrays):
+        self.network, self.plan, self.arrays = network, plan, arrays
         self._stages = [stage_at(plan, s) for s in range(len(plan.stages))]
         self._tiles: dict[tuple[str, int, int], list[np.ndarray]] = defaultdict(list)
+        self.shared: set[str] = set()  # taps of weights, which have no batch axis
 
     def __call__(self, what: str, row: int, head: int, tile: int, values, at: int) -> None:
         self._tiles[what, row, head].append(values[at : at + self._length(what, row)].copy())
@@ -49,14 +51,14 @@ class Listener:
             "deviation": outputs or stage.channels,
             "norm": 2,
             "out": outputs or stage.channels,
-            "attn.scores": 2 * stage.slots * LANES,
-            "attn.weights": stage.keys + 1,
-            "attn.prob.bit": words(stage.keys),
+            "scores": 2 * stage.slots * LANES,
+            "weights": stage.keys + 1,
+            "boolean": words(stage.keys),
             "head_bit": words(plan.head_dim),
             "patches": inputs,
             **dict.fromkeys(FIELDS, stage.channels * stage.pitch // LANES),
             "norm.out": inputs or stage.channels,
-            **dict.fromkeys(LEVELS, self.config.dim * stage.pitch // LANES),
+            **dict.fromkeys(LEVELS, self._stages[0].channels * stage.pitch // LANES),
             "head.out": plan.classes * stage.pitch // LANES,
         }
         if what == "head_bit" and row % plan.rows == plan.inputs - 1:  # values: over the tokens
@@ -67,144 +69,142 @@ class Listener:
         """That of a row of the table; of patch merging the one that it leads to."""
         block, merge = row // self.plan.rows, row - self.plan.blocks * self.plan.rows
         if merge < 0:
-            return self._stages[self.config.place_of(block)[0]]
+            return next(stage for stage in self._stages if block < stage.end)
         level = row - level_row(self.plan, 0)
         return self._stages[merge + 1 if level < 0 else level]
 
     def taps(self) -> dict[str, np.ndarray]:
         """Name -> value, in an order in which each comes after what it is computed from."""
-        plan, merges = self.plan, self.config.merges
-        found = {"patch_embed.out": self._tokens("patch_embed.out", 0)[:, plan.first :]}
-        found["tokens"] = self._tokens("tokens", 0)
-        for i in range(plan.blocks):
-            if i in merges:
-                self._merge(found, merges[i])
-            self._block(found, i)
+        plan, network = self.plan, self.network
+        found = {network.embed.name: self._tokens("patch_embed.out", 0)[:, plan.first :]}
+        found[network.tokens] = self._tokens("tokens", 0)
+        row, merges = 0, plan.blocks * plan.rows
+        for s, blocks in enumerate(network.stages):
+            if s > 0:
+                self._merge(found, network.merges[s - 1], merges + s - 1)
+            for block in blocks:
+                self._block(found, block, row)
+                row += plan.rows
         if plan.pyramid:
             self._pyramid(found)
         else:
-            found["norm.out"] = self._tokens("norm.out", decoded_row(plan))
+            found[network.norm.name] = self._tokens("norm.out", decoded_row(plan))
         if plan.decode:
-            found["head.out"] = self._field("head.out", decoded_row(plan))
+            found[network.head.name] = self._field("head.out", decoded_row(plan))
         return found
 
     def _pyramid(self, found: dict[str, np.ndarray]) -> None:
-        rows = [level_row(self.plan, s) for s in range(len(self._stages))]
-        last = len(rows) - 1
-        for s, row in enumerate(rows):
-            name = "norm.out" if s == last else f"decoder.{s}.norm.out"
-            found[name] = self._tokens("norm.out", row)
-            found[f"decoder.{s}.lateral.out"] = self._field("lateral.out", row)
-        for s in reversed(range(last)):
-            found[f"decoder.{s}.top"] = self._field("top", rows[s])
-        for s, row in enumerate(rows):
-            found[f"decoder.{s}.smooth.out"] = self._field("smooth.out", row)
-        for name in ("decoder.sum", "decoder.gelu.out"):
-            found[name] = self._field(name, rows[0])
+        levels = [(level, level_row(self.plan, s)) for s, level in enumerate(self.network.levels)]
+        for level, row in levels:
+            found[level.norm.name] = self._tokens("norm.out", row)
+            found[level.lateral.name] = self._field("lateral.out", row)
+        for level, row in reversed(levels[:-1]):
+            found[level.top.name] = self._field("top", row)
+        for level, row in levels:
+            found[level.smooth.name] = self._field("smooth.out", row)
+        _, first = levels[0]
+        found[self.network.sum.name] = self._field("decoder.sum", first)
+        found[self.network.gelu.name] = self._field("decoder.gelu.out", first)
 
-    def _merge(self, found: dict[str, np.ndarray], merge: int) -> None:
-        name, row = f"merges.{merge}", self.plan.blocks * self.plan.rows + merge
-        for what in ("patches", "norm.out"):
-            found[f"{name}.{what}"] = self._tokens(what, row)
-        self._projection(found, f"{name}.proj", row, found[f"{name}.norm.out"])
+    def _merge(self, found: dict[str, np.ndarray], merge: Merge, row: int) -> None:
+        found[merge.patches.name] = self._tokens("patches", row)
+        found[merge.norm.name] = self._tokens("norm.out", row)
+        self._projection(found, merge.projection, row)
 
-    def _block(self, found: dict[str, np.ndarray], i: int) -> None:
-        config, name = self.config, f"blocks.{i}"
-        row, own = i * self.plan.rows, (i + 1) * self.plan.rows - 1
-        found[f"{name}.norm1.out"] = n1 = self._field("norm1.out", own, every=True)
-        source = {"": n1}
-        if config.similarity == "haar":
-            for band in ("low", "high"):
-                found[f"{name}.attn.{band}"] = source[f"_{band}"] = self._tokens(
-                    f"attn.{band}", own
-                )
-        for t, unit in enumerate(config.attention_inputs):
-            x = n1 if unit == "v" else source[unit[1:]]
-            m = self._projection(found, f"{name}.attn.{unit}", row + t, x)
-            self._heads(found, f"{name}.attn.{unit}", row + t, m, config.stage_of(i))
-        self._attention(found, f"{name}.attn", own, config.stage_of(i))
-        o = found[f"{name}.attn.out"]
-        self._projection(found, f"{name}.attn.proj", own - 3, o)
-        found[f"{name}.mid"] = self._tokens("mid", own)
-        found[f"{name}.norm2.out"] = n2 = self._tokens("norm2.out", own)
-        hidden = self._projection(found, f"{name}.mlp.up", own - 2, n2)
-        self._projection(found, f"{name}.mlp.down", own - 1, hidden)
-        found[f"{name}.out"] = self._tokens("out", own)
+    def _block(self, found: dict[str, np.ndarray], block: Block, row: int) -> None:
+        own = row + self.plan.rows - 1
+        found[block.norm1.name] = self._field("norm1.out", own, every=True)
+        if block.bands:
+            for name, band in zip(block.bands.outputs, ("low", "high"), strict=True):
+                found[name] = self._tokens(band, own)
+        for t, unit in enumerate(block.projections):
+            self._projection(found, unit, row + t)
+            self._heads(found, unit, row + t, block.context.stage)
+        self._attention(found, block, own)
+        self._projection(found, block.proj, own - 3)
+        found[block.mid.name] = self._tokens("mid", own)
+        found[block.norm2.name] = self._tokens("norm2.out", own)
+        self._projection(found, block.up, own - 2)
+        self._projection(found, block.down, own - 1)
+        found[block.out.name] = self._tokens("out", own)
 
-    def _projection(self, found, name: str, row: int, x: np.ndarray) -> np.ndarray:
-        inputs, outputs = self.plan.table[row, [columns.INPUTS, columns.OUTPUTS]]
-        stored = self.arrays[f"{name}.bits"]
+    def _projection(self, found: dict[str, np.ndarray], unit: Projection, row: int) -> None:
+        product, inputs = unit.product, unit.shape[1]
+        parameter = self.network.network.parameters[product.params[0]]
+        stored, scale = (self.arrays[name] for name in packing.stored(parameter))
         weight = np.unpackbits(stored, axis=1, count=inputs, bitorder="little").astype(bool)
-        found[f"{name}.weight.bit"] = weight
-        found[f"{name}.weight.scale"] = self._floats(f"{name}.scale")
-        found[f"{name}.z"] = x + self._floats(f"{name}.move")
+        scale = np.asarray(scale, np.float32)
+        of_weight = {product.inside["weight.bit"]: weight, product.inside["weight.scale"]: scale}
+        self.shared.update(of_weight)
+        found.update(of_weight)
+        found[unit.shift.name] = found[unit.input] + self._floats(unit.shift)[0]
         lanes = np.stack(self._tiles["bit", row, 0]).reshape(-1, words(inputs), LANES)
-        packed = bits.Packed(lanes.view(np.uint32), self._stage(row).tokens, int(inputs))
-        found[f"{name}.bit"] = bits.unpack(packed)[None]
-        found[f"{name}.int"] = whole = bits.binary_product(packed, bits.pack(_signs(weight)))[None]
-        found[f"{name}.linear"] = whole.astype(np.float32) * found[f"{name}.weight.scale"]
-        found[f"{name}.norm"] = self._norm(f"{name}.norm", row)
+        packed = bits.Packed(lanes.view(np.uint32), self._stage(row).tokens, inputs)
+        found[product.inside["bit"]] = bits.unpack(packed)[None]
+        whole = bits.binary_product(packed, bits.pack(_signs(weight)))[None]
+        found[product.inside["int"]] = whole
+        found[product.name] = whole.astype(np.float32) * scale
+        found[unit.norm.name] = self._norm(unit.norm, row)
         if ("value.out", row, 0) in self._tiles:
-            found[f"{name}.out"] = self._field("value.out", row, every=True)
+            found[unit.activation.name] = self._field("value.out", row, every=True)
         else:
-            found[f"{name}.out"] = self._tokens("out", row)
-        return found[f"{name}.out"]
+            found[unit.activation.name] = self._tokens("out", row)
 
-    def _heads(self, found, name: str, row: int, m: np.ndarray, stage: ModelStage) -> None:
-        z = m + self._floats(f"{name}_move")
-        found[f"{name}.head_z"] = _cut(z, stage, transposed=name.endswith(".v"))
-        rows, length = found[f"{name}.head_z"].shape[2:]
+    def _heads(self, found, unit: Projection, row: int, stage: ModelStage) -> None:
+        z = found[unit.activation.name] + self._floats(unit.moved)[0]
+        value = row % self.plan.rows == self.plan.inputs - 1
+        (cut,) = unit.bit.inputs
+        found[cut] = _cut(z, stage, transposed=value)
+        rows, length = found[cut].shape[2:]
         lanes = self._by_head("head_bit", row, words(length)).view(np.uint32)
-        found[f"{name}.head_bit"] = bits.unpack(bits.Packed(lanes, rows, length))
+        found[unit.bit.name] = bits.unpack(bits.Packed(lanes, rows, length))
 
-    def _attention(self, found, name: str, own: int, stage: ModelStage) -> None:
-        plan, config, keys = self.plan, self.config, stage.keys
-        lanes = self._stage(own).slots * LANES
-        products = self._by_head("attn.scores", own, 2 * lanes)
-        whole = [
-            plan.head_dim - 2 * _queries_first(products[..., first : first + keys, :], keys)
-            for first in range(0, len(config.bands) * lanes, lanes)
-        ]
-        for band, product in zip(config.bands, whole, strict=True):
-            found[f"{name}.scores{band}.int"] = product
-        found[f"{name}.scores"] = self._scores(name, whole)
-        weights = self._by_head("attn.weights", own, keys + 1)
+    def _attention(self, found: dict[str, np.ndarray], block: Block, own: int) -> None:
+        plan, stage, context = self.plan, block.context.stage, block.context
+        lanes, keys = self._stage(own).slots * LANES, stage.keys
+        ones = self._by_head("scores", own, 2 * lanes)
+        for band, product in enumerate(block.products):
+            here = ones[..., band * lanes : band * lanes + keys, :]
+            found[product.name] = plan.head_dim - 2 * _queries_first(here, keys)
+        self._scores(found, block)
+        weights = self._by_head("weights", own, keys + 1)
         prob = _queries_first(weights[..., :-1, :] / weights[..., -1:, :], keys)
-        alpha = np.float32(self.arrays[f"{name}.alpha"])
-        found[f"{name}.prob.z"] = boolean.threshold(prob, alpha)[0]
-        bit = self._by_head("attn.prob.bit", own, words(keys)).view(np.uint32)
-        found[f"{name}.prob.bit"] = bits.unpack(bits.Packed(bit, keys, keys))
-        context = _cut(self._tokens("attn.context", own), stage)
+        (alpha,) = self._floats(context)
+        found[context.inside["prob.z"]] = boolean.threshold(prob, alpha)[0]
+        bit = self._by_head("boolean", own, words(keys)).view(np.uint32)
+        found[context.inside["prob.bit"]] = bits.unpack(bits.Packed(bit, keys, keys))
+        value = _cut(self._tokens("context", own), stage)
         step = np.broadcast_to(boolean.step_of(alpha), (stage.heads, 1, 1))
-        found[f"{name}.context.int"] = np.rint(context / step).astype(np.int32)
-        found[f"{name}.context"] = context
-        found[f"{name}.norm.out"] = self._norm(f"{name}.norm", own)
-        if plan.differential:
-            found[f"{name}.neighbour_mean"] = self._tokens("attn.neighbour_mean", own)
-        found[f"{name}.out"] = self._tokens("attn.out", own)
+        found[context.inside["context.int"]] = np.rint(value / step).astype(np.int32)
+        found[context.name] = value
+        found[block.norm.name] = self._norm(block.norm, own)
+        if block.mean:
+            found[block.mean.name] = self._tokens("neighbour mean", own)
+        found[block.activation.name] = self._tokens("attended", own)
 
-    def _scores(self, name: str, whole: list[np.ndarray]) -> np.ndarray:
-        bands = [product.astype(np.float32) for product in whole]
-        if self.plan.haar:
-            weight = self._floats(f"{name}.band_weight")
-            scores, _ = band_sum.forward(*bands, weight, self.plan.head_dim)
-        else:
-            scores = bands[0] / math.sqrt(self.plan.head_dim)
-        if self.plan.windowed:
-            scores, _ = position_bias.forward(scores, self._floats(f"{name}.position_bias"))
-        return scores
+    def _scores(self, found: dict[str, np.ndarray], block: Block) -> None:
+        """By the model's own operations, of the whole numbers."""
+        last = block.scores
+        bands = [found[product.name].astype(np.float32) for product in block.products]
+        scores = operations.forward(last, [*bands, *self._floats(last)])
+        if block.position_bias:
+            last = block.position_bias
+            scores = operations.forward(last, [scores, *self._floats(last)])
+        found[last.name] = scores
 
-    def _norm(self, name: str, row: int) -> np.ndarray:
+    def _norm(self, norm: Node, row: int) -> np.ndarray:
         """LayerNorm of what a unit's product or context differs by from its level (1, N, O)."""
         scale, shift = np.split(self._tokens("norm", row), 2, axis=-1)
         # in double precision, since the kernels round a product and a sum as one
         deviation = self._tokens("deviation", row).astype(np.float64)
         normalised = (deviation * scale + shift).astype(np.float32)
-        weight, bias = (self._floats(f"{name}.{leaf}") for leaf in ("weight", "bias"))
+        weight, bias = self._floats(norm)
         return (normalised.astype(np.float64) * weight + bias).astype(np.float32)
 
-    def _floats(self, name: str) -> np.ndarray:
-        return np.asarray(self.arrays[name], np.float32)
+    def _floats(self, node: Node) -> list[np.ndarray]:
+        """The parameters of a node."""
+        arrays = (self.arrays[self.network.path(name)] for name in node.params)
+        return [np.asarray(array, np.float32) for array in arrays]
 
     def _tokens(self, what: str, row: int) -> np.ndarray:
         """Tiles (channels, 16) -> (1, N, channels)."""

@@ -8,13 +8,12 @@ whose probabilities are then 1 / N with N = 16.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from refimpl.golden import search
-from refimpl.models import Config, VisionTransformer
+from refimpl.models import Config, VisionTransformer, flatten, structure
 from refimpl.models.params import Params
+from refimpl.models.structure import Block
 
 # A grid of 3 x 5 and a class token: N = 16. Rows of 65 bits are one longer than a word.
 CONFIG = Config(
@@ -34,43 +33,42 @@ EQUAL = 64.0  # a move that makes all bits equal
 def case(seed: int) -> tuple[VisionTransformer, Params, np.ndarray]:
     """The network, its float32 parameters and an image (1, 3, 6, 10)."""
     params, image = search.draw(CONFIG, seed)
-    block = params["blocks"]["0"]
-    _ties_of_activations(block)
-    _equal_bits(block["attn"])
-    _probabilities(block["attn"])
-    for projection in _projections(block):
-        _ties_of_weights(projection["weight"])
-    return VisionTransformer(CONFIG), params, image
+    model, flat = VisionTransformer(CONFIG), flatten(params)
+    (block,) = structure.find(model.network).blocks
+    _ties_of_activations(block, flat)
+    _equal_bits(block, flat)
+    _probabilities(block, flat)
+    for unit in block.units:
+        _ties_of_weights(flat[unit.product.params[0]])
+    return model, params, image
 
 
-def _projections(block: dict[str, Any]) -> list[dict[str, Any]]:
-    attention = [block["attn"][t] for t in (*CONFIG.attention_inputs, "proj")]
-    return [*attention, block["mlp"]["up"], block["mlp"]["down"]]
-
-
-def _ties_of_activations(block: dict[str, Any]) -> None:
+def _ties_of_activations(block: Block, flat: dict[str, np.ndarray]) -> None:
     """z of 0, -0.0, 1 and -1 in q_low, k_low, v and up, and in all of the high band a z of 0."""
     count = len(CONSTANTS)
-    for norm in (block["norm1"], block["norm2"]):
-        norm["weight"][:count], norm["bias"][:count] = 0, CONSTANTS
-    for projection in (*(block["attn"][t] for t in ("q_low", "k_low", "v")), block["mlp"]["up"]):
-        projection["move"][:count] = MOVES
+    q_low, k_low, q_high, _, value = block.projections
+    for norm in (block.norm1, block.norm2):
+        weight, bias = norm.params
+        flat[weight][:count], flat[bias][:count] = 0, CONSTANTS
+    for unit in (q_low, k_low, value, block.up):
+        flat[unit.shift.params[0]][:count] = MOVES
     # a constant channel has no details
-    block["attn"]["q_high"]["move"][:count] = 0
+    flat[q_high.shift.params[0]][:count] = 0
 
 
-def _equal_bits(attention: dict[str, Any]) -> None:
-    attention["k_low"]["move"][-1] = EQUAL
-    attention["k_high"]["move"][:] = EQUAL
-    attention["proj"]["move"][:] = -EQUAL
-    attention["q_high_move"][:] = -EQUAL
-    attention["v_move"][: CONFIG.head_dim] = EQUAL
+def _equal_bits(block: Block, flat: dict[str, np.ndarray]) -> None:
+    _, k_low, q_high, k_high, value = block.projections
+    flat[k_low.shift.params[0]][-1] = EQUAL
+    flat[k_high.shift.params[0]][:] = EQUAL
+    flat[block.proj.shift.params[0]][:] = -EQUAL
+    flat[q_high.moved.params[0]][:] = -EQUAL
+    flat[value.moved.params[0]][: CONFIG.head_dim] = EQUAL
 
 
-def _probabilities(attention: dict[str, Any]) -> None:
+def _probabilities(block: Block, flat: dict[str, np.ndarray]) -> None:
     count = len(ALPHAS)
-    attention["alpha"][:count, 0, 0] = ALPHAS
-    attention["band_weight"][:, :count] = BAND_WEIGHTS
+    flat[block.context.params[0]][:count, 0, 0] = ALPHAS
+    flat[block.scores.params[0]][:, :count] = BAND_WEIGHTS
 
 
 def _ties_of_weights(weight: np.ndarray) -> None:

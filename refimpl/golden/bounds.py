@@ -204,12 +204,17 @@ def _run(step: Step, given: Sequence[Bounded], arithmetic: Arithmetic) -> Bounde
         return step.value
     if step.op is None:  # the gradient of the logits: given, and cast to the candidate's type
         return arithmetic.value(step.value, roundings=1)
-    return _unwrapped(step.op.run(given, lambda taps, params: _Bounds(taps, params, arithmetic)))
+    return unwrapped(step.op.run(given, lambda taps, params: _Bounds(taps, params, arithmetic)))
 
 
-def _unwrapped(result: Any) -> Any:
+def unwrapped(result: Any) -> Any:
     """np.array and np.asarray of an op wrap a Bounded, which they do not know."""
     return result.item() if isinstance(result, np.ndarray) and result.dtype == object else result
+
+
+def evaluator(arithmetic: Arithmetic) -> Evaluator:
+    """Give what runs single nodes and steps on arrays that carry their error."""
+    return _Bounds({}, {"": np.zeros(())}, arithmetic)
 
 
 class _Bounds(Evaluator):
@@ -227,13 +232,13 @@ class _Bounds(Evaluator):
         if node.tap == "gradient":  # the ratio's error is known from the scores
             return _Softmax(node, args[0])
         run = FORWARD.get(node.op)
-        return run(node, args[0]) if run else _unwrapped(super().forward(node, args))
+        return run(node, args[0]) if run else unwrapped(super().forward(node, args))
 
     def backward(self, node: Node, dy: Any, args: list[Any], output: Any, position: int) -> Any:
         run = BACKWARD.get(node.op)
         if run and position == 0:
             return run(node, dy, args)
-        return _unwrapped(super().backward(node, dy, args, output, position))
+        return unwrapped(super().backward(node, dy, args, output, position))
 
     def step(self, node: Node, key: str, function: Callable, args: list[Any]) -> Any:
         if isinstance(args[0], _Softmax):
@@ -326,7 +331,7 @@ def _neighbours_backward(node: Node, dy: Bounded, args: list[Any]) -> Bounded:
 def _interpolate(node: Node, x: Bounded) -> Bounded:
     """An entry is the weighted mean of four, one axis after the other."""
     found = _mean(lambda a: ops.interpolate.forward(a, **node.attributes)[0], x, roundings=6)
-    return _placed(node, found, x.shape[-2:])
+    return _placed(found, x.shape[-2:], node.attributes["size"])
 
 
 def _interpolate_backward(node: Node, dy: Bounded, args: list[Any]) -> Bounded:
@@ -334,19 +339,32 @@ def _interpolate_backward(node: Node, dy: Bounded, args: list[Any]) -> Bounded:
     grid, size = args[0].shape[-2:], node.attributes["size"]
     cache = ops.interpolate.forward(np.zeros(args[0].shape), **node.attributes)[1]
     found = _mean(lambda a: ops.interpolate.backward(a, cache)[0], dy, roundings=sum(size) + 2)
-    return _placed(node, found, grid)
+    return _placed(found, grid, size)
 
 
-def _placed(node: Node, found: Bounded, grid: tuple[int, int]) -> Bounded:
+def _resize_tokens(node: Node, x: Bounded) -> Bounded:
+    found = _mean(lambda a: ops.resize_tokens.forward(a, **node.attributes)[0], x, roundings=6)
+    return _placed(found, node.attributes["grid"], node.attributes["new_grid"])
+
+
+def _resize_tokens_backward(node: Node, dy: Bounded, args: list[Any]) -> Bounded:
+    cache = ops.resize_tokens.forward(np.zeros(args[0].shape), **node.attributes)[1]
+    grid, size = node.attributes["grid"], node.attributes["new_grid"]
+    found = _mean(
+        lambda a: ops.resize_tokens.backward(a, cache)[0], dy, roundings=sum(size) + 2
+    )
+    return _placed(found, grid, size)
+
+
+def _placed(found: Bounded, grid: tuple[int, int], size: tuple[int, int]) -> Bounded:
     """A port may compute where an entry lies in its own type, as PyTorch does.
 
     The weights of both neighbours are then off by the rounding of a number as large as the grid,
     also where they should be 0. Between grids that differ by a power of 2 all of it is exact.
     """
-    size = node.attributes["size"]
     if all(n and (m // n).bit_count() == 1 and m % n == 0 for m, n in zip(size, grid)):
         return found
-    largest = found.size.max(axis=(-2, -1), keepdims=True)
+    largest = np.abs(found.size).max()
     error = 8 * sum(grid) * found.arithmetic.unit * largest
     found.inherited = found.inherited + error**found.arithmetic.power
     return found
@@ -361,10 +379,16 @@ def _pool_backward(node: Node, dy: Bounded, args: list[Any]) -> Bounded:
     return np.concatenate([*rows, rest], axis=1)
 
 
-FORWARD = {"bands": _bands, "neighbours": _neighbours, "interpolate": _interpolate}
+FORWARD = {
+    "bands": _bands,
+    "neighbours": _neighbours,
+    "interpolate": _interpolate,
+    "resize_tokens": _resize_tokens,
+}
 BACKWARD = {
     "bands": _bands_backward,
     "neighbours": _neighbours_backward,
     "interpolate": _interpolate_backward,
+    "resize_tokens": _resize_tokens_backward,
     "pool": _pool_backward,
 }

@@ -24,7 +24,9 @@ from typing import NamedTuple
 import numpy as np
 
 from refimpl.conventions import GoldenFileError, is_lfs_pointer, lfs_error
+from refimpl.disk import read_text
 from refimpl.golden import npy
+from refimpl.models import arrays
 
 FOLDERS = ("", "taps", "grads")  # of a folder, where .npy files are looked for
 NOT_TAPS = ("input_0", "output_0")  # a bundle's copies beside its taps
@@ -34,7 +36,6 @@ SAFETENSORS_DTYPES = {
     "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64",
     "F16": "float16", "BF16": npy.BFLOAT16, "F32": "float32", "F64": "float64",
 }  # fmt: skip
-MAX_SAFETENSORS = 2**34  # bytes of a file, which is read whole
 
 Load = Callable[[], np.ndarray]
 
@@ -116,7 +117,7 @@ def _is_lfs_pointer(path: Path) -> bool:
 def read_names(path: str | os.PathLike) -> dict[str, str]:
     """The JSON file of a map, an object of strings -> dict; GoldenFileError if it is none."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path)
         pairs = json.loads(text, object_pairs_hook=list)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -212,30 +213,31 @@ def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
 
 
 def _safetensors(path: Path) -> Iterator[Found]:
-    """Read whole, not mapped: a port that writes it anew meanwhile would end this process."""
-    from safetensors import SafetensorError, deserialize
-
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > MAX_SAFETENSORS:
-                raise GoldenFileError(
-                    f"{path}: {size} bytes; expected at most {MAX_SAFETENSORS}: "
-                    "write a folder of .npy files, which are read one by one"
-                )
-            arrays = deserialize(file.read())
-    except (SafetensorError, OSError, ValueError) as error:
-        if isinstance(error, GoldenFileError):
-            raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise GoldenFileError(f"{path}: not a readable safetensors file: {reason}") from None
-    for name, stored in arrays:
-        dtype = stored["dtype"]
-        if dtype not in SAFETENSORS_DTYPES:
+    with _reading_safetensors(path):
+        found = arrays.header(path)[1]
+    for name, array in found.items():
+        if array.type not in SAFETENSORS_DTYPES:
             raise GoldenFileError(
-                f"{path}: {name}: dtype {dtype}; expected one of {', '.join(SAFETENSORS_DTYPES)}"
+                f"{path}: {name}: dtype {array.type}; expected one of "
+                f"{', '.join(SAFETENSORS_DTYPES)}"
             )
-        header = npy.Header(np.dtype(SAFETENSORS_DTYPES[dtype]), tuple(stored["shape"]), False)
+        header = npy.Header(np.dtype(SAFETENSORS_DTYPES[array.type]), array.shape, False)
         npy.check(header, f"{path}: {name}")
-        load = partial(npy.values, bytes(stored["data"]), header, f"{path}: {name}")
-        yield Found(name, header.type, load)
+        yield Found(name, header.type, partial(_safetensors_values, array, header))
+
+
+def _safetensors_values(array: arrays.InFile, header: npy.Header) -> np.ndarray:
+    with _reading_safetensors(array.path):
+        return npy.values(bytes(array.read()), header, f"{array.path}: {array.name}")
+
+
+@contextlib.contextmanager
+def _reading_safetensors(path: Path) -> Iterator[None]:
+    """What can be wrong with a safetensors file, as a GoldenFileError."""
+    try:
+        yield
+    except GoldenFileError:  # which is a ValueError, too
+        raise
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise GoldenFileError(f"{path}: not a readable safetensors file: {reason}") from None

@@ -158,6 +158,13 @@ def compare(
     `unit_roundoff`: of the port's arithmetic, as `precision.Units` takes it.
     GoldenFileError where the candidate has no tap of the model, or those of another bundle;
     ConfigError where a pattern of `require` fits no tap.
+
+    >>> from importlib import resources
+    >>> bundle = store.read(resources.files("refimpl.weights") / "golden" / "react_micro")
+    >>> port = {"blocks.0.out": bundle.value("blocks.0.out") + 0.01}
+    >>> found = compare(bundle, port)
+    >>> found.outcome, [verdict.name for verdict in found.verdicts if verdict.verdict == "FAIL"]
+    ('FAIL', ['blocks.0.out'])
     """
     require_choice("golden compare", "mode", mode, MODES)
     steps = bundle.reference.steps
@@ -255,7 +262,12 @@ def _grids(session: _Session) -> Iterator[str]:
 
 
 def selfcheck(path: str | os.PathLike) -> Comparison:
-    """Recompute a bundle from its own weights and input, and compare."""
+    """Recompute a bundle from its own weights and input, and compare. Errors as `store.read`.
+
+    >>> from importlib import resources
+    >>> selfcheck(resources.files("refimpl.weights") / "golden" / "react_micro").outcome
+    'PASS'
+    """
     bundle = store.read(path)
     values = {name: step.value for name, step in bundle.retrace().items()}
     return compare(bundle, {name: values[name] for name in bundle.entries})

@@ -60,6 +60,13 @@ def trace(
     """images (B, channels, H, W), dlogits like the logits or None for forward alone: name -> Step.
 
     In order of computation; the first is "input". Errors as `model.forward`.
+
+    >>> from refimpl.models import create_model
+    >>> model = create_model("react_micro", depth=1)
+    >>> params = model.init(np.random.default_rng(0))
+    >>> steps = trace(model, params, np.zeros((1, 1, 28, 28), np.float32))
+    >>> list(steps)[:3], list(steps)[-1]
+    (['input', 'patch_embed.out', 'tokens'], 'logits')
     """
     steps = {INPUT: Step(images, None, ())}
 

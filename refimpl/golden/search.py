@@ -36,17 +36,22 @@ class _CloseError(Exception):
         self.name, self.step = name, step
 
 
-def draw(config: Config, seed: int) -> tuple[Params, np.ndarray]:
-    """Parameters of an untrained network and one image (1, channels, H, W), float32.
+def draw(config: Config, seed: int, images: int = 1) -> tuple[Params, np.ndarray]:
+    """Draw parameters of an untrained network and images (images, channels, H, W), float32.
 
     Unlike `model.init` no move, shift or bias is 0, signs are mixed, and the probabilities lie on
     both sides of alpha / 2: so every threshold is busy, and few values are ties [SPEC 6.6].
+
+    >>> from refimpl.models import create_model
+    >>> params, image = draw(create_model("didb_micro").config, seed=0)
+    >>> image.shape, bool(params["blocks"]["0"]["attn"]["q_low"]["move"].all())
+    ((1, 1, 28, 28), True)
     """
     rng = np.random.default_rng(seed)
     drawn = parameters.draw(network(config).parameters, rng)
     params = unflatten({path: value.astype(np.float32) for path, value in drawn.items()})
-    image = rng.standard_normal((1, config.channels, *config.image_size)).astype(np.float32)
-    return params, image
+    drawn = rng.standard_normal((images, config.channels, *config.image_size))
+    return params, drawn.astype(np.float32)
 
 
 def tie_free(
@@ -61,6 +66,12 @@ def tie_free(
 
     The first attempt is `images` itself; the next ones add normal noise of `noise` times their
     standard deviation, drawn from `seed`. GoldenFileError after `limit` attempts in vain.
+
+    >>> from refimpl.models import create_model
+    >>> model = create_model("react_micro", dim=8, depth=1, image_size=8)
+    >>> params, image = draw(model.config, seed=0)
+    >>> tie_free(model, params, image).images.shape
+    (1, 1, 8, 8)
     """
     start = time.perf_counter()
     params = record.cast(params, np.float64)

@@ -14,6 +14,7 @@ everything before it believes anything: hashes, shapes, types, padding.
 from __future__ import annotations
 
 import csv
+import fnmatch
 import hashlib
 import importlib.metadata
 import io
@@ -22,7 +23,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,7 @@ from refimpl.conventions import (
     ConfigError,
     GoldenFileError,
     RefimplError,
+    did_you_mean,
     require_choice,
     require_finite,
     require_shape,
@@ -114,7 +116,12 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files have been checked; arrays are read when they are asked for."""
+    """Give access to a bundle whose files have been checked; arrays are read when asked for.
+
+    >>> from importlib import resources
+    >>> read(resources.files("refimpl.weights") / "golden" / "react_micro").entries["logits"].kind
+    'real'
+    """
 
     path: Path
     manifest: dict[str, Any]
@@ -123,6 +130,10 @@ class Bundle:
     params: Params  # latent, in the bundle's dtype
     input: np.ndarray  # (B, channels, H, W)
     output: np.ndarray  # logits: (B, classes), with a decoder (B, classes, H, W)
+
+    def __repr__(self) -> str:
+        count = f"{len(self.entries)} taps of {len(self.input)} images"
+        return f"Bundle({str(self.path)!r}: {count}, {self.input.dtype}, {self.model})"
 
     def value(self, name: str) -> np.ndarray:
         """A stored tap in its logical shape: bool, int32 or float."""
@@ -179,26 +190,42 @@ def make(
     params: Params,
     images: np.ndarray,
     *,
-    taps: str = "all",
+    taps: str | Sequence[str] = "all",
     grads: bool = False,
     dtype: str = "float64",
     seed: int = 0,
     kind: str = "ordinary",
     search: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Write a bundle of one forward, with `grads` also of one backward; whole or not at all.
 
     images (B, channels, H, W), any float type like the parameters: both are cast to `dtype`, in
     which the reference then runs. The gradient of the logits is drawn from `seed`. `taps`:
     "all"; "block": the shell, each block's mid and out, and the bits of activations; "io": input
-    and logits. `search` is noted in the manifest.
-    GoldenFileError where `path` exists and is not an empty folder; errors of the model; OSError.
+    and logits; or patterns of names such as "blocks.0.*", several of which add up. The logits and
+    their gradient are always there. `search` is noted in the manifest.
+    GoldenFileError where `path` exists and is not an empty folder, with `overwrite` no bundle;
+    ConfigError where a pattern fits no tap; errors of the model; OSError.
+
+    >>> import tempfile
+    >>> from refimpl.models import create_model
+    >>> model = create_model("react_micro", depth=1)
+    >>> params = model.init(np.random.default_rng(0))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     make(f"{folder}/bundle", model, params, np.zeros((1, 1, 28, 28)), taps="io")
+    ...     read(f"{folder}/bundle").value("logits").shape
+    (1, 10)
     """
+    taps = [taps] if isinstance(taps, str) else list(taps)
+    require_taps(model.network, taps, grads)
+    if len(taps) == 1 and taps[0] in TAPS:
+        (taps,) = taps
     chosen = {"kind": kind, "taps": taps, "grads": grads, "seed": seed, "dtype": dtype}
-    for option, choices in (("taps", TAPS), ("dtype", DTYPES), ("kind", KINDS)):
+    for option, choices in (("dtype", DTYPES), ("kind", KINDS)):
         require_choice("golden make", option, chosen[option], choices)
     path = Path(path)
-    require_free(path)
+    require_free(path, overwrite=overwrite)
     parameters.check(model.network.parameters, flatten(params))
     size = (model.config.channels, *model.config.image_size)  # what the manifest will say
     require_shape("golden make", "images", images, (None, *size))
@@ -212,7 +239,23 @@ def make(
     is_exact = images.dtype == np.float64
     steps = exact.steps if is_exact else record.trace(model, used, images, dlogits)
     manifest = _description(model.config, chosen, search)
-    _write_folder(path, _contents(exact, steps, params, manifest))
+    write_folder(path, _contents(exact, steps, params, manifest), overwrite)
+
+
+def require_taps(network: Network, taps: Sequence[str], grads: bool) -> None:
+    """Raise ConfigError where one of these is no preset, and fits no tap of the network."""
+    shown = replay.taps(network)
+    forward = [tap.name for place in shown.forward for tap in place]
+    backward = [tap.name for place in shown.backward for tap in place]
+    for pattern in taps:
+        if pattern in TAPS or fnmatch.filter([*forward, *(backward if grads else [])], pattern):
+            continue
+        if fnmatch.filter(backward, pattern):
+            raise ConfigError(f"--taps {pattern!r} fits gradients alone; expected --grads, too")
+        raise ConfigError(
+            f"--taps {pattern!r} fits no tap of the model; expected {', '.join(TAPS)} or a "
+            f"pattern of names{did_you_mean(pattern, [*TAPS, *forward, *backward])}"
+        )
 
 
 def _description(
@@ -261,9 +304,15 @@ def _contents(
 
 
 def _taps(
-    reference: bounds.Reference, steps: Mapping[str, Step], taps: str
+    reference: bounds.Reference, steps: Mapping[str, Step], taps: str | Sequence[str]
 ) -> Iterator[tuple[Entry, bytes]]:
-    chosen = [name for name, step in steps.items() if name != INPUT and _is_chosen(step, taps)]
+    words = [taps] if isinstance(taps, str) else taps
+    ends = (reference.network.output, GRADS + reference.network.output)
+    chosen = [
+        name
+        for name, step in steps.items()
+        if name in ends or (name != INPUT and any(_is_chosen(name, step, word) for word in words))
+    ]
     sources = _sources(steps, {INPUT, *chosen})
     free = bounds.Free(reference, bounds.UNITS["float32"])
     numbers = {"taps": 0, "grads": 0}
@@ -299,8 +348,10 @@ def _taps(
         yield entry, data
 
 
-def _is_chosen(step: Step, taps: str) -> bool:
-    """Whether it is stored: the ends of the run and gradients of parameters always are."""
+def _is_chosen(name: str, step: Step, taps: str) -> bool:
+    """Whether a pattern or a preset stores it: of presets all do so with the ends of the run."""
+    if taps not in TAPS:
+        return fnmatch.fnmatchcase(name, taps)
     if step.op is None:  # given: the gradient of the logits
         return True
     shown, network = step.op.shown, step.op.network
@@ -319,11 +370,12 @@ def _op(step: Step) -> str:
 
 
 def _attributes(step: Step) -> str:
-    """Of an op, as name=value, without blanks inside a value."""
-    if step.op is None:
-        return ""
-    attributes = step.op.node.attributes.items()
-    return " ".join(f"{key}={_text(value)}" for key, value in attributes)
+    return attributes_text(step.op.node.attributes) if step.op else ""
+
+
+def attributes_text(attributes: Mapping[str, Any]) -> str:
+    """Write attributes of an op as name=value, without blanks inside a value."""
+    return " ".join(f"{key}={_text(value)}" for key, value in attributes.items())
 
 
 def _text(value: Any) -> str:
@@ -386,16 +438,22 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def require_free(path: Path) -> None:
-    """A folder that a bundle may be written to; else GoldenFileError."""
+def require_free(path: Path, *, overwrite: bool = False, sign: str = MANIFEST) -> None:
+    """Raise GoldenFileError where this is no folder that a bundle may be written to.
+
+    With `overwrite` a folder may go that holds the file `sign`: it was written likewise.
+    """
     if path.is_dir() and not any(path.iterdir()):
         return
-    if os.path.lexists(path):
+    if os.path.lexists(path) and not overwrite:
         raise GoldenFileError(f"{path}: exists; expected a new folder or an empty one")
+    if os.path.lexists(path) and not (path / sign).is_file():
+        raise GoldenFileError(f"{path}: holds no {sign}; expected a folder that may be replaced")
 
 
-def _write_folder(path: Path, contents: Iterator[tuple[str, bytes]]) -> None:
-    with disk.new_folder(path) as folder:
+def write_folder(path: Path, contents: Iterable[tuple[str, bytes]], overwrite: bool) -> None:
+    """Write files by their names in the folder, all or none."""
+    with disk.new_folder(path, overwrite=overwrite) as folder:
         for name, data in contents:
             file = folder / name
             file.parent.mkdir(exist_ok=True)
@@ -410,6 +468,11 @@ def read(path: str | os.PathLike) -> Bundle:
 
     GoldenFileError, one line with the file's name, on anything but a whole bundle of this version.
     Nothing outside the folder is opened and nothing is unpickled.
+
+    >>> from importlib import resources
+    >>> bundle = read(resources.files("refimpl.weights") / "golden" / "react_micro")
+    >>> bundle.value("blocks.0.out").shape, bundle.input.dtype
+    ((1, 50, 64), dtype('float64'))
     """
     path = Path(path)
     if not path.is_dir():
@@ -444,11 +507,16 @@ def _manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise GoldenFileError(f"{where}: no manifest of a golden bundle")
     for key, expected in (
-        ("format_version", VERSIONS), ("kind", KINDS), ("taps", TAPS), ("dtype", DTYPES),
+        ("format_version", VERSIONS), ("kind", KINDS), ("dtype", DTYPES),
     ):  # fmt: skip
         if manifest.get(key) not in expected:
             wanted = " or ".join(map(repr, expected))
             raise GoldenFileError(f"{where}: {key} {manifest.get(key)!r:.80}; expected {wanted}")
+    taps = manifest.get("taps")
+    words = taps if isinstance(taps, list) else [taps] if taps in TAPS else [None]
+    if not all(isinstance(word, str) for word in words):
+        wanted = f"{' or '.join(map(repr, TAPS))}, or a list of patterns"
+        raise GoldenFileError(f"{where}: taps {taps!r:.80}; expected {wanted}")
     margin = manifest.get("free_margin")
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 < margin < 2**20:
         raise GoldenFileError(f"{where}: free_margin {margin!r:.80}; expected a positive number")

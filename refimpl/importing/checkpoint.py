@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,6 +45,15 @@ def load_checkpoint(
     `resample`, `size`, in the place of what the configuration says. The model's `preprocessing` is
     None where nobody says it. Parameters are float32, or float64 where a tensor is. ModelFileError,
     ConfigError or DataError name the file and the first key or field that does not fit.
+
+    >>> import tempfile
+    >>> from safetensors.numpy import save_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"fc.weight": np.ones((2, 2))}, f"{folder}/model.safetensors")
+    ...     load_checkpoint(f"{folder}/model.safetensors")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    refimpl.conventions.ModelFileError: ...
     """
     found = read(path, config=config, classes=classes, **options)
     return found.model, found.params
@@ -117,17 +127,37 @@ def _parameters(
 ) -> dict[str, np.ndarray]:
     """Every parameter of the network, from keys that are all used."""
     declared = VisionTransformer(config).network.parameters
-    used: set[str] = set()
-    flat: dict[str, np.ndarray] = {}
-    for path, parameter in declared.items():
-        keys = family.keys(path, config, tensors)
-        used.update(keys)
-        flat[path] = _parameter(parameter, keys, tensors, originals)
+    made_of = {path: family.keys(path, config, tensors) for path in declared}
+    used = {key for keys in made_of.values() for key in keys}
+    for path, parameter in declared.items():  # before any value is in memory
+        _check_shapes(parameter, made_of[path], tensors, originals)
     for key in tensors.arrays:
         if key not in used and not re.search(family.ignored, key):
             raise ConfigError(f"{originals[key]}: no place for it in a network of {family.name}")
+    flat = {
+        path: _parameter(parameter, made_of[path], tensors, originals)
+        for path, parameter in declared.items()
+    }
     wide = any(array.dtype == np.float64 for array in flat.values())
     return {path: array.astype(np.float64 if wide else np.float32) for path, array in flat.items()}
+
+
+def _shape(parameter: Parameter, keys: Sequence[str]) -> tuple[int, ...]:
+    """Of each of the tensors that are joined to a parameter."""
+    shape = parameter.shape
+    return (shape[0] // len(keys), *shape[1:]) if len(keys) > 1 else shape
+
+
+def _check_shapes(
+    parameter: Parameter, keys: Sequence[str], tensors: Tensors, originals: Mapping[str, str]
+) -> None:
+    shape = _shape(parameter, keys)
+    for key in keys:
+        if key not in tensors:
+            raise ConfigError(f"{key}: missing; expected shape {shape}")
+        found = tensors.arrays[key].shape
+        if found != shape and not (shape == () and math.prod(found) == 1):
+            raise ConfigError(f"{originals[key]}: shape {found}; expected {shape}")
 
 
 def _parameter(
@@ -135,16 +165,9 @@ def _parameter(
 ) -> np.ndarray:
     if not keys:
         return np.full(parameter.shape, parameter.start, np.float32)
-    shape = parameter.shape
-    if len(keys) > 1:
-        shape = (shape[0] // len(keys), *shape[1:])
-    arrays = []
+    joined = []
     for key in keys:
-        if key not in tensors:
-            raise ConfigError(f"{key}: missing; expected shape {shape}")
-        array = tensors.arrays[key]
-        if array.shape != shape and not (shape == () and array.size == 1):
-            raise ConfigError(f"{originals[key]}: shape {array.shape}; expected {shape}")
+        array = containers.values(tensors.arrays[key])
         if array.dtype.kind != "f":
             raise ConfigError(f"{originals[key]}: {array.dtype}; expected floats")
         if not np.isfinite(array).all():
@@ -153,8 +176,8 @@ def _parameter(
             raise ConfigError(f"{originals[key]}: holds a negative variance; expected none")
         if parameter.role == "alpha" and float(array.min()) < 1e-5:
             raise ConfigError(f"{originals[key]}: {array.min():g}; expected at least 1e-05")
-        arrays.append(array.reshape(shape))
-    return _join(arrays)
+        joined.append(array.reshape(_shape(parameter, keys)))
+    return _join(joined)
 
 
 # --- class names ----------------------------------------------------------------------------------

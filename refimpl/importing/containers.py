@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -18,35 +19,77 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl.conventions import ModelFileError, is_lfs_pointer, lfs_error
+from refimpl.models import arrays
 
 PICKLES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 # What a folder is searched for, the safest first.
 NAMES = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"  # behind such a name: of a checkpoint in several files
+LARGEST_INDEX = 2**24  # bytes
 # What training scripts call the network, the one that is trained before its moving average.
 WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema")
 PREFIXES = ("module.", "model.", "_orig_mod.")
-SAFETENSORS_FLOATS = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
+FLOATS = "expected floats of 16, 32 or 64 bits"
 
 
 class Container(NamedTuple):
     """What a checkpoint holds."""
 
     path: Path
-    arrays: dict[str, np.ndarray]  # float32 or float64; whole numbers as they are
+    # As `values` gives them: float32 or float64, whole numbers as they are. Those of a safetensors
+    # file are read when they are asked for.
+    arrays: dict[str, Any]
     args: dict[str, Any]  # options of the training script, where they are in the file
 
 
 def read(path: Path) -> Container:
     """Open a checkpoint, or the one in a folder; ModelFileError says what is wrong with it."""
     path = _file(path)
+    arrays, args = (_parts(path), {}) if path.name.endswith(INDEX) else _one(path)
+    return Container(path, _without_prefixes(path, arrays), args)
+
+
+def _one(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors of one file, and the options in it."""
     if path.suffix == ".safetensors":
-        return Container(path, _without_prefixes(path, _safetensors(path)), {})
+        return _safetensors(path), {}
     if path.suffix not in PICKLES:
         known = ", ".join((".safetensors", *PICKLES))
         raise ModelFileError(f"{path}: suffix {path.suffix!r}; expected one of {known}")
     found, args = _unwrapped(path, _pickle(path))
-    arrays = {key: _tensor(path, key, value) for key, value in found.items()}
-    return Container(path, _without_prefixes(path, arrays), args)
+    return {key: _tensor(path, key, value) for key, value in found.items()}, args
+
+
+def _parts(path: Path) -> dict[str, np.ndarray]:
+    """Tensors of several files, which an index tells: {"weight_map": {key: name of its file}}."""
+    places, arrays = _places(path), {}
+    for name in sorted(set(places.values())):
+        part, _ = _one(path.with_name(name))
+        for key, array in part.items():
+            if places.get(key) != name:
+                raise ModelFileError(f"{path}: {key} is in {name}; expected it to be said there")
+            arrays[key] = array
+    for key, name in places.items():
+        if key not in arrays:
+            raise ModelFileError(f"{path}: {key} is not in {name}; expected it there")
+    return arrays
+
+
+def _places(path: Path) -> dict[str, str]:
+    """What an index says: key -> a file beside it, nowhere else."""
+    try:
+        found = json.loads(_bytes(path, LARGEST_INDEX))
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: not JSON: {error}") from None
+    places = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise ModelFileError(f"{path}: no weight_map; expected the file of each tensor")
+    for key, name in places.items():
+        if not isinstance(name, str) or "\0" in name or Path(name).name != name:
+            raise ModelFileError(f"{path}: {key} is in {name!r:.60}; expected a file beside it")
+        if not path.with_name(name).is_file():
+            raise ModelFileError(f"{path}: {name}: no such file; expected all that it names")
+    return places
 
 
 def _file(path: Path) -> Path:
@@ -57,48 +100,50 @@ def _file(path: Path) -> Path:
     for name in NAMES:
         if (path / name).is_file():
             return path / name
-        if (path / f"{name}.index.json").is_file():
-            raise ModelFileError(
-                f"{path}: a checkpoint in several files; expected one, {' or '.join(NAMES)}"
-            )
+        if (path / f"{name}{INDEX}").is_file():
+            return path / f"{name}{INDEX}"
     raise ModelFileError(f"{path}: a folder without {' or '.join(NAMES)}; expected either of them")
 
 
-def _bytes(path: Path, count: int = -1) -> bytes:
-    """What a file begins with, or with -1 all of it."""
+def _bytes(path: Path, count: int) -> bytes:
+    """What a file begins with; ModelFileError where that is a pointer of Git LFS."""
     try:
         with open(path, "rb") as file:
             data = file.read(count)
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if is_lfs_pointer(data[:128]):
+    if is_lfs_pointer(data):
         raise ModelFileError(lfs_error(path))
     return data
 
 
-def _safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError, deserialize
-
+def _safetensors(path: Path) -> dict[str, arrays.InFile]:
+    _bytes(path, 128)  # whether it can be read, and is there
     try:
-        found = deserialize(_bytes(path))
-    except (SafetensorError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelFileError(f"{path}: not a readable safetensors file: {reason}") from None
-    return {key: _raw(path, key, **tensor) for key, tensor in found}
+        found = arrays.header(path)[1]
+    except ValueError as error:
+        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
+    for key, array in found.items():
+        if array.type != "BF16" and not isinstance(array.dtype, np.dtype):
+            raise ModelFileError(f"{path}: {key}: {array.type}; {FLOATS}")
+    return found
 
 
-def _raw(path: Path, key: str, dtype: str, shape: list[int], data: Any) -> np.ndarray:
-    """One tensor of a safetensors file; half precision is widened."""
-    if dtype == "BF16":  # the upper half of a float32
-        bits = np.frombuffer(data, "<u2").astype(np.uint32) << 16
-        return bits.view(np.float32).reshape(shape)
-    if dtype in SAFETENSORS_FLOATS:
-        return _widened(np.frombuffer(data, SAFETENSORS_FLOATS[dtype]).reshape(shape))
-    if dtype in ("BOOL", "U8", "I8", "I16", "U16", "I32", "U32", "I64", "U64"):
-        count = int(np.prod(shape, dtype=np.int64))
-        size = len(data) // count if count else 1
-        return np.frombuffer(data, f"<i{size}").reshape(shape)
-    raise ModelFileError(f"{path}: {key}: {dtype}; expected floats of 16, 32 or 64 bits")
+def values(array: np.ndarray | arrays.InFile) -> np.ndarray:
+    """A tensor of a Container, read where it is still in its file; half precision is widened.
+
+    ModelFileError where the file has changed meanwhile.
+    """
+    if isinstance(array, np.ndarray):
+        return array
+    try:
+        if array.type == "BF16":  # the upper half of a float32
+            bits = np.frombuffer(array.read(), "<u2").astype(np.uint32) << 16
+            return bits.view(np.float32).reshape(array.shape)
+        found = array.array()
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{array.path}: cannot be read: {error}") from None
+    return _widened(found) if found.dtype.kind == "f" else found
 
 
 def _widened(array: np.ndarray) -> np.ndarray:
@@ -174,11 +219,11 @@ def _tensor(path: Path, key: Any, value: Any) -> np.ndarray:
         raise ModelFileError(f"{path}: {key}: no plain tensor: {reason}") from None
 
 
-def _without_prefixes(path: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _without_prefixes(path: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Names as the network itself has them, without what holds it."""
-    while arrays:
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in arrays)), None)
+    while found:
+        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in found)), None)
         if prefix is None:
-            return arrays
-        arrays = {key.removeprefix(prefix): value for key, value in arrays.items()}
+            return found
+        found = {key.removeprefix(prefix): value for key, value in found.items()}
     raise ModelFileError(f"{path}: no tensor in it; expected a state dict")

@@ -52,10 +52,13 @@ def pack_values(field, pitch, at, tokens, channels, head_dim, floats, move, word
     """
     count, blocks = -(-tokens // WORD), -(-head_dim // LANES)
     zero = splat(np.float32(0))
+    head, r = 0, 0
     for c in range(channels):
-        r = c % head_dim
-        block = c // head_dim * blocks + r // LANES
+        block = head * blocks + r // LANES
         place = words_at + block * count * LANES + r % LANES
+        r += 1
+        if r == head_dim:
+            head, r = head + 1, 0
         shift = broadcast(floats, move + c)
         for word in range(count):
             bits = np.uint32(0)

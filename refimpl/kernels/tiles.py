@@ -184,6 +184,17 @@ def channel(linear, o, scale, shift, floats, coefficients, term, token_in, token
     return fma(u, slope, broadcast(floats, at + 3)) + token_out
 
 
+@inlined
+def fitted(x, at, step, together):
+    """The mean of so many channels from `at` on: fit() where there are fewer outputs."""
+    term = load(x, at)
+    if together > 1:
+        for i in range(1, together):
+            term = term + load(x, at + i * step)
+        term = term * splat(np.float32(1) / np.float32(together))
+    return term
+
+
 @jit
 def finish(
     linear, norm, outputs, x, x_at, x_step, inputs, floats, coefficients, token_in, token_out,
@@ -195,38 +206,62 @@ def finish(
     """
     scale, shift = load(norm, 0), load(norm, LANES)
     before, after = load(floats, token_in), load(floats, token_out)
-    together = inputs // outputs  # fit() takes the mean of so many channels
-    share = splat(np.float32(1) / np.float32(together))
+    together = inputs // outputs
     for o in range(outputs):
-        at = x_at + o * together * x_step
-        term = load(x, at)
-        if together > 1:
-            for i in range(1, together):
-                term = term + load(x, at + i * x_step)
-            term = term * share
+        term = fitted(x, x_at + o * together * x_step, x_step, together)
         y = channel(linear, o, scale, shift, floats, coefficients, term, before, after)
         store(out, out_at + o * out_step, y)
 
 
 @jit
-def finish_signs(
-    linear, norm, outputs, x, x_at, x_step, inputs, floats, coefficients, token_in, token_out,
-    move, words,
+def finish_onto(
+    linear, norm, outputs, x, inputs, floats, coefficients, token_in, token_out,
+    kept, out, stream, stream_at, alpha, beta,
 ):  # fmt: skip
-    """The rest of a projection whose outputs enter a sign, see `pack`; they replace `linear`.
+    """`finish`, and a residual addition with LayerScale: stream += alpha * y + beta.
 
-    It has no fewer outputs than inputs.
+    Where it is `kept`, y is in `out` afterwards.
     """
     scale, shift = load(norm, 0), load(norm, LANES)
     before, after = load(floats, token_in), load(floats, token_out)
-    for begin in range(0, outputs, WORD):
+    together = inputs // outputs
+    for o in range(outputs):
+        term = fitted(x, o * together * LANES, LANES, together)
+        y = channel(linear, o, scale, shift, floats, coefficients, term, before, after)
+        if kept:
+            store(out, o * LANES, y)
+        scaled = fma(y, broadcast(floats, alpha + o), broadcast(floats, beta + o))
+        at = stream_at + o * LANES
+        store(stream, at, load(stream, at) + scaled)
+
+
+@jit
+def finish_signs(
+    linear, norm, outputs, x, x_at, x_step, inputs, floats, coefficients, token_in, token_out,
+    move, words, kept, means,
+):  # fmt: skip
+    """The rest of a projection whose outputs enter a sign, see `pack`.
+
+    It has no fewer outputs than inputs. Where they are `kept`, the outputs replace `linear`. With
+    four times as many outputs as inputs `means` (inputs, 16) are those of each four, which fit()
+    takes for the shortcut of the projection that follows.
+    """
+    scale, shift = load(norm, 0), load(norm, LANES)
+    before, after = load(floats, token_in), load(floats, token_out)
+    quarter, fourfold = splat(np.float32(0.25)), outputs == 4 * inputs
+    second, third, fourth = quarter, quarter, quarter  # of four channels, from the last one down
+    source = inputs - 1  # fit() repeats the inputs
+    for begin in range((outputs - 1) // WORD * WORD, -1, -WORD):
         end = min(begin + WORD, outputs)
         negative = splat(np.int32(0))
-        source = (end - 1) % inputs  # fit() repeats the inputs
         for o in range(end - 1, begin - 1, -1):
             term = load(x, x_at + source * x_step)
             y = channel(linear, o, scale, shift, floats, coefficients, term, before, after)
-            store(linear, o * LANES, y)
+            if kept:
+                store(linear, o * LANES, y)
+            if fourfold and o % 4 == 0:
+                store(means, o // 4 * LANES, (((y + second) + third) + fourth) * quarter)
+            second, third, fourth = y, second, third
             negative = shift_in_sign(negative, y + broadcast(floats, move + o))
             source = source - 1 if source > 0 else inputs - 1
         store(words, begin // WORD * LANES, negative ^ ones_up_to(end - begin))
@@ -235,11 +270,11 @@ def finish_signs(
 @jit
 def finish_heads(
     linear, norm, heads, head_dim, x, x_at, x_step, floats, coefficients, token_in, token_out,
-    move, words, words_at, words_step, total, total_at, first,
+    move, words, words_at, words_step, kept, total, total_at, first,
 ):  # fmt: skip
     """The rest of a projection to queries or keys: `finish_signs` head by head, and their sum.
 
-    The words of a head lie `words_step` apart. total = the outputs where they are its first term,
+    The words of a head lie `words_step` apart. total = the outputs where they are its `first` term,
     else total + outputs.
     """
     scale, shift = load(norm, 0), load(norm, LANES)
@@ -252,23 +287,14 @@ def finish_heads(
                 o = head * head_dim + r
                 term = load(x, x_at + o * x_step)
                 y = channel(linear, o, scale, shift, floats, coefficients, term, before, after)
-                store(linear, o * LANES, y)
+                if kept:
+                    store(linear, o * LANES, y)
                 negative = shift_in_sign(negative, y + broadcast(floats, move + o))
                 if not first:
                     y = load(total, total_at + o * LANES) + y
                 store(total, total_at + o * LANES, y)
             place = words_at + head * words_step + begin // WORD * LANES
             store(words, place, negative ^ ones_up_to(end - begin))
-
-
-@jit
-def add_scaled(x, x_at, branch, channels, floats, alpha, beta):
-    """x += alpha * branch + beta, a residual addition with LayerScale."""
-    for c in range(channels):
-        scaled = fma(
-            load(branch, c * LANES), broadcast(floats, alpha + c), broadcast(floats, beta + c)
-        )
-        store(x, x_at + c * LANES, load(x, x_at + c * LANES) + scaled)
 
 
 @jit

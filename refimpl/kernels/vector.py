@@ -126,6 +126,36 @@ def load_as_floats(array: np.ndarray, index: int) -> np.ndarray:
     return load(array, index).astype(np.float32)
 
 
+def _gather(typing, array, indices):
+    vector = _of_array(array)
+
+    def generate(context, builder, signature, values):
+        floats, pointers = (ir.VectorType(kind, LANES) for kind in (ir.FloatType(), ir.IntType(64)))
+        array, indices = values
+        base = builder.ptrtoint(
+            pointer(context, builder, signature.args[0], array, ir.Constant(ir.IntType(64), 0)),
+            pointers.element,
+        )
+        places = builder.shl(builder.sext(indices, pointers), ir.Constant(pointers, [2] * LANES))
+        places = builder.add(places, spread(builder, base))
+        places = builder.inttoptr(places, ir.VectorType(ir.FloatType().as_pointer(), LANES))
+        mask = ir.Constant(ir.VectorType(_BIT, LANES), [1] * LANES)
+        kinds = [places.type, _INT, mask.type, floats]
+        function = get_or_insert_function(
+            builder.module, ir.FunctionType(floats, kinds), "llvm.masked.gather.v16f32.v16p0"
+        )
+        none = ir.Constant(floats, ir.Undefined)
+        return builder.call(function, [places, ir.Constant(_INT, 4), mask, none])
+
+    return (FLOATS(array, INTS), generate) if (vector, indices) == (FLOATS, INTS) else None
+
+
+@compiled_as(_gather)
+def gather(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """Sixteen values of a flat float32 array, from a flat index each, none of them negative."""
+    return array.reshape(-1)[indices]
+
+
 # --- lanes ----------------------------------------------------------------------------------------
 
 

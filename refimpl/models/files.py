@@ -9,12 +9,13 @@ and sha256.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.disk import write_atomically
 from refimpl.models import architectures, cards, packing
 from refimpl.models import params as parameters
+from refimpl.models.arrays import InFile, header
 from refimpl.models.config import Config
 from refimpl.models.params import Params
 from refimpl.models.vit import VisionTransformer
@@ -75,6 +77,13 @@ def save(
     latter as JSON, takes their place. So `save(path, *load(name))` loses nothing. ConfigError where
     they do not fit the model, or the card is no JSON; ShapeError or DtypeError where the parameters
     are not the model's, NonFiniteError where one holds NaN or infinity; OSError from the disk.
+
+    >>> import tempfile
+    >>> model, params = load("didb_micro_mnist")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(f"{folder}/copy.safetensors", model, params)
+    ...     load(f"{folder}/copy.safetensors")[0].class_names[:3]
+    ('0', '1', '2')
     """
     flat = parameters.flatten(params)
     parameters.check(model.network.parameters, flat)
@@ -154,7 +163,15 @@ def to_bytes(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
 
 
 def load(name_or_path: str | os.PathLike) -> tuple[VisionTransformer, Params]:
-    """A shipped model's name, or the path of a file -> (model, params). See `read`."""
+    """Load a shipped model's name, or the path of a file -> (model, params). Errors as `read`.
+
+    The model has the preprocessing and the class names of its file.
+
+    >>> model, params = load("didb_micro_mnist")
+    >>> pixels = np.zeros((1, 28, 28), np.uint8)
+    >>> model.predict(params, model.prepare(pixels)).shape
+    (1, 10)
+    """
     file = read(name_or_path)
     return file.model, file.params
 
@@ -215,14 +232,19 @@ def _check_metadata(
     raise ModelFileError(f"{path}: {key} {found!r}{meaning}; expected {wanted}")
 
 
-def _latent(path: Path, config: Config, stored: dict[str, np.ndarray]) -> Params:
+def _latent(path: Path, config: Config, stored: dict[str, InFile]) -> Params:
     _check_arrays(path, config, stored)
-    return parameters.unflatten({name: stored[name] for name in parameters.shapes(config)})
+    values = _values(path, stored)
+    for name, array in values.items():
+        if not np.isfinite(array).all():
+            raise ModelFileError(f"{path}: {name}: holds NaN or infinity; expected finite numbers")
+    return parameters.unflatten({name: values[name] for name in parameters.shapes(config)})
 
 
-def _packed(path: Path, config: Config, stored: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _packed(path: Path, config: Config, stored: dict[str, InFile]) -> dict[str, np.ndarray]:
     try:
-        return packing.split(config, stored)
+        packing.check(config, stored)
+        return packing.split(config, _values(path, stored))
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {error}") from None
 
@@ -236,6 +258,11 @@ def list_models(pattern: str = "*", *, trained: bool = False) -> list[str]:
     """List the names that a pattern such as "didb*" has: architectures, for `create_model`.
 
     trained: the trained models that come with refimpl instead, for `load`.
+
+    >>> list_models("react_*y")
+    ['react_tiny', 'react_swin_tiny']
+    >>> list_models("didb*", trained=True)
+    ['didb_cifar10', 'didb_micro_mnist']
     """
     return fnmatch.filter(shipped() if trained else architectures.NAMES, pattern)
 
@@ -266,21 +293,29 @@ def _weights() -> Any:
         ) from None
 
 
-def _open(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    from safetensors import SafetensorError, safe_open
+def _open(path: Path) -> tuple[dict[str, str], dict[str, InFile]]:
+    with _reading(path):
+        return header(path)
 
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What can be wrong with a file, as a ModelFileError."""
     try:
-        with safe_open(path, framework="numpy") as file:
-            names = file.keys()
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, TypeError, KeyError, ValueError, AttributeError) as error:
+        yield
+    except ValueError as error:
         with open(path, "rb") as file:
             if is_lfs_pointer(file.read(128)):
                 raise ModelFileError(lfs_error(path)) from None
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelFileError(f"{path}: not a readable safetensors file: {reason}") from None
+        raise ModelFileError(f"{path}: not a readable safetensors file: {error}") from None
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _values(path: Path, found: Mapping[str, InFile]) -> dict[str, np.ndarray]:
+    """The arrays, once it is known that the network has them."""
+    with _reading(path):
+        return {name: array.array() for name, array in found.items()}
 
 
 def _json(path: Path, metadata: dict[str, str], key: str) -> Any:
@@ -290,7 +325,7 @@ def _json(path: Path, metadata: dict[str, str], key: str) -> Any:
         raise ModelFileError(f"{path}: metadata {key!r} is missing or no JSON") from None
 
 
-def _check_arrays(path: Path, config: Config, flat: dict[str, np.ndarray]) -> None:
+def _check_arrays(path: Path, config: Config, flat: dict[str, InFile]) -> None:
     count = sum(blocks for _, blocks in parameters.repeated(config))
     if count > 2 * len(flat) + MANY:  # before a list of all names is made of a hostile number
         raise ModelFileError(
@@ -311,5 +346,3 @@ def _check_arrays(path: Path, config: Config, flat: dict[str, np.ndarray]) -> No
             raise ModelFileError(
                 f"{path}: {name}: {array.dtype}; expected float32 or float64 throughout"
             )
-        if not np.isfinite(array).all():
-            raise ModelFileError(f"{path}: {name}: holds NaN or infinity; expected finite numbers")

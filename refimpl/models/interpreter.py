@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from refimpl import ops
-from refimpl.conventions import NonFiniteError
+from refimpl.conventions import NonFiniteError, ShapeError
 from refimpl.models import insides, replay
 from refimpl.models.nodes import INPUT, Network, Node, Unit
 from refimpl.models.replay import Replay
@@ -51,6 +51,9 @@ class Cache(NamedTuple):
     nodes: dict[int, Any]  # cache of each node that ran
     units: dict[int, Any]  # of each unit that ran as one, by its first node
 
+    def __repr__(self) -> str:
+        return f"Cache({self.network}, {self.batch} images)"
+
 
 def forward(
     network: Network,
@@ -61,7 +64,7 @@ def forward(
     tap: Tap | None = None,
     keep: bool = True,
 ) -> tuple[np.ndarray, Cache]:
-    """images (B, channels, H, W) -> (logits, cache); with `keep` false the cache is empty."""
+    """Run images (B, channels, H, W) -> (logits, cache); with `keep` false the cache is empty."""
     cache, values = Cache(network, params, backend, len(images), {}, {}), {INPUT: images}
     units = _twins(network, backend) if tap is None else {}
     begin = 0
@@ -82,11 +85,16 @@ def forward(
     return values[network.output], cache
 
 
-def of_parameters(network: Network, params: Flat) -> dict[str, np.ndarray]:
-    """The parameters as the nodes read them: for images of another size, interpolated."""
+def resized(network: Network, params: Flat, other: Network) -> dict[str, np.ndarray]:
+    """Give the parameters of `other`, the network for another size of image, from those given.
+
+    network: `other` as it reads `params`: what the two lists do not share is what interpolates.
+    """
     cache, values = Cache(network, params, ops, 0, {}, {}), {}
     made = {}
     for name, i in network.of_parameters.items():
+        if name in other.of_parameters:
+            continue
         _run_node(i, values, cache)
         made[network.nodes[i].params[0]] = values[name]
     return {**params, **made}
@@ -154,7 +162,12 @@ def backward(
 
 
 def _add(gradients: dict[str, np.ndarray], names: Sequence[str], found: Sequence[Any]) -> None:
-    for name, gradient in zip(names, found, strict=False):  # optional arguments may be left out
+    """Add one gradient to each name; of optional arguments that were left out there is None."""
+    given = [gradient for gradient in found if gradient is not None]
+    if len(given) != len(names):
+        listed = ", ".join(names)
+        raise ShapeError(f"{listed}: found {len(given)} gradients; expected {len(names)}")
+    for name, gradient in zip(names, given, strict=True):
         gradients[name] = gradients[name] + gradient if name in gradients else gradient
 
 

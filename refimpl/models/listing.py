@@ -12,7 +12,7 @@ import numpy as np
 
 from refimpl.conventions import ConfigError
 from refimpl.models import insides
-from refimpl.models.nodes import Network, Node, block_of
+from refimpl.models.nodes import Network, Node
 from refimpl.models.operations import OPERATIONS
 from refimpl.models.replay import GRADS, PARAM
 
@@ -62,14 +62,14 @@ def lines(network: Network, block: int | None = None, backward: bool = False) ->
 
 def entries(network: Network, block: int | None = None, backward: bool = False) -> list[Entry]:
     """What the lines say, as JSON, an object a node; arguments and errors as `lines`."""
-    blocks = {block_of(node.layer) for node in network.nodes} - {None}
+    blocks = {node.block for node in network.nodes} - {None}
     if block is not None and block not in blocks:
         raise ConfigError(f"block is {block}; expected a number from 0 to {max(blocks)}")
     entry = _backward if backward else _forward
     return [
         entry(network, node)
         for node in (_from_behind(network) if backward else network.nodes)
-        if block is None or block_of(node.layer) == block
+        if block is None or node.block == block
     ]
 
 

@@ -2,19 +2,20 @@
 
 `Node` is meant as in ONNX: an operation of `refimpl.ops` on named values and parameters. The list
 is in order of computation; walked from behind, it is the backward pass. Forward, backward, taps,
-replay, shapes, parameters and costs follow from it and from nothing else: `binary.py`, `real.py`
-and `decoders.py` write the lists, `interpreter.py` and `replay.py` walk them.
+replay, shapes, parameters and costs follow from it and from nothing else: `binary.py`, `real.py`,
+`decoders.py` and `others.py` write the lists, `interpreter.py` and `replay.py` walk them, and
+`structure.py` finds the parts of a block again by what they do.
 """
 
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from refimpl.conventions import ConfigError
 from refimpl.models.operations import OPERATIONS
 from refimpl.models.stage import Stage
 
@@ -63,6 +64,7 @@ class Parameter(NamedTuple):
     shape: Shape
     role: str
     layer: str  # the row of `summary` that it belongs to
+    block: int | None  # None outside blocks
     start: float | None
 
     @property
@@ -84,6 +86,7 @@ class Node(NamedTuple):
     layer: str  # the row of `summary` to which its work belongs
     where: str  # the layer that a NonFiniteError names
     stage: Stage  # where it works: its grid and heads
+    block: int | None  # counted through the network; None outside blocks
     shell: bool  # a place between blocks, where a port may begin to compare
 
     @property
@@ -116,13 +119,24 @@ class Network:
     # left to right as sums of values do.
     branches: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse a list in which backward would find no gradient of something."""
+        read = {name for node in self.nodes for name in node.args} | {self.output}
+        for name in (*self.parameters, *(name for node in self.nodes for name in node.outputs)):
+            if name not in read:
+                raise ConfigError(f"{name}: no operation reads it; expected one that does")
+
+    def __repr__(self) -> str:
+        counts = f"{len(self.nodes)} operations, {len(self.parameters)} parameters"
+        return f"Network({counts}, {self.output} {self.shapes[self.output]} for one image)"
+
     @property
     def output(self) -> str:
         """The name of the logits."""
         return self.nodes[-1].name
 
     def shape(self, name: str) -> Shape:
-        """The shape of a parameter, or of a value for one image."""
+        """Give the shape of a parameter, or of a value for one image."""
         return self.parameters[name].shape if name in self.parameters else self.shapes[name]
 
     @functools.cached_property
@@ -169,7 +183,7 @@ class Network:
         return found
 
     def renamed(self, name: Callable[[str], str]) -> Network:
-        """The same network under other names; the image keeps its own."""
+        """Give the same network under other names; the image keeps its own."""
 
         def other(old: str) -> str:
             return old if old == INPUT else name(old)
@@ -208,6 +222,7 @@ class Builder:
         self._regions: list[dict[Any, list[int]]] = []
         self._branch: list[int] = []
         self.layer = self.where = ""
+        self.block: int | None = None
         self.stage = stage
 
     def __call__(
@@ -226,7 +241,7 @@ class Builder:
         outputs = (name,) if isinstance(name, str) else tuple(name)
         node = Node(
             outputs[0], op, tuple(inputs), tuple(params), attributes, outputs,
-            tap, dict(inside or {}), self.layer, self.where, self.stage, shell,
+            tap, dict(inside or {}), self.layer, self.where, self.stage, self.block, shell,
         )  # fmt: skip
         if inputs:
             self._branch.append(len(self.nodes))
@@ -250,7 +265,7 @@ class Builder:
     def param(self, path: str, shape: Shape, role: str, start: float | None = None) -> str:
         """Declare a parameter, in the order of files; its path."""
         start = ROLES[role].start if start is None else start
-        self.parameters[path] = Parameter(path, shape, role, self.layer, start)
+        self.parameters[path] = Parameter(path, shape, role, self.layer, self.block, start)
         return path
 
     def put_last(self, path: str) -> None:
@@ -292,9 +307,3 @@ class Builder:
 
     def _shape(self, name: str) -> Shape:
         return self.parameters[name].shape if name in self.parameters else self.shapes[name]
-
-
-def block_of(layer: str) -> int | None:
-    """The number of the block to which a layer belongs; None outside blocks."""
-    found = re.match(r"blocks\.(\d+)\.", layer)
-    return int(found[1]) if found else None

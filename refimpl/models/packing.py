@@ -21,6 +21,7 @@ import numpy as np
 
 from refimpl.conventions import ModelFileError, NonFiniteError, require_choice, require_finite
 from refimpl.models import params as parameters
+from refimpl.models.arrays import InFile
 from refimpl.models.binary import network
 from refimpl.models.config import IMPORTED, Config
 from refimpl.models.nodes import Parameter, Shape
@@ -123,7 +124,7 @@ def split(config: Config, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     ModelFileError where an array is missing, unknown, or of another dtype or length than the
     configuration says, where a padding bit is not 0, and on NaN or infinity.
     """
-    _check_given(config, given)
+    check(config, given)
     arrays, begin = {}, {"bits": 0, "floats": 0}
     for name, (shape, part) in _all_stored(config).items():
         end = begin[part] + math.prod(shape)
@@ -133,12 +134,13 @@ def split(config: Config, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     return arrays
 
 
-def _check_given(config: Config, given: Mapping[str, np.ndarray]) -> None:
+def check(config: Config, given: Mapping[str, np.ndarray | InFile]) -> None:
+    """Raise ModelFileError where arrays do not have the names, dtypes and shapes of `join`'s."""
     for key, length in _lengths(config).items():
         if key not in given:
             raise ModelFileError(f"{key}: missing; expected shape ({length},)")
         array, dtypes = given[key], STORED[key]
-        if array.dtype.name not in dtypes:
+        if str(array.dtype) not in dtypes:
             raise ModelFileError(f"{key}: {array.dtype}; expected {' or '.join(dtypes)}")
         if array.shape != (length,):
             raise ModelFileError(f"{key}: shape {array.shape}; expected ({length},)")

@@ -14,26 +14,36 @@ import numpy as np
 from refimpl.conventions import FLOATS, DtypeError, ShapeError, float_dtype
 from refimpl.models.binary import network
 from refimpl.models.config import Config
-from refimpl.models.nodes import Parameter, Shape, block_of
+from refimpl.models.nodes import Parameter, Shape
 
 Params = dict[str, Any]  # nested: a value is an array or again such a dict
 Declared = Mapping[str, Parameter]  # by path, as `Network.parameters`
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """Nested dict -> {dotted path: array}, in the tree's order."""
+    """Flatten a nested dict to {dotted path: array}, in its order; ShapeError if one comes twice.
+
+    >>> flatten({"head": {"weight": np.ones((10, 64)), "bias": np.zeros(10)}}).keys()
+    dict_keys(['head.weight', 'head.bias'])
+    """
     flat: dict[str, np.ndarray] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{path}."))
-        else:
-            flat[path] = value
+        found = flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
+        if twice := flat.keys() & found:
+            raise ShapeError(f"{min(twice)}: given twice; expected one value of a parameter")
+        flat |= found
     return flat
 
 
 def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
-    """{dotted path: array} -> nested dict, the inverse of `flatten`."""
+    """{dotted path: array} -> nested dict, the inverse of `flatten`.
+
+    ShapeError where a path is a parameter and a group of them.
+
+    >>> unflatten({"head.weight": np.ones((2, 1)), "head.bias": np.zeros(2)})["head"]["bias"]
+    array([0., 0.])
+    """
     tree: Params = {}
     for path, value in flat.items():
         *parents, leaf = path.split(".")
@@ -59,8 +69,7 @@ def repeated(config: Config) -> Iterator[tuple[Parameter, int]]:
     For sums over all: a hostile file may say any depth, and a list would be as long.
     """
     for found in network(config.with_depths([1] * len(config.depths))).parameters.values():
-        stage = block_of(found.layer)
-        yield found, 1 if stage is None else config.depths[stage]
+        yield found, 1 if found.block is None else config.depths[found.block]
 
 
 def decayed(declared: Declared) -> frozenset[str]:

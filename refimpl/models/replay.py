@@ -264,8 +264,8 @@ class _Maker:
             self.params[name] = None
             return lambda e: e.params[name]
         if name in self.visible.kinds and name != self.own_value:
-            kind, tap = self.visible.kinds[name], self._read(name)
-            return lambda e: insides.from_tap(kind, tap(e), e.dtype)
+            kind, heard = self.visible.kinds[name], self._read(name)
+            return lambda e: insides.from_tap(kind, heard(e), e.dtype)
         for i, position in self.network.readers.get(name, []):
             node, inside = self.network.nodes[i], self.visible.inside.get(i)
             key = f"x{position}"

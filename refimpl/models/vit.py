@@ -28,18 +28,30 @@ def create_model(name: str, **overrides: Any) -> VisionTransformer:
     """Make an untrained architecture of [SPEC 6.5, 10] ("didb_micro", "segmenter_react_tiny", …).
 
     Overrides are fields of Config. An unknown name or a bad field raises ConfigError.
+
+    >>> model = create_model("didb_micro", depth=1, num_classes=3)
+    >>> params = model.init(np.random.default_rng(0))
+    >>> logits, cache = model.forward(params, np.zeros((2, 1, 28, 28), np.float32))
+    >>> dimages, grads = model.backward(np.ones_like(logits), cache)
+    >>> logits.shape, grads["head"]["bias"]
+    ((2, 3), array([2., 2., 2.], dtype=float32))
     """
     return VisionTransformer(named(name, **overrides))
 
 
 @dataclass(frozen=True)
 class VisionTransformer:
-    """A configuration and its pure functions of parameters; it holds no arrays."""
+    """Hold a configuration and its pure functions of parameters; it has no arrays.
+
+    >>> VisionTransformer(named("didb_micro"))
+    VisionTransformer(28 x 28 x 1 -> 10 classes, dim=64, depth=4, heads=2, block='binary', \
+similarity='haar', attention='differential', rprelu='token')
+    """
 
     config: Config
     # of a model that was loaded: how its images are made ready, and what its classes are called
     preprocessing: Preprocessing | None = field(default=None, compare=False)
-    class_names: tuple[str, ...] | None = field(default=None, compare=False, repr=False)
+    class_names: tuple[str, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if self.class_names is not None:
@@ -49,6 +61,20 @@ class VisionTransformer:
             expected = (self.config.channels, *self.config.image_size)
             if found != expected:
                 raise ConfigError(f"preprocessing makes {found}, the model reads {expected}")
+
+    def __repr__(self) -> str:
+        """What it reads and answers, its size, and the fields that are not the default."""
+        c = self.config
+        size = " x ".join(map(str, (*c.image_size, c.channels)))
+        shown = {"dim": c.dim, "depth": c.depth, "heads": c.heads, "block": c.block}
+        known = {f.name: f.default for f in dataclasses.fields(c)}
+        shown |= {
+            name: value
+            for name, default in known.items()
+            if default is not dataclasses.MISSING and (value := getattr(c, name)) != default
+        }
+        fields = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        return f"VisionTransformer({size} -> {c.num_classes} classes, {fields})"
 
     @property
     def network(self) -> Network:
@@ -135,7 +161,7 @@ class VisionTransformer:
         parameters.check(self.network.parameters, flat)
         model = self.replace(image_size=image_size)
         network = binary.network(self.config, model.config.image_size)
-        return model, unflatten(interpreter.of_parameters(network, flat))
+        return model, unflatten(interpreter.resized(network, flat, model.network))
 
     def _run(self, params: Params, images: np.ndarray, **options: Any) -> tuple[np.ndarray, Cache]:
         if not isinstance(params, Mapping):

@@ -25,8 +25,7 @@ from refimpl import ops
 from refimpl.classifiers import Classifier, Prediction
 from refimpl.conventions import ConfigError
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import Config, summary
-from refimpl.models.nodes import block_of
+from refimpl.models import Config, binary, summary
 from refimpl.report import html, timing, trace
 
 CLASSES = 10  # that are listed at most, the most probable ones
@@ -78,7 +77,8 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
         *(_block(i, config, data, trace.margins(network, taps, i)) for i in range(config.depth)),
         _budget(config, timed),
     ]
-    style, script = html.asset("image.css"), html.asset("image.js")
+    style = html.asset("image.css")
+    script = html.asset("drawing.js") + html.asset("image.js")
     text = Template(html.asset("image.html")).substitute(
         label=escape(prediction.label),
         model=escape(model),
@@ -88,8 +88,8 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
         picture=seen,
         width=width,
         height=height,
-        patches=_patches(config),
-        class_token=_class_token(first),
+        patches=patch_buttons(config),
+        class_token=class_token_button(first),
         legend=_legend(config, data),
         contents=_contents(config.depth),
         main="\n".join(sections),
@@ -98,7 +98,7 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
         style_hash=html.content_hash(style),
         script=script,
         script_hash=html.content_hash(script),
-        data=_json({"grid": config.grid, "first": first, "taps": data}),
+        data=embedded_json({"grid": config.grid, "first": first, "taps": data}),
     )
     # the name of a file need not be valid text
     return Page(text.encode("utf-8", "backslashreplace"), prediction)
@@ -109,8 +109,8 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
 
 def _kicker(config: Config) -> str:
     what = "A 1-bit vision transformer" if _is_binary(config) else "A 32-bit vision transformer"
-    if config.binarize == "activations":
-        what = "A vision transformer with 1-bit activations"
+    if config.binarize in ("activations", "weights"):
+        what = f"A vision transformer with 1-bit {config.binarize}"
     return f"{what}, looked into · refimpl {refimpl.__version__}"
 
 
@@ -187,7 +187,7 @@ def _planes(prefix: str, config: Config, data: Mapping[str, Any]) -> str:
     names = [f"{prefix}.{t}.head_bit" for t in config.attention_inputs if t != "v"]
     figures = []
     for name in (name for name in names if name in data):
-        title = _bits_of(name.split(".")[3]).capitalize()
+        title = bits_of(name.split(".")[3]).capitalize()
         every = f"{title}: the sign of each channel, patch by patch"
         below = f"{title}: the bits of {{token}}, one row a head"
         figures.append(
@@ -202,7 +202,7 @@ channel over the image; below are the bits of the chosen token, a row a head.</p
 <div class="planes">{"".join(figures)}</div>"""
 
 
-def _bits_of(t: str) -> str:
+def bits_of(t: str) -> str:
     """ "q_low" in words."""
     kind, _, band = t.partition("_")
     return BITS[kind] + (f", {band} band" if band else "")
@@ -263,7 +263,7 @@ def _margins(margins: list[trace.Margins]) -> str:
     if not margins:
         return ""
     rows = [
-        f'<tr><th scope="row">{_threshold(row.name)}</th>'
+        f'<tr><th scope="row">{threshold_words(row.name)}</th>'
         f"<td>{_histogram(row)}</td><td>{row.count:,}</td>"
         f"<td>{row.near:.2%}</td><td>{row.closest:.1e}</td><td>{row.zero:,}</td></tr>"
         for row in margins
@@ -278,12 +278,12 @@ values; the histograms reach from −{trace.REACH:g} to +{trace.REACH:g}.</capti
 <th scope="col">on the threshold</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>"""
 
 
-def _threshold(name: str) -> str:
+def threshold_words(name: str) -> str:
     """The tap in front of a threshold, in words and by its name in the block."""
     *_, what, leaf = name.split(".")
     words = THRESHOLDS.get(what)
     if words is None:
-        words = _bits_of(what) if leaf == "head_z" else f"input of the {_bits_of(what)}"
+        words = bits_of(what) if leaf == "head_z" else f"input of the {bits_of(what)}"
     return f"{words} <code>{name.split('.', 2)[2]}</code>"
 
 
@@ -291,8 +291,9 @@ def _budget(config: Config, timed: timing.Timing) -> str:
     found = summary.summarise(config)
     total = found.total
     groups: dict[str, list[summary.Row]] = {}
+    blocks = {node.layer: node.block for node in binary.network(config).nodes}
     for row in found.rows:
-        block = block_of(row.name)
+        block = blocks[row.name]
         groups.setdefault(row.name if block is None else f"blocks.{block}", []).append(row)
     groups_and_layers = groups, {row.name: [row] for row in found.rows}
     parts, layers = (
@@ -312,8 +313,8 @@ def _budget(config: Config, timed: timing.Timing) -> str:
 <svg class="split" role="img" aria-label="{share:.1%} 1-bit, {1 - share:.1%} 32-bit"><rect
 class="full" width="100%" height="100%"/><rect class="share" width="{100 * share:.3f}%"
 height="100%"/></svg>
-<ul class="legend"><li>{_swatch("share")}1-bit multiply-accumulates: {total.macs_1bit:,}</li>
-<li>{_swatch("full")}32-bit multiply-accumulates: {total.macs_32bit:,}</li></ul>
+<ul class="legend"><li>{swatch("share")}1-bit multiply-accumulates: {total.macs_1bit:,}</li>
+<li>{swatch("full")}32-bit multiply-accumulates: {total.macs_32bit:,}</li></ul>
 {_costs(parts, everything, timed)}
 <details><summary>Every layer</summary>{_costs(layers, everything, timed)}</details></section>"""
 
@@ -361,7 +362,7 @@ def _bar(share: float) -> str:
     )
 
 
-def _swatch(colour: str) -> str:
+def swatch(colour: str) -> str:
     return f'<svg aria-hidden="true"><rect class="{colour}" width="100%" height="100%"/></svg>'
 
 
@@ -399,7 +400,7 @@ NumPy reference, median of {_count(timed.runs, "run")}; a whole run takes
 <tbody>{"".join(rows)}</tbody><tfoot>{total}</tfoot></table></div>"""
 
 
-def _patches(config: Config) -> str:
+def patch_buttons(config: Config) -> str:
     gh, gw = config.grid
     rows = []
     for row in range(1, gh + 1):
@@ -412,7 +413,7 @@ def _patches(config: Config) -> str:
     return "".join(rows)
 
 
-def _class_token(first: int) -> str:
+def class_token_button(first: int) -> str:
     if not first:
         return ""
     return (
@@ -424,8 +425,8 @@ def _class_token(first: int) -> str:
 def _legend(config: Config, data: Mapping[str, Any]) -> str:
     lines = []
     if config.block == "binary":
-        lines = [f"{_swatch('minus')}−1, and below 0", f"{_swatch('plus')}+1, and above 0"]
-    lines.append(f"{_swatch('one')}attends")
+        lines = [f"{swatch('minus')}−1, and below 0", f"{swatch('plus')}+1, and above 0"]
+    lines.append(f"{swatch('one')}attends")
     if any("margins" in tap for tap in data.values()):
         lines.append(
             '<label for="fade"><input type="checkbox" id="fade"></label>'
@@ -459,6 +460,6 @@ def _as_read(pixels: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     return 255 - pixels if preprocessing.invert else pixels
 
 
-def _json(value: Any) -> str:
+def embedded_json(value: Any) -> str:
     """JSON that cannot end the script element that it stands in."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")

@@ -11,7 +11,7 @@ import numpy as np
 from refimpl import ops
 from refimpl.classifiers import Classifier
 from refimpl.models import flatten, insides
-from refimpl.models.nodes import Network, Node, block_of
+from refimpl.models.nodes import Network, Node
 from refimpl.models.packing import pack_rows
 
 CHANNELS = 64  # of a wide network the first ones are shown
@@ -38,8 +38,8 @@ def look(ask: Classifier, x: np.ndarray) -> dict[str, np.ndarray]:
     itself (N, C). Errors as in `model.forward`.
     """
     taps, network = {}, ask.model.network
-    drawn = {name for _, names in _drawn(network) for name in names}
-    shown = drawn.union(name for _, name, _ in _thresholds(network))
+    drawn = {name for _, _, names in drawn_in(network) for name in names}
+    shown = drawn.union(name for _, name, _ in thresholds(network))
 
     def listen(name: str, value: np.ndarray, op: Any, inputs: Any) -> None:
         if name in shown:
@@ -64,7 +64,7 @@ def embedded(network: Network, taps: Mapping[str, np.ndarray]) -> dict[str, dict
     probabilities are bytes, see `_probabilities`.
     """
     found: dict[str, dict[str, Any]] = {}
-    for what, (name, *others) in _drawn(network):
+    for _, what, (name, *others) in drawn_in(network):
         value = taps[name]
         if what == "signs":
             found[name] = _bits(value) | {"margins": _margin_bytes(taps[others[0]])}
@@ -81,34 +81,34 @@ def margins(network: Network, taps: Mapping[str, np.ndarray], block: int) -> lis
     """Of every threshold of a block, in order of computation; none where nothing is binary."""
     return [
         _margins(name, taps[name], threshold)
-        for layer, name, threshold in _thresholds(network)
-        if block_of(layer) == block
+        for node, name, threshold in thresholds(network)
+        if node.block == block
     ]
 
 
-def _drawn(network: Network) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """What is drawn, as (kind, names of taps): of several, those that belong together."""
+def drawn_in(network: Network) -> Iterator[tuple[Node, str, tuple[str, ...]]]:
+    """What is drawn, as (node, kind, names of taps): of several, those that belong together."""
     for node in network.nodes:
         if node.op == "bands" and node.attributes["mode"] != "none":
-            yield "tokens", (*node.inputs, *node.outputs)
+            yield node, "tokens", (*node.inputs, *node.outputs)
         elif node.op == "sign" and network.nodes[network.readers[node.name][0][0]].op == "matmul":
-            yield "signs", (node.name, *node.inputs)  # of queries and keys
+            yield node, "signs", (node.name, *node.inputs)  # of queries and keys
         elif node.op in ("softmax", "window_softmax") and node.tap == "real":
-            yield "probabilities", (node.name,)
+            yield node, "probabilities", (node.name,)
         elif node.op == "boolean_attention" and _has_bits(node):
-            yield "ratios", (node.inside["prob.z"],)
-            yield "booleans", (node.inside["prob.bit"],)
+            yield node, "ratios", (node.inside["prob.z"],)
+            yield node, "booleans", (node.inside["prob.bit"],)
         elif node.op == "differential":
-            yield "tokens", (*node.inputs, node.layer)
+            yield node, "tokens", (*node.inputs, node.layer)
 
 
-def _thresholds(network: Network) -> Iterator[tuple[str, str, float]]:
-    """Every value in front of a bit, as (layer, name, threshold), in order of computation."""
+def thresholds(network: Network) -> Iterator[tuple[Node, str, float]]:
+    """Every value in front of a bit, as (node, name, threshold), in order of computation."""
     for node in network.nodes:
         if node.op == "sign" or (node.op == "binary_linear" and _has_bits(node)):
-            yield node.layer, node.inputs[0], 0.0
+            yield node, node.inputs[0], 0.0
         elif node.op == "boolean_attention" and _has_bits(node):
-            yield node.layer, node.inside["prob.z"], 0.5
+            yield node, node.inside["prob.z"], 0.5
 
 
 def _has_bits(node: Node) -> bool:

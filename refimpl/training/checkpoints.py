@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from refimpl.conventions import ModelFileError
 from refimpl.disk import write_atomically
+from refimpl.models import arrays
 
 VERSION = "2"
 
@@ -47,17 +47,16 @@ def load(path: Path) -> Checkpoint:
     if not path.exists():
         raise ModelFileError(f"{path}: no such checkpoint; there is nothing to resume")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata, stored = arrays.header(path)
         if (found := metadata.get("checkpoint")) != VERSION:
             raise ModelFileError(f"{path}: checkpoint version is {found}, expected {VERSION}")
         progress = json.loads(metadata["progress"])
         if not isinstance(progress["history"], list):
             raise ValueError("its history is no list")
+        tensors = {name: array.array() for name, array in stored.items()}
     except ModelFileError:
         raise
-    except (OSError, safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"{path}: not a readable checkpoint ({error})") from error
     return Checkpoint(_strip("params.", tensors), _strip("optimizer.", tensors), progress)
 

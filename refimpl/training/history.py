@@ -10,7 +10,11 @@ from refimpl.disk import write_atomically
 
 
 class EpochResult(NamedTuple):
-    """One epoch; `str()` of it is its line in a log."""
+    """Say what one epoch brought; `str()` of it is its line in a log.
+
+    >>> print(EpochResult("full", 1, 5, 1.25, 0.5, None, 2e-3, 400.0, 150.0))
+    full epoch 1/5  loss 1.2500  train 50.00%  400 images/s  150 s
+    """
 
     stage: str  # "activations", "full", ...
     epoch: int  # of its stage, from 1

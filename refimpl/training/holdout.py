@@ -15,7 +15,11 @@ from refimpl.data.image_folder import Array, subset
 
 
 class Split(NamedTuple):
-    """Images and labels in two parts, each in its old order."""
+    """Hold images and labels in two parts, each in its old order.
+
+    >>> hold_out(np.zeros((5, 2, 3), np.uint8), np.arange(5), 0).validation is None
+    True
+    """
 
     training: tuple[Array, Array]
     validation: tuple[Array, Array] | None  # None where nothing is held out
@@ -27,6 +31,9 @@ def hold_out(images: Array, labels: Array, count: int, seed: int | None = None) 
 
     Draw them where the images are sorted by class: the last ones would be of one class only.
     ConfigError for a negative count, DataError where nothing would be left to train on.
+
+    >>> hold_out(np.zeros((5, 2, 3), np.uint8), np.arange(5), 2, seed=0).training[1].tolist()
+    [2, 3, 4]
     """
     if count < 0:
         raise ConfigError(f"held-out images: found {count}, expected a number of at least 0")

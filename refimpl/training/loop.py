@@ -25,6 +25,7 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus, memory
 from refimpl.models import VisionTransformer, cards, files
 from refimpl.models.params import check, flatten, shapes, unflatten
+from refimpl.models.summary import working_bytes
 from refimpl.training import optimizers, stages, teachers
 from refimpl.training.augmentation import augment, augment_with_labels
 from refimpl.training.batches import BatchResult, Objective, Prepare, batch_gradients, score
@@ -41,7 +42,11 @@ BYTES = 16  # of a parameter at least: itself, its gradient, and two means of th
 
 
 class Trained(NamedTuple):
-    """The end of a run."""
+    """Hold the end of a run, as `train` returns it.
+
+    >>> Trained({"head": {"bias": np.zeros(10)}}, []).history
+    []
+    """
 
     params: dict[str, Any]  # nested
     history: list[EpochResult]
@@ -112,18 +117,32 @@ def train(
     Raises ConfigError, DataError or ModelFileError before the first step where the arguments do
     not fit together, OutputError where `out`, its card or its curves exist; OSError where `out`
     cannot be written, NonFiniteError when training diverges.
+
+    >>> import tempfile
+    >>> from refimpl.models import create_model
+    >>> model = create_model("didb_micro", dim=8, depth=1, image_size=8, num_classes=2)
+    >>> labels = np.arange(20) % 2
+    >>> images = np.full((20, 8, 8), 255, np.uint8) * labels[:, None, None].astype(np.uint8)
+    >>> recipe = Recipe(epochs=2, batch_size=5, shift=0)
+    >>> plain = Preprocessing.plain((8, 8), channels=1).to_json()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     out = Path(folder) / "run.safetensors"
+    ...     meaning = {"preprocessing": plain, "class_names": ["dark", "bright"]}
+    ...     done = train(model, recipe, images, labels, **meaning, out=out)
+    ...     first, second = done.history
+    >>> second.loss < first.loss
+    True
     """
     out = Path(out)
     require_free(out, curves, resume=resume, overwrite=overwrite)
     prepare = Preprocessing.from_json(preprocessing).apply_array
-    plan = stages.plan(model, recipe)
+    plan = stages.plan(model, recipe, fresh=params is None)
     _check(model, recipe, images, labels, class_names, prepare)
     # what the last epoch will write must not fail then
     cards.to_bytes({**files.describe(model, list(class_names), preprocessing), **(card or {})})
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
-    if params is None:
-        params = model.init(np.random.default_rng(recipe.seed))
-    given, declared = flatten(params), model.network.parameters
+    declared = model.network.parameters
+    given = flatten(params or model.init(np.random.default_rng(recipe.seed)))
     check(declared, given)
     # one flat dict of our own arrays, in one order: the optimizer changes them in place
     flat = {name: np.array(given[name], order="C") for name in declared}
@@ -132,6 +151,7 @@ def train(
         "config": model.config.to_json(),
         "training data": source or fingerprint(images, labels),
         "teacher": tutor and tutor.to_json(),
+        "start": params and fingerprint(*(given[name] for name in declared)),
     }
     teach = tutor and functools.partial(tutor.probabilities, backend=backend)
     objective = Objective(prepare, backend, recipe.smoothing, teach, recipe.distillation)
@@ -289,6 +309,14 @@ def _bar(title: str, images: int, progress: bool) -> tqdm:
     return tqdm(total=images, desc=title, unit="img", leave=False, disable=not shown)
 
 
+def _require_memory(what: str, needed: int) -> None:
+    if needed > memory():
+        raise ConfigError(
+            f"{what} {needed / 1e9:,.0f} GB; "
+            f"expected a model that fits into the {memory() / 1e9:,.0f} GB of this machine"
+        )
+
+
 def _check(
     model: VisionTransformer,
     recipe: Recipe,
@@ -299,11 +327,10 @@ def _check(
 ) -> None:
     """All that can be known before the first step, so that nothing fails after the last one."""
     needed = BYTES * sum(math.prod(shape) for shape in shapes(model.config).values())
-    if needed > memory():
-        raise ConfigError(
-            f"the parameters, their gradients and the optimizer take {needed / 1e9:,.0f} GB; "
-            f"expected a model that fits into the {memory() / 1e9:,.0f} GB of this machine"
-        )
+    _require_memory("the parameters, their gradients and the optimizer take", needed)
+    kept = model.config.num_blocks * min(recipe.batch_size, len(images))
+    needed = kept * working_bytes(model.config, 1)  # of four arrays one is kept, as float32
+    _require_memory("what the backward pass keeps of a batch takes", needed)
     classes = model.config.num_classes
     if len(class_names) != classes:
         raise ConfigError(

@@ -19,11 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from refimpl.conventions import ConfigError
+from refimpl.disk import read_text
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Settings of a run [SPEC 7]; a bad value raises ConfigError."""
+    """Hold the settings of a run [SPEC 7]; a bad value raises ConfigError.
+
+    >>> Recipe(epochs=2, batch_size=10).steps(images=95, epochs=2)
+    20
+    """
 
     epochs: int = 5
     activation_epochs: int = 0  # before them, with binary activations and real weights
@@ -110,7 +115,7 @@ def read_fields(path: str | os.PathLike) -> dict[str, Any]:
     if parse is None:
         raise ConfigError(f"{path}: suffix {path.suffix!r}, expected '.json' or '.toml'")
     try:
-        fields = parse(path.read_text(encoding="utf-8-sig"))  # an editor may have put a mark first
+        fields = parse(read_text(path))  # an editor may have put a mark first
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

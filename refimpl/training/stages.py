@@ -26,15 +26,17 @@ class Stage(NamedTuple):
         return self.first + self.epochs
 
 
-def plan(model: VisionTransformer, recipe: Recipe) -> list[Stage]:
+def plan(model: VisionTransformer, recipe: Recipe, fresh: bool = True) -> list[Stage]:
     """The stages that train `model`; the last one is the model as it is.
 
-    ConfigError where the recipe asks for a stage before it that the model cannot have, and for
-    batch norms, which have no training mode here [SPEC 6.8].
+    fresh: it starts from drawn parameters. ConfigError where the recipe asks for a stage before it
+    that the model cannot have, and for fresh batch norms: they have no training mode here, and the
+    running statistics, frozen, must be those of a trained network [SPEC 6.8].
     """
-    if model.config.norm == "batch":
+    if fresh and model.config.norm == "batch":
         raise ConfigError(
-            "norm is 'batch', whose running statistics no step moves; expected 'layer' to train"
+            "norm is 'batch', whose running statistics no step moves; expected 'layer' to train, "
+            "or a trained network to start from"
         )
     real = model.config.block == "real"
     name = "real" if real else model.config.binarize

@@ -27,7 +27,7 @@ class Teacher(NamedTuple):
 
     def probabilities(self, images: np.ndarray, backend: Any = ops) -> np.ndarray:
         """images uint8 (B, H, W[, 3]) -> (B, classes), rows sum to 1."""
-        dtype = self.params["head"]["weight"].dtype
+        dtype = next(iter(flatten(self.params).values())).dtype
         prepared = self.prepare(images).astype(dtype, copy=False)
         logits = self.model.predict(self.params, prepared, backend=backend)
         return backend.softmax.forward(logits)[0]

@@ -1,0 +1,1 @@
+"""A network that one can draw into: a packed network in a page of its own."""

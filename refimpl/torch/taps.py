@@ -1,0 +1,81 @@
+"""What a module computes on the way, by the names of golden bundles [SPEC 8.1]: a candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from refimpl.models import insides, replay
+from refimpl.models.nodes import INPUT, Node
+from refimpl.models.replay import Shown
+from refimpl.torch import functions
+from refimpl.torch.network import Module, array_of, without_autocast
+
+
+def taps(module: Module, images: Any, dlogits: Any = None) -> dict[str, np.ndarray]:
+    """Every tap of a run, with `dlogits`, like the logits, every gradient too: name -> array.
+
+    Saved by `numpy.savez`, or `safetensors`, they are a candidate for `refimpl golden compare`.
+    Errors as those of the module.
+    """
+    images = images.detach().requires_grad_()
+    network, inside = module.network(images), {}
+    values = {INPUT: images, **module.tensors()}
+    with torch.enable_grad(), without_autocast(images.device.type):
+        for i, node in enumerate(network.nodes):
+            args = [values[name] for name in node.args]
+            inside[i], y = _run(node, args)
+            values.update(zip(node.outputs, y if len(node.outputs) > 1 else (y,), strict=True))
+    shown = replay.taps(network)
+    found = {
+        tap.name: _as_tap(tap, values[tap.source] if tap.source else inside[tap.node][tap.what])
+        for taps in shown.forward
+        for tap in taps
+    }
+    if dlogits is None:
+        return found
+    gradients = [tap for taps in shown.backward for tap in taps]
+    sources = [
+        values[tap.source] if tap.source else inside[tap.node][tap.what.removeprefix("d.")]
+        for tap in gradients
+    ]
+    found[replay.given(network).name] = array_of(dlogits)
+    computed = _gradients(values[network.output], sources, dlogits)
+    return found | {tap.name: array_of(dx) for tap, dx in zip(gradients, computed, strict=True)}
+
+
+def _run(node: Node, args: list[Any]) -> tuple[dict[str, Any], Any]:
+    """Values inside a node, and its output."""
+    run, options = getattr(functions, node.op), node.attributes
+    if insides.of(node) is None or options["binarize"] == "none":
+        return {}, run(*args, **options)
+    if node.op == "boolean_attention":
+        prob, value, alpha = args
+        ratio, _ = functions.thresholded(prob, alpha)
+        bit = functions.bits(ratio)
+        whole = functions.context_of(bit, value, options["context"])
+        return {"prob.z": ratio, "prob.bit": bit, "context.int": whole}, run(*args, **options)
+    x, weight = args
+    found = {"bit": functions.sign(x, options["ste"])}
+    if options["binarize"] == "full":
+        centred, scale = functions.binarized(weight)
+        signs = functions.signs(centred)
+        found |= {"weight.z": centred, "weight.bit": signs, "weight.scale": scale}
+        found["int"] = functions.matmul(found["bit"], signs)
+    return found, functions.binary_product(found["bit"], weight, options["binarize"])
+
+
+def _as_tap(tap: Shown, value: Any) -> np.ndarray:
+    return insides.to_tap(tap.kind, array_of(value))
+
+
+def _gradients(logits: Any, sources: list[Any], dlogits: Any) -> Iterator[Any]:
+    """Gradients of tensors; those that nothing of the logits depends on are 0."""
+    asked = [source for source in sources if source.requires_grad]
+    found = torch.autograd.grad(logits, asked, dlogits, materialize_grads=True)
+    given = iter(found)
+    for source in sources:
+        yield next(given) if source.requires_grad else torch.zeros_like(source)
