@@ -156,9 +156,9 @@ class Search:
 
         Few of them, or some that go with the values, are another mistake.
         """
-        right, error = self.stretch.right, self.target.found - self.stretch.right
         if self.target.kind != "real" or len(self.stretch.steps) > 1:
             return None
+        right, error = self.stretch.right, self.target.found - self.stretch.right
         if (np.abs(error) > self.target.tolerance).mean() < MANY:
             return None
         in_order = error.reshape(-1)[np.argsort(right, axis=None)]  # a rule of values is smooth

@@ -88,7 +88,7 @@ class Stretch:
         find = partial(self.value, changed=changed)
         values = [find(read) for read in step.inputs]
         network = self.reference.network
-        return step.op.run(values, lambda t, p: Wrong(t, p, network, edits, find, self.given))
+        return step.op.run(values, lambda t, p: Wrong(t, p, network, edits, find, given=self.given))
 
 
 def _between(reference: Reference, given: Mapping[str, np.ndarray], target: str) -> list[str]:

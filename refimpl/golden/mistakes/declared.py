@@ -191,8 +191,8 @@ class Wrong(Evaluator):
         network: Network,
         edits: Mapping[tuple[str, str], Edit],
         value: Callable[[str], Any],
-        given: Mapping[str, np.ndarray] | None = None,
         seen: dict[tuple[str, str], Site] | None = None,
+        given: Mapping[str, np.ndarray] | None = None,
     ):
         super().__init__(taps, params)
         self.network, self.edits, self.find, self.seen = network, edits, value, seen
