@@ -230,6 +230,9 @@ RULES: dict[str, Rule] = {
     "K - popcount(a ^ w) * 2 with K rounded to half": _counted(lambda n, K: K // 2 - n),
     "boolean product without - popcount(a): 2 popcount(a & v)": _boolean(lambda n, k, K: 2 * n),
     "boolean product is popcount(a & v) alone": _boolean(lambda n, k, K: n),
+    "boolean product with popcount(v) in the place of popcount(a)":
+        lambda a, b, boolean: (2 * _popcounts(a, b, True) - _ones(b).swapaxes(-1, -2)
+                               if boolean else None),
     "boolean product with K in the place of popcount(a)": _boolean(lambda n, k, K: 2 * n - K),
     "boolean product popcount(a & v) - popcount(a), without the factor 2":
         _boolean(lambda n, k, K: n - k),
@@ -279,6 +282,7 @@ def _declare(op: str, what: str) -> None:
         yield Mistake("the signs taken as 0 and 1: popcount(a & w)", _as_zeros)
         yield Mistake("the second operand read transposed", _second_transposed)
         yield Mistake("the second operand stored transposed", _second_as_if_transposed)
+        yield Mistake("the second operand read as if it lay transposed", _second_read_transposed)
         yield Mistake("bits of a row in reverse order, in one operand", _reversed_bits)
 
 
@@ -409,6 +413,15 @@ def _second_as_if_transposed(call: Call) -> np.ndarray | None:
     b = found[1]
     stored = np.ascontiguousarray(b.swapaxes(-1, -2)).reshape(b.shape)
     return _result(call, _product(call, found[0], stored, found[2]))
+
+
+def _second_read_transposed(call: Call) -> np.ndarray | None:
+    found = _operands(call)
+    if found is None or found[1].shape[-1] == found[1].shape[-2]:
+        return None
+    b = found[1]
+    read = b.reshape(*b.shape[:-2], b.shape[-1], b.shape[-2]).swapaxes(-1, -2)
+    return _result(call, _product(call, found[0], read, found[2]))
 
 
 def _reversed_bits(call: Call) -> np.ndarray | None:
