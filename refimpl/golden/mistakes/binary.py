@@ -222,6 +222,13 @@ def _limited(change: Callable[[np.ndarray], np.ndarray]) -> Rule:
     return rule
 
 
+def _lower(a: np.ndarray, b: np.ndarray, boolean: bool) -> np.ndarray | None:
+    kept = np.arange(a.shape[-1]) % WORD < WORD // 2
+    if boolean or kept.all():
+        return None
+    return a.shape[-1] - 2 * _popcounts(a[..., kept], b[..., kept], False)
+
+
 RULES: dict[str, Rule] = {
     "polarity inverted: every product has the other sign": _counted(lambda n, K: 2 * n - K),
     "scale missing: popcount(a ^ w), not K - 2 popcount(a ^ w)": _counted(lambda n, K: n),
@@ -236,6 +243,7 @@ RULES: dict[str, Rule] = {
     "boolean product with K in the place of popcount(a)": _boolean(lambda n, k, K: 2 * n - K),
     "boolean product popcount(a & v) - popcount(a), without the factor 2":
         _boolean(lambda n, k, K: n - k),
+    "only the lower 32 bits of every word of 64 counted": _lower,
     "overflow: the popcount wraps around at 128 (7 bits)": _limited(lambda n: n % 128),
     "overflow: the popcount wraps around at 256 (8 bits)": _limited(lambda n: n % 256),
     "overflow: the popcount wraps around at 64 (6 bits)": _limited(lambda n: n % 64),

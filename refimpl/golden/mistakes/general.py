@@ -374,6 +374,17 @@ def _last_in_memory(x: np.ndarray) -> np.ndarray | None:
     return np.ascontiguousarray(x.swapaxes(-1, -2)).reshape(x.shape)
 
 
+def _without_last(axis: int) -> Callable[[np.ndarray], np.ndarray | None]:
+    def change(x: np.ndarray) -> np.ndarray | None:
+        if x.ndim < 2 or x.shape[axis] < 2:
+            return None
+        found = np.moveaxis(x.copy(), axis, 0)
+        found[-1] = 0
+        return np.moveaxis(found, 0, axis)
+
+    return change
+
+
 def _at_token_0(x: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
     if x.ndim != 3 or x.dtype == bool:
         return None
@@ -396,6 +407,10 @@ OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
     "the last axis in reverse order": lambda x: x[..., ::-1] if x.ndim else None,
     "the axis before the last in reverse order":
         lambda x: x[..., ::-1, :] if x.ndim > 1 else None,
+    **{
+        f"the last of {name} is 0: a loop that ends early": _without_last(axis)
+        for name, axis in (("the first axis", 0), ("the second axis", 1), ("the last axis", -1))
+    },
     "0 for the class token": lambda x: _at_token_0(x, np.zeros_like),
     "for the class token the mean of all tokens": lambda x: _at_token_0(
         x, lambda t: np.broadcast_to(x.mean(axis=1, keepdims=True), t.shape)),
