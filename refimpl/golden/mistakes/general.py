@@ -394,8 +394,8 @@ def _at_token_0(x: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np
 OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
     "all zero: left out, or never written": np.zeros_like,
     "polarity inverted: every value has the other sign": lambda x: ~x if x.dtype == bool else -x,
-    "scale missing: every value 2 times too large": _numbers(lambda x: 2 * x),
-    "scale missing: every value half as large": _numbers(
+    "scale missing: every value is 2 times too large": _numbers(lambda x: 2 * x),
+    "scale missing: every value is half as large": _numbers(
         lambda x: x / 2 if x.dtype.kind == "f" else x // 2),
     "not transposed, or once too often: the last two axes exchanged": _last_exchanged,
     "transposed in memory: the last two axes in the order of the other layout": _last_in_memory,
