@@ -64,7 +64,7 @@ def forward(
     tap: Tap | None = None,
     keep: bool = True,
 ) -> tuple[np.ndarray, Cache]:
-    """images (B, channels, H, W) -> (logits, cache); with `keep` false the cache is empty."""
+    """Run images (B, channels, H, W) -> (logits, cache); with `keep` false the cache is empty."""
     cache, values = Cache(network, params, backend, len(images), {}, {}), {INPUT: images}
     units = _twins(network, backend) if tap is None else {}
     begin = 0
@@ -86,7 +86,7 @@ def forward(
 
 
 def resized(network: Network, params: Flat, other: Network) -> dict[str, np.ndarray]:
-    """The parameters of `other`, the network for images of another size, from those of its own.
+    """Give the parameters of `other`, the network for another size of image, from those given.
 
     network: `other` as it reads `params`: what the two lists do not share is what interpolates.
     """
