@@ -103,7 +103,8 @@ def right_candidates(count: int = RIGHT) -> Iterator[tuple[golden.Bundle, dict[s
         name = names[i % len(names)]
         bundle, rng = injected_bugs_ops.bundle(name), np.random.default_rng(i)
         dtype = (np.float32, np.float64)[i // len(names) % 2]
-        port = golden_networks.taps(bundle, dtype)
+        dlogits = bundle.reference.steps["grads/logits"].value
+        port = golden_networks.taps_of(bundle, dlogits, dtype)
         if i % 3 == 2:  # as another order of its sums gives it: off by some of the last place
             port = {n: _disturbed(v, rng) for n, v in port.items()}
         yield bundle, dumped(Case(name, name, None, False, port), ways[i % 7 % 3])

@@ -13,7 +13,7 @@ import pytest
 
 from refimpl.golden import bounds, compare, diagnose, hypotheses, mistakes
 from refimpl.golden.mistakes import catalogue
-from refimpl.golden.mistakes.declared import DECLARED
+from refimpl.golden.mistakes.declared import DECLARED, NUMBERS
 from tests import cause_table, networks
 from tests.cause_table import Case
 from tests.injected_bugs_ops import BUGS, bundle, of_mutants, taps
@@ -86,7 +86,8 @@ def test_every_declared_operation_is_one_of_a_network() -> None:
         for site in catalogue.sites(bundle(network).reference)
     }
     # parameters are resized for images of another size alone
-    assert set(DECLARED) - found <= {("resize_tokens", "output"), ("binary_linear", "d.bit")}
+    declared = {(op, what) for op, what in DECLARED if what != NUMBERS}
+    assert declared - found <= {("resize_tokens", "output"), ("binary_linear", "d.bit")}
 
 
 def test_known_mistakes_change_something() -> None:
@@ -129,7 +130,7 @@ def judged(found: SimpleNamespace, port: dict[str, np.ndarray], mode: str) -> tu
 @pytest.mark.parametrize("mode", ["free", "replay"])
 @pytest.mark.parametrize(
     "config",
-    [networks.small(**networks.DIDB), networks.swin(block="real", norm_eps=1e-6)],
+    [networks.small(**networks.DIDB, depth=1), networks.swin(block="real", norm_eps=1e-6)],
     ids=["didb", "swin"],
 )
 def test_nothing_is_decided_by_a_name(config, mode: str) -> None:
@@ -138,7 +139,7 @@ def test_nothing_is_decided_by_a_name(config, mode: str) -> None:
     other, new = networks.renamed(network, 5)
     ours, theirs = as_bundle(network), as_bundle(other)
     known = [one for one in mistakes.known(ours.reference) if one.op in ("layer_norm", "matmul")]
-    for one in known[:: len(known) // 3]:
+    for one in known[:: len(known) // 2]:
         port = {name: value for name, value in one.taps().items() if name != "input"}
         verdicts, causes = judged(ours, port, mode)
         renamed, found = judged(theirs, {new(name): value for name, value in port.items()}, mode)

@@ -16,10 +16,17 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from refimpl.golden import record
+from refimpl.golden import bounds, precision, record
 from refimpl.golden.bounds import Reference
 from refimpl.golden.mistakes import Mistake, Site, general
-from refimpl.golden.mistakes.catalogue import ELSEWHERE, OWN, PLACES, READS, of_site
+from refimpl.golden.mistakes.catalogue import (
+    ELSEWHERE,
+    OF_NUMBERS,
+    OWN,
+    PLACES,
+    READS,
+    of_site,
+)
 from refimpl.golden.mistakes.declared import Family
 from refimpl.golden.stretch import Stretch
 
@@ -31,6 +38,9 @@ SPREAD = 4.0  # times the tolerance of all: an element has the terms of another 
 COARSE = 1e-4  # of the largest of a row: beyond it a real is another one
 ALIKE = 4.0  # times as much left: no better, no worse
 ROUNDING = 1e-12
+# Of rounding in a coarser type: the share of elements that are off, how little their errors go with
+# the values, and how far they may be below the worst case.
+MANY, NOISY, BELOW = 0.5, 0.3, 200.0
 SECONDS = 4.0
 LARGE = 2_000_000  # parameters of a network whose search may take longer
 SECONDS_OF_LARGE = 50.0
@@ -38,7 +48,7 @@ OTHERS = 8  # taps behind the first divergence that are asked, too, where it say
 ENOUGH = 40  # entries that differ, to be sure of a cause
 # What is tried, one after the other: mistakes, and whether at all sites alike or at one node.
 ORDER = ((OWN, True), (READS, True), (READS, False), (OWN, False), (ELSEWHERE, True),
-         (ELSEWHERE, False), (PLACES, True), (PLACES, False))  # fmt: skip
+         (ELSEWHERE, False), (PLACES, True), (PLACES, False), (OF_NUMBERS, False))  # fmt: skip
 EQUALS = 2  # that are named beside the cause
 
 
@@ -131,7 +141,7 @@ class Search:
             return None
         explanations = self._best(list(self._explanations()))
         if not explanations:
-            return None
+            return self._coarse()
         best, *equals = self._decided(explanations)
         self.rank = best.hypothesis.rank
         words = self._spoken(best)
@@ -140,6 +150,26 @@ class Search:
         if others:
             words += "; equally well explained by: " + "; or ".join(others)
         return words
+
+    def _coarse(self) -> str | None:
+        """Rounding of a coarser type, where the errors of one operation are as large and no rule.
+
+        Few of them, or some that go with the values, are another mistake.
+        """
+        if self.target.kind != "real" or len(self.stretch.steps) > 1:
+            return None
+        right, error = self.stretch.right, self.target.found - self.stretch.right
+        if (np.abs(error) > self.target.tolerance).mean() < MANY:
+            return None
+        in_order = error.reshape(-1)[np.argsort(right, axis=None)]  # a rule of values is smooth
+        if max(_likeness(error, right), _likeness(in_order[1:], in_order[:-1])) > NOISY:
+            return None
+        inputs = [self.stretch.value(n) for n in self.reference.steps[self.target.name].inputs]
+        for name in ("float16", "bfloat16"):
+            bound = bounds.replay(self.reference, self.target.name, inputs, precision.UNITS[name])
+            if (np.abs(error) <= bound).all() and _rms(error) > _rms(bound) / BELOW:
+                return f"rounding as of {name}: is something summed or kept in {name} there?"
+        return None
 
     # --- one after the other ----------------------------------------------------------------------
 
@@ -340,6 +370,12 @@ def allowed(value: np.ndarray, right: np.ndarray, tolerance: np.ndarray) -> np.n
     """How far a candidate may be from a wrong value, whose terms may be larger than the right's."""
     growth = 2 * max(1.0, _rms(value) / max(_rms(right), np.finfo(float).tiny))
     return growth * np.maximum(tolerance, SPREAD * _rms(tolerance))
+
+
+def _likeness(a: np.ndarray, b: np.ndarray) -> float:
+    """How much two arrays go with each other: 1 of a factor, about 0 of what has no rule."""
+    size = np.linalg.norm(a) * np.linalg.norm(b)
+    return float(np.abs(np.vdot(a, b)) / size) if size else 1.0
 
 
 def _rms(array: np.ndarray) -> float:

@@ -76,7 +76,7 @@ class Stretch:
             return
         values = [self.value(read) for read in step.inputs]
         self._right[name] = step.op.run(
-            values, lambda t, p: Wrong(t, p, self.reference.network, {}, self.value, seen)
+            values, lambda t, p: Wrong(t, p, self.reference.network, {}, self.value, seen=seen)
         )
         self.sites |= seen
         for key in seen:
@@ -87,9 +87,8 @@ class Stretch:
     ) -> np.ndarray:
         find = partial(self.value, changed=changed)
         values = [find(read) for read in step.inputs]
-        return step.op.run(
-            values, lambda t, p: Wrong(t, p, self.reference.network, edits, find)
-        )
+        network = self.reference.network
+        return step.op.run(values, lambda t, p: Wrong(t, p, network, edits, find, given=self.given))
 
 
 def _between(reference: Reference, given: Mapping[str, np.ndarray], target: str) -> list[str]:

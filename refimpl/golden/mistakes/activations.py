@@ -112,6 +112,16 @@ RPRELU: dict[str, Formula] = {
 }  # fmt: skip
 
 
+@mistake("rprelu", words="the shortcut is added behind RPReLU, not in front of it")
+def shortcut_behind(call: Call) -> np.ndarray | None:
+    network, name = call.site.network, call.site.name("x0")
+    added = network.nodes[network.maker[name]]
+    if added.op != "add" or added.tap or not network.nodes[network.maker[added.inputs[0]]].tap:
+        return None
+    norm = call.real(added.inputs[0])
+    return call.right({"x0": norm}) + (call["x0"] - norm)
+
+
 @family("rprelu")
 def rprelu(site: Site) -> Iterator[Mistake]:
     for words, formula in RPRELU.items():

@@ -9,7 +9,6 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.golden.mistakes.declared import Call, Mistake, Site, family, mistake
-from refimpl.models.insides import signs
 
 # --- scores ---------------------------------------------------------------------------------------
 
@@ -139,18 +138,12 @@ def product_gradients(site: Site) -> Iterator[Mistake]:
     yield Mistake("the gradient of the product not transposed for this side", transposed)
     yield Mistake(
         "the gradient of the product with its own operand, not the other",
-        lambda c: (c["d"] if own == "x0" else c["d"].swapaxes(-1, -2)) @ _operand(c, own),
+        lambda c: (c["d"] if own == "x0" else c["d"].swapaxes(-1, -2)) @ c.real(site.name(own)),
     )
     yield Mistake(
         "the gradient of the product with what was in front of the other's signs",
         lambda c: (c["d"] if own == "x0" else c["d"].swapaxes(-1, -2)) @ _latent(c, other),
     )
-
-
-def _operand(call: Call, key: str) -> np.ndarray:
-    """An input of the product that its gradient does not read."""
-    value = call.value(call.site.name(key))
-    return signs(value, np.float64) if value.dtype == bool else value.astype(np.float64)
 
 
 def _latent(call: Call, key: str) -> np.ndarray:

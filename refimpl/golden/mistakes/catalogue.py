@@ -13,6 +13,8 @@ from refimpl.golden.mistakes import general
 from refimpl.golden.mistakes.declared import (
     DECLARED,
     IMPOSSIBLE,
+    NUMBERS,
+    OUTPUT,
     Edit,
     Family,
     Mistake,
@@ -79,11 +81,18 @@ def own(site: Site) -> Iterator[Mistake]:
         yield from family(site)
 
 
+def numbers(site: Site) -> Iterator[Mistake]:
+    """Mistakes that are seen in the candidate's own numbers alone, where all others fail."""
+    for family in DECLARED.get((site.node.op, NUMBERS), ()) if site.what == OUTPUT else ():
+        yield from family(site)
+
+
 # Families of mistakes, the likelier first.
 OWN: tuple[Family, ...] = (own, general.attributes)
 READS: tuple[Family, ...] = (general.parameters, general.inputs)
 ELSEWHERE: tuple[Family, ...] = (general.others, general.elsewhere)
 PLACES: tuple[Family, ...] = (general.views, general.outputs)
+OF_NUMBERS: tuple[Family, ...] = (numbers,)
 
 
 def of_site(site: Site, families: Sequence[Family] = OWN + READS + PLACES) -> Iterator[Mistake]:

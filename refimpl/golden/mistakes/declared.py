@@ -27,6 +27,7 @@ from refimpl.models.operations import cache_of, forward
 from refimpl.models.replay import Evaluator
 
 OUTPUT = "output"
+NUMBERS = "numbers"  # of an output: what only the candidate's own numbers show
 
 
 class Site(NamedTuple):
@@ -77,13 +78,20 @@ class Call:
         args: list[Any],
         params: Mapping[str, np.ndarray],
         value: Callable[[str], Any],
+        given: Mapping[str, np.ndarray],
     ):
         self.site, self.node, self.keys, self.args = site, site.node, site.keys, args
         self.params, self.value = params, value  # all parameters, by path; any tap, by name
+        self.given = given  # what the candidate dumped
 
     def __getitem__(self, key: str) -> Any:
         """An argument by its key."""
         return self.args[self.keys.index(key)]
+
+    def real(self, name: str) -> np.ndarray:
+        """Any tap as operations compute with it: bits as -1 and +1."""
+        found = self.value(name)
+        return insides.signs(found, np.float64) if found.dtype == bool else found.astype(np.float64)
 
     def right(self, changes: Mapping[str, Any] | None = None, **attributes: Any) -> Any:
         """What the site should give, of other arguments (by key) or with other attributes."""
@@ -184,9 +192,11 @@ class Wrong(Evaluator):
         edits: Mapping[tuple[str, str], Edit],
         value: Callable[[str], Any],
         seen: dict[tuple[str, str], Site] | None = None,
+        given: Mapping[str, np.ndarray] | None = None,
     ):
         super().__init__(taps, params)
         self.network, self.edits, self.find, self.seen = network, edits, value, seen
+        self.given = given or {}
 
     def forward(self, node: Node, args: list[Any]) -> Any:
         return self._run(node, OUTPUT, args)
@@ -203,7 +213,8 @@ class Wrong(Evaluator):
             self.seen[key] = Site(self.network, node, what)
         if key not in self.edits:
             return run(node, what, args)
-        call = Call(Site(self.network, node, what), args, self.params, self.find)
+        site = Site(self.network, node, what)
+        call = Call(site, args, self.params, self.find, self.given)
         try:
             found = self.edits[key](call)
         except IMPOSSIBLE:

@@ -16,7 +16,7 @@ from refimpl.models.nodes import Parameter
 from refimpl.models.operations import OPERATIONS
 
 DECLARED, ATTRIBUTE, PARAMETER, INPUT, PLACE, PRECISION, ELSEWHERE = range(7)  # ranks
-MOST = 24  # values or parameters elsewhere that are tried in the place of one
+MOST = 40  # values or parameters elsewhere that are tried in the place of one
 
 # --- attributes -----------------------------------------------------------------------------------
 
@@ -389,14 +389,20 @@ def _near(site: Site, name: str) -> Iterator[tuple[str, int]]:
     """Taps of the same shape that are made before a site, the nearest first, how far before."""
     network = site.network
     here = network.maker[site.node.name]
+    maker = network.nodes[network.maker[name]] if name in network.maker else site.node
+    found = 0
     for i in range(here - 1, -1, -1):
         node = network.nodes[i]
-        for other in node.outputs if node.tap in ("real", "reader") and node.inputs else ():
+        is_near = found < MOST and node.tap in ("real", "reader")
+        # beyond what is near, the same value of the blocks before: a buffer that is stale
+        is_alike = node.tap and (node.op, node.inputs != ()) == (maker.op, True)
+        for other in node.outputs if node.inputs and (is_near or is_alike) else ():
             if other != name and network.shapes[other] == network.shapes[name]:
+                found += 1
                 yield other, here - i
 
 
 def _read_instead(key: str, other: str, name: str, distance: int) -> Mistake:
     words, kind = f"{other} read in the place of {name}", f"{key} read {distance} nodes before"
-    return Mistake(words, lambda call: call.right({key: call.value(other)}), kind, ELSEWHERE)
+    return Mistake(words, lambda call: call.right({key: call.real(other)}), kind, ELSEWHERE)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from refimpl.golden.mistakes.declared import Call, mistake
+from refimpl.golden.mistakes.declared import NUMBERS, Call, mistake
 
 
 def _of(call: Call, deviation: np.ndarray, mean: np.ndarray | None = None) -> np.ndarray:
@@ -120,6 +120,47 @@ def statistics_of_token_0(call: Call) -> np.ndarray | None:
         return None
     mean, variance = x.mean(axis=-1, keepdims=True), _variance(call)
     return _of(call, np.sqrt(variance[:, :1] + _eps(call)), mean[:, :1])
+
+
+# --- what only the numbers themselves show --------------------------------------------------------
+
+LARGE_MEAN = 10.0  # times the variance: the square of a mean beside which it cancels
+
+
+def _fitted(call: Call) -> tuple[np.ndarray, np.ndarray] | None:
+    """The output with the deviation of every row that fits the candidate's best, and its error."""
+    found = call.given.get(call.node.name)
+    if found is None:
+        return None
+    direction = call.right({"p1": np.zeros_like(call["p1"])})  # weight * normalised
+    size = np.square(direction).sum(axis=-1, keepdims=True)
+    factor = ((found - call["p1"]) * direction).sum(axis=-1, keepdims=True) / size
+    return factor * direction + call["p1"], np.abs(factor - 1)[..., 0]
+
+
+@mistake(
+    "layer_norm", what=NUMBERS,
+    words="the variance in one pass, mean(x^2) - mean^2: it cancels where the mean is large",
+)  # fmt: skip
+def one_pass(call: Call) -> np.ndarray | None:
+    fitted, x = _fitted(call), call["x0"]
+    if fitted is None:
+        return None
+    value, error = fitted
+    square = np.square(x.mean(axis=-1)) / (x.var(axis=-1) + _eps(call))
+    cancels = square > LARGE_MEAN
+    if not cancels.any() or (error[cancels].max() < error[~cancels].max(initial=0.0)):
+        return None
+    return value
+
+
+@mistake(
+    "layer_norm", what=NUMBERS, rank=8,
+    words="the deviation of rows is off, by a factor each: is the variance summed coarsely?",
+)  # fmt: skip
+def rows_off(call: Call) -> np.ndarray | None:
+    fitted = _fitted(call)
+    return None if fitted is None else fitted[0]
 
 
 # --- backward -------------------------------------------------------------------------------------
