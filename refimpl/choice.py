@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from refimpl import machine
 from refimpl.conventions import ConfigError, ModelFileError, NonFiniteError
 from refimpl.kernels import cache
 from refimpl.models import files, packing
@@ -72,8 +73,6 @@ def numpy_seconds(config: Config, work: Work) -> float:
     return (calls + GIGA_MACS * work.images * macs / 1e9) / work.threads
 
 
-own_process = False  # of the command, and nobody else's; `cli.main` says so
-
 
 def start_numba() -> None:
     """Start Numba before the first kernel, in a process of our own without what no kernel needs.
@@ -84,7 +83,7 @@ def start_numba() -> None:
     hidden = "scipy.linalg.cython_blas"
     if hidden in sys.modules:
         return
-    if own_process:  # others in this process might want it
+    if machine.own_process:  # others in this process might want it
         sys.modules[hidden] = None  # type: ignore[assignment]
     try:
         from numba.core.registry import cpu_target
@@ -94,7 +93,7 @@ def start_numba() -> None:
         given = ", ".join(f"{k}={v}" for k, v in os.environ.items() if k.startswith("NUMBA_"))
         raise ConfigError(f"Numba does not start: {error} The environment has {given}") from None
     finally:
-        if own_process:
+        if machine.own_process:
             del sys.modules[hidden]
 
 

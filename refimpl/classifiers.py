@@ -23,7 +23,17 @@ from refimpl.data.preprocessing import Judged, Preprocessing
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer, flatten, unflatten
 from refimpl.ops import softmax
-from refimpl.predictors import Picture, compute, dtype_of, opened, read, ready, some, told
+from refimpl.predictors import (
+    Picture,
+    compute,
+    dtype_of,
+    opened,
+    read,
+    ready,
+    side_by_side,
+    some,
+    told,
+)
 
 if TYPE_CHECKING:  # an answer does not wait for what data sets need
     from refimpl.data.image_folder import Array
@@ -205,7 +215,9 @@ class Classifier:
         hits = np.zeros((len(self.class_names), 3), np.int64)
         start = time.perf_counter()
         # batches side by side: BLAS's own threads gain nothing on matrices as small as these
-        threads = cpus() if self.engine is None else 1  # the engine has threads of its own
+        threads = 1  # the engine has threads of its own
+        if self.engine is None:
+            threads = side_by_side(self.model.config, dtype_of(self.params))
         with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
             for of_batch in map_ahead(pool, hits_of, batches, ahead=threads):
                 hits += of_batch

@@ -8,6 +8,7 @@ followed, so the file that it names is written and the link stays. What is no re
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from refimpl.conventions import OutputError
 
+MOST = 2**24  # bytes of a file of text
 LONGEST = 200  # bytes of a name that a temporary one repeats: file systems take 255 in all
 
 
@@ -47,6 +49,19 @@ def require_free(path: str | os.PathLike, *, overwrite: bool = False) -> None:
 def is_stdout(path: str | os.PathLike) -> bool:
     """Tell whether a path is what this process has open as its standard output, and is read."""
     return _stream(Path(path)) == 1 and not Path(path).samefile(os.devnull)
+
+
+def read_text(path: str | os.PathLike, encoding: str = "utf-8-sig") -> str:
+    """Read a small file of text, without an editor's mark at its start.
+
+    Raises OSError, also where it has more than MOST bytes (nothing that people write does),
+    UnicodeDecodeError where it is no text.
+    """
+    with open(path, "rb") as file:
+        content = file.read(MOST + 1)
+    if len(content) > MOST:
+        raise OSError(errno.EFBIG, f"more than {MOST >> 20} MB, expected text", os.fspath(path))
+    return content.decode(encoding)
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:
@@ -109,26 +124,15 @@ def write_folder(
     written, OSError from the disk.
     """
     path = Path(path)
-    old = overwrite and path.is_dir() and not _is_empty_folder(path)
-    if not old:
-        with new_folder(path) as folder:
-            _fill(folder, contents)
-        return
-    if other := sorted({file.name for file in path.iterdir()} - set(contents)):
-        raise OutputError(f"{path}: holds {other[0]}, which would not be written again; "
-                          "expected a new folder or one of an earlier run")
-    target = _target(path)
-    new, gone = _temporary(target), _temporary(target)
-    with new_folder(new) as folder:
-        _fill(folder, contents)
-    target.rename(gone)
-    new.rename(target)
-    shutil.rmtree(gone)
-
-
-def _fill(folder: Path, contents: Mapping[str, bytes]) -> None:
-    for name, data in contents.items():
-        (folder / name).write_bytes(data)
+    there = {file.name for file in path.iterdir()} if overwrite and path.is_dir() else set()
+    if other := sorted(there - set(contents)):
+        raise OutputError(
+            f"{path}: holds {other[0]}, which would not be written again; "
+            "expected a new folder or one of an earlier run"
+        )
+    with new_folder(path, overwrite=overwrite) as folder:
+        for name, data in contents.items():
+            (folder / name).write_bytes(data)
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:

@@ -1,7 +1,9 @@
-"""The machine: what of it this process may use."""
+"""The machine: what of it this process may use, and whose the process is."""
 
 import math
 import os
+
+own_process = False  # of the command, and nobody else's, so that short cuts may be taken in it
 
 
 def memory() -> float:

@@ -11,6 +11,7 @@ from refimpl.choice import BACKENDS, Backend
 from refimpl.conventions import ConfigError, DataError, ModelFileError, require_finite
 from refimpl.data.images import open_image, to_plain
 from refimpl.data.preprocessing import Judged, Preprocessing
+from refimpl.machine import cpus
 from refimpl.models import (
     Config,
     VisionTransformer,
@@ -21,6 +22,9 @@ from refimpl.models import (
     interpreter,
     unflatten,
 )
+from refimpl.models.summary import working_bytes
+
+ROOM = 2**30  # bytes that NumPy may take for the images of a call, or of several side by side
 
 Picture = str | PathLike | Image.Image | np.ndarray
 
@@ -76,11 +80,11 @@ def _resized(
         raise ConfigError(f"{file.path}: {error}") from None
     network = binary.network(file.model.config, model.config.image_size)
     if isinstance(file, files.ModelFile):
-        params = interpreter.of_parameters(network, flatten(file.params))
+        params = interpreter.resized(network, flatten(file.params), model.network)
         return file._replace(model=model, params=unflatten(params))
     # interpolation is no operation of float16
     wide = {k: a.astype(np.float32) if a.dtype == np.float16 else a for k, a in file.arrays.items()}
-    return file._replace(model=model, arrays=interpreter.of_parameters(network, wide))
+    return file._replace(model=model, arrays=interpreter.resized(network, wide, model.network))
 
 
 def compute(
@@ -99,9 +103,34 @@ def compute(
         if engine is not None:
             logits = engine(x.astype(np.float32, copy=False))
         else:
-            logits = model.predict(params, x.astype(dtype_of(params), copy=False))
+            logits = _by_numpy(model, params, x)
     require_finite(name, "logits", logits)
     return logits
+
+
+def _by_numpy(model: VisionTransformer, params: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
+    """Logits of as many images at a time as memory holds."""
+    dtype = dtype_of(params)
+    room = require_room(model.config, dtype)
+    parts = [x[first : first + room] for first in range(0, len(x), room)]
+    return np.concatenate([model.predict(params, p.astype(dtype, copy=False)) for p in parts])
+
+
+def require_room(config: Config, dtype: np.dtype) -> int:
+    """How many images NumPy may compute at a time; ConfigError where one is too large for it."""
+    needed = working_bytes(config, dtype.itemsize)
+    if needed > 2 * ROOM:
+        height, width = config.image_size
+        raise ConfigError(
+            f"images of {width} x {height} take {needed / 1e9:,.1f} GB in NumPy, expected at most "
+            f"{2 * ROOM / 1e9:,.1f}; the engine takes less, where it runs the network"
+        )
+    return max(1, ROOM // cpus() // needed)
+
+
+def side_by_side(config: Config, dtype: np.dtype) -> int:
+    """How many calls of NumPy may run at the same time."""
+    return max(1, min(cpus(), 2 * ROOM // working_bytes(config, dtype.itemsize)))
 
 
 def dtype_of(params: Mapping[str, Any]) -> np.dtype:

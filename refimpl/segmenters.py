@@ -28,7 +28,17 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer
 from refimpl.ops import interpolate
-from refimpl.predictors import Picture, compute, dtype_of, opened, read, ready, some, told
+from refimpl.predictors import (
+    Picture,
+    compute,
+    dtype_of,
+    opened,
+    read,
+    ready,
+    side_by_side,
+    some,
+    told,
+)
 
 if TYPE_CHECKING:  # it imports archives, which an answer for an image does not need
     from refimpl.data.segmentation import SegmentationFolder
@@ -229,7 +239,8 @@ class Segmenter:
             return 1  # it has threads of its own
         height, width = self.model.config.image_size
         band = min(BAND_BYTES, self._bytes((height, WINDOWS * width)))
-        return max(1, min(cpus(), IMAGES_BYTES // band))
+        by_numpy = side_by_side(self.model.config, dtype_of(self.params))
+        return max(1, min(by_numpy, IMAGES_BYTES // band))
 
     def _bytes(self, size: tuple[int, int]) -> int:
         """Of the logits of so many rows and columns."""

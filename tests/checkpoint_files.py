@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ from safetensors.numpy import save_file
 
 from refimpl.models import flatten
 from tests import networks
+
+HERE = Path(__file__).parent / "checkpoints"
+GIVEN = Path(os.environ.get("REFIMPL_CHECKPOINTS", HERE))
+# Folders of checkpoints with numbers of their own code, see the README.md in HERE
+FOLDERS = sorted(path for path in {*HERE.iterdir(), *GIVEN.iterdir()} if path.is_dir())
 
 # How images are made ready, as timm says it
 DATA = {"mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 0.875, "interpolation": "bicubic"}

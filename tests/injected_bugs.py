@@ -2,7 +2,7 @@
 
 Each is a change of one place in tests/c_port/didb_block.c: the right text, which stands there once,
 and the wrong one; then the tap where a comparison must see the first divergence, and how the cause
-begins that it gives (None where the error leaves no fingerprint). The wrong operations of a port
+begins that it gives (None where there is none). The wrong operations of a port
 in Python, backward ones above all, are in injected_bugs_python.py.
 
 "H and V swapped" is not here: it cannot be seen. The network uses only the sum of the details,
@@ -78,7 +78,7 @@ IN_C = {
     ),
     "boolean product without - popcount(a)": InC(
         "return 2 * plus - all;", "return 2 * plus;",
-        "attn.context.int", None,
+        "attn.context.int", "boolean product without - popcount(a)",
     ),
     "sign(0) is -1": InC(
         "value > threshold : value >= threshold", "value > threshold : value > threshold",
@@ -94,7 +94,7 @@ IN_C = {
     ),
     "the threshold of attention is 1": InC(
         "pack(q, heads * N, N, ABOVE, 0.5f, attn)", "pack(q, heads * N, N, ABOVE, 1.0f, attn)",
-        "attn.prob.bit", None,
+        "attn.prob.bit", "the threshold of attention is 1, not 1/2",
     ),
     # weights and the projection
     "weights not centred": InC(
@@ -103,11 +103,11 @@ IN_C = {
     ),
     "the scale of a row is a sum, no mean": InC(
         "(*scale)[o] = size / (float)in;", "(*scale)[o] = size;",
-        "attn.q_low.weight.scale", "scale missing",
+        "attn.q_low.weight.scale", "scale is a sum of magnitudes, no mean",
     ),
     "missing move": InC(
         'vector(run, path, ".move", in)', "floats(in)",
-        "attn.q_low.z", "move missing",
+        "attn.q_low.z", "blocks.0.attn.q_low.move left out",
     ),
     "missing move in front of the heads": InC(
         'vector(run, path, "_move", run->dim)', "floats(run->dim)",
@@ -115,11 +115,11 @@ IN_C = {
     ),
     "a scale a token, not a channel": InC(
         "scale[i % out] *", "scale[i / out % out] *",
-        "attn.q_low.linear", None,
+        "attn.q_low.linear", "a scale a token, not an output channel",
     ),
     "LayerNorm: eps of another network": InC(
         "variance + run->norm_eps", "variance + 1e-3f",
-        "norm1.out", None,
+        "norm1.out", "norm_eps is 1e-05, the candidate seems to take 0.001",
     ),
     "LayerNorm: unbiased variance": InC(
         "variance /= (float)length;", "variance /= (float)(length - 1);",
@@ -135,7 +135,7 @@ IN_C = {
     ),
     "fit is a sum, no mean": InC(
         "y[r * out + o] = sum / (float)group;", "y[r * out + o] = sum;",
-        "mlp.down.out", None,
+        "mlp.down.out", "fit is a sum, no mean",
     ),
     # RPReLU
     "RPReLU: slope on the wrong side": InC(
@@ -152,7 +152,7 @@ IN_C = {
     ),
     "RPReLU: shift added in front": InC(
         "- shift_in[c]", "+ shift_in[c]",
-        "attn.q_low.out", "blocks.0.attn.q_low.rprelu.shift_in has the wrong sign",
+        "attn.q_low.out", "RPReLU: + shift_in, not -",
     ),
     # Haar bands
     "Haar: norm 1/2 instead of 1/4": InC(
@@ -174,7 +174,7 @@ IN_C = {
     "Haar: the patch before instead of the next": InC(
         "if (index + 1 < count)\n        return index + 1;",
         "if (index > 0)\n        return index - 1;",
-        "attn.low", None,
+        "attn.low", "Haar off by one: the patch before, not the next",
     ),
     "Haar: class token left out of the high band": InC(
         "run->cls_low ? 0.0f : x[c];", "0.0f;",
@@ -182,7 +182,7 @@ IN_C = {
     ),
     "the grid starts at the class token": InC(
         "x + (run->first + row * run->columns + column)", "x + (row * run->columns + column)",
-        "attn.low", None,
+        "attn.low", "the grid starts at the class token",
     ),
     "the grid is stored column by column": InC(
         "x + (run->first + row * run->columns + column)",
@@ -192,7 +192,7 @@ IN_C = {
     "the high band's projections read the low band": InC(
         'similarity(run, attn, "_high", high, shortcuts)',
         'similarity(run, attn, "_high", low, shortcuts)',
-        "attn.q_high.z", None,
+        "attn.q_high.z", "blocks.0.attn.low read in the place of blocks.0.attn.high",
     ),
     # attention
     "heads transposed": InC(
@@ -210,7 +210,7 @@ IN_C = {
     ),
     "values not transposed": InC(
         "(transposed ? k * N + n : n * d + k)", "(n * d + k)",
-        "attn.v.head_z", "transposed",
+        "attn.v.head_z", "values not transposed",
     ),
     "missing 1/sqrt(d)": InC(
         "(first + second) / root", "(first + second)",
@@ -221,11 +221,11 @@ IN_C = {
         "            float second = weight[run->heads + head] *",
         "float first = weight[run->heads + head] * (float)by_low[i];\n"
         "            float second = weight[head] *",
-        "attn.scores", "blocks.0.attn.scores_low.int and blocks.0.attn.scores_high.int exchanged",
+        "attn.scores", "band weights of the two bands exchanged",
     ),
     "band weights taken as (heads, 2)": InC(
         "weight[run->heads + head]", "weight[2 * head + 1]",
-        "attn.scores", None,
+        "attn.scores", "the high band's weight taken as (heads, 2)",
     ),
     "softmax over the queries": InC(
         "softmax(q, heads * N, N);",
@@ -240,15 +240,15 @@ IN_C = {
     ),
     "probabilities times alpha": InC(
         "q[i] /= step", "q[i] *= step",
-        "attn.prob.z", "scale missing",
+        "attn.prob.z", "probabilities times alpha, not divided by it",
     ),
     "context without alpha": InC(
         "context[i] = step[i / (N * d) % run->heads] *", "context[i] =",
-        "attn.context", "scale missing",
+        "attn.context", "scale missing: context without alpha",
     ),
     "shortcut of the keys forgotten": InC(
         "shortcuts[i] += m[i];", "shortcuts[i] += t == 0 ? m[i] : 0.0f;",
-        "attn.out", None,
+        "attn.out", "blocks.0.attn.k_low.out and blocks.0.attn.k_high.out left out",
     ),
     "neighbours: always eight": InC(
         "if (run->eight)", "",
@@ -256,21 +256,21 @@ IN_C = {
     ),
     "neighbours: the patch itself among them": InC(
         "if (row == i && column == j)\n                            continue;", "",
-        "attn.neighbour_mean", None,
+        "attn.neighbour_mean", "the patch itself among its neighbours",
     ),
     "neighbours: the four nearest": InC(
         "if (row == i && column == j)", "if ((row == i) == (column == j))",
-        "attn.neighbour_mean", None,
+        "attn.neighbour_mean", "the four nearest neighbours, not eight",
     ),
     "neighbours: weight has the wrong sign": InC(
         "own[i % C] * m[i] - around", "own[i % C] * m[i] + around",
-        "attn.out", "blocks.0.attn.neighbour has the wrong sign",
+        "attn.out", "the differential term: + the neighbours, not -",
     ),
     # the block
     "the MLP reads what is in front of its norm": InC(
         'projection(run, join(path, ".mlp.up", ""), n2,',
         'projection(run, join(path, ".mlp.up", ""), x,',
-        "mlp.up.z", None,
+        "mlp.up.z", "blocks.0.mid read in the place of blocks.0.norm2.out",
     ),
     "shortcut around the attention forgotten": InC(
         "x[i] += alpha ?", "x[i] = alpha ?",

@@ -98,13 +98,13 @@ def clip_open_at_one(port, dbit, z):
     return dbit * (np.abs(z) < 1)
 
 
-@wrong(Z, "grads/blocks.1.mlp.down.z", "nothing done")
+@wrong(Z, "grads/blocks.1.mlp.down.z", "no surrogate")
 def no_surrogate(port, dbit, z):
     """STE: the gradient passes everywhere."""
     return dbit
 
 
-@wrong(Z, "grads/blocks.1.mlp.down.z", None)
+@wrong(Z, "grads/blocks.1.mlp.down.z", "surrogate gradient passes where |z| > 1")
 def surrogate_on_the_wrong_side(port, dbit, z):
     """STE: passes where |z| > 1."""
     return dbit * (np.abs(z) > 1)
@@ -149,13 +149,21 @@ def times_the_scale(port, dlinear, bit):
     return port.right(dlinear, bit) * np.abs(port.parameter()).mean(axis=1, keepdims=True)
 
 
-@wrong(r"grads/.*\.attn\.prob", "grads/blocks.1.attn.prob", "blocks.1.attn.prob.z left out")
+@wrong(
+    r"grads/.*\.attn\.prob",
+    "grads/blocks.1.attn.prob",
+    "the gradient of the probabilities passes where q > 1",
+)
 def boolean_open_above(port, dcontext, q, bit):
     """Boolean attention: the gradient of p passes where q > 1 too."""
     return dcontext @ signs(bit)
 
 
-@wrong(r"grads/param\..*attn\.alpha", "grads/param.blocks.1.attn.alpha", None)
+@wrong(
+    r"grads/param\..*attn\.alpha",
+    "grads/param.blocks.1.attn.alpha",
+    "the gradient of alpha without its branch q > 1",
+)
 def alpha_without_its_branch_above(port, dcontext, q, bit):
     """Boolean attention: alpha gets no gradient where q > 1."""
     inside = (q >= 0) & (q <= 1)
@@ -175,7 +183,7 @@ def eps_of_another_network(port, x):
     return _layer_norm(port, x, np.sqrt(x.var(axis=-1, keepdims=True) + 1e-6))
 
 
-@wrong(r"blocks.*norm1\.out", "blocks.0.norm1.out", None)
+@wrong(r"blocks.*norm1\.out", "blocks.0.norm1.out", "eps added to the deviation, outside the root")
 def eps_added_to_the_deviation(port, x):
     """LayerNorm: eps outside of the root."""
     return _layer_norm(port, x, x.std(axis=-1, keepdims=True) + port.config.norm_eps)
@@ -191,7 +199,9 @@ def _layer_norm(port, x, deviation):
 
 
 @wrong(
-    r"grads/param\..*\.(q|v).*\.rprelu\.slope", "grads/param.blocks.1.attn.q_low.rprelu.slope", None
+    r"grads/param\..*\.(q|v).*\.rprelu\.slope",
+    "grads/param.blocks.1.attn.q_low.rprelu.slope",
+    "the gradient of the slope sums over u > 0",
 )
 def slope_gradient_on_the_wrong_side(port, dout, norm, x):
     """RPReLU: the gradient of the slope sums over u > 0."""
@@ -215,14 +225,22 @@ def shift_gradient_with_the_wrong_sign(port, *inputs):
     return -port.right(*inputs)
 
 
-@wrong(r"grads/.*\.linear", "grads/blocks.1.mlp.down.linear", None)
+@wrong(
+    r"grads/.*\.linear",
+    "grads/blocks.1.mlp.down.linear",
+    "no gradient through mean and variance",
+)
 def statistics_are_constants(port, dnorm, linear):
     """LayerNorm: no gradient through mean and variance."""
     deviation = np.sqrt(linear.var(axis=-1, keepdims=True) + port.config.norm_eps)
     return dnorm * port.near("norm.weight") / deviation
 
 
-@wrong(r"grads/.*\.attn\.scores", "grads/blocks.1.attn.scores", None)
+@wrong(
+    r"grads/.*\.attn\.scores",
+    "grads/blocks.1.attn.scores",
+    "softmax's gradient without the sum",
+)
 def softmax_without_its_sum(port, dprob, q):
     """Softmax: p * dp without - p * sum(p * dp)."""
     return q * np.maximum(port.near("alpha"), 1e-5) * dprob
@@ -234,19 +252,31 @@ def gradient_without_the_root(port, dscores, bit):
     return port.right(dscores, bit) * np.sqrt(port.config.head_dim)
 
 
-@wrong(r"grads/.*\.k.*\.head_bit", "grads/blocks.1.attn.k_low.head_bit", None)
+@wrong(
+    r"grads/.*\.k.*\.head_bit",
+    "grads/blocks.1.attn.k_low.head_bit",
+    "the gradient of the product not transposed",
+)
 def scores_not_transposed(port, dscores, bit):
     """Scores: the keys get the gradient of the queries' side."""
     return port.right(dscores.swapaxes(-1, -2), bit)
 
 
-@wrong(r"grads/param\..*attn\.q_low_move", "grads/param.blocks.1.attn.q_low_move", None)
+@wrong(
+    r"grads/param\..*attn\.q_low_move",
+    "grads/param.blocks.1.attn.q_low_move",
+    "heads transposed",
+)
 def move_gradient_by_transposed_heads(port, dz):
     """Heads: channels put together as (d, heads)."""
     return port.right(dz).reshape(port.config.heads, -1).T.reshape(-1)
 
 
-@wrong(r"grads/.*norm1\.out", "grads/blocks.1.norm1.out", None)
+@wrong(
+    r"grads/.*norm1\.out",
+    "grads/blocks.1.norm1.out",
+    "Haar's transform once more on the way back",
+)
 def bands_forward_instead_of_their_adjoint(port, dlow, dhigh, *rest):
     """Haar: the transform once more, which is not its adjoint."""
     config = port.config
@@ -257,13 +287,21 @@ def bands_forward_instead_of_their_adjoint(port, dlow, dhigh, *rest):
     return port.right(np.zeros_like(dlow), np.zeros_like(dhigh), *rest) + low + high
 
 
-@wrong(r"grads/.*norm1\.out", "grads/blocks.1.norm1.out", "grads/blocks.1.attn.low and")
+@wrong(
+    r"grads/.*norm1\.out",
+    "grads/blocks.1.norm1.out",
+    "gradients of the low and the high band exchanged",
+)
 def gradients_of_the_bands_exchanged(port, dlow, dhigh, *rest):
     """Haar: the gradient of the high band goes into the low one."""
     return port.right(dhigh, dlow, *rest)
 
 
-@wrong(r"grads/.*\.v\.out", "grads/blocks.0.attn.v.out", None)
+@wrong(
+    r"grads/.*\.v\.out",
+    "grads/blocks.0.attn.v.out",
+    "the mean of neighbours once more on the way back",
+)
 def neighbours_counted_at_the_wrong_end(port, dz, dmean, dnorm):
     """Neighbour mean: its own forward as its backward, which divides by the wrong counts."""
     config = port.config
@@ -277,13 +315,21 @@ def neighbour_weight_gradient_with_the_wrong_sign(port, *inputs):
     return -port.right(*inputs)
 
 
-@wrong(r"grads/.*norm2\.out", "grads/blocks.1.norm2.out", None)
+@wrong(
+    r"grads/.*norm2\.out",
+    "grads/blocks.1.norm2.out",
+    "the gradient of fit summed as if it had been repeated",
+)
 def fit_gradient_by_repeat(port, dz, dshortcut):
     """fit: the shortcut was tiled, its gradient is summed as if it had been repeated."""
     return dz + dshortcut.reshape(*dz.shape, -1).sum(axis=-1)
 
 
-@wrong(r"grads/.*\.mid", "grads/blocks.1.mid", "grads/blocks.1.out left out")
+@wrong(
+    r"grads/.*\.mid",
+    "grads/blocks.1.mid",
+    "all zero: left out, or never written, in what comes back through blocks.1.out",
+)
 def shortcut_gradient_forgotten(port, dnorm2, mid, dout):
     """The block: no gradient goes around the MLP."""
     return port.right(dnorm2, mid, np.zeros_like(dout))

@@ -31,22 +31,27 @@ BATCH = Config(
     num_classes=7, similarity="haar", attention="differential", rprelu="token", pool="mean",
     haar_mode="periodic", neighbours="eight", alpha_scope="head", ste="clip",
 )  # fmt: skip
-# Rows of 256 bits into `mlp.down`.
+# Rows of 256 bits into `mlp.down`, heads of 128.
 WIDE = Config(
-    image_size=(4, 6), patch_size=2, channels=1, dim=32, depth=1, heads=2, mlp_ratio=8,
+    image_size=(4, 6), patch_size=2, channels=3, dim=128, depth=1, heads=1, mlp_ratio=2,
     num_classes=5, rprelu="token",
 )  # fmt: skip
-# Windows of 3: shifted on a grid of 6 x 6, whole on the merged one of 3 x 3.
+# 130 keys.
+LONG = Config(
+    image_size=(20, 26), patch_size=2, channels=1, dim=5, depth=1, heads=1, mlp_ratio=2,
+    num_classes=4, pool="mean",
+)  # fmt: skip
+# Windows of 2 on a grid of 4 x 8, the second block's shifted, and on the merged one of 2 x 4.
 SWIN = Config(
-    image_size=(12, 12), patch_size=2, channels=1, dim=6, depth=(2, 1), heads=2, mlp_ratio=2,
-    num_classes=5, window=3, pool="mean", similarity="haar", attention="differential",
+    image_size=(8, 16), patch_size=2, channels=2, dim=6, depth=(2, 1), heads=2, mlp_ratio=2,
+    num_classes=5, window=2, pool="mean", similarity="haar", attention="differential",
     rprelu="token",
 )  # fmt: skip
 DEIT = Config(
     image_size=(6, 8), patch_size=2, channels=2, dim=12, depth=2, heads=3, mlp_ratio=2,
     num_classes=7, block="real", norm_eps=1e-6,
 )  # fmt: skip
-LARGE_MEAN = 1024.0
+LARGE_MEAN = 4096.0
 EQUAL = 1024.0  # a shift that makes all bits of a token equal
 
 
@@ -91,20 +96,32 @@ def small_wide(path: Path) -> None:
     params, image = search.draw(WIDE, seed=0)
     params["pos_embed"][0, 2] += LARGE_MEAN
     params["pos_embed"][0, 5] -= LARGE_MEAN
-    down = params["blocks"]["0"]["mlp"]["down"]["weight"]
-    down[3] = 0.5  # Wc is exactly 0: all bits 1, so products of 256 and of -256
-    up = params["blocks"]["0"]["mlp"]["up"]["rprelu"]
-    up["token_shift_out"][[1, 4]] = EQUAL, -EQUAL
-    store.make(path, VisionTransformer(WIDE), params, image)
+    attention, mlp = params["blocks"]["0"]["attn"], params["blocks"]["0"]["mlp"]
+    mlp["down"]["weight"][3] = 0.5  # Wc is exactly 0: all bits 1, so products of 256 and of -256
+    for unit in (attention["q"], attention["k"], mlp["up"]):
+        unit["rprelu"]["token_shift_out"][[1, 4]] = EQUAL, -EQUAL
+    without_weights = ["*[!z]", "*[!t].z", "*_z"]  # centred, which are as large as all else
+    store.make(path, VisionTransformer(WIDE), params, image, taps=without_weights)
+
+
+def small_long(path: Path) -> None:
+    """Rows of the attention with more than 127 bits, nearly all 1."""
+    params, image = search.draw(LONG, seed=0)
+    attention = params["blocks"]["0"]["attn"]
+    attention["alpha"] = np.float32(3e-3)
+    attention["v_move"][:2] = EQUAL, -EQUAL
+    without_scores = ["io", "tokens", "*[!sz]", "*[!b].z", "*_z"]  # and q: two large tables less
+    store.make(path, VisionTransformer(LONG), params, image, taps=without_scores)
 
 
 def small_swin(path: Path) -> None:
-    """All values, and the gradients of the shifted block, the merge and what is in front."""
-    params, image = search.draw(SWIN, seed=0)
-    own = ("input", "tokens", "param.patch_embed.*", "param.embed_norm.*", "param.merges.*")
-    taps = ["[!g]*", "grads/blocks.1.*", "grads/merges.*", "grads/param.blocks.1.*"]
-    taps += [f"grads/{name}" for name in own]
-    store.make(path, VisionTransformer(SWIN), params, image, grads=True, taps=taps)
+    """All but what the last block has like the others; gradients of windows, merge and image."""
+    params, images = search.draw(SWIN, seed=0, images=2)
+    grads = ("input", "tokens", "blocks.1.attn.*", "merges.*", "param.*position_bias",
+             "param.patch_embed.*", "param.embed_norm.*", "param.merges.*")  # fmt: skip
+    taps = ["[!bg]*", "blocks.[01].*", "blocks.2.mid", "blocks.2.out"]
+    taps += [f"grads/{name}" for name in grads]
+    store.make(path, VisionTransformer(SWIN), params, images, grads=True, taps=taps)
 
 
 def small_deit(path: Path) -> None:
@@ -116,7 +133,7 @@ BUNDLES: dict[str, Callable[[Path], None]] = {
     bundle.__name__: bundle
     for bundle in (
         small_tie_free, small_adversarial, didb_micro_mnist, react_micro, small_batch, small_wide,
-        small_swin, small_deit,
+        small_long, small_swin, small_deit,
     )
 }  # fmt: skip
 

@@ -44,6 +44,7 @@ IMPORTED: dict[str, tuple] = {
     "norm": ("layer", "batch"),
     "box": ("none", "3", "5", "3+5"),
     "qkv_bias": (True, False),
+    "merge_eps": (None, 1e-3),  # with windows
 }
 DIDB = {"similarity": "haar", "attention": "differential", "rprelu": "token"}
 GRIDS = ((2, 3), (3, 2), (1, 4), (5, 1), (3, 5), (4, 2), (1, 1))
@@ -175,6 +176,7 @@ def imported() -> dict[str, Config]:
         "timm-avg-no-class-token": {**real, "pool": "mean", "last_norm": "pooled"},
         "timm-avg-norm-before": {**real, "pool": "patches", "qkv_bias": False},
         "deit3": {**real, "layer_scale": True, "position": "patches"},
+        "timm-ratio": {**real, "mlp_ratio": 1.5},
         "distilled": {**real, "distillation": "head"},
         "distilled-patches": {**real, "distillation": "head", "position": "patches"},
         "distillation-token": {**real, "distillation": "token"},
@@ -182,11 +184,14 @@ def imported() -> dict[str, Config]:
         "binaryvit-boxes": {"norm": "batch", "box": "3+5", "pool": "mean", "layer_scale": True},
         "binaryvit-w32a1": {"norm": "batch", "box": "3", "pool": "mean", "binarize": "activations"},
         "binaryvit-w32a32": {"norm": "batch", "box": "5", "pool": "mean", "binarize": "none"},
+        "w1a32": {"binarize": "weights", **DIDB},
+        "binaryvit-w1a32": {"norm": "batch", "binarize": "weights"},
         "binary-distilled": {"distillation": "token", "rprelu": "token", "position": "patches"},
     }
     return {name: small(**found) for name, found in fields.items()} | {
         "ms-swin": swin(**real, position="patches", layer_scale=True, qkv_bias=False),
-        "binary-swin": swin(norm="batch", box="3+5"),
+        "hf-swin": swin(**real, merge_eps=1e-3),
+        "binary-swin": swin(norm="batch", box="3+5", merge_eps=1e-3),
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from refimpl import ops
-from refimpl.golden import coordinates, diagnose, record
+from refimpl.golden import bounds, coordinates, diagnose, record
 from refimpl.models import VisionTransformer, flatten, unflatten
 from refimpl.models.packing import pack_rows
 from tests import networks
@@ -29,14 +29,17 @@ class Setting(NamedTuple):
     steps: dict[str, record.Step]
 
     @property
-    def reference(self) -> SimpleNamespace:
-        return SimpleNamespace(steps=self.steps)
+    def reference(self) -> bounds.Reference:
+        return bounds.Reference(self.model.network, flatten(self.params), self.steps)
 
     def value(self, name: str) -> np.ndarray:
         return self.steps[name].value
 
     def ask(self, name: str, dumped: np.ndarray, **others: np.ndarray) -> str | None:
-        """The cause of the tap, if it alone (and the others) was dumped; bits packed or not."""
+        """The cause of the tap, if all else was dumped rightly, or as `others` say.
+
+        Bits packed or not; the z of a bit was not dumped.
+        """
         step, found = self.steps[name], dumped
         if step.value.dtype == bool and dumped.dtype == np.uint8:
             bits = unpacked(dumped, step.value.shape[-1])
@@ -47,8 +50,12 @@ class Setting(NamedTuple):
             verdict="FAIL",
             expected=step.value,
             candidate=found,
+            tolerance=np.full(step.value.shape, 1e-9 * np.abs(step.value).max(initial=1e-9)),
         )
-        return diagnose.cause(verdict, self, {name: dumped, **others})
+        right = {n: s.value for n, s in self.steps.items() if n != "input"}
+        if step.value.dtype == bool:
+            del right[step.z]
+        return diagnose.cause(verdict, self, {**right, name: dumped, **others})
 
 
 def setting(**fields: Any) -> Setting:
@@ -248,7 +255,7 @@ MISTAKES: dict[str, tuple] = {
     "bits transposed": (
         DIDB,
         *changed(f"{A}q_low.head_bit", lambda x: x.transpose(0, 1, 3, 2).reshape(x.shape)),
-        r"transposed: axes in the order \(0, 1, 3, 2\)",
+        "values transposed: tokens for channels",
     ),
     "heads": (
         DIDB,
@@ -357,11 +364,11 @@ MISTAKES: dict[str, tuple] = {
         DIDB,
         f"{UP}linear",
         lambda s: s.value(INT) * 1.0,
-        "scale missing: equal to .*up.int",
+        "scale missing: equal to the whole number",
     ),
     "no alpha": (DIDB, f"{A}context", lambda s: s.value(f"{A}context.int") * 1.0, "scale missing"),
     "twice as large": (DIDB, *changed("tokens", lambda x: 2 * x), "scale missing.*2 times"),
-    "no move": (DIDB, f"{UP}z", value_of("blocks.1.norm2.out"), "move missing"),
+    "no move": (DIDB, f"{UP}z", value_of("blocks.1.norm2.out"), "mlp.up.move left out"),
     "no head move": (
         DIDB,
         f"{A}q_low.head_z",
@@ -475,7 +482,7 @@ MISTAKES: dict[str, tuple] = {
         DIDB,
         f"{A}out",
         lambda s: op_with(s, f"{A}out", f"{A}neighbour", np.negative),
-        "blocks.1.attn.neighbour has the wrong sign",
+        "the differential term: . the neighbours, not -",
     ),
     "no neighbours": (
         DIDB,
@@ -509,7 +516,7 @@ MISTAKES: dict[str, tuple] = {
         DIDB,
         f"{UP}out",
         lambda s: op_with(s, f"{UP}out", f"{UP}rprelu.shift_in", np.negative),
-        "shift_in has the wrong sign",
+        "RPReLU: . shift_in, not -",
     ),
     "fit by repeat": (
         DIDB,
@@ -639,7 +646,7 @@ def test_a_right_value_whose_input_is_wrong(name: str) -> None:
     expected = step.op(*(noise(rng, DIDB.value(read), 0.9) for read in step.inputs))
     verdict = SimpleNamespace(
         name=name, kind=record.kind_of(step.value), verdict="FAIL", expected=expected,
-        candidate=step.value,
+        candidate=step.value, tolerance=np.full(step.value.shape, 1e-9),
     )  # fmt: skip
     assert diagnose.cause(verdict, DIDB, {name: step.value}) == diagnose.RIGHT
 

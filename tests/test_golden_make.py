@@ -194,11 +194,12 @@ def test_the_tie_free_bundle_is_written_again_with_equal_bits(tmp_path):
 def test_kinds_of_the_bundles_in_git():
     found = {name: read(FOLDER / name) for name in BUNDLES}
     assert [found[name].manifest["kind"] for name in BUNDLES] == [
-        "tie-free", "adversarial", *["ordinary"] * 6,
+        "tie-free", "adversarial", *["ordinary"] * 7,
     ]  # fmt: skip
-    taps = [found[name].manifest["taps"] for name in BUNDLES]
-    assert taps[:6] == ["all", "all", "block", "block", "all", "all"]
-    assert "[!g]*" in taps[6] and taps[7] == "all"
+    presets = {name: found[name].manifest["taps"] for name in BUNDLES}
+    for name in ("small_tie_free", "small_adversarial", "small_batch", "small_deit"):
+        assert presets[name] == "all"
+    assert presets["didb_micro_mnist"] == presets["react_micro"] == "block"
     tie_free = found["small_tie_free"]
     assert {e.ties for e in tie_free.entries.values() if e.kind == "bit"} == {0}
     assert tie_free.manifest["search"]["attempts"] >= 1

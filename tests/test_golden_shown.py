@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from refimpl import engine, golden
-from refimpl.golden import candidate, record, search, store
+from refimpl.golden import candidate, diagnose, record, search, store
 from refimpl.kernels import backend
 from refimpl.models import Config, create_model
 from tests import c_port, make_golden_bundles
@@ -93,6 +93,7 @@ def unclipped(name: str, params: Flat, right: Callable, dlinear, bit) -> np.ndar
 
 WEIGHTS = r"grads/param\..*\.(q|k|v|q_low|k_low|q_high|k_high|proj|up|down)\.weight"
 INT = r".*\.(q|k|v|proj|up|down)\.int"
+CONTEXT = r".*\.context\.int"
 MISTAKES = {
     "one-pass variance": Mistake(
         "small_wide", "blocks.0.norm1.out", r"blocks\.0\.norm[12]\.out|norm\.out", one_pass
@@ -101,6 +102,12 @@ MISTAKES = {
     "products clamped to int8": Mistake("small_wide", "blocks.0.mlp.down.int", INT, clamped),
     "popcount wraps at 128": Mistake("small_wide", "blocks.0.mlp.down.int", INT, wrapped),
     "popcount wraps at 256": Mistake("small_wide", "blocks.0.mlp.down.int", INT, unsigned),
+    "scores clamped to int8": Mistake(
+        "small_wide", "blocks.0.attn.scores.int", r".*\.scores\.int", clamped
+    ),
+    "context clamped to int8": Mistake(
+        "small_long", "blocks.0.attn.context.int", CONTEXT, clamped
+    ),
     "image b reads image 0": Mistake(
         "small_batch", "blocks.0.norm1.out", r"blocks\.0\.norm1\.out", first_image
     ),
@@ -124,6 +131,16 @@ def test_a_mistake_is_shown(name, mode):
     found = golden.compare(bundle, port(bundle, mistake), mode=mode)
     assert found.outcome == "FAIL"
     assert (found.first.name, found.first.verdict) == (mistake.tap, "FAIL")
+
+
+def test_a_cause_is_looked_for_where_values_have_no_tap():
+    """Of real blocks queries and keys are none; a mistake that would read them is no cause."""
+    bundle = read("small_deit")
+    other = Other(r"grads/blocks\.1\.attn\.qkv\.out", lambda name, params, right, *x: -right(*x))
+    found = golden.compare(bundle, taps(bundle, other), mode="replay")
+    assert found.first.name == "grads/blocks.1.attn.qkv.out"
+    causes = diagnose.causes(found, bundle, found.taps)
+    assert set(causes) <= {verdict.name for verdict in found.verdicts}
 
 
 FORWARD = [name for name, mistake in MISTAKES.items() if not mistake.tap.startswith("grads")]
@@ -172,9 +189,19 @@ def test_the_wide_bundle_has_what_it_is_for():
     assert bit[0, 1].all() and not bit[0, 4].any() and weight[3].all()
     product = steps["blocks.0.mlp.down.int"].value
     assert product[0, 1, 3] == 256 and product[0, 4, 3] == -256
+    scores = steps["blocks.0.attn.scores.int"].value
+    assert scores[0, 0, 1, 1] == 128 and scores[0, 0, 1, 4] == -128
     x = steps["tokens"].value[0]
     for row in (2, 5):
         assert abs(x[row].mean()) > 100 * x[row].std() > 0
+
+
+def test_the_long_bundle_has_what_it_is_for():
+    steps = read("small_long").reference.steps
+    bit, context = (steps[f"blocks.0.attn.{n}"].value for n in ("prob.bit", "context.int"))
+    ones = bit.sum(axis=-1)
+    assert ones.max() > 127 and ones.min() < 130
+    assert context.max() > 127 and context.min() < -128
 
 
 def test_the_batch_has_what_it_is_for():
@@ -192,11 +219,13 @@ def test_the_batch_has_what_it_is_for():
 
 
 def test_the_windows_are_shifted_and_merged():
-    config = read("small_swin").model.config
+    bundle = read("small_swin")
+    config = bundle.model.config
     assert [config.stage_of(i).shift for i in range(3)] == [0, 1, 0]
-    assert [config.stage_of(i).grid for i in range(3)] == [(6, 6), (6, 6), (3, 3)]
-    names = read("small_swin").entries
-    assert {"merges.0.proj.out", "grads/blocks.1.attn.prob", "blocks.0.attn.scores"} <= set(names)
+    assert [config.stage_of(i).grid for i in range(3)] == [(4, 8), (4, 8), (2, 4)]
+    assert len(bundle.input) == 2
+    wanted = {"merges.0.proj.out", "grads/blocks.1.attn.prob", "blocks.1.attn.scores", "logits"}
+    assert wanted <= set(bundle.entries)
 
 
 # --- right ports ----------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import struct
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +18,12 @@ from refimpl.golden import record, vector_cases, vectors
 from refimpl.golden.vector_cases import Case
 from refimpl.golden.vectors import Vector
 from refimpl.models.operations import OPERATIONS
+from tests import c_port
 from tests.command_line import run
 
 Found = dict[str, np.ndarray]
+LOSSES = {"cross_entropy", "soft_cross_entropy"}
+EVERY = sorted({*OPERATIONS, *LOSSES})
 
 
 def computed(op: str, case: Case, dys: list[np.ndarray]) -> Found:
@@ -27,7 +32,7 @@ def computed(op: str, case: Case, dys: list[np.ndarray]) -> Found:
     y, cache = getattr(ops, op).forward(*args.values(), **case.attributes)
     ys = y if len(case.outputs) > 1 else (y,)
     dy = tuple(dys) if len(case.outputs) > 1 else dys[0]
-    gradients = getattr(ops, op).backward(dy, cache)
+    gradients = getattr(ops, op).backward(float(dy) if op in LOSSES else dy, cache)
     named = {f"d{name}": g for name, g in zip(args, gradients, strict=False) if g is not None}
     return dict(zip(case.outputs, ys, strict=True)) | named
 
@@ -43,10 +48,10 @@ def off(vector: Vector, value: np.ndarray) -> bool:
 
 
 def test_every_operation_has_cases():
-    assert set(vector_cases.CASES) == set(OPERATIONS)
+    assert set(vector_cases.CASES) == set(OPERATIONS) | LOSSES
 
 
-@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("op", EVERY)
 def test_single_precision_is_within_the_bounds(op):
     found = vectors.of(op)
     cases = {case.name: case for case in vector_cases.of(op)}
@@ -59,7 +64,7 @@ def test_single_precision_is_within_the_bounds(op):
             assert not off(by_name[key], value), (name, key)
 
 
-@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("op", EVERY)
 def test_bounds_say_something(op):
     """Of an ordinary case every bound is small beside the values, so that a mistake shows."""
     for name, case in vectors.of(op).items():
@@ -75,7 +80,7 @@ def test_bounds_say_something(op):
                 assert vector.bound.max() <= 2e-4 * max(size, 1), (name, vector.name)
 
 
-@pytest.mark.parametrize("op", OPERATIONS)
+@pytest.mark.parametrize("op", EVERY)
 def test_no_bit_hangs_on_rounding(op):
     """Each is decided: exactly at its threshold, or farther away than a right port may be off."""
     for case in vectors.of(op).values():
@@ -198,6 +203,99 @@ def assert_text(path: Path, stored: np.ndarray, value: np.ndarray) -> None:
         assert not padded[..., value.shape[-1] :].any()
     decimals = np.loadtxt(path.with_suffix(".txt"), ndmin=1)
     np.testing.assert_array_equal(decimals.astype(value.dtype), value.reshape(-1))
+
+
+LAYER_NORM_IN_C = """
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static void read(const char *folder, const char *name, int count, double *values)
+{
+    char path[1000];
+    snprintf(path, sizeof path, "%s/%s.txt", folder, name);
+    FILE *file = fopen(path, "r");
+    for (int i = 0; i < count; i++)
+        if (file == NULL || fscanf(file, "%lf", values + i) != 1)
+            exit(2);
+    fclose(file);
+}
+
+int main(int argc, char **argv)
+{
+    double x[96], weight[16], bias[16], y[96], bound[96];
+    read(argv[1], "x", 96, x);
+    read(argv[1], "weight", 16, weight);
+    read(argv[1], "bias", 16, bias);
+    read(argv[1], "y", 96, y);
+    read(argv[1], "y.bound", 96, bound);
+    int beyond = 0;
+    for (int row = 0; row < 6; row++) {
+        float mean = 0, variance = 0;
+        for (int i = 0; i < 16; i++)
+            mean += (float)x[16 * row + i] / 16;
+        for (int i = 0; i < 16; i++) {
+            float d = (float)x[16 * row + i] - mean;
+            variance += ONE_PASS ? (float)(x[16 * row + i] * x[16 * row + i]) : d * d;
+        }
+        variance = variance / 16 - (ONE_PASS ? mean * mean : 0);
+        for (int i = 0; i < 16; i++) {
+            float n = ((float)x[16 * row + i] - mean) / sqrtf(fabsf(variance) + 1e-5f);
+            float found = n * (float)weight[i] + (float)bias[i];
+            beyond += !(fabs(found - y[16 * row + i]) <= bound[16 * row + i]);
+        }
+    }
+    return beyond > 0;
+}
+"""
+
+
+@c_port.needs_cc
+@pytest.mark.parametrize("one_pass", [0, 1])
+def test_a_bench_in_c_reads_the_text_with_scanf(tmp_path, one_pass):
+    vectors.write("layer_norm", tmp_path / "v", text=True)
+    (tmp_path / "bench.c").write_text(LAYER_NORM_IN_C)
+    command = ["cc", f"-DONE_PASS={one_pass}", "bench.c", "-o", "bench", "-lm"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    for case in ("ordinary", "hard"):
+        done = subprocess.run(["./bench", f"v/{case}"], cwd=tmp_path)
+        assert done.returncode == (one_pass if case == "hard" else 0)
+
+
+PRODUCT_IN_VERILOG = """
+module bench;
+    reg [63:0] a [0:23], w [0:15];            // 6 rows and 4 rows of 256 bits: 4 words each
+    reg signed [31:0] y [0:23];
+    integer row, o, k, i, different, wrong;
+    reg [63:0] word;
+    initial begin
+        $readmemh("v/hard_clip/bit.hex", a);
+        $readmemh("v/hard_clip/weight.bit.hex", w);
+        $readmemh("v/hard_clip/int.hex", y);
+        wrong = 0;
+        for (row = 0; row < 6; row = row + 1)
+            for (o = 0; o < 4; o = o + 1) begin
+                different = 0;
+                for (k = 0; k < 4; k = k + 1) begin
+                    word = a[4 * row + k] ^ w[4 * o + k];
+                    for (i = 0; i < 64; i = i + 1) different = different + word[i];
+                end
+                if (256 - 2 * different != y[4 * row + o]) wrong = wrong + 1;
+            end
+        $display("%0d of 24 wrong", wrong);
+        $finish;
+    end
+endmodule
+"""
+
+
+@pytest.mark.skipif(shutil.which("iverilog") is None, reason="needs Icarus Verilog")
+def test_a_bench_in_verilog_reads_the_text_with_readmemh(tmp_path):
+    vectors.write("binary_linear", tmp_path / "v", text=True)
+    (tmp_path / "bench.v").write_text(PRODUCT_IN_VERILOG)
+    subprocess.run(["iverilog", "-o", "bench", "bench.v"], cwd=tmp_path, check=True)
+    done = subprocess.run(["vvp", "bench"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.startswith("0 of 24 wrong") and done.stderr == ""
 
 
 def test_the_same_vectors_each_time(tmp_path):

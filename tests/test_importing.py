@@ -27,12 +27,9 @@ from refimpl.importing import checkpoint
 from refimpl.importing.families import family_of
 from refimpl.models import flatten, unflatten
 from tests import networks, oracles, strategies
-from tests.checkpoint_files import DATA, timm, write
+from tests.checkpoint_files import DATA, FOLDERS, HERE, timm, write
 from tests.command_line import assert_one_line, run
 
-HERE = Path(__file__).parent / "checkpoints"
-GIVEN = Path(os.environ.get("REFIMPL_CHECKPOINTS", HERE))
-FOLDERS = sorted(path for path in {*HERE.iterdir(), *GIVEN.iterdir()} if path.is_dir())
 IMAGES = ("--mean", "0.5", "0.5", "0.5", "--std", "0.2", "0.3", "0.4", "--crop", "0.9",
           "--resample", "bicubic")  # fmt: skip
 LOGITS, GRADIENTS = 1e-9, 1e-8
@@ -91,8 +88,7 @@ def test_folders_with_numbers_of_their_own_code(folder):
 @pytest.mark.parametrize("bias", [True, False])
 def test_transformers(kind, bias, tmp_path):
     theirs = oracles.require("transformers", "tests.torch_models.transformers_checkpoints")
-    eps = {} if kind == "swin" else {"layer_norm_eps": 1e-3}
-    saved = theirs.save(kind, tmp_path, seed=7, qkv_bias=bias, **eps)
+    saved = theirs.save(kind, tmp_path, seed=7, qkv_bias=bias, layer_norm_eps=1e-3)
     model, params = refimpl.load_checkpoint(tmp_path)
     params = as_float64(params)
     np.testing.assert_allclose(model.predict(params, saved.images), saved.logits, atol=LOGITS)
@@ -104,19 +100,21 @@ def sizes(draw, kind: str) -> dict[str, Any]:
     """Fields of a configuration of `transformers`, all of different sizes."""
     heads, d, ratio, classes = draw(st.permutations((2, 3, 4, 5, 6)))[:4]
     fields = {"num_labels": classes, "patch_size": draw(st.integers(1, 4)),
-              "num_channels": draw(st.integers(1, 4))}  # fmt: skip
+              "num_channels": draw(st.integers(1, 4)),
+              "layer_norm_eps": draw(st.sampled_from((1e-12, 1e-6, 1e-5, 1e-3)))}  # fmt: skip
     if kind == "swin":
         depths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
         window, last = draw(st.integers(1, 3)), draw(st.integers(1, 2))
         side = fields["patch_size"] * window * last * 2 ** (len(depths) - 1)
+        ratio += draw(st.sampled_from((0.0, 0.5 * (d % 2 == 0))))
         return {**fields, "depths": depths, "window_size": window, "image_size": side,
                 "embed_dim": heads * d, "num_heads": [heads * 2**s for s in range(len(depths))],
-                "mlp_ratio": float(ratio)}  # fmt: skip
+                "mlp_ratio": ratio}  # fmt: skip
     grid = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     return {**fields, "image_size": [fields["patch_size"] * side for side in grid],
             "hidden_size": heads * d, "num_attention_heads": heads,
-            "intermediate_size": heads * d * ratio, "num_hidden_layers": draw(st.integers(1, 3)),
-            "layer_norm_eps": draw(st.sampled_from((1e-12, 1e-6, 1e-3)))}  # fmt: skip
+            "intermediate_size": draw(st.integers(1, 40)),
+            "num_hidden_layers": draw(st.integers(1, 3))}
 
 
 @pytest.mark.parametrize("kind", ["vit", "deit", "teacher", "swin"])
@@ -233,6 +231,46 @@ def test_wrappers(how, tmp_path):
         found = flatten(params)[path]
         assert found.dtype == (np.float64 if how == "double" else np.float32)
         np.testing.assert_array_equal(found, value, err_msg=path)
+
+
+def in_parts(folder, **index):
+    """The small network in two files, with other fields of the index, or other places of keys."""
+    _, arrays, config = timm()
+    places = {key: f"model-{1 + i % 2}.safetensors" for i, key in enumerate(arrays)}
+    for name in set(places.values()):
+        part = {key: value for key, value in arrays.items() if places[key] == name}
+        save_file(part, folder / name)
+    (folder / "config.json").write_text(json.dumps(config))
+    said = {"metadata": {"total_size": 1}, "weight_map": {**places, **index.pop("places", {})}}
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({**said, **index}))
+    return path
+
+
+@pytest.mark.parametrize("named", ["folder", "index"])
+def test_a_checkpoint_in_several_files(named, tmp_path):
+    path = in_parts(tmp_path)
+    model, params = refimpl.load_checkpoint(tmp_path if named == "folder" else path)
+    net, _, _ = timm()
+    assert model.config == net.model.config
+    for name, value in flatten(net.params).items():
+        np.testing.assert_array_equal(flatten(params)[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize(("index", "message"), [
+    ({"weight_map": None}, "no weight_map; expected the file of each tensor"),
+    ({"weight_map": {}}, "no weight_map; expected"),
+    ({"weight_map": {"norm.weight": "../model.safetensors"}}, "expected a file beside it"),
+    ({"weight_map": {"norm.weight": 3}}, "norm.weight is in 3; expected a file beside it"),
+    ({"weight_map": {"norm.weight": "x.safetensors"}}, "x.safetensors: no such file"),
+    ({"places": {"more": "model-1.safetensors"}}, "more is not in model-1.safetensors; expected"),
+    ({"places": {"norm.weight": "config.json"}}, "suffix '.json'; expected one of"),
+    ({"weight_map": {"norm.weight": "model-1.safetensors"}}, "; expected it to be said there"),
+])  # fmt: skip
+def test_bad_indices_are_one_line(index, message, tmp_path):
+    in_parts(tmp_path, **index)
+    asked = ("import", tmp_path, "-o", tmp_path / "out.safetensors", *IMAGES)
+    assert_one_line(run(*asked), message)
 
 
 @pytest.mark.parametrize(("how", "bits"), [("bfloat16", 8), ("float16", 11)])
@@ -435,9 +473,10 @@ BAD = {
     "another activation": (said(act_layer="quick_gelu"), "act_layer is 'quick_gelu'; expected 'ge"),
     "another pooling": (said(global_pool="map"), "global_pool is 'map'; expected 'token' or 'avg'"),
     "heads in words": (said(num_heads="two"), "num_heads is 'two'; expected a whole number of at"),
-    "a ratio that is none": (
+    "a ratio of one tensor": (
         change(blocks__0__mlp__fc1__weight=np.ones((15, 10), np.float32)),
-        "blocks.0.mlp.fc1.weight: 15 rows for 10 channels; expected a multiple"),
+        "blocks.0.mlp.fc1.bias: shape (30,); expected (15,)"),
+    "another ratio": (said(mlp_ratio=2.5), "mlp_ratio is 2.5; expected one that gives 30 hidden"),
     "a block out of thin air": (change(blocks__99999__x=np.ones(1, np.float32)),
                                 "depth is 100000; expected at most 1,000 blocks"),
     "two names of one tensor": (
@@ -485,6 +524,16 @@ def test_the_bits_of_weights_are_in_no_tensor(tmp_path):
         refimpl.load_checkpoint(folder)
     write(folder, load_file(source / "model.safetensors"), {**config, "weight_bits": 32})
     assert refimpl.load_checkpoint(folder)[0].config.binarize == "activations"
+    real = load_file(source / "model.safetensors")
+    real = {key: value for key, value in real.items() if not key.endswith("att_prob_clip")}
+    for bits, stage in ((1, "weights"), (32, "none")):
+        write(folder, real, {**config, "weight_bits": bits})
+        assert refimpl.load_checkpoint(folder)[0].config.binarize == stage
+    odd = {**load_file(source / "model.safetensors")}
+    key = "vit.encoder.layer.0.intermediate.dense.weight"
+    write(folder, {**odd, key: odd[key][:-1]}, {**config, "weight_bits": 1})
+    with pytest.raises(RefimplError, match=f"{key}: .* channels; expected a multiple of them"):
+        refimpl.load_checkpoint(folder)
     write(folder, load_file(source / "model.safetensors"), {**config, "weight_bits": 2})
     with pytest.raises(RefimplError, match="weight_bits is 2; expected 1 or 32"):
         refimpl.load_checkpoint(folder)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from refimpl import golden
 from refimpl.golden import candidate, diagnose
 from tests import c_port, injected_bugs_python, sparse_dumps
+from tests.cause_table import wrong_port
 from tests.injected_bugs import IN_C
 from tests.injected_bugs_python import IN_PYTHON
 
@@ -50,16 +50,6 @@ def test_in_c(tmp_path, name):
     port = candidate.read(wrong_port(bug.right, bug.wrong, bundle.path, tmp_path))
     assert_named(bundle, port, f"blocks.0.{bug.tap}", bug.cause)
     assert_not_hidden(bundle, port)
-
-
-def wrong_port(right: str, wrong: str, bundle: Path, folder: Path) -> Path:
-    """The taps of block 0, as a wrong version of the C port computes them."""
-    source = c_port.SOURCE.read_text()
-    assert source.count(right) == 1
-    changed = folder / "wrong.c"
-    changed.write_text(source.replace(right, wrong))
-    program = c_port.compile(changed, folder / "wrong", c_port.QUICK)
-    return c_port.port(program, bundle, 0, folder / "out")
 
 
 @pytest.mark.parametrize("name", IN_PYTHON)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 
 from refimpl import ops
-from refimpl.conventions import ConfigError, ShapeError
+from refimpl.conventions import RefimplError
 from refimpl.models import binary, interpreter
 from refimpl.models.nodes import INPUT, Network
 from tests import networks, strategies
@@ -216,6 +216,15 @@ def test_backward_leaves_its_cache_and_what_it_was_given(config, seed):
 # What cannot be walked
 
 
+def refused(action: Callable[[], object]) -> str:
+    """What the error says; nothing where there is none."""
+    try:
+        action()
+    except RefimplError as error:
+        return str(error)
+    return ""
+
+
 def test_a_value_or_parameter_that_nobody_reads_is_refused():
     """It would have no gradient."""
     listed = binary.network(BRANCHED["didb"])
@@ -227,11 +236,11 @@ def test_a_value_or_parameter_that_nobody_reads_is_refused():
         nodes = list(listed.nodes)
         nodes[at] = node._replace(outputs=(*node.outputs, "more")) if node is bands else node
         name = "more" if node is bands else unread
-        with pytest.raises(ConfigError, match=rf"^{name}: no operation reads it; expected one"):
-            dataclasses.replace(listed, nodes=tuple(nodes))
+        said = refused(lambda nodes=tuple(nodes): dataclasses.replace(listed, nodes=nodes))
+        assert said == f"{name}: no operation reads it; expected one that does"
     extra = {**listed.parameters, "extra": next(iter(listed.parameters.values()))}
-    with pytest.raises(ConfigError, match=r"^extra: no operation reads it; expected one"):
-        dataclasses.replace(listed, parameters=extra)
+    said = refused(lambda: dataclasses.replace(listed, parameters=extra))
+    assert said == "extra: no operation reads it; expected one that does"
 
 
 @pytest.mark.parametrize("name", ["too few", "too many"])
@@ -247,6 +256,5 @@ def test_one_gradient_comes_back_for_each_argument(name):
     names = [op for op in ops.__all__ if op != "layer_norm"]
     backend = SimpleNamespace(layer_norm=wrong, **{op: getattr(ops, op) for op in names})
     count = {"too few": 2, "too many": 4}[name]
-    expected = rf"norm.*: found {count} gradients; expected 3"
-    with pytest.raises(ShapeError, match=expected):
-        interpreter.backward(network.dlogits, cache._replace(backend=backend))
+    said = refused(lambda: interpreter.backward(network.dlogits, cache._replace(backend=backend)))
+    assert said.endswith(f"norm.bias: found {count} gradients; expected 3")

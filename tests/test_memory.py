@@ -187,6 +187,153 @@ def test_evaluate_a_hostile_data_set(tmp_path):
     assert hostile(usual, (*evaluate, tree))[0] == 0
 
 
+def sparse(path: Path, start: bytes = b"") -> Path:
+    """A file of 12 GB in no space: what it begins with, then zeros."""
+    with open(path, "wb") as file:
+        file.write(start)
+        file.truncate(12 * 2**30 + len(start))
+    return path
+
+
+def claiming(path: Path) -> Path:
+    """A safetensors file with one array of 12 GB, which is there."""
+    entry = {"dtype": "F32", "shape": [3 * 2**16, 2**14], "data_offsets": [0, 12 * 2**30]}
+    text = json.dumps({"blocks.0.attn.qkv.weight": entry}).encode()
+    return sparse(path, struct.pack("<Q", len(text)) + text)
+
+
+BUNDLE = "small_tie_free"
+OF_A_FILE: dict[str, Callable[[Path, Path], tuple]] = {
+    "summary": lambda file, out: ("summary", file),
+    "show": lambda file, out: ("show", file),
+    "compile": lambda file, out: ("compile", "--model", file),
+    "classify": lambda file, out: ("classify", SEVEN, "--model", file),
+    "segment": lambda file, out: ("segment", SEVEN, "--model", file, "-o", out / "o.png"),
+    "evaluate": lambda file, out: ("evaluate", "--data", SMALL, "--limit", 2, "--model", file),
+    "pack": lambda file, out: ("pack", file, "-o", out / "o.safetensors"),
+    "import": lambda file, out: ("import", file, "-o", out / "o.safetensors"),
+    "report": lambda file, out: ("report", SEVEN, "--model", file, "-o", out / "o.html"),
+    "golden make": lambda file, out: (
+        *("golden", "make", "--random", 1, "--model", file, "-o", out / "o"),
+    ),
+    "golden compare": lambda file, out: ("golden", "compare", BUNDLE, file),
+    "golden diff": lambda file, out: ("golden", "diff", BUNDLE, file, "logits"),
+}
+USUAL = ("classify", SEVEN, "--backend", "numpy")
+
+
+@pytest.mark.parametrize("verb", OF_A_FILE)
+def test_no_verb_reads_what_a_file_claims_and_its_network_lacks(tmp_path, verb):
+    file = claiming(tmp_path / "m.safetensors")
+    done = child(ordinary(*USUAL) + MORE, *OF_A_FILE[verb](file, tmp_path))
+    one_line(done, str(file))
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("verb", ["classify", "report", "golden make"])
+def test_what_a_network_would_read_is_bounded(tmp_path, verb):
+    file = hungry(tmp_path / "m.safetensors", 280_000)
+    done = child(ordinary(*USUAL) + MORE, *OF_A_FILE[verb](file, tmp_path))
+    one_line(done, f"{file}: preprocessing: size is (280000, 280000)")
+
+
+@pytest.mark.parametrize("verb", ["report", "golden make"])
+def test_large_images_of_a_report_and_of_golden_vectors(tmp_path, verb):
+    (tmp_path / "a.png").write_bytes(IMAGES["as large as may be, RGB"]())
+    model, out = save_model(tmp_path / "m.safetensors"), tmp_path / "o"
+    calls = {
+        "report": lambda image: ("report", image, "--model", model, "--force", "-o", out),
+        "golden make": lambda image: (
+            *("golden", "make", "--image", image, "--model", model, "--taps", "io", "-o"),
+            tmp_path / image.stem,
+        ),
+    }
+    assert hostile(calls[verb](SEVEN), calls[verb](tmp_path / "a.png"))[0] == 0
+
+
+OF_A_SIZE: dict[str, Callable[[Path], tuple]] = {
+    "classify": lambda folder: ("classify", SEVEN, "--model", folder / "m.safetensors"),
+    "evaluate": lambda folder: (
+        *("evaluate", "--data", SMALL, "--limit", 2, "--model", folder / "m.safetensors"),
+    ),
+    "segment": lambda folder: (
+        *("segment", SEVEN, "--model", folder / "s.safetensors", "-o", folder / "o.png"),
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", OF_A_SIZE)
+def test_an_image_that_numpy_cannot_hold_is_refused(tmp_path, verb):
+    """Scores of 65,537 tokens among themselves would be 32 GB."""
+    save_model(tmp_path / "m.safetensors")
+    save_segmenter(tmp_path / "s.safetensors")
+    options = ("--image-size", 1024, "--backend", "numpy")
+    done = child(ordinary(*USUAL) + MORE, *OF_A_SIZE[verb](tmp_path), *options)
+    one_line(done, "images of 1024 x 1024 take 137.5 GB in NumPy, expected at most 2.1")
+
+
+def test_a_batch_is_computed_in_parts_that_memory_holds(tmp_path):
+    """Scores of all 100 images at once would be 4 GB, and are there several times."""
+    model = save_model(tmp_path / "m.safetensors")
+    usual = ("evaluate", "--data", SMALL, "--limit", 9, "--model", model, "--backend", "numpy")
+    args = ("evaluate", "--data", SMALL, "--limit", 100, "--model", model, "--backend", "numpy")
+    status, err = hostile(usual, (*args, "--image-size", 112, "--batch-size", 100))
+    assert status == 0, err
+
+
+def test_show_counts_and_computes_nothing(tmp_path):
+    model = save_model(tmp_path / "m.safetensors")
+    assert hostile(USUAL, ("show", model, "--image-size", 100_000))[0] == 0
+
+
+TEXTS: dict[str, Callable[[Path, Path], tuple]] = {
+    "recipe": lambda text, out: (
+        *("train", "--data", SMALL, "--model", "didb_micro", "--recipe", text),
+        *("-o", out / "o.safetensors"),
+    ),
+    "ablation": lambda text, out: (
+        *("ablate", "--recipe", text, "--data", SMALL, "-o", out / "o"),
+    ),
+    "map": lambda text, out: ("golden", "compare", BUNDLE, out, "--map", text),
+    "roundoffs": lambda text, out: ("golden", "compare", BUNDLE, out, "--unit-roundoff", text),
+    "configuration": lambda text, out: (
+        *("import", claiming(out / "m.safetensors"), "--config", text, "-o", out / "o.safetensors"),
+    ),
+    "scheduler": lambda text, out: ("evaluate", "--data", SMALL, "--scheduler", text),
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_a_text_of_any_size_is_not_read(tmp_path, kind):
+    if kind == "scheduler":
+        pytest.importorskip("distributed", reason="Dask, the extra `cluster`, is missing")
+    text = sparse(tmp_path / "text.json")
+    done = child(ordinary(*USUAL) + MORE, *TEXTS[kind](text, tmp_path))
+    one_line(done, str(text))
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("arguments", [
+    ("model", "--model", "didb_micro", "--batch", 10**8),
+    ("train", "--model", "didb_micro", "--batch", 10**8),
+    ("kernels", "--shape", "1000000x1000000x1000000"),
+])  # fmt: skip
+def test_a_bench_draws_no_more_than_that(arguments):
+    done = child(0, "bench", *arguments)
+    assert int(done.stderr.split()[-1]) * 1024 < ordinary(*USUAL) + MORE
+    assert done.returncode == 2
+    assert "bytes; expected at most 536,870,912" in done.stderr.splitlines()[-2]
+
+
+def one_line(done: subprocess.CompletedProcess, *words: str) -> None:
+    """Bad input, said in one line with these words; memory was no matter."""
+    assert done.returncode in (2, 3), done
+    line, _ = done.stderr.strip().splitlines()
+    assert "memory" not in line, line
+    for word in words:
+        assert word in line
+
+
 # --- bounds ---------------------------------------------------------------------------------------
 
 

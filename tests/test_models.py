@@ -122,6 +122,12 @@ def test_random_networks_against_torch():
         assert 0.2 < np.mean(means) < 0.8, f"{name} is hardly ever mixed: {np.mean(means):.2f}"
 
 
+@settings(max_examples=20)
+@given(networks.configs(block="binary", binarize="weights"), strategies.seeds())
+def test_binary_weights_on_real_activations_against_torch(config, seed):
+    assert_mirrored(networks.make(config, seed))
+
+
 @settings(max_examples=15)
 @given(networks.configs(block="real", pool="cls", decoder="none"), strategies.seeds())
 def test_deit_against_transformers(config, seed):

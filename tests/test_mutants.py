@@ -14,7 +14,7 @@ from hypothesis import settings
 
 from refimpl.models import binary, replay
 from tests import conftest, oracles
-from tests.mutants import CATALOGUE, Mutant, models, ops
+from tests.mutants import CATALOGUE, Mutant, exports, models, ops
 
 FOLDER = Path(__file__).parent
 
@@ -71,6 +71,6 @@ def test_mutant_is_caught(name, own_lists, monkeypatch):
 
 
 def test_there_are_enough_of_ops_and_of_networks():
-    for module, enough in ((ops, 75), (models, 45)):
+    for module, enough in ((ops, 75), (models, 45), (exports, 8)):
         registered = [m for m in CATALOGUE.values() if m.make.__module__ == module.__name__]
         assert len(registered) >= enough

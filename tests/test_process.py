@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import refimpl
 from refimpl import cli
@@ -29,6 +30,7 @@ from tests.command_line import (
     save_model,
     wanting_signals,
 )
+from tests.test_data import encoded
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals, closes streams")
 
@@ -153,6 +155,36 @@ def test_main_takes_no_short_cuts_in_the_process_of_others(model) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- what libraries print from C -----------------------------------------------------------------
+
+
+def broken_tiff() -> bytes:
+    """Its pixels, which libtiff is to decode, are noise."""
+    content = bytearray(encoded(Image.new("RGB", (60, 40), "red"), "TIFF", compression="tiff_lzw"))
+    content[8:40] = bytes(range(100, 132))
+    return bytes(content)
+
+
+def test_a_broken_tiff_is_one_line_of_ours(model, tmp_path) -> None:
+    (tmp_path / "a.tif").write_bytes(broken_tiff())
+    done = process("classify", tmp_path / "a.tif", "--model", model)
+    assert done.returncode == 2
+    assert re.fullmatch(r"refimpl: \S+a\.tif: the image is broken or truncated .+\n", done.stderr)
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", 2)])
+def test_broken_tiffs_of_a_folder_are_our_lines(model, tmp_path, workers) -> None:
+    for digit in range(10):
+        (tmp_path / "data" / str(digit)).mkdir(parents=True)
+        shutil.copy(SEVEN, tmp_path / "data" / str(digit))
+        (tmp_path / "data" / str(digit) / "a.tif").write_bytes(broken_tiff())
+    options = ("--data", tmp_path / "data", "--model", model, "--skip-broken", *workers)
+    done = process("evaluate", *options)
+    assert done.returncode == 0
+    assert done.stderr.count("a.tif") >= 1
+    assert all(line.startswith("refimpl: ") for line in done.stderr.splitlines()), done.stderr
 
 
 # --- sizes that nobody means ---------------------------------------------------------------------

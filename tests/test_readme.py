@@ -20,7 +20,7 @@ from urllib.parse import unquote
 import pytest
 
 from refimpl import cli
-from tests import c_port
+from tests import c_port, oracles
 
 ROOT = Path(__file__).parent.parent
 IGNORED = {"build", "node_modules"}
@@ -52,7 +52,8 @@ def blocks(page: str) -> list[Block]:
 
 READMES = pages("README.md")
 RUNNING = [p for p in READMES if any(b.language in ("sh", "python") for b in blocks(p))]
-NEEDS = {"refimpl/golden/README.md": c_port.needs_cc}
+NEEDS_CC = {"refimpl/exporting/README.md", "refimpl/golden/README.md"}
+NEEDS_PACKAGES = {"refimpl/exporting/README.md": ("torch", "onnx", "onnxruntime")}
 
 
 def test_the_first_page_is_one_page():
@@ -77,8 +78,12 @@ def checkout(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [pytest.param(p, marks=NEEDS.get(p, ())) for p in RUNNING])
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=c_port.needs_cc if p in NEEDS_CC else ()) for p in RUNNING]
+)
 def test_its_blocks_run_in_order(page, checkout):
+    for package in NEEDS_PACKAGES.get(page, ()):
+        oracles.require(package)
     before = set(ROOT.iterdir())
     names: dict = {"__name__": "__main__"}
     for block in blocks(page):
@@ -151,6 +156,7 @@ def test_its_links_lead_somewhere(page):
 
 def test_every_notebook_and_every_room_with_a_page_is_linked_on_the_first():
     linked = {link.partition("#")[0] for link in links("README.md")}
+    linked |= {f"{link}/README.md" for link in linked}  # GitHub shows it below the folder
     samples = {page for page in READMES if page.startswith(("refimpl/data/", "tests/"))}
     rooms = set(READMES) - samples - {"README.md"}
     assert rooms <= linked and set(pages("*.ipynb")) <= linked

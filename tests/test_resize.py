@@ -43,10 +43,12 @@ def test_resizing_is_linear_and_its_backward_is_the_adjoint(config, seed, dtype)
     The adjoint is that of the nodes that make the list's values of parameters alone.
     """
     rng = np.random.default_rng(seed)
-    listed = binary.network(config, (3 * config.patch_size, 4 * config.patch_size))
+    size = (3 * config.patch_size, 4 * config.patch_size)
+    listed = binary.network(config, size)
     params = flatten(networks.parameters(config, rng, dtype))
     networks.freeze(params)
-    resized = interpreter.of_parameters(listed, params)
+    other = binary.network(config.replace(image_size=size))
+    resized = interpreter.resized(listed, params, other)
     changed = {path for path in params if resized[path] is not params[path]}
     per_token = {path for path in params if path == "pos_embed" or ".token_shift_" in path}
     alphas = {path for path in params if path.endswith("attn.alpha")}

@@ -434,3 +434,29 @@ def test_what_does_not_fails(name, mode):
     found = golden.compare(read(bundle), taps(read(bundle), other), mode=mode)
     if mode == "replay" or name != "scaled terms":  # free has room for what 64 u may be
         assert (found.outcome, found.first.name) == ("FAIL", f"blocks.0.{tap}")
+
+
+# --- 8.3 Gradients are total ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tap", ["tokens", "blocks.0.mid", "blocks.1.norm2.out", "blocks.0.out"])
+def test_a_gradient_is_the_sum_over_all_readers(tap):
+    """Of a smooth network: as the logits change when the tap alone is moved."""
+    bundle = read("small_deit")
+    steps, dlogits = bundle.reference.steps, bundle.value("grads/logits")
+    direction = np.random.default_rng(4).standard_normal(steps[tap].value.shape)
+
+    def moved(by: float) -> float:
+        values: dict[str, np.ndarray] = {}
+        for name, step in steps.items():
+            if name.startswith("grads/"):
+                break
+            inputs = [values[one] for one in step.inputs]
+            values[name] = step.value if step.op is None else step.op(*inputs)
+            if name == tap:
+                values[name] = values[name] + by * direction
+        return float((values["logits"] * dlogits).sum())
+
+    slope = (moved(1e-5) - moved(-1e-5)) / 2e-5
+    gradient = bundle.value(f"grads/{tap}")
+    assert math.isclose(slope, float((gradient * direction).sum()), rel_tol=1e-6)

@@ -17,12 +17,14 @@ from hypothesis import given, settings
 
 import refimpl
 from refimpl.conventions import ConfigError, DtypeError, ShapeError
-from refimpl.golden import candidate, compare, record
+from refimpl.golden import candidate, compare, make, read, record
 from refimpl.models import flatten
 from refimpl.models.operations import OPERATIONS
 from tests import golden_networks, networks, oracles, strategies, tolerances
+from tests.checkpoint_files import FOLDERS
 
 EXAMPLE = Path(__file__).parent.parent / "notebooks" / "train_in_torch.py"
+CHECKPOINTS = [path for path in FOLDERS if "pyramid" not in path.name]  # those are refused
 ANY = networks.all_configs() | networks.pyramids() | networks.others()
 NAMED = {
     **networks.covering(),
@@ -45,8 +47,9 @@ def room(torch):
     return oracles.require("torch", "refimpl.torch")
 
 
-def assert_equal(torch, room, net: networks.Network) -> None:
+def assert_equal(net: networks.Network) -> None:
     """Logits and every gradient of a module against the reference, in float64."""
+    torch, room = oracles.require("torch"), oracles.require("torch", "refimpl.torch")
     logits, dimages, grads = net.run()
     module = room.module(net.model, net.params)
     images = torch.tensor(np.array(net.images), requires_grad=True)
@@ -68,20 +71,33 @@ def assert_equal(torch, room, net: networks.Network) -> None:
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_every_value_of_every_field(torch, room, name):
-    assert_equal(torch, room, networks.make(NAMED[name], 1))
+def test_every_value_of_every_field(name):
+    assert_equal(networks.make(NAMED[name], 1))
 
 
 @settings(max_examples=60)
 @given(ANY, strategies.seeds())
-def test_random_networks(torch, room, config, seed):
-    assert_equal(torch, room, networks.make(config, seed))
+def test_random_networks(config, seed):
+    assert_equal(networks.make(config, seed))
 
 
 @pytest.mark.parametrize("name", ["didb-rprelu-token", "deit-pool-cls", "distilled-patches"])
-def test_images_of_another_size(torch, room, name):
+def test_images_of_another_size(name):
     net = networks.make(NAMED[name], 2)
-    assert_equal(torch, room, networks.with_images_of(net, (3, 5)))
+    assert_equal(networks.with_images_of(net, (3, 5)))
+
+
+@pytest.mark.parametrize("name", ["didb-pool-cls", "react-context-differences", "swin-1", "swin-6",
+                                  "real-swin-1", *networks.imported()])  # fmt: skip
+def test_nothing_is_left_on_another_device(torch, room, name):
+    """The device "meta" has no numbers, and takes nothing that lies elsewhere."""
+    net = networks.make(NAMED[name], 1, np.float32)
+    module = room.module(net.model, net.params).to("meta", torch.bfloat16)
+    images = torch.empty(net.images.shape, device="meta", dtype=torch.bfloat16)
+    logits = module(images)
+    assert logits.device.type == "meta" and logits.dtype == torch.bfloat16
+    assert logits.shape == net.dlogits.shape
+    logits.sum().backward()
 
 
 def test_every_operation_of_a_list_has_its_function(room):
@@ -109,9 +125,8 @@ def test_every_tap_is_that_of_the_reference(torch, room, name):
     assert list(forward) == [tap for tap in found if not tap.startswith("grads/")]
 
 
-def test_taps_pass_the_comparison(torch, room, tmp_path):
+def assert_passes(torch, room, bundle, tmp_path: Path) -> None:
     """A port like any other, in float32, with gradients."""
-    bundle = golden_networks.bundle(tmp_path / "bundle")
     module = room.module(bundle.model, bundle.params).to(torch.float32)
     images = torch.tensor(bundle.input.astype(np.float32))
     dlogits = torch.tensor(bundle.value("grads/logits").astype(np.float32))
@@ -119,6 +134,20 @@ def test_taps_pass_the_comparison(torch, room, tmp_path):
     for mode in ("replay", "free"):
         result = compare(bundle, candidate.read(tmp_path / "taps.npz"), mode=mode)
         assert result.outcome == "PASS", (mode, result.first)
+        assert not result.missing
+
+
+def test_taps_pass_the_comparison(torch, room, tmp_path):
+    assert_passes(torch, room, golden_networks.bundle(tmp_path / "bundle"), tmp_path)
+
+
+@pytest.mark.parametrize("folder", CHECKPOINTS, ids=lambda folder: folder.name)
+def test_networks_of_others_pass(torch, room, folder, tmp_path):
+    """Imported, run in PyTorch, and compared with their golden vectors."""
+    model, params = refimpl.load_checkpoint(folder / "model.safetensors")
+    images = np.load(folder / "input_f64.npy").astype(np.float32)
+    make(tmp_path / "bundle", model, params, images, grads=True)
+    assert_passes(torch, room, read(tmp_path / "bundle"), tmp_path)
 
 
 def test_names_are_ours_and_statistics_do_not_move(torch, room):

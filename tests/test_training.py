@@ -128,6 +128,16 @@ def test_clipping_equals_torch(seed: int, most: float) -> None:
         assert tolerances.disagreement(clipped[name], expected) <= 2e-6 / norm
 
 
+def test_clipping_does_not_depend_on_the_order_of_names() -> None:
+    rng = np.random.default_rng(0)
+    gradients = {str(i): rng.standard_normal(7) * 10.0 ** rng.integers(-9, 9) for i in range(50)}
+    norms = set()
+    for _ in range(20):
+        order = rng.permutation(list(gradients))
+        norms.add(clip_by_global_norm({name: gradients[name] for name in order}, 1.0)[1])
+    assert len(norms) == 1
+
+
 def test_clipping_literals() -> None:
     gradients = {"a": np.array([3.0]), "b": np.array([[0.0, 4.0]])}
     clipped, norm = clip_by_global_norm(gradients, 1.0)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from refimpl.bench import launch, peers
 from refimpl.bench.train_step import TRAINERS, Result, Task
+from refimpl.bench.work import require_batch
 from refimpl.conventions import RefimplError, require_choice
 from refimpl.models import architectures
 
@@ -63,6 +64,7 @@ def run(
     """
     for name in names:
         require_choice("bench", "model", name, architectures.CLASSIFIERS)
+        require_batch(architectures.named(name), batch)
     rows = []
     for name in names:
         tasks = [

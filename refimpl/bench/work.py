@@ -8,9 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refimpl.conventions import ConfigError
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import Config, VisionTransformer, create_model, flatten
 from refimpl.models.summary import summarise
+
+MOST = 2**29  # bytes of what all contenders are given
 
 
 class Product(NamedTuple):
@@ -63,7 +66,9 @@ class Lesson(NamedTuple):
 
 
 def product(name: str, shape_a: tuple, shape_b: tuple, boolean: bool = False) -> Product:
-    """Normal activations, or 0 and 1 where `boolean`, and signs."""
+    """Normal activations, or 0 and 1 where `boolean`, and signs; ConfigError above MOST bytes."""
+    products = (*shape_a[:-1], shape_b[-2])
+    _require_room(name, 4 * max(map(math.prod, (shape_a, shape_b, products))))
     rng = np.random.default_rng(0)
     a = rng.standard_normal(shape_a, dtype=np.float32)
     signs = rng.choice(np.array([-1, 1], np.float32), shape_b)
@@ -71,17 +76,25 @@ def product(name: str, shape_a: tuple, shape_b: tuple, boolean: bool = False) ->
 
 
 def network(name: str, batch: int, **fields: Any) -> Network:
-    """An architecture of [SPEC 6.5] by name; `fields` override its configuration."""
+    """An architecture of [SPEC 6.5] by name; `fields` override its configuration.
+
+    ConfigError where the batch has more than MOST bytes.
+    """
     rng = np.random.default_rng(0)
     model = create_model(name, **fields)
     config = model.config
+    require_batch(config, batch)
     shape = (batch, config.channels, *config.image_size)
     images = rng.standard_normal(shape, dtype=np.float32)
     return Network(name, config, model.init(rng), images)
 
 
 def lesson(config: Config, batch: int) -> Lesson:
-    """Random pixels and labels for a network that reads one channel or three."""
+    """Random pixels and labels for a network that reads one channel or three.
+
+    ConfigError where the batch has more than MOST bytes.
+    """
+    require_batch(config, batch)
     rng = np.random.default_rng(0)
     channels = () if config.channels == 1 else (config.channels,)
     images = rng.integers(0, 256, (batch, *config.image_size, *channels), dtype=np.uint8)
@@ -89,3 +102,14 @@ def lesson(config: Config, batch: int) -> Lesson:
     return Lesson(
         images, labels, Preprocessing.plain(config.image_size, config.channels).apply_array
     )
+
+
+def require_batch(config: Config, batch: int) -> None:
+    """Raise ConfigError where a batch for a network has more than MOST bytes."""
+    pixels = config.channels * math.prod(config.image_size)
+    _require_room(f"a batch of {batch} images", 4 * batch * pixels)
+
+
+def _require_room(what: str, needed: int) -> None:
+    if needed > MOST:
+        raise ConfigError(f"bench: {what}: {needed:,} bytes; expected at most {MOST:,}")

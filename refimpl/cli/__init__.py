@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 import refimpl
-from refimpl import choice
+from refimpl import machine
 from refimpl.cli import (
     ablate,
     bench,
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int
 
     own_process: nobody else lives in this process, so that short cuts may be taken in it.
     """
-    choice.own_process = own_process
+    machine.own_process = own_process
     if own_process:  # one line instead of a place in our sources
         warnings.showwarning = lambda message, *place, **more: warn(" ".join(str(message).split()))
     for stream in (sys.stdout, sys.stderr):

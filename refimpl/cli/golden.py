@@ -175,7 +175,9 @@ def _add_vectors(group: Verbs) -> None:
         "refimpl golden vectors layer_norm",
         "refimpl golden vectors binary_linear --text -o bench/vectors",
     )
-    added.add_argument("op", metavar="OP", help="an operation, as `refimpl show` names it")
+    added.add_argument(
+        "op", metavar="OP", help="an operation, as `refimpl show` names it, or a loss"
+    )
     added.add_argument(
         "-o", "--output", type=Path, metavar="FOLDER",
         help="the new folder (default: named as the operation)",
@@ -299,7 +301,7 @@ def _case(args: argparse.Namespace) -> Any:
     from refimpl.data.images import open_image
     from refimpl.golden import search
     from refimpl.models import architectures, create_model, files
-    from refimpl.predictors import ready
+    from refimpl.predictors import ready, require_room
 
     if args.model is None:
         raise ConfigError("--model is missing; expected a model's name or file")
@@ -308,6 +310,7 @@ def _case(args: argparse.Namespace) -> Any:
     count = args.images or 1
     if args.random is not None and args.model in architectures.NAMES:
         model = create_model(args.model, **dict(args.set))
+        require_room(model.config, np.dtype(args.dtype))
         return model, *search.draw(model.config, args.random, count)
     file = files.read(args.model)
     if args.set:
@@ -315,9 +318,10 @@ def _case(args: argparse.Namespace) -> Any:
             f"--set changes an architecture, and {args.model} has parameters of its own; "
             "expected an architecture with --random"
         )
+    preprocessing = ready(file, "numpy", None)[2]  # which knows how large images may be
+    require_room(file.model.config, np.dtype(args.dtype))
     if args.random is not None:
         return file.model, file.params, search.draw(file.model.config, args.random, count)[1]
-    preprocessing = ready(file, "numpy", None)[2]
     images = [preprocessing.apply(open_image(name)) for name in args.image]
     return file.model, file.params, np.stack(images)
 

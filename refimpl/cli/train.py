@@ -101,9 +101,12 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import numpy as np
+
     from refimpl import training
     from refimpl.data.preprocessing import Preprocessing
     from refimpl.models import files
+    from refimpl.predictors import require_room
     from refimpl.training import journal, starts
 
     recipe = _recipe(args)
@@ -120,6 +123,7 @@ def run(args: argparse.Namespace) -> int:
         curves.require_matplotlib()
     own = model.preprocessing
     read = own or Preprocessing.plain(model.config.image_size, model.config.channels)
+    require_room(model.config, np.dtype(np.float32))  # before images are made so large
     # a part of them then has the size that the model reads
     larger = tuple(round(side / recipe.crop) for side in read.size)
     data = load_data(args, "train", dataclasses.replace(read, size=larger), model.config.task)

@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster
 
 from refimpl.conventions import ClusterError, ConfigError
 from refimpl.data.image_folder import interrupts_held
+from refimpl.disk import read_text
 from refimpl.machine import cpus
 
 LOCAL = "local"
@@ -76,7 +77,7 @@ def _address(scheduler: str) -> str | None:
             "tcp://HOST:PORT, or local[:N]"
         )
     try:
-        address = json.loads(path.read_text(encoding="utf-8"))["address"]
+        address = json.loads(read_text(path))["address"]
     except (OSError, ValueError, KeyError, TypeError):
         address = None
     if not isinstance(address, str):

@@ -129,7 +129,7 @@ def evaluate(
     >>> from refimpl.data import bundled
     >>> with connected("local:1") as client:
     ...     digits = bundled.mnist() / "small"
-    ...     evaluate(client, "didb_micro_mnist", digits, limit=20, backend="numpy").figures["count"]
+    ...     evaluate(client, "didb_micro_mnist", digits, limit=20, backend="numpy").result.count
     20
     """
     data, path = Path(data), files.find(model)

@@ -17,6 +17,8 @@ Whatever is wrong with a file is a DataError that names it.
 """
 
 import contextlib
+import ctypes
+import functools
 import io
 import os
 import re
@@ -29,6 +31,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from refimpl import machine
 from refimpl.conventions import DataError, is_lfs_pointer, lfs_error
 from refimpl.data import metadata
 
@@ -121,7 +124,10 @@ def _decode(content: bytes, name: str, read: Callable[[Image.Image, str], Any]) 
         raise DataError(lfs_error(name))
     with _told(name), metadata.quiet():
         try:
-            return read(_allowed(Image.open(io.BytesIO(content)), name), name)
+            image = Image.open(io.BytesIO(content))
+            if image.format == "TIFF" and machine.own_process:
+                _hush_libtiff()
+            return read(_allowed(image, name), name)
         except (DataError, MemoryError, Image.DecompressionBombError):
             raise
         except Exception:
@@ -129,6 +135,17 @@ def _decode(content: bytes, name: str, read: Callable[[Image.Image, str], Any]) 
             if image is None:
                 raise
             return read(_allowed(image, name), name)
+
+
+@functools.cache
+def _hush_libtiff() -> None:
+    """Have libtiff print nothing: what it would say of a broken file, Pillow raises as well.
+
+    It does so for the whole process, which therefore has to be the command's own. Where Pillow has
+    no libtiff of its own to be found, it goes on printing.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 def _allowed(image: Image.Image, name: str) -> Image.Image:

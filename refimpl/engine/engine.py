@@ -16,6 +16,7 @@ from refimpl.conventions import ConfigError, DtypeError, NonFiniteError, ShapeEr
 from refimpl.engine import clock, run
 from refimpl.engine.plan import Plan, Work, build, work
 from refimpl.engine.taps import Listener
+from refimpl.kernels.compile import bound
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer, binary, files, packing, structure
 from refimpl.models.config import Config
@@ -82,6 +83,7 @@ class Engine:
         self.config = config
         self.threads = threads or cpus()
         self._arrays = arrays
+        self._shape = config.logits_shape  # of an image
         self._network = structure.find(binary.network(config))
         self._plan: Plan = build(self._network, arrays)
         self._own = threading.local()
@@ -101,9 +103,9 @@ class Engine:
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """ShapeError, DtypeError, and NonFiniteError with the name of the layer."""
         self._check(images)
-        computed = np.empty((len(images), self._outputs()), np.float32)
+        computed = np.empty((len(images), math.prod(self._shape)), np.float32)
         self._compute(images, computed)
-        return computed.reshape(-1, *self.config.logits_shape)
+        return computed.reshape(-1, *self._shape)
 
     def _compute(self, images: np.ndarray, computed: np.ndarray) -> None:
         threads = min(self.threads, len(images))
@@ -125,13 +127,12 @@ class Engine:
         seen = []
         for image in images:
             listener = Listener(self._network, self._plan, self._arrays)
-            computed = np.empty(self._outputs(), np.float32)
+            computed = np.empty(math.prod(self._shape), np.float32)
             self._raise(run.forward(listener, self._plan, self._work(), _plain(image), computed))
-            logits = computed.reshape(1, *self.config.logits_shape)
-            seen.append({**listener.taps(), "logits": logits})
-        shared = {name for name in seen[0] if ".weight." in name}  # has no batch axis
+            logits = computed.reshape(1, *self._shape)
+            seen.append({**listener.taps(), self._network.network.output: logits})
         return {
-            name: value if name in shared else np.concatenate([taps[name] for taps in seen])
+            name: value if name in listener.shared else np.concatenate([t[name] for t in seen])
             for name, value in seen[0].items()
         }
 
@@ -141,7 +142,7 @@ class Engine:
         The same kernels with a clock between them, compiled on first use. Errors as in a call.
         """
         self._check(image[None])
-        computed = np.empty(self._outputs(), np.float32)
+        computed = np.empty(math.prod(self._shape), np.float32)
         arguments = self._plan, self._work(), _plain(image), computed
         laps, begin = clock.started(), time.perf_counter()
         start = laps[-1]
@@ -149,16 +150,13 @@ class Engine:
         tick = (time.perf_counter() - begin) / (laps[-1] - start)
         return {kind: tick * ticks for kind, ticks in zip(clock.KINDS, laps, strict=False)}
 
-    def _outputs(self) -> int:
-        """Numbers that the kernels compute for an image."""
-        return math.prod(self.config.logits_shape)
-
     def _run(self, images: np.ndarray, computed: np.ndarray) -> None:
+        own = self._own
         for image, row in zip(images, computed, strict=True):
-            status = run.COMPILED[self._plan.extras](
-                None, self._plan, self._work(), _plain(image), row
-            )
-            self._raise(status)
+            arguments = None, self._plan, self._work(), _plain(image), row
+            if not hasattr(own, "forward"):
+                own.forward = bound(run.COMPILED[self._plan.extras], arguments)
+            self._raise(own.forward(*arguments))
 
     def _pool(self) -> ThreadPoolExecutor:
         process = os.getpid()

@@ -112,7 +112,7 @@ class Work(NamedTuple):
     # (C, 16 * slots)
     hidden: np.ndarray
     norm: np.ndarray  # (2, 16), scale and shift of what is in `linear` or `hidden`
-    pixels: np.ndarray  # (tiles, pixels, 16)
+    pixels: np.ndarray  # (dense.TOGETHER, pixels, 16)
     weights: np.ndarray  # (keys + 1, 16)
     words: np.ndarray  # a packed tile of activations
     heads: np.ndarray  # packed queries and keys, values, boolean: see `head_at`, `values_at`
@@ -283,6 +283,7 @@ def work(plan: Plan) -> Work:
     merged = [4 * stage.channels for stage in stages[:-1]]
     widest = max(LANES, *merged, *(max(stage.hidden, stage.channels) for stage in stages))
     D, decoded = stages[0].channels, stages[0 if plan.pyramid else -1]
+    embedded = dense.TOGETHER * -(-D // LANES) * LANES  # sums of the patch embedding
     around = (stencils.GRID + 1) * D if plan.pyramid else 0
     levels = sum(D * stage.pitch for stage in stages) if plan.pyramid else 0
     answers = plan.classes * decoded.pitch if plan.decode else 0
@@ -311,8 +312,8 @@ def work(plan: Plan) -> Work:
         high=floats(tile),
         out=floats(tile),
         linear=floats(widest * LANES),
-        hidden=floats(max(widest, window, around) * LANES),
-        pixels=floats(stages[0].tiles * plan.pixels * LANES),
+        hidden=floats(max(widest, window, around, embedded) * LANES),
+        pixels=floats(dense.TOGETHER * plan.pixels * LANES),
         weights=floats((keys + 1) * LANES),
         words=aligned(words(widest) * LANES, np.uint32),
         heads=aligned(max(map(heads, stages)), np.uint32),

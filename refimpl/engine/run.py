@@ -92,14 +92,16 @@ COMPILED = {extras or None: entry(forward, name) for extras, name in cache.FORWA
 def _embed(listener, plan, stage, work, image):
     """The tokens that enter the first block, in the stream."""
     lanes = stage.tiles * LANES
-    for token in range(0, lanes, LANES):
-        dense.patches(
-            image, plan.corners, token, plan.patch, work.pixels, token * plan.pixels
-        )  # fmt: skip
-    for channel in range(0, stage.channels, LANES):
+    for begin in range(0, stage.tiles, dense.TOGETHER):
+        count = min(dense.TOGETHER, stage.tiles - begin)
+        for tile in range(count):
+            dense.patches(
+                image, plan.corners, (begin + tile) * LANES, plan.patch,
+                work.pixels, tile * plan.pixels * LANES,
+            )  # fmt: skip
         dense.embed(
-            work.pixels, plan.pixels, plan.embed, channel, stage.channels, plan.floats, plan.bias,
-            lanes, work.linear, work.x,
+            work.pixels, plan.pixels, count, plan.embed, stage.channels, plan.floats, plan.bias,
+            work.hidden, work.x, begin * stage.channels * LANES,
         )  # fmt: skip
     for tile in range(stage.tiles):
         x_at = tile * stage.channels * LANES

@@ -38,6 +38,7 @@ class Listener:
         self.network, self.plan, self.arrays = network, plan, arrays
         self._stages = [stage_at(plan, s) for s in range(len(plan.stages))]
         self._tiles: dict[tuple[str, int, int], list[np.ndarray]] = defaultdict(list)
+        self.shared: set[str] = set()  # taps of weights, which have no batch axis
 
     def __call__(self, what: str, row: int, head: int, tile: int, values, at: int) -> None:
         self._tiles[what, row, head].append(values[at : at + self._length(what, row)].copy())
@@ -132,8 +133,10 @@ class Listener:
         parameter = self.network.network.parameters[product.params[0]]
         stored, scale = (self.arrays[name] for name in packing.stored(parameter))
         weight = np.unpackbits(stored, axis=1, count=inputs, bitorder="little").astype(bool)
-        found[product.inside["weight.bit"]] = weight
-        found[product.inside["weight.scale"]] = scale = np.asarray(scale, np.float32)
+        scale = np.asarray(scale, np.float32)
+        of_weight = {product.inside["weight.bit"]: weight, product.inside["weight.scale"]: scale}
+        self.shared.update(of_weight)
+        found.update(of_weight)
         found[unit.shift.name] = found[unit.input] + self._floats(unit.shift)[0]
         lanes = np.stack(self._tiles["bit", row, 0]).reshape(-1, words(inputs), LANES)
         packed = bits.Packed(lanes.view(np.uint32), self._stage(row).tokens, inputs)

@@ -1,4 +1,4 @@
-"""A network as C99: a header and a source that needs memcpy, memset and math.h alone.
+"""A network as C99: a header and a source that needs memcpy and math.h alone.
 
 The source is written from the list of nodes: a call of a function of `ops.c` for every node, the
 parameters as constant arrays, all values in static arrays whose places are used again once their
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -20,12 +20,17 @@ from refimpl import disk, ops
 from refimpl.exporting import places
 from refimpl.exporting.places import Block, Place
 from refimpl.exporting.source import Source, require_ops
-from refimpl.models import insides, packing
+from refimpl.models import packing
 from refimpl.models.nodes import INPUT, Network, Node
 
 WIDTH = 96  # columns of a line of numbers
 # Operations that only look at a value in another way, of which nothing is computed.
 VIEWS = ("identity", "fit", "drop_class_token")
+# Those of a run from scores to context, which is computed head after head.
+OF_HEADS = (
+    "matmul", "divide", "band_sum", "position_bias", "softmax", "window_softmax",
+    "boolean_attention",
+)  # fmt: skip
 
 
 def write(path: str | os.PathLike, source: Source, *, overwrite: bool = False) -> str:
@@ -54,9 +59,21 @@ class Constant(NamedTuple):
 class Call(NamedTuple):
     """A line of the program."""
 
-    function: str  # "" of a heading
+    function: str  # "" of a line that is no call
     args: tuple[Any, ...]
     taps: bool  # in a program that shows its values alone
+    depth: int = 1  # of indentation
+
+
+class Loop(NamedTuple):
+    """A run of nodes that is computed for each head of each window, number `k`."""
+
+    last: int  # index of its last node
+    batch: int  # windows
+    heads: int
+    begin: int  # its first line
+    outside: set[Block]  # that live before it or behind it, too
+    made: list[str]  # values that hold one head alone
 
 
 class Program:
@@ -70,25 +87,56 @@ class Program:
         self.parameter_taps: list[Call] = []
         self.constants: dict[str, Constant] = {}
         self.blocks: list[Block] = []
-        self.roots = _roots(self.network)
+        self.moved: dict[str, tuple[Place, Constant]] = {}  # see `_later`
+        self.later = _later(self.network)
+        self.roots = _roots(self.network, self.later)
         self.last_read = _last_reads(self.network, self.roots)
+        self.layer, self.loop = "", None
         self.values: dict[str, Place] = {INPUT: Place(Block("image", self.count(INPUT)), 0)}
-        layer = ""
-        for self.index, node in enumerate(self.network.nodes):
-            if not node.inputs:
-                continue
-            if node.layer != layer:
-                layer = node.layer
-                self.calls.append(Call("", (layer,), False))
-            OPS[node.op](self, node)
-            self.show(node)
+        loops = _loops(self.network)
+        for index, node in enumerate(self.network.nodes):
+            self.index = index
+            if index in loops:
+                self.begin_loop(loops[index])
+            if node.inputs:
+                self.add(node)
+            if self.loop and index == self.loop.last:
+                self.end_loop()
         self.sizes = places.arrange(self.blocks)
+
+    def add(self, node: Node) -> None:
+        """Add the lines of a node, below the name of its layer."""
+        if node.layer != self.layer:
+            self.layer = node.layer
+            self.line("")
+            self.line(f"/* {node.layer} */")
+        OPS[node.op](self, node)
+        self.show(node)
+
+    def begin_loop(self, last: int) -> None:
+        """Begin the run of nodes up to `last`, which is computed for each head of each window."""
+        batch, heads, *_ = self.shape(self.network.nodes[last].name)
+        begin = len(self.calls)
+        self.line("")
+        self.line(f"for (int k = 0; k < {batch * heads}; k++) {{")
+        self.loop = Loop(last, batch, heads, begin, set(), [])
+        self.line("tap_part = k;", taps=True)
+
+    def end_loop(self) -> None:
+        """End it: what lives outside of it too lives throughout."""
+        self.line("tap_part = 0;", taps=True)
+        for block in self.loop.outside:
+            block.use(self.loop.begin)
+            block.use(len(self.calls))
+        self.loop = None
+        self.line("}")
 
     # --- values ---
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Of a value for one image."""
-        return self.network.shape(name)
+        """Of a value for one image; in a loop of one head."""
+        shape = self.network.shape(name)
+        return (1, 1, *shape[2:]) if self.loop else shape
 
     def count(self, name: str) -> int:
         return math.prod(self.shape(name))
@@ -99,8 +147,14 @@ class Program:
         return math.prod(rows), n
 
     def place(self, name: str) -> Place:
-        """Where a value lies."""
-        return self.values[name]
+        """Where a value lies; in a loop the part of a head, where it holds all of them."""
+        place = self.values[name]
+        if self.loop is None or name in self.loop.made:
+            return place
+        rows, n = self.rows(name)
+        self.loop.outside.add(place.block)
+        each = rows * -(-n // packing.WORD) if place.block.array == "words" else rows * n
+        return place._replace(step=each)
 
     def is_bits(self, name: str) -> bool:
         return self.place(name).block.array == "words"
@@ -111,21 +165,37 @@ class Program:
         self.blocks.append(block)
         return Place(block, 0)
 
-    def out(self, name: str, over: str = "") -> Place:
-        """The place of a value that a node gives: that of an input, where nobody reads it again."""
+    def out(self, name: str) -> Place:
+        """A place of its own for a value that a node gives."""
+        size = self.count(name)
         if name == self.network.output:
-            place = Place(Block("logits", self.count(name)), 0)
-        elif over and self._is_free(over, self.count(name)):
-            place = self.place(over)
+            self.values[name] = Place(Block("logits", size), 0)
+        elif self.loop and self.index == self.loop.last:
+            self.values[name] = self.new("numbers", size * self.loop.batch * self.loop.heads)
         else:
-            place = self.new("numbers", self.count(name))
-        self.values[name] = place
+            self.values[name] = self.new("numbers", size)
+            if self.loop:
+                self.loop.made.append(name)
+        return self.place(name)
+
+    def shown(self, name: str) -> Place:
+        """A place for a value that is there for whoever sees values alone."""
+        self.values[name] = place = self.new("shown", self.count(name))
         return place
 
-    def _is_free(self, name: str, size: int) -> bool:
-        place = self.place(name)
-        whole = place.offset == 0 and place.block.size == size and place.block.array == "numbers"
-        return whole and self.last_read[self.roots[name]] == self.index
+    def over(self, node: Node, name: str) -> Place:
+        """The place of an input, which the output takes: of a copy, where it is read again."""
+        x, size = self.place(name), self.count(name)
+        last = self.last_read[self.roots[name]] == self.index
+        whole = x.offset == 0 and x.block.size == size and x.block.array == "numbers"
+        if last and whole and x.step == 0 and node.name != self.network.output:
+            self.values[node.name] = x
+            if self.loop:
+                self.loop.made.append(node.name)
+            return x
+        y = self.out(node.name)
+        self.call("memcpy", y, x, f"sizeof(float) * {size}")
+        return y
 
     # --- constants ---
 
@@ -152,30 +222,36 @@ class Program:
 
     # --- calls ---
 
+    def line(self, text: str, taps: bool = False) -> None:
+        """Add a line that is no call."""
+        self.calls.append(Call("", (text,), taps, 2 if self.loop else 1))
+
     def call(self, function: str, *args: Any, taps: bool = False) -> None:
         """Add a line; where its arguments lie is known when all lines are."""
         for arg in args:
             if isinstance(arg, Place):
                 arg.block.use(len(self.calls))
-        self.calls.append(Call(function, args, taps))
+        self.calls.append(Call(function, args, taps, 2 if self.loop else 1))
 
     def show(self, node: Node) -> None:
         """Let whoever wants to see values see the outputs of a node."""
         kind = {"reader": "real", "gradient": ""}.get(node.tap, node.tap)
         for name in node.outputs if kind else ():
-            self.tap(kind, name, self.place(name), self.shape(name))
+            self.dump(kind, name, self.place(name), self.network.shape(name))
 
-    def tap(self, kind: str, name: str, place: Place | Constant, shape: Sequence[int]) -> None:
-        """Add a line that shows a value of a kind of [SPEC 8.1]."""
+    def dump(self, kind: str, name: str, place: Place | Constant, shape: Sequence[int]) -> None:
+        """Add a line that shows a value of a kind of [SPEC 8.1]; the shape is that of all heads."""
         if kind == "bit":
             shape = (*shape[:-1], -(-shape[-1] // packing.WORD))
         rest = "".join(f" {side}," for side in shape[1:]).removesuffix(",")
-        type_ = {"real": "<f4", "int": "<i4", "bit": "<u8"}[kind]
-        args = f'"{name}"', f'"{type_}"', place, shape[0], f'"{rest}"', math.prod(shape)
+        letter = {"real": "'f'", "int": "'i'", "bit": "'u'"}[kind]
+        parts = self.loop.batch * self.loop.heads if self.loop else 1
+        args = place, shape[0], f'"{rest}"', math.prod(shape) // parts
         if isinstance(place, Constant):
-            self.parameter_taps.append(Call("tap", args, True))
+            letter = letter.replace("u", "U")  # weights are by words, see `whole_numbers`
+            self.parameter_taps.append(Call("tap", (f'"{name}"', letter, *args), True))
         else:
-            self.call("tap", *args, taps=True)
+            self.call("tap", f'"{name}"', letter, *args, taps=True)
 
     # --- text ---
 
@@ -215,7 +291,7 @@ class Program:
             f"{self.source.name}: written by refimpl export from a model file of the SHA-256",
             self.source.sha256,
             "",
-            f"RAM    {self.needs.split(' of RAM')[0]}, static, beside some 200 bytes of stack",
+            f"RAM    {self.needs.split(' of RAM')[0]}, in static arrays; the stack stays small",
             f"Flash  {self.needs.split(', ', 1)[1]}, beside the code (see size)",
             "",
             f"{self.function}: {images} -> logits {config.logits_shape}",
@@ -238,7 +314,10 @@ class Program:
     def text(self) -> str:
         name, shape = self.source.name, self.shape(INPUT)
         body = [self._line(call) for call in self.calls]
-        functions = _functions({call.function for call in self.calls})
+        head, functions, for_taps = _functions(
+            {call.function for call in self.calls if not call.taps},
+            {call.function for call in self.calls},
+        )
         output = math.prod(self.source.model.config.logits_shape)
         answer = _ARGMAX if self.source.model.config.task == "classification" else _FINITE
         main = _resource("main.c")
@@ -254,12 +333,14 @@ class Program:
             for array, c_type in (("numbers", "float"), ("words", "word"))
             if self.sizes[array]
         ]
+        shown = f"static float shown[{self.sizes['shown']}];\n" if self.sizes["shown"] else ""
         parts = [
             f"/* {self._about()}\n */\n#ifdef __clang__\n#pragma STDC FP_CONTRACT OFF\n#endif\n",
             f'#include "{name}.h"\n',
-            functions,
+            *(f"{piece}\n" for piece in (head, *functions)),
             "#ifdef TAPS",
-            _resource("taps.c").rstrip(),
+            *(f"{piece}\n" for piece in for_taps),
+            shown + _resource("taps.c").rstrip(),
             "#endif\n",
             "/* --- parameters --- */\n",
             *(_constant(constant) for constant in self.constants.values()),
@@ -285,8 +366,10 @@ class Program:
 
     def _line(self, call: Call) -> str:
         if not call.function:
-            return f"\n    /* {call.args[0]} */"
-        return f"    {call.function}({', '.join(map(_argument, call.args))});"
+            text = str(call.args[0])
+        else:
+            text = f"{call.function}({', '.join(map(_argument, call.args))});"
+        return f"{'    ' * call.depth}{text}" if text else ""
 
 
 _FINITE = """
@@ -355,31 +438,68 @@ def _resource(name: str) -> str:
     return (resources.files("refimpl.exporting") / name).read_text(encoding="utf-8")
 
 
-def _functions(called: set[str]) -> str:
-    """What stands in `ops.c` of the functions that are called, by the lines or by each other."""
+def _functions(called: set[str], with_taps: set[str]) -> tuple[str, list[str], list[str]]:
+    """What `ops.c` begins with, its functions that are called, and those that only taps call."""
     text = _resource("ops.c")
     head, body = text[text.index("#include") :].split("\n\n/* --- ", maxsplit=1)
     # a function, or several between #if and #endif, with the comment above
     defined = {
-        piece: set(re.findall(r"^static \w+ (\w+)\(", piece, re.MULTILINE))
+        piece: set(re.findall(r"^(?:static|OPERATION) \w+ (\w+)\(", piece, re.MULTILINE))
         for piece in body.strip().split("\n\n")
     }
+    always, all_ = _needed(defined, called), _needed(defined, with_taps)
+    return head, always, [piece for piece in all_ if piece not in always]
+
+
+def _needed(defined: Mapping[str, set[str]], called: set[str]) -> list[str]:
+    """The pieces of code that define what is called, by the lines or by each other."""
     wanted, before = set(called), set()
     while wanted != before:
         before = set(wanted)
         for piece, names in defined.items():
             if names & before:
                 wanted |= set(re.findall(r"\b(\w+)\(", piece))
-    return "\n\n".join([head, *(piece for piece, names in defined.items() if names & wanted)]) + "\n"
+    return [piece for piece, names in defined.items() if names & wanted]
 
 
-def _roots(network: Network) -> dict[str, str]:
-    """Value -> the one in whose place it lies."""
+def _loops(network: Network) -> dict[int, int]:
+    """Indices of the first and the last node of each run from scores to context."""
+    found, i = {}, 0
+    while i < len(network.nodes):
+        end = i
+        while end < len(network.nodes) and network.nodes[end].op in OF_HEADS:
+            end += 1
+        if end > i and network.nodes[i].op == "matmul":
+            found[i] = end - 1
+        i = max(end, i + 1)
+    return found
+
+
+def _later(network: Network) -> set[str]:
+    """Values that signs alone read, x + move and its heads: bits are made of x itself."""
+    found: set[str] = set()
+    for node in reversed(network.nodes):
+        readers = [network.nodes[i] for i, _ in network.readers.get(node.name, ())]
+        if node.op in ("shift", "split_heads") and all(_is_sign(r, found) for r in readers):
+            found.add(node.name)
+    makers = {name: network.nodes[network.maker[name]] for name in found}
+    # heads of what is moved, not of windows
+    return {n for n, node in makers.items() if node.op == "shift" or node.inputs[0] in found}
+
+
+def _is_sign(reader: Node, later: set[str]) -> bool:
+    binary = reader.op == "binary_linear" and reader.attributes["binarize"] == "full"
+    return binary or reader.op == "sign" or reader.name in later
+
+
+def _roots(network: Network, later: set[str]) -> dict[str, str]:
+    """Value -> the one in whose place it lies, or of which it is made when it is read."""
     roots = {INPUT: INPUT}
     for node in network.nodes:
         view = node.op in VIEWS or (node.op == "pool" and node.attributes["pool"] == "cls")
         for name in node.outputs:
-            roots[name] = roots[node.inputs[0]] if view and node.inputs else name
+            made = (view or name in later) and node.inputs
+            roots[name] = roots[node.inputs[0]] if made else name
     return roots
 
 
@@ -398,40 +518,38 @@ def _view(p: Program, node: Node, offset: int = 0) -> None:
 def _elements(p: Program, node: Node, *options: Any) -> None:
     """An operation on single elements."""
     (x,) = node.inputs
-    place = p.place(x)
-    p.call(node.op, place, p.count(x), *options, p.out(node.name, over=x))
+    p.call(node.op, p.over(node, x), p.count(x), *options)
 
 
 def _of_rows(p: Program, node: Node, *options: Any, function: str = "") -> None:
     """An operation on rows of channels, with parameters a channel."""
-    x = node.inputs[0]
-    place, params = p.place(x), p.params(node)
-    out = p.out(node.name, over=x)
-    p.call(function or node.op, place, *params, *p.rows(x), *options, out)
+    (x,) = node.inputs
+    p.call(function or node.op, p.over(node, x), *p.params(node), *p.rows(x), *options)
 
 
 def _add(p: Program, node: Node) -> None:
     first, *others = node.inputs
-    place, n = p.place(first), p.count(node.name)
-    out = p.out(node.name, over=first)
+    out, (rows, outputs) = p.over(node, first), p.rows(first)
     for other in others:
-        rows, outputs = p.rows(node.name)
         fitted = p.network.nodes[p.network.maker[other]]
         inputs = p.rows(fitted.inputs[0])[1] if fitted.op == "fit" else outputs
         if inputs == outputs:
-            p.call("add", place, p.place(other), n, out)
+            p.call("add", out, p.place(other), rows * outputs)
         else:
             function = "add_repeated" if inputs < outputs else "add_means"
-            p.call(function, place, p.place(other), rows, inputs, outputs, out)
-        place = out
+            p.call(function, out, p.place(other), rows, inputs, outputs)
+
+
+def _of_head(p: Program, table: Constant) -> str:
+    """The number of a constant array that is this head's."""
+    return f"{table}[k % {p.loop.heads}]"
 
 
 def _band_sum(p: Program, node: Node) -> None:
     low, high = node.inputs
-    batch, heads, *each = p.shape(low)
-    root = math.sqrt(node.attributes["head_dim"])
-    args = p.place(low), p.place(high), p.param(node, 0), batch, heads, math.prod(each), root
-    p.call("band_sum", *args, p.out(node.name, over=low))
+    weight, root = p.param(node, 0), math.sqrt(node.attributes["head_dim"])
+    weights = _of_head(p, weight), f"{weight}[{p.loop.heads} + k % {p.loop.heads}]"
+    p.call("band_sum", p.over(node, low), p.place(high), *weights, p.count(low), root)
 
 
 def _bands(p: Program, node: Node) -> None:
@@ -445,17 +563,16 @@ def _bands(p: Program, node: Node) -> None:
     else:
         p.call("bands", place, first, gh, gw, n, mode == "periodic", low, high)
     if first and node.attributes["cls"] == "low":
-        p.call("memset", high, 0, f"sizeof(float) * {first * n}")
+        p.call("zero", high, first * n)
 
 
 def _batch_norm(p: Program, node: Node) -> None:
-    x, (rows, n) = node.inputs[0], p.rows(node.inputs[0])
+    x = node.inputs[0]
     weight, bias, mean = (p.param(node, i) for i in range(3))
     variance = p.source.array(node.params[3]).astype(np.float64)
     std = np.sqrt(variance + node.attributes["eps"]).astype(np.float32)
     std = p.constant(f"{node.params[3]}.std", std)
-    place = p.place(x)
-    p.call("batch_norm", place, weight, bias, mean, std, rows, n, p.out(node.name, over=x))
+    p.call("batch_norm", p.over(node, x), weight, bias, mean, std, *p.rows(x))
 
 
 def _binary_linear(p: Program, node: Node) -> None:
@@ -463,52 +580,54 @@ def _binary_linear(p: Program, node: Node) -> None:
     (rows, inputs), (_, outputs) = p.rows(x), p.rows(node.name)
     if stage != "none":
         bits = p.new("words", rows * -(-inputs // packing.WORD))
-        p.call("sign", p.place(x), rows, inputs, bits, taps=stage == "activations")
-        p.tap("bit", node.inside["bit"], bits, p.shape(x))
+        if x in p.moved:
+            p.call("sign_moved", *p.moved[x], rows, inputs, bits)
+        else:
+            p.call("sign", p.place(x), rows, inputs, bits, taps=stage == "activations")
+        p.dump("bit", node.inside["bit"], bits, p.shape(x))
     if stage != "full":
         place = p.place(x)
         if stage == "activations":
-            values = p.new("numbers", p.count(x))
-            p.call("sign_values", place, p.count(x), values)
-            place = values
+            place = p.over(node, x)
+            p.call("sign_values", place, p.count(x))
         out = p.out(node.name)
         p.call("linear", place, p.matrix(node), "NULL", rows, inputs, outputs, out)
         return
     bit, scale = p.source.matrix(path)
-    weight = p.constant(f"{path}.bits", packing.pack_rows(bit).view("<u8").astype(np.uint64))
+    words = packing.pack_rows(bit).view("<u8").astype(np.uint64).T  # by words, see `whole_numbers`
+    weight = p.constant(f"{path}.bits", words)
     scale = p.constant(f"{path}.scale", scale)
     out = p.out(node.name)
-    p.tap("bit", node.inside["weight.bit"], weight, bit.shape)
-    p.tap("real", node.inside["weight.scale"], scale, (outputs,))
+    p.dump("bit", node.inside["weight.bit"], weight, bit.shape)
+    p.dump("real", node.inside["weight.scale"], scale, (outputs,))
     sizes = (rows, inputs, outputs, out)
     p.call("binary_linear", bits, weight, "NULL", *sizes, taps=True)
-    p.tap("int", node.inside["int"], out, p.shape(node.name))
+    p.dump("int", node.inside["int"], out, p.shape(node.name))
     p.call("binary_linear", bits, weight, scale, *sizes)
 
 
 def _boolean_attention(p: Program, node: Node) -> None:
     prob, value = node.inputs
-    batch, heads, n, d = p.shape(node.name)
+    *_, n, d = p.shape(node.name)
     differences = node.attributes["context"] == "differences"
-    place = p.place(prob)
+    place, out = p.place(prob), p.out(node.name)
     if node.attributes["binarize"] == "none":
-        out, sizes = p.out(node.name), (batch * heads, n, d)
-        p.call("matmul", place, p.place(value), *sizes, n, out)
+        p.call("matmul", place, p.place(value), n, d, n, out)
         if differences:
-            p.call("minus_own", place, p.place(value), *sizes, out)
+            p.call("minus_own", out, place, p.place(value), n, d)
         return
-    alpha = p.source.array(node.params[0])
-    step = np.broadcast_to(ops.boolean.step_of(alpha).reshape(-1), (heads,))
-    step = p.constant(f"{node.params[0]}.step", step)
-    p.call("ratio", place, step, batch, heads, n * n, place)
-    p.tap("real", node.inside["prob.z"], place, p.shape(prob))
-    bits = p.new("words", batch * heads * n * -(-n // packing.WORD))
-    p.call("above_half", place, batch * heads * n, n, bits)
-    p.tap("bit", node.inside["prob.bit"], bits, p.shape(prob))
-    out, sizes = p.out(node.name), (batch, heads, n, d, differences)
-    p.call("boolean_attention", bits, p.place(value), "NULL", *sizes, out, taps=True)
-    p.tap("int", node.inside["context.int"], out, p.shape(node.name))
-    p.call("boolean_attention", bits, p.place(value), step, *sizes, out)
+    alpha, shape = p.source.array(node.params[0]), p.network.shape(prob)
+    steps = np.broadcast_to(ops.boolean.step_of(alpha).reshape(-1), (p.loop.heads,))
+    step = _of_head(p, p.constant(f"{node.params[0]}.step", steps))
+    p.call("divide", place, n * n, step)
+    p.dump("real", node.inside["prob.z"], place, shape)
+    bits = p.new("words", n * -(-n // packing.WORD))
+    p.call("above_half", place, n, n, bits)
+    p.dump("bit", node.inside["prob.bit"], bits, shape)
+    sizes = n, d, differences, out
+    p.call("boolean_attention", bits, p.place(value), 1.0, *sizes, taps=True)
+    p.dump("int", node.inside["context.int"], out, p.network.shape(node.name))
+    p.call("boolean_attention", bits, p.place(value), step, *sizes)
 
 
 def _on_grid(p: Program, node: Node, *options: Any) -> None:
@@ -539,8 +658,8 @@ def _convolution(p: Program, node: Node) -> None:
 
 def _differential(p: Program, node: Node) -> None:
     value, mean = node.inputs
-    args = (p.place(value), p.place(mean), *p.params(node), *p.rows(value))
-    p.call("differential", *args, p.out(node.name, over=mean))
+    args = p.place(value), *p.params(node), *p.rows(value)
+    p.call("differential", p.over(node, mean), *args)
 
 
 def _interpolate(p: Program, node: Node) -> None:
@@ -557,8 +676,8 @@ def _interpolate(p: Program, node: Node) -> None:
 
 def _layer_scale(p: Program, node: Node) -> None:
     x = node.inputs[0]
-    params, place = (p.param(node, 0), p.param(node, 1)), p.place(x)
-    p.call("layer_scale", place, *params, *p.rows(x), p.out(node.name, over=x))
+    params = p.param(node, 0), p.param(node, 1)
+    p.call("layer_scale", p.over(node, x), *params, *p.rows(x))
 
 
 def _linear(p: Program, node: Node) -> None:
@@ -570,9 +689,8 @@ def _linear(p: Program, node: Node) -> None:
 
 def _matmul(p: Program, node: Node) -> None:
     a, b = node.inputs
-    *batch, m, n = p.shape(node.name)
     function = "binary_matmul" if p.is_bits(a) else "matmul"
-    sizes = (math.prod(batch), m, n, p.shape(a)[-1])
+    sizes = (*p.shape(node.name)[2:], p.shape(a)[-1])
     p.call(function, p.place(a), p.place(b), *sizes, p.out(node.name))
 
 
@@ -598,26 +716,40 @@ def _pool(p: Program, node: Node) -> None:
 
 
 def _position_bias(p: Program, node: Node) -> None:
-    x = node.inputs[0]
-    windows, heads, keys, _ = p.shape(x)
-    args = p.place(x), p.param(node, 0), windows, heads, math.isqrt(keys)
-    p.call("position_bias", *args, p.out(node.name, over=x))
+    x, heads = node.inputs[0], p.loop.heads
+    table = f"{p.param(node, 0)} + k % {heads}"
+    p.call("position_bias", p.over(node, x), table, heads, math.isqrt(p.shape(x)[-1]))
 
 
 def _position_embedding(p: Program, node: Node) -> None:
     x = node.inputs[0]
-    args = p.place(x), p.param(node, 0), p.count(x)
-    p.call("add", *args, p.out(node.name, over=x))
+    p.call("add", p.over(node, x), p.param(node, 0), p.count(x))
 
 
 def _rprelu(p: Program, node: Node) -> None:
     _of_rows(p, node, function="rprelu_tokens" if len(node.params) > 3 else "rprelu")
 
 
+def _shift(p: Program, node: Node) -> None:
+    x, move = node.inputs[0], p.param(node, 0)
+    later = node.name in p.later
+    out = p.shown(node.name) if later else p.out(node.name)
+    p.call("shift", p.place(x), move, *p.rows(x), out, taps=later)
+    if later:
+        p.moved[node.name] = p.place(x), move
+
+
 def _sign(p: Program, node: Node) -> None:
     x, (rows, n) = node.inputs[0], p.rows(node.inputs[0])
     p.values[node.name] = out = p.new("words", rows * -(-n // packing.WORD))
-    p.call("sign", p.place(x), rows, n, out)
+    if x not in p.moved:
+        p.call("sign", p.place(x), rows, n, out)
+        return
+    split = p.network.nodes[p.network.maker[x]]
+    transposed, (_, tokens, channels) = split.attributes["transposed"], p.shape(split.inputs[0])
+    heads = split.attributes["heads"]
+    function = "sign_heads_transposed" if transposed else "sign_heads"
+    p.call(function, *p.moved[x], tokens, heads, channels // heads, out)
 
 
 def _split(p: Program, node: Node) -> None:
@@ -632,24 +764,27 @@ def _split_heads(p: Program, node: Node) -> None:
     x, heads = node.inputs[0], node.attributes["heads"]
     batch, tokens, n = p.shape(x)
     function = "split_heads_transposed" if node.attributes["transposed"] else "split_heads"
-    p.call(function, p.place(x), batch, tokens, heads, n // heads, p.out(node.name))
+    later = node.name in p.later
+    out = p.shown(node.name) if later else p.out(node.name)
+    p.call(function, p.place(x), batch, tokens, heads, n // heads, out, taps=later)
+    if later:
+        p.moved[node.name] = p.moved[x]
 
 
 def _softmax(p: Program, node: Node) -> None:
     x = node.inputs[0]
-    args = p.place(x), *p.rows(x)
-    p.call("softmax", *args, p.out(node.name, over=x))
+    p.call("softmax", p.over(node, x), *p.rows(x))
 
 
 def _window_softmax(p: Program, node: Node) -> None:
-    x, a = node.inputs[0], node.attributes
-    (gh, gw), (windows, heads, keys, _) = a["grid"], p.shape(node.inputs[0])
+    x, a, (gh, gw) = node.inputs[0], node.attributes, node.attributes["grid"]
     rows, columns = np.indices((gh, gw)) < a["shift"]
     side = (2 * rows + columns).reshape(1, -1, 1).astype(np.float64)
     side = ops.windows.forward(side, **a)[0].astype(np.uint8)
     side = p.constant(f"side.{gh}.{gw}.{a['window']}.{a['shift']}", side)
-    args = p.place(x), side, windows, heads, keys
-    p.call("window_softmax", *args, p.out(node.name, over=x))
+    keys = p.shape(x)[-1]
+    own = f"{side} + k / {p.loop.heads} * {keys}"
+    p.call("window_softmax", p.over(node, x), own, keys)
 
 
 def _transposed(p: Program, node: Node) -> None:
@@ -703,7 +838,7 @@ OPS: dict[str, Callable[[Program, Node], None]] = {
     "position_embedding": _position_embedding,
     "rescale": lambda p, node: _elements(p, node, node.attributes["factor"]),
     "rprelu": _rprelu,
-    "shift": _of_rows,
+    "shift": _shift,
     "sign": _sign,
     "softmax": _softmax,
     "split": _split,

@@ -1,9 +1,8 @@
 /* One small function an operation, as refimpl/ops has them; an export takes those that it calls.
  *
  * Arrays are row by row, C channels a row. A row of bits begins in a word of its own, least
- * significant bit first, padded with 0. `y` may be `x` where nothing else is said: functions of
- * single elements and of single rows work in place. Sums run in eight lanes, element i in lane
- * i mod 8, which are then added in pairs.
+ * significant bit first, padded with 0. Functions without `y` leave the result in the place of `x`.
+ * Sums run in eight lanes, element i in lane i mod 8, which are then added in pairs.
  */
 
 #include <math.h>
@@ -13,6 +12,12 @@
 
 #define WORDS(n) (((n) + 63) / 64)
 typedef uint64_t word;
+
+#ifdef __GNUC__
+#define OPERATION static __attribute__((noinline)) /* called often: small, and quick to compile */
+#else
+#define OPERATION static
+#endif
 
 #if defined(__AVX2__) && !defined(POPCOUNT_BUILTIN) && !defined(POPCOUNT_TABLE)
 #include <immintrin.h>
@@ -98,125 +103,176 @@ static int common(const word *a, const word *b, int words) /* popcount(a & b) */
     return count;
 }
 
-static void pack_above(const float *x, float threshold, int n, word *bits) /* bit: x > threshold */
+/* a bit is 1 where x >= threshold */
+static void pack(const float *x, float threshold, int n, word *bits)
 {
     int i, j;
     for (i = 0; i < n; i += 64) {
         const int end = n - i < 64 ? n - i : 64;
         word w = 0;
-        for (j = 0; j < end; j++)
-            w |= (word)(x[i + j] > threshold) << j;
+        j = 0;
+#ifdef POPCOUNT_AVX2
+        for (; j + 8 <= end; j += 8) {
+            const __m256 at_least =
+                _mm256_cmp_ps(_mm256_loadu_ps(x + i + j), _mm256_set1_ps(threshold), _CMP_GE_OQ);
+            w |= (word)(unsigned)_mm256_movemask_ps(at_least) << j;
+        }
+#endif
+        for (; j < end; j++)
+            w |= (word)(x[i + j] >= threshold) << j;
         bits[i / 64] = w;
     }
 }
 
-static void pack_signs(const float *x, int n, word *bits) /* bit: x >= 0 */
+/* a bit is 1 where x + move >= 0 */
+static void pack_moved(const float *restrict x, const float *restrict move, int n, word *bits)
 {
+    float z[64];
     int i, j;
     for (i = 0; i < n; i += 64) {
         const int end = n - i < 64 ? n - i : 64;
-        word w = 0;
         for (j = 0; j < end; j++)
-            w |= (word)(x[i + j] >= 0.0f) << j;
-        bits[i / 64] = w;
+            z[j] = x[i + j] + move[i + j];
+        pack(z, 0.0f, end, bits + i / 64);
     }
 }
 
 /* --- binary operations --- */
 
-static void sign(const float *x, int rows, int n, word *bits)
+OPERATION void sign(const float *x, int rows, int n, word *bits)
 {
     int r;
     for (r = 0; r < rows; r++)
-        pack_signs(x + r * n, n, bits + r * WORDS(n));
+        pack(x + r * n, 0.0f, n, bits + r * WORDS(n));
 }
 
-static void sign_values(const float *x, int n, float *y) /* the signs as -1 and +1 */
+/* the signs of x (rows, n) + move */
+OPERATION void sign_moved(const float *x, const float *move, int rows, int n, word *bits)
+{
+    int r;
+    for (r = 0; r < rows; r++)
+        pack_moved(x + r * n, move, n, bits + r * WORDS(n));
+}
+
+/* those of x (N, heads * d) + move as bits (heads, N, d) */
+OPERATION void sign_heads(const float *x, const float *move, int tokens, int heads, int d,
+                          word *bits)
+{
+    int h, t;
+    for (h = 0; h < heads; h++)
+        for (t = 0; t < tokens; t++, bits += WORDS(d))
+            pack_moved(x + (t * heads + h) * d, move + h * d, d, bits);
+}
+
+/* and as bits (heads, d, N) */
+OPERATION void sign_heads_transposed(const float *x, const float *move, int tokens, int heads,
+                                     int d, word *bits)
+{
+    float z[64];
+    int i, t, j;
+    for (i = 0; i < heads * d; i++)
+        for (t = 0; t < tokens; t += 64) {
+            const int end = tokens - t < 64 ? tokens - t : 64;
+            for (j = 0; j < end; j++)
+                z[j] = x[(t + j) * heads * d + i] + move[i];
+            pack(z, 0.0f, end, bits++);
+        }
+}
+
+OPERATION void sign_values(float *x, int n) /* the signs as -1 and +1 */
 {
     int i;
     for (i = 0; i < n; i++)
-        y[i] = x[i] >= 0.0f ? 1.0f : -1.0f;
+        x[i] = x[i] >= 0.0f ? 1.0f : -1.0f;
 }
 
-/* bits (rows, I), weight (O, I) -> y (rows, O) = scale * whole number; scale NULL is 1 */
-static void binary_linear(const word *bits, const word *weight, const float *scale, int rows,
-                          int inputs, int outputs, float *y)
-{
-    const int words = WORDS(inputs);
-    int o, r;
-    for (o = 0; o < outputs; o++) {
-        const float s = scale != NULL ? scale[o] : 1.0f;
-        for (r = 0; r < rows; r++) {
-            const int count = differing(bits + r * words, weight + o * words, words);
-            y[r * outputs + o] = (float)(inputs - 2 * count) * s;
-        }
-    }
-}
-
-/* a (batch, m, K), b (batch, n, K) -> whole numbers y (batch, m, n) */
-static void binary_matmul(const word *a, const word *b, int batch, int m, int n, int length,
-                          float *y)
+/* one row of bits times n others, word k of which are others[k * n] … others[k * n + n - 1] */
+static void whole_numbers(const word *bits, const word *others, int length, int n, float *y)
 {
     const int words = WORDS(length);
-    int k, i, j;
-    for (k = 0; k < batch; k++)
-        for (i = 0; i < m; i++)
-            for (j = 0; j < n; j++)
-                *y++ = (float)(length - 2 * differing(a + (k * m + i) * words,
-                                                      b + (k * n + j) * words, words));
-}
-
-/* probabilities (batch, heads, each) over the step of each head; a bit is 1 above 1/2 */
-static void ratio(const float *x, const float *step, int batch, int heads, int each, float *y)
-{
-    int k, i;
-    for (k = 0; k < batch * heads; k++) {
-        const float s = step[k % heads];
-        for (i = 0; i < each; i++)
-            y[k * each + i] = x[k * each + i] / s;
+    int i = 0, k;
+#ifdef POPCOUNT_AVX2
+    const __m256i low_halves = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+    for (; i + 4 <= n; i += 4) {
+        __m256i counts = _mm256_setzero_si256();
+        __m128i count;
+        for (k = 0; k < words; k++) {
+            const __m256i four = _mm256_loadu_si256((const __m256i *)(others + k * n + i));
+            const __m256i one = _mm256_set1_epi64x((long long)bits[k]);
+            counts = _mm256_add_epi64(counts, ones_of_four(_mm256_xor_si256(four, one)));
+        }
+        count = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(counts, low_halves));
+        count = _mm_sub_epi32(_mm_set1_epi32(length), _mm_slli_epi32(count, 1));
+        _mm_storeu_ps(y + i, _mm_cvtepi32_ps(count));
+    }
+#endif
+    for (; i < n; i++) {
+        int count = 0;
+        for (k = 0; k < words; k++)
+            count += ones(bits[k] ^ others[k * n + i]);
+        y[i] = (float)(length - 2 * count);
     }
 }
 
-static void above_half(const float *x, int rows, int n, word *bits)
+/* bits (rows, I), weight by words (I / 64, O) -> y (rows, O) = scale * whole number; NULL is 1 */
+OPERATION void binary_linear(const word *bits, const word *weight, const float *restrict scale,
+                             int rows, int inputs, int outputs, float *restrict y)
 {
-    int r;
-    for (r = 0; r < rows; r++)
-        pack_above(x + r * n, 0.5f, n, bits + r * WORDS(n));
+    int r, o;
+    for (r = 0; r < rows; r++, bits += WORDS(inputs), y += outputs) {
+        whole_numbers(bits, weight, inputs, outputs, y);
+        if (scale != NULL)
+            for (o = 0; o < outputs; o++)
+                y[o] *= scale[o];
+    }
 }
 
-/* bits (batch, heads, N, N), value (batch, heads, d, N) -> y (batch, heads, N, d); step NULL is 1.
+/* a (m, K), b (n, K) -> whole numbers y (m, n) */
+OPERATION void binary_matmul(const word *a, const word *b, int m, int n, int length, float *y)
+{
+    const int words = WORDS(length);
+    int i, j;
+    for (i = 0; i < m; i++, a += words, y += n)
+        if (words == 1)
+            whole_numbers(a, b, length, n, y);
+        else
+            for (j = 0; j < n; j++)
+                y[j] = (float)(length - 2 * differing(a, b + j * words, words));
+}
+
+OPERATION void above_half(const float *x, int rows, int n, word *bits)
+{
+    int r;
+    for (r = 0; r < rows; r++) /* from the next float above 1/2 on */
+        pack(x + r * n, 0.500000060f, n, bits + r * WORDS(n));
+}
+
+/* bits (N, N), value (d, N) -> y (N, d) = step * whole number;
  * differences: minus the number of keys times the token's own value */
-static void boolean_attention(const word *bits, const word *value, const float *step, int batch,
-                              int heads, int n, int d, int differences, float *y)
+OPERATION void boolean_attention(const word *bits, const word *value, float step, int n, int d,
+                                 int differences, float *y)
 {
     const int words = WORDS(n);
-    int k, i, c;
-    for (k = 0; k < batch * heads; k++) {
-        const float s = step != NULL ? step[k % heads] : 1.0f;
-        for (i = 0; i < n; i++) {
-            const word *row = bits + (k * n + i) * words;
-            const int keys = common(row, row, words);
-            for (c = 0; c < d; c++) {
-                const word *v = value + (k * d + c) * words;
-                int sum = 2 * common(row, v, words) - keys;
-                if (differences)
-                    sum -= (v[i / 64] >> (i % 64) & 1) ? keys : -keys;
-                *y++ = (float)sum * s;
-            }
+    int i, c;
+    for (i = 0; i < n; i++, bits += words) {
+        const int keys = common(bits, bits, words);
+        for (c = 0; c < d; c++) {
+            const word *v = value + c * words;
+            int sum = 2 * common(bits, v, words) - keys;
+            if (differences)
+                sum -= (v[i / 64] >> (i % 64) & 1) ? keys : -keys;
+            *y++ = (float)sum * step;
         }
     }
 }
 
-/* w_low * low + w_high * high, weight (2, heads), over the root of d */
-static void band_sum(const float *low, const float *high, const float *weight, int batch,
-                     int heads, int each, float root, float *y)
+/* low * x + high * other over the root of d, of two weights */
+OPERATION void band_sum(float *restrict x, const float *restrict other, float low, float high,
+                        int n, float root)
 {
-    int k, i;
-    for (k = 0; k < batch * heads; k++) {
-        const float a = weight[k % heads], b = weight[heads + k % heads];
-        for (i = k * each; i < (k + 1) * each; i++)
-            y[i] = (a * low[i] + b * high[i]) / root;
-    }
+    int i;
+    for (i = 0; i < n; i++)
+        x[i] = (low * x[i] + high * other[i]) / root;
 }
 
 /* --- sums and norms --- */
@@ -247,102 +303,143 @@ static float dot(const float *a, const float *b, int n)
            ((lane[4] + lane[5]) + (lane[6] + lane[7]));
 }
 
-static void layer_norm(const float *x, const float *weight, const float *bias, int rows, int n,
-                       float eps, float *y)
+OPERATION void layer_norm(float *restrict x, const float *restrict weight,
+                          const float *restrict bias, int rows, int n, float eps)
 {
     int r, i;
-    for (r = 0; r < rows; r++, x += n, y += n) {
+    for (r = 0; r < rows; r++, x += n) {
         const float mean = sum(x, n) / (float)n;
-        float std;
+        float scale;
         for (i = 0; i < n; i++)
-            y[i] = x[i] - mean;
-        std = sqrtf(dot(y, y, n) / (float)n + eps);
+            x[i] -= mean;
+        scale = 1.0f / sqrtf(dot(x, x, n) / (float)n + eps); /* one division a row */
         for (i = 0; i < n; i++)
-            y[i] = y[i] / std * weight[i] + bias[i];
+            x[i] = x[i] * scale * weight[i] + bias[i];
     }
 }
 
 /* running statistics; std is the root of the variance + eps */
-static void batch_norm(const float *x, const float *weight, const float *bias, const float *mean,
-                       const float *std, int rows, int n, float *y)
+OPERATION void batch_norm(float *restrict x, const float *restrict weight,
+                          const float *restrict bias, const float *restrict mean,
+                          const float *restrict std, int rows, int n)
 {
     int r, i;
-    for (r = 0; r < rows; r++, x += n, y += n)
+    for (r = 0; r < rows; r++, x += n)
         for (i = 0; i < n; i++)
-            y[i] = (x[i] - mean[i]) / std[i] * weight[i] + bias[i];
+            x[i] = (x[i] - mean[i]) / std[i] * weight[i] + bias[i];
 }
 
-static void softmax_row(const float *x, int n, float *y)
+static float largest(const float *x, int n)
 {
-    float most = x[0], total;
-    int i;
-    for (i = 1; i < n; i++)
+    float lane[8], most;
+    int i, j;
+    for (j = 0; j < 8; j++)
+        lane[j] = x[j < n ? j : 0];
+    for (i = 8; i + 8 <= n; i += 8)
+        for (j = 0; j < 8; j++)
+            lane[j] = x[i + j] > lane[j] ? x[i + j] : lane[j];
+    for (most = lane[0], j = 1; j < 8; j++)
+        most = lane[j] > most ? lane[j] : most;
+    for (; i < n; i++)
         most = x[i] > most ? x[i] : most;
-    for (i = 0; i < n; i++)
-        y[i] = expf(x[i] - most);
-    total = sum(y, n);
-    for (i = 0; i < n; i++)
-        y[i] /= total;
+    return most;
 }
 
-static void softmax(const float *x, int rows, int n, float *y)
+/* exp(x - most), 0 where x - most < -104, to 2 units in the last place, the same on every machine:
+ * 2^n exp(r), |r| <= ln(2) / 2 */
+static void exponential(float *x, float most, int n)
 {
-    int r;
-    for (r = 0; r < rows; r++)
-        softmax_row(x + r * n, n, y + r * n);
+    int i;
+    for (i = 0; i < n; i++)
+        x[i] = x[i] - most > -104.0f ? x[i] - most : -104.0f;
+    for (i = 0; i < n; i++) {
+        const int power = (int)(x[i] * 1.44269504f - 0.5f);
+        const float r = (x[i] - (float)power * 0.693359375f) + (float)power * 2.12194440e-4f;
+        /* in two steps: 2^n alone may be too small for a float */
+        const uint32_t bits_a = (uint32_t)(127 + power / 2) << 23;
+        const uint32_t bits_b = (uint32_t)(127 + power - power / 2) << 23;
+        float a, b, p = 1.98756915e-4f;
+        memcpy(&a, &bits_a, sizeof a);
+        memcpy(&b, &bits_b, sizeof b);
+        p = p * r + 1.39819995e-3f;
+        p = p * r + 8.33345191e-3f;
+        p = p * r + 4.16657959e-2f;
+        p = p * r + 1.66666655e-1f;
+        p = p * r + 5.00000012e-1f;
+        x[i] = (p * (r * r) + r + 1.0f) * a * b;
+    }
 }
 
-/* only keys from the query's side of the roll: side (windows, n) of each token */
-static void window_softmax(const float *x, const unsigned char *side, int windows, int heads,
-                           int n, float *y)
+OPERATION void softmax(float *x, int rows, int n)
 {
-    int k, i, j;
-    for (k = 0; k < windows * heads; k++) {
-        const unsigned char *own = side + k / heads * n;
-        for (i = 0; i < n; i++, x += n, y += n) {
-            float most = x[i], total = 0.0f;
-            for (j = 0; j < n; j++)
-                most = own[j] == own[i] && x[j] > most ? x[j] : most;
-            for (j = 0; j < n; j++)
-                y[j] = own[j] == own[i] ? expf(x[j] - most) : 0.0f;
-            total = sum(y, n);
-            for (j = 0; j < n; j++)
-                y[j] /= total;
-        }
+    int r, i;
+    for (r = 0; r < rows; r++, x += n) {
+        float total;
+        exponential(x, largest(x, n), n);
+        total = sum(x, n);
+        for (i = 0; i < n; i++)
+            x[i] /= total;
+    }
+}
+
+/* only keys from the query's side of the roll */
+OPERATION void window_softmax(float *x, const unsigned char *side, int n)
+{
+    int i, j;
+    for (i = 0; i < n; i++, x += n) {
+        float most = x[i], total;
+        for (j = 0; j < n; j++)
+            most = side[j] == side[i] && x[j] > most ? x[j] : most;
+        for (j = 0; j < n; j++) /* those that are masked may be larger */
+            x[j] = side[j] == side[i] ? x[j] : most;
+        exponential(x, most, n);
+        for (j = 0; j < n; j++)
+            x[j] = side[j] == side[i] ? x[j] : 0.0f;
+        total = sum(x, n);
+        for (j = 0; j < n; j++)
+            x[j] /= total;
     }
 }
 
 /* --- elements --- */
 
-static void add(const float *a, const float *b, int n, float *y)
+OPERATION void zero(float *x, int n)
 {
     int i;
     for (i = 0; i < n; i++)
-        y[i] = a[i] + b[i];
+        x[i] = 0.0f;
 }
 
-static void divide(const float *x, int n, float divisor, float *y)
+OPERATION void add(float *restrict x, const float *restrict other, int n)
 {
     int i;
     for (i = 0; i < n; i++)
-        y[i] = x[i] / divisor;
+        x[i] += other[i];
 }
 
-static void rescale(const float *x, int n, float factor, float *y)
+OPERATION void divide(float *x, int n, float divisor)
 {
     int i;
     for (i = 0; i < n; i++)
-        y[i] = x[i] * factor;
+        x[i] /= divisor;
 }
 
-static void gelu(const float *x, int n, float *y)
+OPERATION void rescale(float *x, int n, float factor)
 {
     int i;
     for (i = 0; i < n; i++)
-        y[i] = x[i] * (0.5f * (1.0f + erff(x[i] / 1.41421356f)));
+        x[i] *= factor;
 }
 
-static void shift(const float *x, const float *move, int rows, int n, float *y)
+OPERATION void gelu(float *x, int n)
+{
+    int i;
+    for (i = 0; i < n; i++)
+        x[i] *= 0.5f * (1.0f + erff(x[i] / 1.41421356f));
+}
+
+OPERATION void shift(const float *restrict x, const float *restrict move, int rows, int n,
+                     float *restrict y)
 {
     int r, i;
     for (r = 0; r < rows; r++, x += n, y += n)
@@ -350,76 +447,84 @@ static void shift(const float *x, const float *move, int rows, int n, float *y)
             y[i] = x[i] + move[i];
 }
 
-/* the shortcut of a projection, y (rows, O) + fit(x (rows, I)), where O is a multiple of I */
-static void add_repeated(const float *y, const float *x, int rows, int inputs, int outputs,
-                         float *out)
+/* the shortcut of a projection, x (rows, O) + fit(input (rows, I)), where O is a multiple of I */
+OPERATION void add_repeated(float *restrict x, const float *restrict input, int rows, int inputs,
+                            int outputs)
 {
-    int r, o;
-    for (r = 0; r < rows; r++)
-        for (o = 0; o < outputs; o++)
-            out[r * outputs + o] = y[r * outputs + o] + x[r * inputs + o % inputs];
+    int r, o, i;
+    for (r = 0; r < rows; r++, input += inputs)
+        for (o = 0; o < outputs; o += inputs, x += inputs)
+            for (i = 0; i < inputs; i++)
+                x[i] += input[i];
 }
 
 /* and where I is a multiple of O: means of channels that lie side by side */
-static void add_means(const float *y, const float *x, int rows, int inputs, int outputs, float *out)
+OPERATION void add_means(float *restrict x, const float *restrict input, int rows, int inputs,
+                         int outputs)
 {
     const int each = inputs / outputs;
     int r, i;
-    for (r = 0; r < rows * outputs; r++, x += each) {
-        float total = x[0];
+    for (r = 0; r < rows * outputs; r++, input += each) {
+        float total = input[0];
         for (i = 1; i < each; i++)
-            total += x[i];
-        out[r] = y[r] + total / (float)each;
+            total += input[i];
+        x[r] += total / (float)each;
     }
 }
 
-static void layer_scale(const float *x, const float *alpha, const float *beta, int rows, int n,
-                        float *y)
+OPERATION void layer_scale(float *restrict x, const float *restrict alpha,
+                           const float *restrict beta, int rows, int n)
 {
     int r, i;
-    for (r = 0; r < rows; r++, x += n, y += n)
+    for (r = 0; r < rows; r++, x += n)
         for (i = 0; i < n; i++)
-            y[i] = beta != NULL ? alpha[i] * x[i] + beta[i] : alpha[i] * x[i];
+            x[i] = beta != NULL ? alpha[i] * x[i] + beta[i] : alpha[i] * x[i];
 }
 
-static void rprelu(const float *x, const float *shift_in, const float *slope,
-                   const float *shift_out, int rows, int n, float *y)
+OPERATION void rprelu(float *restrict x, const float *restrict shift_in,
+                      const float *restrict slope, const float *restrict shift_out, int rows,
+                      int n)
 {
     int r, i;
-    for (r = 0; r < rows; r++, x += n, y += n)
+    for (r = 0; r < rows; r++, x += n)
         for (i = 0; i < n; i++) {
-            const float u = x[i] - shift_in[i];
-            y[i] = (u > 0.0f ? u : slope[i] * u) + shift_out[i];
+            const float u = x[i] - shift_in[i]; /* without a branch: one of two terms is 0 */
+            x[i] = slope[i] * (u < 0.0f ? u : 0.0f) + (u > 0.0f ? u : 0.0f) + shift_out[i];
         }
 }
 
 /* the same with shifts a token */
-static void rprelu_tokens(const float *x, const float *shift_in, const float *slope,
-                          const float *shift_out, const float *token_in, const float *token_out,
-                          int rows, int n, float *y)
+OPERATION void rprelu_tokens(float *restrict x, const float *restrict shift_in,
+                             const float *restrict slope, const float *restrict shift_out,
+                             const float *restrict token_in, const float *restrict token_out,
+                             int rows, int n)
 {
     int r, i;
-    for (r = 0; r < rows; r++, x += n, y += n)
+    for (r = 0; r < rows; r++, x += n) {
+        const float in = token_in[r], out = token_out[r];
         for (i = 0; i < n; i++) {
-            const float u = x[i] - shift_in[i] - token_in[r];
-            y[i] = (u > 0.0f ? u : slope[i] * u) + shift_out[i] + token_out[r];
+            const float u = x[i] - shift_in[i] - in;
+            x[i] = slope[i] * (u < 0.0f ? u : 0.0f) + (u > 0.0f ? u : 0.0f) + shift_out[i] + out;
         }
+    }
 }
 
-static void differential(const float *value, const float *mean, const float *shortcut,
-                         const float *neighbour, int rows, int n, float *y)
+/* of the mean x of the neighbours of each value */
+OPERATION void differential(float *restrict x, const float *restrict value,
+                            const float *restrict shortcut, const float *restrict neighbour,
+                            int rows, int n)
 {
     int r, i;
-    for (r = 0; r < rows; r++, value += n, mean += n, y += n)
+    for (r = 0; r < rows; r++, value += n, x += n)
         for (i = 0; i < n; i++)
-            y[i] = shortcut[i] * value[i] - neighbour[i] * mean[i];
+            x[i] = shortcut[i] * value[i] - neighbour[i] * x[i];
 }
 
-/* --- the patch grid; `first` tokens stand in front of it. y is not x --- */
+/* --- the patch grid; `first` tokens stand in front of it --- */
 
 /* Haar bands: the block of a token is itself, its right and lower neighbours */
-static void bands(const float *x, int first, int gh, int gw, int n, int periodic, float *low,
-                  float *high)
+OPERATION void bands(const float *x, int first, int gh, int gw, int n, int periodic, float *low,
+                     float *high)
 {
     int i, j, c;
     memcpy(low, x, sizeof(float) * (size_t)(first * n));
@@ -445,60 +550,49 @@ static void bands(const float *x, int first, int gh, int gw, int n, int periodic
 }
 
 /* mean of the neighbours that exist, or their sum over 8 */
-static void neighbours(const float *x, int first, int gh, int gw, int n, int eight, float *y)
+OPERATION void neighbours(const float *x, int first, int gh, int gw, int n, int eight, float *y)
 {
-    int i, j, k, l, c;
-    memset(y, 0, sizeof(float) * (size_t)((first + gh * gw) * n));
+    int i, j, k, l;
+    zero(y, (first + gh * gw) * n);
     x += first * n, y += first * n;
     for (i = 0; i < gh; i++)
         for (j = 0; j < gw; j++, y += n) {
             int count = 0;
             for (k = i > 0 ? i - 1 : 0; k <= i + 1 && k < gh; k++)
-                for (l = j > 0 ? j - 1 : 0; l <= j + 1 && l < gw; l++) {
-                    const float *other = x + (k * gw + l) * n;
-                    if (k == i && l == j)
-                        continue;
-                    count++;
-                    for (c = 0; c < n; c++)
-                        y[c] += other[c];
-                }
-            if (eight || count == 0)
-                count = 8;
-            for (c = 0; c < n; c++)
-                y[c] /= (float)count;
+                for (l = j > 0 ? j - 1 : 0; l <= j + 1 && l < gw; l++)
+                    if (k != i || l != j) {
+                        add(y, x + (k * gw + l) * n, n);
+                        count++;
+                    }
+            divide(y, n, eight || count == 0 ? 8.0f : (float)count);
         }
 }
 
 /* mean over `side` tokens along rows (axis 0) or columns (axis 1), 0 beyond the grid */
-static void box(const float *x, int gh, int gw, int n, int side, int axis, float *y)
+OPERATION void box(const float *x, int gh, int gw, int n, int side, int axis, float *y)
 {
     const int length = axis == 0 ? gh : gw, step = axis == 0 ? gw : 1;
-    int t, k, c;
+    int t, k;
+    zero(y, gh * gw * n);
     for (t = 0; t < gh * gw; t++, y += n) {
         const int at = axis == 0 ? t / gw : t % gw;
-        memset(y, 0, sizeof(float) * (size_t)n);
-        for (k = -(side / 2); k <= side / 2; k++) {
-            const float *other = x + (t + k * step) * n;
-            if (at + k < 0 || at + k >= length)
-                continue;
-            for (c = 0; c < n; c++)
-                y[c] += other[c];
-        }
-        for (c = 0; c < n; c++)
-            y[c] /= (float)side;
+        for (k = -(side / 2); k <= side / 2; k++)
+            if (at + k >= 0 && at + k < length)
+                add(y, x + (t + k * step) * n, n);
+        divide(y, n, (float)side);
     }
 }
 
-/* --- places. y is not x --- */
+/* --- places --- */
 
-static void class_token(const float *x, const float *token, int rows, int n, float *y)
+OPERATION void class_token(const float *x, const float *token, int rows, int n, float *y)
 {
     memcpy(y, token, sizeof(float) * (size_t)n);
     memcpy(y + n, x, sizeof(float) * (size_t)(rows * n));
 }
 
 /* rows of x in another order: windows, and neighbours that are merged */
-static void gather(const float *x, const uint32_t *order, int rows, int n, float *y)
+OPERATION void gather(const float *x, const uint32_t *order, int rows, int n, float *y)
 {
     int r;
     for (r = 0; r < rows; r++)
@@ -506,7 +600,7 @@ static void gather(const float *x, const uint32_t *order, int rows, int n, float
 }
 
 /* x (batch, N, heads * d) -> y (batch, heads, N, d) */
-static void split_heads(const float *x, int batch, int tokens, int heads, int d, float *y)
+OPERATION void split_heads(const float *x, int batch, int tokens, int heads, int d, float *y)
 {
     int k, h, t;
     for (k = 0; k < batch; k++)
@@ -516,8 +610,8 @@ static void split_heads(const float *x, int batch, int tokens, int heads, int d,
 }
 
 /* x (batch, N, heads * d) -> y (batch, heads, d, N): also tokens as images */
-static void split_heads_transposed(const float *x, int batch, int tokens, int heads, int d,
-                                   float *y)
+OPERATION void split_heads_transposed(const float *x, int batch, int tokens, int heads, int d,
+                                      float *y)
 {
     int k, i, t;
     for (k = 0; k < batch; k++)
@@ -527,7 +621,7 @@ static void split_heads_transposed(const float *x, int batch, int tokens, int he
 }
 
 /* x (batch, heads, N, d) -> y (batch, N, heads * d) */
-static void merge_heads(const float *x, int batch, int tokens, int heads, int d, float *y)
+OPERATION void merge_heads(const float *x, int batch, int tokens, int heads, int d, float *y)
 {
     int k, h, t;
     for (k = 0; k < batch; k++)
@@ -537,122 +631,118 @@ static void merge_heads(const float *x, int batch, int tokens, int heads, int d,
 }
 
 /* channels begin to begin + n of each row of x (rows, all) */
-static void split(const float *x, int rows, int all, int begin, int n, float *y)
+OPERATION void split(const float *x, int rows, int all, int begin, int n, float *y)
 {
     int r;
     for (r = 0; r < rows; r++)
         memcpy(y + r * n, x + r * all + begin, sizeof(float) * (size_t)n);
 }
 
-/* --- real layers. y is not x --- */
+/* --- real layers --- */
 
-static void add_scaled(const float *x, float factor, int n, float *y)
+static void add_scaled(float *restrict x, const float *restrict other, float factor, int n)
 {
     int i;
     for (i = 0; i < n; i++)
-        y[i] += factor * x[i];
+        x[i] += factor * other[i];
 }
 
 /* x (rows, I), weight (I, O): transposed, bias or NULL -> y (rows, O) */
-static void linear(const float *x, const float *weight, const float *bias, int rows, int inputs,
-                   int outputs, float *y)
+OPERATION void linear(const float *x, const float *weight, const float *bias, int rows, int inputs,
+                      int outputs, float *y)
 {
     int r, i;
     for (r = 0; r < rows; r++, x += inputs, y += outputs) {
-        memset(y, 0, sizeof(float) * (size_t)outputs);
-        for (i = 0; i < inputs; i++)
-            add_scaled(weight + i * outputs, x[i], outputs, y);
         if (bias != NULL)
-            add(y, bias, outputs, y);
+            memcpy(y, bias, sizeof(float) * (size_t)outputs);
+        else
+            zero(y, outputs);
+        for (i = 0; i < inputs; i++)
+            add_scaled(y, weight + i * outputs, x[i], outputs);
     }
 }
 
 /* image (channels, gh * p, gw * p), weight (channels * p * p, C): transposed */
-static void patch_embed(const float *image, const float *weight, const float *bias, int channels,
-                        int gh, int gw, int p, int n, float *y)
+OPERATION void patch_embed(const float *image, const float *weight, const float *bias, int channels,
+                           int gh, int gw, int p, int n, float *y)
 {
     int t, k, i, j;
     for (t = 0; t < gh * gw; t++, y += n) {
         const float *w = weight;
-        memset(y, 0, sizeof(float) * (size_t)n);
+        memcpy(y, bias, sizeof(float) * (size_t)n);
         for (k = 0; k < channels; k++)
             for (i = 0; i < p; i++)
                 for (j = 0; j < p; j++, w += n) {
                     const int row = t / gw * p + i, column = t % gw * p + j;
-                    add_scaled(w, image[(k * gh * p + row) * gw * p + column], n, y);
+                    add_scaled(y, w, image[(k * gh * p + row) * gw * p + column], n);
                 }
-        add(y, bias, n, y);
     }
 }
 
 /* x (gh * gw, I), weight (9, I, O): places of the kernel row by row, 0 beyond the grid */
-static void convolution(const float *x, const float *weight, const float *bias, int gh, int gw,
-                        int inputs, int outputs, float *y)
+OPERATION void convolution(const float *x, const float *weight, const float *bias, int gh, int gw,
+                           int inputs, int outputs, float *y)
 {
     int t, k, i;
     for (t = 0; t < gh * gw; t++, y += outputs) {
-        memset(y, 0, sizeof(float) * (size_t)outputs);
+        memcpy(y, bias, sizeof(float) * (size_t)outputs);
         for (k = 0; k < 9; k++) {
             const int row = t / gw + k / 3 - 1, column = t % gw + k % 3 - 1;
             if (row < 0 || row >= gh || column < 0 || column >= gw)
                 continue;
             for (i = 0; i < inputs; i++)
-                add_scaled(weight + (k * inputs + i) * outputs,
-                           x[(row * gw + column) * inputs + i], outputs, y);
+                add_scaled(y, weight + (k * inputs + i) * outputs,
+                           x[(row * gw + column) * inputs + i], outputs);
         }
-        add(y, bias, outputs, y);
     }
 }
 
-/* a (batch, m, K), b (batch, n, K) -> y (batch, m, n) */
-static void matmul(const float *a, const float *b, int batch, int m, int n, int length, float *y)
+/* a (m, K), b (n, K) -> y (m, n) */
+OPERATION void matmul(const float *a, const float *b, int m, int n, int length, float *y)
 {
-    int k, i, j;
-    for (k = 0; k < batch; k++)
-        for (i = 0; i < m; i++)
-            for (j = 0; j < n; j++)
-                *y++ = dot(a + (k * m + i) * length, b + (k * n + j) * length, length);
+    int i, j;
+    for (i = 0; i < m; i++)
+        for (j = 0; j < n; j++)
+            *y++ = dot(a + i * length, b + j * length, length);
 }
 
-/* stage "none": y (batch, N, d) minus the sum of a row of prob times the token's own value */
-static void minus_own(const float *prob, const float *value, int batch, int n, int d, float *y)
+/* stage "none": x (N, d) minus the sum of a row of prob times the token's own value */
+OPERATION void minus_own(float *restrict x, const float *restrict prob,
+                         const float *restrict value, int n, int d)
 {
-    int k, i, c;
-    for (k = 0; k < batch; k++)
-        for (i = 0; i < n; i++) {
-            const float keys = sum(prob + (k * n + i) * n, n);
-            for (c = 0; c < d; c++)
-                *y++ -= keys * value[(k * d + c) * n + i];
+    int i, c;
+    for (i = 0; i < n; i++) {
+        const float keys = sum(prob + i * n, n);
+        for (c = 0; c < d; c++)
+            *x++ -= keys * value[c * n + i];
+    }
+}
+
+/* scores (M * M, M * M), and of a table ((2M - 1)^2, heads) the column of the head */
+OPERATION void position_bias(float *restrict x, const float *restrict column, int heads, int m)
+{
+    int i, j;
+    for (i = 0; i < m * m; i++)
+        for (j = 0; j < m * m; j++) {
+            const int down = i / m - j / m + m - 1, right = i % m - j % m + m - 1;
+            *x++ += column[(down * (2 * m - 1) + right) * heads];
         }
 }
 
-/* scores (windows, heads, M * M, M * M) and a table ((2M - 1)^2, heads) */
-static void position_bias(const float *x, const float *table, int windows, int heads, int m,
-                          float *y)
-{
-    int k, i, j;
-    for (k = 0; k < windows * heads; k++)
-        for (i = 0; i < m * m; i++)
-            for (j = 0; j < m * m; j++) {
-                const int down = i / m - j / m + m - 1, right = i % m - j % m + m - 1;
-                *y++ = *x++ + table[(down * (2 * m - 1) + right) * heads + k % heads];
-            }
-}
-
-static void mean_of_rows(const float *x, int rows, int n, float *y)
+OPERATION void mean_of_rows(const float *x, int rows, int n, float *y)
 {
     int r;
-    memset(y, 0, sizeof(float) * (size_t)n);
-    for (r = 0; r < rows; r++)
-        add(y, x + r * n, n, y);
-    divide(y, n, (float)rows, y);
+    memcpy(y, x, sizeof(float) * (size_t)n);
+    for (r = 1; r < rows; r++)
+        add(y, x + r * n, n);
+    divide(y, n, (float)rows);
 }
 
 /* maps of h x w as maps of other sides: of each new row and column the two old ones, and how much
  * the second counts */
-static void interpolate(const float *x, const uint32_t *rows, const float *row_share,
-                        const uint32_t *columns, const float *column_share, int maps, int h, int w,
-                        int new_h, int new_w, float *y)
+OPERATION void interpolate(const float *x, const uint32_t *rows, const float *row_share,
+                           const uint32_t *columns, const float *column_share, int maps, int h,
+                           int w, int new_h, int new_w, float *y)
 {
     int k, i, j;
     for (k = 0; k < maps; k++, x += h * w)

@@ -18,10 +18,9 @@ class Block:
     offset: int = 0  # in the array, once all blocks are arranged
 
     def use(self, line: int) -> None:
-        """Say that a line reads or writes it; lines come in order."""
-        if self.begin < 0:
-            self.begin = line
-        self.end = line
+        """Say that a line reads or writes it."""
+        self.begin = line if self.begin < 0 else min(self.begin, line)
+        self.end = max(self.end, line)
 
 
 class Place(NamedTuple):
@@ -29,29 +28,42 @@ class Place(NamedTuple):
 
     block: Block
     offset: int
+    step: int = 0  # in a loop, from one number `k` to the next
 
     def __str__(self) -> str:
         offset = self.block.offset + self.offset
-        return f"{self.block.array} + {offset}" if offset else self.block.array
+        terms = [str(offset)] * bool(offset) + [f"k * {self.step}"] * bool(self.step)
+        return " + ".join([self.block.array, *terms])
 
 
 def arrange(blocks: Sequence[Block]) -> dict[str, int]:
     """Give every block its offset, so that none overlaps another of its time -> array sizes.
 
-    The largest first, each as low as it fits: seldom far from the least that is possible.
+    One after the other, each as low as it fits: the largest first, or those that live last, which
+    of the two needs less.
     """
-    sizes = {"numbers": 0, "words": 0}
-    placed: list[Block] = []
-    for block in sorted(blocks, key=lambda b: (-b.size, b.begin)):
-        others = [
-            other
-            for other in placed
-            if other.array == block.array and other.begin <= block.end and block.begin <= other.end
-        ]
-        for other in sorted(others, key=lambda b: b.offset):
-            if block.offset + block.size <= other.offset:
-                break
-            block.offset = max(block.offset, other.offset + other.size)
-        placed.append(block)
-        sizes[block.array] = max(sizes[block.array], block.offset + block.size)
+    orders = (lambda b: (-b.size, b.begin), lambda b: -b.end)
+    sizes = dict.fromkeys(("numbers", "words", "shown"), 0)
+    for array in sizes:
+        own = [block for block in blocks if block.array == array]
+        sizes[array], offsets = min(
+            (_placed(sorted(own, key=order)) for order in orders), key=lambda found: found[0]
+        )
+        for block, offset in offsets.items():
+            block.offset = offset
     return sizes
+
+
+def _placed(blocks: Sequence[Block]) -> tuple[int, dict[Block, int]]:
+    """The size of an array with these blocks, placed in this order, and the offset of each."""
+    size, offsets = 0, {}
+    for block in blocks:
+        offset = 0
+        others = [o for o in offsets if o.begin <= block.end and block.begin <= o.end]
+        for other in sorted(others, key=offsets.get):
+            if offset + block.size <= offsets[other]:
+                break
+            offset = max(offset, offsets[other] + other.size)
+        offsets[block] = offset
+        size = max(size, offset + block.size)
+    return size, offsets

@@ -141,7 +141,7 @@ class Bounded(NDArrayOperatorsMixin):
         result.roundings += max(self.value.size // max(result.value.size, 1) - 1, 0)
         return result
 
-    def mean(self, axis: Any, keepdims: bool = False) -> Bounded:
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Bounded:
         total = self.sum(axis, keepdims)
         return total / float(self.value.size // total.value.size)
 
@@ -233,6 +233,11 @@ def _exp(a: Bounded) -> Bounded:
     return a._collapsed(value, value * np.expm1(a.error()), ELEMENTARY)
 
 
+def _log(a: Bounded) -> Bounded:
+    least = np.maximum(np.abs(a.value) - a.error(), np.finfo(float).tiny)
+    return a._collapsed(np.log(a.value), a.error() / least, ELEMENTARY)
+
+
 def _erf(a: Bounded) -> Bounded:
     from scipy.special import erf
 
@@ -288,6 +293,7 @@ UFUNCS = {
     "square": _square,
     "sqrt": _sqrt,
     "exp": _exp,
+    "log": _log,
     "erf": _erf,
     "maximum": _extremum(np.maximum),
     "minimum": _extremum(np.minimum),

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refimpl.conventions import GoldenFileError, is_lfs_pointer, lfs_error
+from refimpl.disk import read_text
 from refimpl.golden import npy
 from refimpl.models import arrays
 
@@ -116,7 +117,7 @@ def _is_lfs_pointer(path: Path) -> bool:
 def read_names(path: str | os.PathLike) -> dict[str, str]:
     """The JSON file of a map, an object of strings -> dict; GoldenFileError if it is none."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path)
         pairs = json.loads(text, object_pairs_hook=list)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error

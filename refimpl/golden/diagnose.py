@@ -1,9 +1,10 @@
-"""The likely cause of a difference, where the error has a fingerprint [SPEC 8.2].
+"""The likely cause of a difference: a known mistake, or what was written wrongly [SPEC 8.2].
 
-A fingerprint says what a mistake would have made of the expected array. It explains a candidate
-if it leaves at most a twentieth of the difference: of bits and whole numbers, of the entries that
-differ; of real numbers, of the norms of difference and candidate. Noise has no cause: a guess
-must meet at least EVIDENCE differing entries, and the first that explains them is the answer.
+How a tap was written comes first: polarity and layout of bits, padding, ties. Then `hypotheses`
+looks for the known mistake of an operation that gives these numbers; last come places of the right
+values, and one number by which all are off. A guess of what was written explains a candidate if it
+leaves at most a twentieth of the difference, of real numbers no more than rounding. Noise has no
+cause: a guess must meet at least EVIDENCE differing entries.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from refimpl.golden import coordinates, fingerprints, hypotheses, logical
 from refimpl.golden.fingerprints import Case, Guess, unpack
 from refimpl.golden.hypotheses import EVIDENCE, LEFT
+from refimpl.golden.mistakes import general
 from refimpl.models.packing import pack_rows
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from refimpl.golden.store import Bundle
 
 RIGHT = "the golden value, but not what the candidate's own inputs give: were they dumped rightly?"
+SECONDS_OF_OTHERS = 0.1  # enough for what was done between dumped taps
 MOST = 10  # taps of a comparison whose cause is looked for
 EXPLAINED = ("FAIL", "TIES-ONLY", "NEAR")  # verdicts that have something to explain
 
@@ -38,16 +41,15 @@ PLACES: tuple[Fingerprint, ...] = (
     fingerprints.mirrored,
     fingerprints.transposed,
 )
-TABLE: dict[str, tuple[Fingerprint, ...]] = {
-    "int": (*PLACES, fingerprints.offset),
-    "real": (*PLACES, fingerprints.scale, fingerprints.offset),
-}
 
 
-def cause(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> str | None:
-    """In words, what probably made this tap differ; None where no fingerprint fits.
+def cause(
+    verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any], seconds: float | None = None
+) -> str | None:
+    """In words, what probably made this tap differ; None where no known mistake does.
 
-    `candidate` has the values as they were dumped, by name of the tap, as for `compare`.
+    `candidate` has the values as they were dumped, by name of the tap, as for `compare`. `seconds`
+    of the processor are searched, of their own accord 4, with a large network 50.
     """
     if verdict.verdict not in EXPLAINED or verdict.candidate is None:
         return None
@@ -60,20 +62,26 @@ def cause(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> str
             return right.cause
         if case.kind == "bit":
             written = _sign_of_zero(case) or _padding(case) or _layout(case)
-            return written or _searched(verdict, bundle, candidate) or _explain(case, PLACES)
-        return _searched(verdict, bundle, candidate) or _explain(case, TABLE[case.kind])
+            if written:
+                return written
+        return _searched(case, verdict, bundle, candidate, seconds)
 
 
 def causes(comparison: Comparison, bundle: Bundle, candidate: Mapping[str, Any]) -> dict[str, str]:
     """Name of the tap -> cause, of the first taps that differ; those without a cause are left out.
 
-    Only MOST are asked: one mistake in every block differs in every block.
+    Only MOST are asked: one mistake in every block differs in every block. The first divergence is
+    searched for as long as it takes, the others for SECONDS_OF_OTHERS each.
     """
     asked = [v for v in comparison.verdicts if v.verdict == "FAIL" or v.flipped]
-    if comparison.first in asked:
-        asked.remove(comparison.first)
-        asked.insert(0, comparison.first)
-    found = {verdict.name: cause(verdict, bundle, candidate) for verdict in asked[:MOST]}
+    first = comparison.first
+    if first in asked:
+        asked.remove(first)
+        asked.insert(0, first)
+    found = {}
+    for verdict in asked[:MOST]:
+        seconds = None if verdict is first else SECONDS_OF_OTHERS
+        found[verdict.name] = cause(verdict, bundle, candidate, seconds)
     return {name: words for name, words in found.items() if words is not None}
 
 
@@ -103,16 +111,31 @@ def _explain(case: Case, table: Sequence[Fingerprint]) -> str | None:
     return next((guess.cause for guess in guesses if explains(case, guess)), None)
 
 
-def _searched(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> str | None:
-    """The known mistake of an operation that gives these numbers."""
+def _searched(
+    case: Case,
+    verdict: Verdict,
+    bundle: Bundle,
+    candidate: Mapping[str, Any],
+    seconds: float | None,
+) -> str | None:
+    """The known mistake of an operation that gives these numbers; else what was written wrongly."""
     if verdict.verdict != "FAIL":  # rounding that flips has no cause
         return None
     target = hypotheses.target_of(verdict, bundle.reference)
-    found = hypotheses.Search(bundle.reference, _given(bundle, candidate), target).cause()
+    search = hypotheses.Search(bundle.reference, _given(bundle, candidate), target, seconds)
+    found = search.cause()
     if target.found.any():
-        return found
+        # of the right values in other places the axes of the tap say more
+        is_of_operation = found is not None and search.rank < general.PLACE
+        return found if is_of_operation else _explain(case, PLACES) or found or _number(case)
     written = "all zero: was it ever written?"  # which says little of why
     return written if found is None or found.startswith("all zero") else f"{written} Or: {found}"
+
+
+def _number(case: Case) -> str | None:
+    """One number by which all values are off."""
+    numbers = {"bit": (), "int": (fingerprints.offset,)}
+    return _explain(case, numbers.get(case.kind, (fingerprints.scale, fingerprints.offset)))
 
 
 def _given(bundle: Bundle, candidate: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -176,7 +199,7 @@ def _alike(value: np.ndarray, found: np.ndarray) -> bool:
     return bool(np.linalg.norm(value - found) <= LEFT * np.linalg.norm(value))
 
 
-# --- what a fingerprint may look at ---------------------------------------------------------------
+# --- what a guess may look at ---------------------------------------------------------------------
 
 
 def _case(verdict: Verdict, bundle: Bundle, candidate: Mapping[str, Any]) -> Case:

@@ -1,8 +1,8 @@
-"""What well-known mistakes of a port make of a tensor that should have been `expected`.
+"""What a port makes of right values that it writes wrongly: bits, places, one number for all.
 
 Each function takes a Case and yields guesses: a cause in words, and the array a port with that
-mistake would dump. Whether one explains the candidate is decided in `diagnose`. Those that need
-more than the expected array, because the mistake lies in an operation, are in `alternatives`.
+mistake would dump. Whether one explains the candidate is decided in `diagnose`. Mistakes of
+operations are in `mistakes`.
 """
 
 from __future__ import annotations

@@ -8,16 +8,18 @@ is the cause. Flips are as good as a signature: of bits and whole numbers nearly
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from refimpl.golden import record
 from refimpl.golden.bounds import Reference
 from refimpl.golden.mistakes import Mistake, Site, general
-from refimpl.golden.mistakes.catalogue import ELSEWHERE, OUTPUTS, OWN, READS, of_site
+from refimpl.golden.mistakes.catalogue import ELSEWHERE, OWN, PLACES, READS, of_site
 from refimpl.golden.mistakes.declared import Family
 from refimpl.golden.stretch import Stretch
 
@@ -36,7 +38,7 @@ OTHERS = 8  # taps behind the first divergence that are asked, too, where it say
 ENOUGH = 40  # entries that differ, to be sure of a cause
 # What is tried, one after the other: mistakes, and whether at all sites alike or at one node.
 ORDER = ((OWN, True), (READS, True), (READS, False), (OWN, False), (ELSEWHERE, True),
-         (ELSEWHERE, False), (OUTPUTS, True), (OUTPUTS, False))  # fmt: skip
+         (ELSEWHERE, False), (PLACES, True), (PLACES, False))  # fmt: skip
 EQUALS = 2  # that are named beside the cause
 
 
@@ -96,12 +98,17 @@ class Search:
             self.stretches.append(Stretch(reference, given, target.name))
         size = sum(p.size for p in reference.params.values())
         allowed = SECONDS_OF_LARGE if size > LARGE else SECONDS
-        self.deadline = time.monotonic() + (allowed if seconds is None else seconds)
+        self.rank = 0  # of what was found
+        self.deadline = time.process_time() + (allowed if seconds is None else seconds)
 
     def cause(self) -> str | None:
         """In words; None where no known mistake explains the tap."""
-        for self.stretch in self.stretches:
-            self.behind: list[_Behind] = []
+        with threadpool_limits(1):  # the arrays are small: threads would wait for each other
+            return self._first_cause()
+
+    def _first_cause(self) -> str | None:
+        for stretch in self.stretches:
+            self.stretch, self.behind = stretch, []
             found = self._cause()
             if found is not None:
                 return found
@@ -115,16 +122,18 @@ class Search:
         differing = int((right != found).sum())
         if not differing:
             return None
-        is_sparse = len(self.stretch.steps) > 1
-        if differing < min(ENOUGH, found.size) and self.target.kind != "real" and is_sparse:
+        needed = min(EVIDENCE[self.target.kind], found.size)
+        is_thin = self.target.kind != "real" and len(self.stretch.steps) > 1
+        if differing < max(needed, ENOUGH * is_thin):
             self.behind = list(self._asked())
             differing += sum(behind.differing for behind in self.behind)
-        if differing < min(EVIDENCE[self.target.kind], found.size):
+        if differing < needed:
             return None
         explanations = self._best(list(self._explanations()))
         if not explanations:
             return None
         best, *equals = self._decided(explanations)
+        self.rank = best.hypothesis.rank
         words = self._spoken(best)
         others = list(dict.fromkeys(self._spoken(e) for e in equals))
         others = [other for other in others if other != words][:EQUALS]
@@ -139,10 +148,12 @@ class Search:
         for order, (families, everywhere) in enumerate(ORDER):
             if self.is_assumed and families is ELSEWHERE:
                 continue
-            tight = False
+            tight: set[str] = set()  # nodes at which a mistake explains it: only equals are left
             sites = self.stretch.sites.values()
             for hypothesis in hypotheses(sites, families, everywhere, order):
-                if time.monotonic() > self.deadline:
+                if tight and tight.isdisjoint(hypothesis.nodes):
+                    continue
+                if time.process_time() > self.deadline:
                     return
                 with np.errstate(all="ignore"):
                     changed = self.stretch.changed(hypothesis.edits)
@@ -150,7 +161,7 @@ class Search:
                     left = None if value is None else self._left(value, hypothesis)
                 if left is not None:
                     yield Explanation(hypothesis, left, changed.get(self._z, value))
-                    tight = tight or left <= TIGHT
+                    tight |= hypothesis.nodes if left <= TIGHT else set()
             if tight:
                 return
 
@@ -163,16 +174,20 @@ class Search:
         right, found = self.stretch.right, self.target.found
         if self.target.kind != "real":
             left, whole = int((value != found).sum()), int((right != found).sum())
-            if self.behind and left <= whole / 2:
-                for behind in self.behind:
-                    left += behind.left(hypothesis)
-                    whole += behind.differing
-            return left / whole if left <= LEFT * whole else None
+            if not self.behind or left > whole / 2:
+                return left / whole if left <= LEFT * whole else None
+            is_clear = whole >= EVIDENCE[self.target.kind] and left <= LEFT * whole
+            left += sum(behind.left(hypothesis) for behind in self.behind)
+            whole += sum(behind.differing for behind in self.behind)
+            return left / whole if is_clear or left <= LEFT * whole else None
         if not np.isfinite(value).all():
             return None
         left, whole = np.abs(value - found), _rms(right - found)
         beyond = left > allowed(value, right, self.target.tolerance)
         if beyond.mean() > FEW or _rms(left) > LEFT * min(whole, _rms(found)):
+            return None
+        unmet = sum(behind.left(hypothesis) for behind in self.behind)
+        if unmet > LEFT * sum(behind.differing for behind in self.behind):
             return None
         return _rms(left) / whole
 
@@ -209,9 +224,13 @@ class Search:
     def _asked(self) -> Iterator[_Behind]:
         """Dumped taps behind the target that share sites with its stretch."""
         names, left = list(self.reference.steps), OTHERS
-        ops = {(site.node.op, site.what) for site in self.stretch.sites.values()}
+        sites = list(self.stretch.sites.values())
+        if len(self.stretch.steps) == 1:
+            maker = self.reference.steps[self.target.name].op.node.name
+            sites = [site for site in sites if site.node.name == maker] or sites
+        ops = {(site.node.op, site.what) for site in sites}
         for name in names[names.index(self.target.name) + 1 :]:
-            if left == 0 or time.monotonic() > self.deadline:
+            if left == 0 or time.process_time() > self.deadline:
                 return
             if name in self.given:
                 stretch = Stretch(self.reference, self.given, name)
@@ -237,8 +256,9 @@ class _Behind:
     def __init__(self, stretch: Stretch, found: np.ndarray):
         self.stretch, self.found = stretch, found
 
-    @property
+    @functools.cached_property
     def differing(self) -> int:
+        """Entries that are not as they follow rightly."""
         return self._count(self.stretch.right)
 
     def left(self, hypothesis: Hypothesis) -> int:
@@ -293,16 +313,16 @@ def hypotheses(
 
 
 def _keys(site: Site, mistake: Mistake) -> tuple[tuple[str, ...], ...]:
-    """Groups to which a mistake of a site belongs: of its node alone, and those of several nodes.
+    """Groups to which a mistake of a site belongs: of its node alone, then those of several nodes.
 
-    These are of an operation; where words name values, of all that speak of the same; of a mistake
-    of its own operation, of all operations that share it, since ports share functions.
+    These have the same operation; the same ones around it; where words name values, the same words;
+    of an operation's own mistake the same words at any operation, since ports share functions.
     """
     back, op = site.what if site.is_backward else "", site.node.op
-    keys = ((site.node.name, op, back, mistake.sort), (op, back, mistake.sort))
-    if mistake.kind:
-        return (*keys, (back, mistake.words))
-    return (*keys, (back, mistake.words)) if mistake.rank == general.DECLARED else keys
+    alone, alike = (site.node.name, op, back, mistake.sort), (op, back, mistake.sort)
+    if mistake.rank == general.DECLARED:
+        return alone, alike, (back, mistake.words)
+    return alone, alike, (*alike, *site.context), (back, mistake.words)
 
 
 def _near(

@@ -8,6 +8,7 @@ port that makes it: by numbers that it leaves as they are, by its size, or by a 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from refimpl.golden import bounds, mistakes, record, search
 from refimpl.golden.bounds import Reference
 from refimpl.golden.mistakes import catalogue
 from refimpl.golden.mistakes.catalogue import IMPOSSIBLE, Known
-from refimpl.golden.mistakes.declared import DECLARED, Site, Wrong
+from refimpl.golden.mistakes.declared import DECLARED, Call, Edit, Site, Wrong
 from refimpl.golden.store import Bundle
 
 SAME, ROUNDING, TIES, SHOWN = "the same numbers", "within rounding", "ties alone", "shown"
@@ -56,8 +57,8 @@ def of(bundle: Bundle) -> Power:
     that show nothing here only the ones count that show on drawn numbers of the same network.
     """
     reference = bundle.reference
-    judge, drawn = _Judge(reference), _Judge(_drawn(bundle))
-    own = {mistake.sort for site in judge.sites.values() for mistake in catalogue.own(site)}
+    judge, drawn = Judge(reference), Judge(_drawn(bundle))
+    own = judge.own()
     shown: set[tuple] = set()
     hidden: dict[tuple, Hidden] = {}
     with np.errstate(all="ignore"):
@@ -85,7 +86,7 @@ def _drawn(bundle: Bundle) -> Reference:
     return bounds.reference(bundle.model, params, images, dlogits)
 
 
-class _Judge:
+class Judge:
     """Runs mistakes on the reference's own values, and knows how far rounding may reach."""
 
     def __init__(self, reference: Reference):
@@ -101,8 +102,12 @@ class _Judge:
                 for key in seen:
                     self.taps.setdefault(key, []).append(name)
 
+    def own(self) -> set[str]:
+        """Give the words of the mistakes that are declared for single operations."""
+        return {found.sort for site in self.sites.values() for found in catalogue.own(site)}
+
     def verdict(self, known: Known) -> str:
-        """SHOWN, or how it is hidden; "" where it is impossible."""
+        """Give SHOWN, or how it is hidden; "" where it is impossible."""
         found = ""
         for name, edits in self._runs(known):
             kind = self._seen(name, edits)
@@ -129,9 +134,18 @@ class _Judge:
 
     def _seen(self, name: str, edits: Mapping) -> str:
         """SHOWN, or how a tap hides it; "" where it is impossible."""
+        made: list[bool] = []
+
+        def noted(edit: Edit, call: Call) -> Any:
+            found = edit(call)
+            made.append(found is not None)
+            return found
+
         try:
-            value = self._run(name, edits)
+            value = self._run(name, {key: partial(noted, edit) for key, edit in edits.items()})
         except IMPOSSIBLE:
+            return ""
+        if not any(made):
             return ""
         step = self.reference.steps[name]
         if np.shape(value) != step.value.shape:
@@ -154,7 +168,8 @@ class _Judge:
 
     def _bound(self, name: str) -> np.ndarray:
         if name not in self._bounds:
-            inputs = [self.reference.steps[read].value for read in self.reference.steps[name].inputs]
+            steps = self.reference.steps
+            inputs = [steps[read].value for read in steps[name].inputs]
             unit = bounds.UNITS["float32"]
             self._bounds[name] = bounds.replay(self.reference, name, inputs, unit)
         return self._bounds[name]
@@ -194,8 +209,10 @@ def lines(power: Power, name: str) -> Iterator[str]:
     if not power.backward:
         yield "no mistake of the backward pass does: there are no gradients (golden make --grads)"
     yield f"nothing is known of {', '.join(power.absent)}: the network has no such operation"
-    if any(hidden.drawn for hidden in power.hidden):
-        yield "* drawn parameters and images of the same network would show it"
+    yield (
+        "* drawn parameters and images of the same network show it; the others need special "
+        "values, such as ties or sums beyond 8 bits, or are none in this configuration"
+    )
     groups: dict[tuple, list[Hidden]] = {}
     for hidden in power.hidden:
         groups.setdefault((hidden.op, hidden.is_backward, hidden.why), []).append(hidden)
@@ -218,5 +235,5 @@ def _collected(found: Sequence[Hidden]) -> Iterator[str]:
 
 
 def to_json(power: Power) -> dict[str, Any]:
-    """The same for programs."""
+    """Give the same as JSON."""
     return {**power._asdict(), "hidden": [hidden._asdict() for hidden in power.hidden]}

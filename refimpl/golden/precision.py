@@ -11,11 +11,11 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
 from refimpl.conventions import ConfigError, GoldenFileError
+from refimpl.disk import read_text
 from refimpl.golden import bounds
 
 UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, **bounds.UNITS}
@@ -85,7 +85,7 @@ def read(given: str) -> Declared:
         return unit(given)
     where = os.fspath(given)
     try:
-        found = json.loads(Path(given).read_text(encoding="utf-8-sig"))
+        found = json.loads(read_text(given))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise GoldenFileError(f"{where}: not a readable JSON file: {reason}") from None

@@ -243,7 +243,7 @@ def make(
 
 
 def require_taps(network: Network, taps: Sequence[str], grads: bool) -> None:
-    """ConfigError where one of these is no preset, and fits no tap of the network."""
+    """Raise ConfigError where one of these is no preset, and fits no tap of the network."""
     shown = replay.taps(network)
     forward = [tap.name for place in shown.forward for tap in place]
     backward = [tap.name for place in shown.backward for tap in place]
@@ -374,7 +374,7 @@ def _attributes(step: Step) -> str:
 
 
 def attributes_text(attributes: Mapping[str, Any]) -> str:
-    """Attributes of an op, as name=value, without blanks inside a value."""
+    """Write attributes of an op as name=value, without blanks inside a value."""
     return " ".join(f"{key}={_text(value)}" for key, value in attributes.items())
 
 
@@ -439,7 +439,7 @@ def _hash(data: bytes) -> str:
 
 
 def require_free(path: Path, *, overwrite: bool = False, sign: str = MANIFEST) -> None:
-    """A folder that a bundle may be written to; else GoldenFileError.
+    """Raise GoldenFileError where this is no folder that a bundle may be written to.
 
     With `overwrite` a folder may go that holds the file `sign`: it was written likewise.
     """

@@ -12,12 +12,9 @@ from functools import partial
 
 import numpy as np
 
-from refimpl.conventions import RefimplError
 from refimpl.golden.bounds import Reference
-from refimpl.golden.mistakes.declared import Edit, Impossible, Site, Wrong
+from refimpl.golden.mistakes.declared import IMPOSSIBLE, Edit, Site, Wrong
 from refimpl.golden.record import Step
-
-IMPOSSIBLE = (RefimplError, Impossible, ValueError, IndexError, TypeError, FloatingPointError)
 
 
 class Stretch:

@@ -21,7 +21,7 @@ SEED = 1
 
 
 class Case(NamedTuple):
-    """Arguments of one call: arrays by name, float32, and attributes."""
+    """Arguments of one call: arrays by name, float32, labels int32, and attributes."""
 
     name: str
     inputs: Mapping[str, np.ndarray]
@@ -302,8 +302,7 @@ def binary_linear(draw: Draw) -> Iterator[Case]:
 
 @_cases
 def boolean_attention(draw: Draw) -> Iterator[Case]:
-    prob = np.exp(draw(B, HEADS, 4, 4))
-    prob /= prob.sum(axis=-1, keepdims=True)
+    prob = softmax_of(draw(B, HEADS, 4, 4))
     value = _signs(draw(B, HEADS, 5, 4))
     per_head = array(0.375, 0.5).reshape(HEADS, 1, 1)
     for context in ("sum", "differences"):
@@ -322,6 +321,38 @@ def boolean_attention(draw: Draw) -> Iterator[Case]:
     yield Case("alpha_below_minimum", {"prob": ties, "value": value}, {"alpha": below}, options)
     options = {"binarize": "none", "context": "sum"}
     yield Case("none", {"prob": prob, "value": value}, {"alpha": quarter}, options)
+
+
+# --- losses ---------------------------------------------------------------------------------------
+
+
+def _logits(draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+    """Ordinary rows; and equal ones, saturated ones, a row whose exponentials are infinite."""
+    x = draw(4, 5)
+    rows = [0 * x[0], array(256, 0, 0, -256, 0), x[2] + array(1024), array(0, -80, -8, -16, -40)]
+    return x, np.stack(rows)
+
+
+@_cases
+def cross_entropy(draw: Draw) -> Iterator[Case]:
+    target = {"target": np.array([4, 0, 2, 1], np.int32)}
+    for name, logits in zip(("ordinary", "hard"), _logits(draw), strict=True):
+        for kind, smoothing in (("", 0.0), ("_smoothed", 0.1)):
+            yield Case(name + kind, {"logits": logits}, target, {"smoothing": smoothing})
+
+
+@_cases
+def soft_cross_entropy(draw: Draw) -> Iterator[Case]:
+    shares = np.round(16 * softmax_of(draw(4, 5))) / 16
+    shares[:, 0] += 1 - shares.sum(axis=1)  # of 1, exactly
+    for name, logits in zip(("ordinary", "hard"), _logits(draw), strict=True):
+        yield Case(name, {"logits": logits}, {"probabilities": shares})
+
+
+def softmax_of(x: np.ndarray) -> np.ndarray:
+    """Softmax along the last axis, float32."""
+    e = np.exp(x)
+    return e / e.sum(axis=-1, keepdims=True)
 
 
 # --- the grid -------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refimpl import ops
 from refimpl.conventions import ConfigError
 from refimpl.golden import bounds, record, store, vector_cases
 from refimpl.golden.bounded import SECOND_ORDER, Arithmetic, Bounded
@@ -58,10 +59,11 @@ def write(op: str, folder: Path, *, text: bool = False, overwrite: bool = False)
 
 
 def require_operation(op: str) -> None:
-    """ConfigError where this is no operation of the list, with the nearest that are."""
-    if op in OPERATIONS:
+    """Raise ConfigError where this is no operation of the list, with the nearest that are."""
+    if op in vector_cases.CASES:
         return
-    near = difflib.get_close_matches(op, OPERATIONS, n=3) or sorted(OPERATIONS)
+    known = sorted(vector_cases.CASES)
+    near = difflib.get_close_matches(op, known, n=3) or known
     raise ConfigError(f"{op}: no such operation; expected {' or '.join(near)}")
 
 
@@ -79,7 +81,8 @@ def _vectors(op: str, case: Case) -> Iterator[Vector]:
             yield Vector(role, name, np.asarray(value))
     node = _node(op, case)
     unit = 0.0 if case.exact else bounds.UNITS["float32"] + bounds.REFERENCE
-    run = _Run(node, [np.asarray(a, np.float64) for a in _arguments(case).values()], unit)
+    kind = _Run if op in OPERATIONS else _Loss
+    run = kind(node, [*map(_wide, _arguments(case).values())], unit)
     yield from run.forward()
     rng = np.random.default_rng(vector_cases.SEED)
     dys = [rng.standard_normal(y.shape).astype(np.float32) for y in run.outputs]
@@ -94,6 +97,11 @@ def _arguments(case: Case) -> dict[str, np.ndarray]:
     return {**case.inputs, **case.params}
 
 
+def _wide(x: np.ndarray) -> np.ndarray:
+    x = np.asarray(x)
+    return x.astype(np.float64) if x.dtype.kind == "f" else x
+
+
 def _node(op: str, case: Case) -> Node:
     """The operation as the only node of a list."""
     grid = case.attributes.get("grid", (1, 1))
@@ -102,7 +110,7 @@ def _node(op: str, case: Case) -> Node:
     steps = {key: key for key in inside.values} if inside else {}
     return Node(
         case.outputs[0], op, tuple(case.inputs), tuple(case.params), case.attributes,
-        case.outputs, "real", steps, "", "", stage, False,
+        case.outputs, "real", steps, "", "", stage, None, False,
     )  # fmt: skip
 
 
@@ -167,6 +175,19 @@ class _Run:
         return self.arithmetic.value(x)
 
 
+class _Loss(_Run):
+    """A loss, which stands behind a network and is no node of its list."""
+
+    def forward(self) -> Iterator[Vector]:
+        loss, self.cache = getattr(ops, self.node.op).forward(*self.given, **self.node.attributes)
+        self.outputs = [loss]
+        yield _vector("output", self.node.outputs[0], loss)
+
+    def backward(self, dys: Sequence[np.ndarray]) -> Iterator[Vector]:
+        (dlogits,) = getattr(ops, self.node.op).backward(float(dys[0]), self.cache)
+        yield _vector("gradient", f"d{self.node.args[0]}", dlogits)
+
+
 def _value(x: Any) -> np.ndarray:
     return x.value if isinstance(x, Bounded) else x
 
@@ -211,7 +232,7 @@ def _files(op: str, text: bool) -> Iterator[tuple[str, bytes]]:
 
 
 def to_hex(stored: np.ndarray) -> bytes:
-    """One value a line, the digits of its bits, the highest first; of packed bits one word."""
+    """Write one value a line: the digits of its bits, the highest first; of packed bits a word."""
     words = np.ascontiguousarray(stored)
     words = words.reshape(-1).view(f"<u{8 if stored.dtype == np.uint8 else stored.itemsize}")
     digits = 2 * words.itemsize
@@ -219,7 +240,7 @@ def to_hex(stored: np.ndarray) -> bytes:
 
 
 def to_decimal(value: np.ndarray) -> bytes:
-    """One value a line, in as many decimals as give the same number again; bits are 0 and 1."""
+    """Write one value a line, in as many decimals as give it again; bits are 0 and 1."""
     digits = {4: 9, 8: 17}.get(value.dtype.itemsize)
     number = f".{digits}g" if value.dtype.kind == "f" else "d"
     return "".join(f"{x:{number}}\n" for x in value.reshape(-1).tolist()).encode()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import re
 import warnings
 from collections.abc import Mapping
@@ -23,6 +24,8 @@ from refimpl.models import arrays
 PICKLES = (".pth", ".pt", ".bin", ".tar", ".ckpt")
 # What a folder is searched for, the safest first.
 NAMES = ("model.safetensors", "pytorch_model.bin")
+INDEX = ".index.json"  # behind such a name: of a checkpoint in several files
+LARGEST_INDEX = 2**24  # bytes
 # What training scripts call the network, the one that is trained before its moving average.
 WRAPPERS = ("model", "state_dict", "model_ema", "state_dict_ema")
 PREFIXES = ("module.", "model.", "_orig_mod.")
@@ -42,14 +45,51 @@ class Container(NamedTuple):
 def read(path: Path) -> Container:
     """Open a checkpoint, or the one in a folder; ModelFileError says what is wrong with it."""
     path = _file(path)
+    arrays, args = (_parts(path), {}) if path.name.endswith(INDEX) else _one(path)
+    return Container(path, _without_prefixes(path, arrays), args)
+
+
+def _one(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors of one file, and the options in it."""
     if path.suffix == ".safetensors":
-        return Container(path, _without_prefixes(path, _safetensors(path)), {})
+        return _safetensors(path), {}
     if path.suffix not in PICKLES:
         known = ", ".join((".safetensors", *PICKLES))
         raise ModelFileError(f"{path}: suffix {path.suffix!r}; expected one of {known}")
     found, args = _unwrapped(path, _pickle(path))
-    tensors = {key: _tensor(path, key, value) for key, value in found.items()}
-    return Container(path, _without_prefixes(path, tensors), args)
+    return {key: _tensor(path, key, value) for key, value in found.items()}, args
+
+
+def _parts(path: Path) -> dict[str, np.ndarray]:
+    """Tensors of several files, which an index tells: {"weight_map": {key: name of its file}}."""
+    places, arrays = _places(path), {}
+    for name in sorted(set(places.values())):
+        part, _ = _one(path.with_name(name))
+        for key, array in part.items():
+            if places.get(key) != name:
+                raise ModelFileError(f"{path}: {key} is in {name}; expected it to be said there")
+            arrays[key] = array
+    for key, name in places.items():
+        if key not in arrays:
+            raise ModelFileError(f"{path}: {key} is not in {name}; expected it there")
+    return arrays
+
+
+def _places(path: Path) -> dict[str, str]:
+    """What an index says: key -> a file beside it, nowhere else."""
+    try:
+        found = json.loads(_bytes(path, LARGEST_INDEX))
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{path}: not JSON: {error}") from None
+    places = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(places, dict) or not places:
+        raise ModelFileError(f"{path}: no weight_map; expected the file of each tensor")
+    for key, name in places.items():
+        if not isinstance(name, str) or "\0" in name or Path(name).name != name:
+            raise ModelFileError(f"{path}: {key} is in {name!r:.60}; expected a file beside it")
+        if not path.with_name(name).is_file():
+            raise ModelFileError(f"{path}: {name}: no such file; expected all that it names")
+    return places
 
 
 def _file(path: Path) -> Path:
@@ -60,10 +100,8 @@ def _file(path: Path) -> Path:
     for name in NAMES:
         if (path / name).is_file():
             return path / name
-        if (path / f"{name}.index.json").is_file():
-            raise ModelFileError(
-                f"{path}: a checkpoint in several files; expected one, {' or '.join(NAMES)}"
-            )
+        if (path / f"{name}{INDEX}").is_file():
+            return path / f"{name}{INDEX}"
     raise ModelFileError(f"{path}: a folder without {' or '.join(NAMES)}; expected either of them")
 
 

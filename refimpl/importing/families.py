@@ -85,13 +85,20 @@ def _embedding(t: Tensors, said: Said, key: str) -> dict[str, Any]:
     return {"dim": dim, "channels": channels, "patch_size": rows}
 
 
-def _ratio(t: Tensors, said: Said, key: str) -> int:
+def _ratio(t: Tensors, said: Said, key: str) -> float:
+    hidden, dim = t.shape(key, 2)
+    said.agree(key, hidden, "intermediate_size")
+    ratio = said.number("mlp_ratio")
+    if ratio is not None and not hidden <= ratio * dim < hidden + 1:  # rounded down
+        raise said.find("mlp_ratio").wrong(f"one that gives {hidden} hidden channels, as {key}")
+    return hidden / dim if hidden % dim else hidden // dim
+
+
+def _whole_ratio(t: Tensors, said: Said, key: str) -> int:
     hidden, dim = t.shape(key, 2)
     if hidden % dim:
         raise ConfigError(f"{key}: {hidden} rows for {dim} channels; expected a multiple of them")
-    said.agree(key, hidden, "intermediate_size")
-    said.agree(key, hidden // dim, "mlp_ratio")
-    return hidden // dim
+    return int(_ratio(t, said, key))
 
 
 def _classes(t: Tensors, said: Said, key: str) -> int:
@@ -357,15 +364,15 @@ def _timm_swin_keys(path: str, config: Config, t: Tensors) -> tuple[str, ...]:
 
 def _hf_swin(t: Tensors, said: Said) -> dict[str, Any]:
     stage, block = r"swin\.encoder\.layers\.", "swin.encoder.layers.0.blocks.0"
-    eps = said.find("layer_norm_eps")
-    if eps is not None and eps.value != 1e-5:  # its merges and its embedding always have 1e-5
-        raise eps.wrong("1e-05, as the norms have that it does not reach")
+    real = _real(said, 1e-5, "layer_norm_eps")
     table = "swin.encoder.layers.{}.blocks.0.attention.self.relative_position_bias_table"
     return {
         **_embedding(t, said, "swin.embeddings.patch_embeddings.projection.weight"),
         **_swin_sizes(t, said, table, stage, f"{block}.intermediate.dense.weight",
                       "classifier.weight"),
-        **_real(said, 1e-5),
+        **real,
+        # whatever the configuration says, its embedding and merges have PyTorch's own
+        "merge_eps": None if real["norm_eps"] == 1e-5 else 1e-5,
         "position": "patches" if "swin.embeddings.position_embeddings" in t else "usual",
         "qkv_bias": f"{block}.attention.self.query.bias" in t,
     }  # fmt: skip
@@ -392,7 +399,7 @@ def _hf_swin_keys(path: str, config: Config, t: Tensors) -> tuple[str, ...]:
 
 _LEAVES = {"running_variance": "running_var", "slope": "prelu.weight", "shift_in": "move1",
            "shift_out": "move2", "beta": "move"}  # fmt: skip
-_STAGES = {(1, 1): "full", (32, 1): "activations", (32, 32): "none"}
+_STAGES = {(1, 1): "full", (32, 1): "activations", (1, 32): "weights", (32, 32): "none"}
 
 
 def _binaryvit(t: Tensors, said: Said) -> dict[str, Any]:
@@ -415,13 +422,13 @@ def _binaryvit(t: Tensors, said: Said) -> dict[str, Any]:
     inputs = 1 if f"{layer}.attention.attention.att_prob_clip" in t else 32
     said.agree("the checkpoint", inputs, "input_bits")
     if (bits, inputs) not in _STAGES:
-        raise said.find("weight_bits").wrong(f"1 or 32, of inputs of {inputs} bits 32")
+        raise said.find("weight_bits").wrong("1 or 32")
     return {
         **fields,
         **_grid(t, said, "vit.embeddings.position_embeddings", fields["patch_size"], int(cls)),
         "depth": depth,
         "heads": said.required("the number of heads", "num_attention_heads"),
-        "mlp_ratio": _ratio(t, said, f"{layer}.intermediate.dense.weight"),
+        "mlp_ratio": _whole_ratio(t, said, f"{layer}.intermediate.dense.weight"),
         "num_classes": _classes(t, said, "classifier.weight"),
         "norm_eps": 1e-5,  # whatever the configuration says
         "pool": "cls" if cls else "mean",
@@ -433,7 +440,7 @@ def _binaryvit(t: Tensors, said: Said) -> dict[str, Any]:
 
 
 def _binaryvit_keys(path: str, config: Config, t: Tensors) -> tuple[str, ...]:
-    if path.endswith("attn.alpha") and config.binarize == "none":
+    if path.endswith("attn.alpha") and not config.has_signs:
         return ()  # nothing is compared with it
     block, layer = r"blocks\.(\d+)\.", r"vit.encoder.layer.\1."
     own, leaves = f"{layer}attention.attention.", {}

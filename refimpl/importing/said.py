@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from refimpl.conventions import ConfigError, ModelFileError
-
-MAX_BYTES = 2**24
+from refimpl.disk import read_text
 
 
 class Found(NamedTuple):
@@ -128,8 +127,7 @@ def _parts(said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        data = path.read_bytes()
-        found = json.loads(data) if len(data) <= MAX_BYTES else None
+        found = json.loads(read_text(path))
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

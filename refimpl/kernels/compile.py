@@ -136,6 +136,17 @@ def entry(function: Callable, name: str) -> Callable:
     return compiled
 
 
+def bound(compiled: Callable, arguments: tuple) -> Callable:
+    """What an `entry` runs for arguments of these types, as a function of any such arguments.
+
+    A call of an entry looks at the type of each array and number of every NamedTuple: for plan and
+    work that takes as long as a kernel.
+    """
+    if config.DISABLE_JIT:
+        return compiled
+    return compiled.compile(tuple(map(compiled.typeof_pyval, arguments)))
+
+
 class _Kernel:
     """A compiled function, for Python, and within others that are compiled."""
 

@@ -29,6 +29,8 @@ from refimpl.kernels.vector import (
 )
 
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
+TOGETHER = 2  # tiles that `embed` makes at once
+PIECE = 192  # inputs of these, and of as many rows of a weight, lie in 36 KB
 
 
 def blocked(weight: np.ndarray) -> np.ndarray:
@@ -48,10 +50,10 @@ def _dot(typing, x, x_at, w, w_at, length, out, out_at):
         x = pointer(context, builder, signature.args[0], x, x_at)
         w = pointer(context, builder, signature.args[2], w, w_at)
         out = pointer(context, builder, signature.args[5], out, out_at)
-        zero = ir.Constant(_FLOATS, [0.0] * LANES)
+        places = [_vector_at(builder, out, length.type(row * LANES)) for row in range(LANES)]
         sums = [cgutils.alloca_once(builder, _FLOATS) for _ in range(LANES)]
-        for total in sums:
-            builder.store(zero, total)
+        for place, total in zip(places, sums, strict=True):
+            builder.store(builder.load(place, align=4), total)
         with cgutils.for_range(builder, length) as loop:
             first = builder.mul(loop.index, ir.Constant(length.type, LANES))
             lanes = builder.load(_vector_at(builder, x, first), align=4)
@@ -59,8 +61,7 @@ def _dot(typing, x, x_at, w, w_at, length, out, out_at):
                 place = builder.gep(w, [builder.add(first, ir.Constant(length.type, row))])
                 number = spread(builder, builder.load(place))
                 builder.store(fused(builder, lanes, number, builder.load(total)), total)
-        for row, total in enumerate(sums):
-            place = _vector_at(builder, out, ir.Constant(length.type, row * LANES))
+        for place, total in zip(places, sums, strict=True):
             builder.store(builder.load(total), place, align=4)
         return context.get_dummy_value()
 
@@ -73,13 +74,12 @@ def _vector_at(builder, base, at):
 
 @compiled_as(_dot)
 def dot(x, x_at, w, w_at, length, out, out_at):
-    """out (16, 16) = sum over k of x[k, lane] * w[k, row], row by row; places are flat indices."""
-    sums = np.zeros((LANES, LANES), np.float32)
+    """out (16, 16) += x[k, lane] * w[k, row], one k after the other; places are flat indices."""
+    sums = out.reshape(-1)[out_at : out_at + LANES * LANES].reshape(LANES, LANES)
     for k in range(length):
         lanes = load(x, x_at + k * LANES)
         for row in range(LANES):
             sums[row] = fma(lanes, broadcast(w, w_at + k * LANES + row), sums[row])
-    out.reshape(-1)[out_at : out_at + LANES * LANES] = sums.reshape(-1)
 
 
 def corners(grid: tuple[int, int], first: int, lanes: int, size: int) -> np.ndarray:
@@ -112,17 +112,26 @@ def patches(image, corners, token, size, out, out_at):
 
 
 @jit
-def embed(pixels, inputs, weight, first, outputs, floats, bias, lanes, sums, out):
-    """Sixteen channels (or as many as are left) of weight . pixels + bias, from `first` on.
+def embed(pixels, inputs, tiles, weight, outputs, floats, bias, sums, out, out_at):
+    """weight . pixels + bias of some tiles: pixels (tiles, inputs, 16) -> out (tiles, outputs, 16).
 
-    pixels (tiles, inputs, 16) -> out (tiles, outputs, 16); sums (16, 16) is room. All tiles for the
-    same rows of the weight, which then stay in the cache.
+    sums (tiles, outputs in whole sixteens, 16) is room. A piece of the inputs at a time, which for
+    all rows of the weight stays in the nearest cache.
     """
-    for token in range(0, lanes, LANES):
-        dot(pixels, token * inputs, weight, first * inputs, inputs, sums, 0)
-        for o in range(first, min(first + LANES, outputs)):
-            y = load(sums, (o - first) * LANES) + broadcast(floats, bias + o)
-            store(out, token * outputs + o * LANES, y)
+    room = -(-outputs // LANES) * LANES * LANES
+    for i in range(tiles * room // LANES):
+        store(sums, i * LANES, splat(np.float32(0)))
+    for begin in range(0, inputs, PIECE):
+        length, at = min(PIECE, inputs - begin), begin * LANES
+        for first in range(0, outputs, LANES):
+            rows = first * inputs + at
+            for tile in range(tiles):
+                pixels_at = tile * inputs * LANES + at
+                dot(pixels, pixels_at, weight, rows, length, sums, tile * room + first * LANES)
+    for tile in range(tiles):
+        for o in range(outputs):
+            y = load(sums, tile * room + o * LANES) + broadcast(floats, bias + o)
+            store(out, out_at + (tile * outputs + o) * LANES, y)
 
 
 @jit
@@ -159,6 +168,8 @@ def classify(weight, inputs, x, floats, bias, sums, logits):
 def linear(x, inputs, weight, weight_at, outputs, floats, bias, sums, field, pitch, here):
     """weight . x + bias of a tile, into a field (outputs, pitch), where it begins at `here`."""
     for first in range(0, outputs, LANES):
+        for row in range(LANES):
+            store(sums, row * LANES, splat(np.float32(0)))
         dot(x, 0, weight, weight_at + first * inputs, inputs, sums, 0)
         for o in range(first, min(first + LANES, outputs)):
             y = load(sums, (o - first) * LANES) + broadcast(floats, bias + o)

@@ -84,7 +84,7 @@ NAMES = tuple(_NAMED)
 
 def named(name: str, **overrides: Any) -> Config:
     """Give the configuration of an architecture, some of its fields overridden."""
-    if name not in _NAMED:
+    if not isinstance(name, str) or name not in _NAMED:
         listing = f"expected one of {', '.join(NAMES)}{did_you_mean(name, NAMES)}"
         raise ConfigError(f"unknown architecture {name!r}; {listing}")
     return Config.from_json({**_NAMED[name], **overrides})

@@ -50,7 +50,7 @@ def _embed(net: Parts, c: Config) -> str:
     if c.distillation != "none" or c.position != "usual":
         return others.tokens(net, x, c)
     if c.window:
-        return net.norm("tokens", "embed_norm", x, shell=True)
+        return net.norm("tokens", "embed_norm", x, shell=True, eps=c.merge_eps)
     if c.pool != "mean":
         token = net.param("cls_token", (1, 1, C), "class_token")
         x = net.hidden("with_cls_token", "class_token", [x], [token])
@@ -62,7 +62,7 @@ def _merge(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     """Patch merging, which leads to stage s [SPEC 6.7]."""
     net.at(f"{p}.norm", p)
     x = net(f"{p}.patches", "merge_patches", [x], grid=(2 * s.grid[0], 2 * s.grid[1]))
-    x = net.norm(f"{p}.norm.out", f"{p}.norm", x)
+    x = net.norm(f"{p}.norm.out", f"{p}.norm", x, eps=c.merge_eps)
     if c.block == "binary":
         return projection(net, f"{p}.proj", x, s.dim, c, shell=True)
     net.at(f"{p}.proj")
@@ -96,18 +96,25 @@ def projection(net: Parts, p: str, x: str, outputs: int, c: Config, shell: bool 
     net.at(p)
     inputs = net.channels(x)
     unit = net.unit("projection", x, binarize=c.binarize, ste=c.ste, eps=c.norm_eps)
-    with unit if c.norm == "layer" else nullcontext():
+    with unit if c.norm == "layer" and c.binarize != "weights" else nullcontext():
         x = net.hidden(f"{p}.x", "identity", [x])  # what the projection adds to dx is one term
         z = net(f"{p}.z", "shift", [x], [net.param(f"{p}.move", (inputs,), "move")], tap="reader")
-        y = net(
-            f"{p}.linear", "binary_linear", [z],
-            [net.param(f"{p}.weight", (outputs, inputs), net.matrix)],
-            inside=net.inside(p, "weight.z", "weight.bit", "weight.scale", "bit", "int"),
-            binarize=c.binarize, ste=c.ste,
-        )  # fmt: skip
+        y = _product(net, p, z, outputs, c)
         y = net.norm(f"{p}.norm", f"{p}.norm", y)
         y = net.hidden(f"{p}.sum", "add", [y, net.hidden(f"{p}.fit", "fit", [x], outputs=outputs)])
         return _activate(net, p, y, c, shell)
+
+
+def _product(net: Parts, p: str, z: str, outputs: int, c: Config) -> str:
+    """sign(z) W_b^T; outside stage "full" z or W as they are [SPEC 2]."""
+    weight = net.param(f"{p}.weight", (outputs, net.channels(z)), net.matrix)
+    if c.binarize == "weights":
+        return others.binary_weights(net, p, z, weight)
+    return net(
+        f"{p}.linear", "binary_linear", [z], [weight],
+        inside=net.inside(p, "weight.z", "weight.bit", "weight.scale", "bit", "int"),
+        binarize=c.binarize, ste=c.ste,
+    )  # fmt: skip
 
 
 def _activate(net: Parts, p: str, x: str, c: Config, shell: bool = False) -> str:
@@ -145,12 +152,12 @@ def _attention(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     net.at(f"{p}.scores", p)
     scores = _scores(net, p, b, own, c, s)
     net.at(f"{p}.prob", p)
-    prob = net.softmax(f"{p}.prob", scores, s, tap="real" if c.binarize == "none" else "gradient")
+    prob = net.softmax(f"{p}.prob", scores, s, tap="gradient" if c.has_signs else "real")
     net.at(f"{p}.context", p)
     inside = net.inside(p, "prob.z", "prob.bit", "context.int")
     y = net(
         f"{p}.context", "boolean_attention", [prob, b["v"]], [own["alpha"]],
-        inside=inside, binarize=c.binarize, context=c.context,
+        inside=inside, binarize=c.binarize if c.has_signs else "none", context=c.context,
     )  # fmt: skip
     net.at(f"{p}.norm", p)
     y = net.norm(f"{p}.norm.out", f"{p}.norm", net.join(f"{p}.joined", y, s))
@@ -166,12 +173,12 @@ def _signs(net: Parts, p: str, m: str, c: Config, s: Stage, transposed: bool) ->
     """b = sign(m + move), cut into windows and heads."""
     z = net.hidden(f"{p}.moved", "shift", [m], [net.param(f"{p}_move", (s.dim,), "move")])
     z = net.cut(f"{p}.head_z", z, s, transposed)
-    return z if c.binarize == "none" else net(f"{p}.head_bit", "sign", [z], tap="bit", ste=c.ste)
+    return net(f"{p}.head_bit", "sign", [z], tap="bit", ste=c.ste) if c.has_signs else z
 
 
 def _scores(net: Parts, p: str, b: dict[str, str], own: dict, c: Config, s: Stage) -> str:
     """b_q b_k^T / sqrt(d), or the weighted sum of both bands, plus the position bias of windows."""
-    tap, products = "" if c.binarize == "none" else "int", []
+    tap, products = "int" if c.has_signs else "", []
     with net.branches() as branch:
         for band in c.bands:
             branch(band)

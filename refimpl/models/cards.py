@@ -13,7 +13,7 @@ from typing import Any
 
 from refimpl import disk
 from refimpl.conventions import ConfigError, ModelFileError
-from refimpl.disk import write_atomically
+from refimpl.disk import read_text, write_atomically
 
 
 def path_of(model: Path) -> Path:
@@ -37,7 +37,7 @@ def read(model: Path) -> dict[str, Any]:
     """Read the card beside a model's file; ModelFileError where it is none."""
     path = path_of(model)
     try:
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         what = getattr(error, "strerror", None) or error  # that of an OSError names the file again
         raise ModelFileError(f"{path}: cannot read the card of the model: {what}") from None

@@ -25,7 +25,7 @@ from refimpl.ops.sign import STES
 # Fields of [SPEC 6.8], for the networks of others, and what they are elsewhere.
 IMPORTED = {
     "last_norm": "tokens", "position": "usual", "distillation": "none",
-    "norm": "layer", "box": "none", "qkv_bias": True,
+    "norm": "layer", "box": "none", "qkv_bias": True, "merge_eps": None,
 }  # fmt: skip
 BOXES = {"none": (), "3": (3,), "5": (5,), "3+5": (3, 5)}  # box -> sides of its means
 # A slip of a digit, or a hostile file, is told at once instead of filling the memory.
@@ -58,9 +58,10 @@ patch_size 5
     dim: int  # C, of stage 0
     depth: int | tuple[int, ...]  # blocks; with windows those of each stage
     heads: int  # of stage 0
-    mlp_ratio: int  # r
+    mlp_ratio: float  # r; of binary blocks a whole number
     num_classes: int
     norm_eps: float = 1e-5
+    merge_eps: float | None = None  # with windows: of embed_norm and of merges; None: norm_eps
     window: int = 0  # side of a window; 0: attention over all tokens
     block: str = field(default="binary", metadata={"choices": ("binary", "real")})
     # "patches": the mean, without the class token, which is there all the same
@@ -72,7 +73,7 @@ patch_size 5
     # a token behind the class token, and with "head" a head of its own
     distillation: str = field(default="none", metadata={"choices": ("none", "token", "head")})
     decoder: str = field(default="none", metadata={"choices": ("none", "linear", "fpn")})
-    binarize: str = _choice("full", *STAGES)
+    binarize: str = _choice("full", *STAGES, "weights")
     ste: str = _choice("polynomial", *STES)
     layer_scale: bool = False
     qkv_bias: bool = field(default=True, metadata={"real": True})
@@ -95,7 +96,7 @@ patch_size 5
             raise ConfigError(f"config: image_size is {size}; expected (height, width)")
         size = tuple(_positive_integer("image_size", side) for side in size)
         object.__setattr__(self, "image_size", size)
-        for name in ("patch_size", "channels", "dim", "heads", "mlp_ratio", "num_classes"):
+        for name in ("patch_size", "channels", "dim", "heads", "num_classes"):
             object.__setattr__(self, name, _positive_integer(name, getattr(self, name)))
         for side in size:
             if side % self.patch_size:
@@ -108,12 +109,15 @@ patch_size 5
                 f"config: dim is {self.dim}; expected a multiple of heads {self.heads}"
             )
         object.__setattr__(self, "norm_eps", _fraction("norm_eps", self.norm_eps))
+        if self.merge_eps is not None:
+            object.__setattr__(self, "merge_eps", _fraction("merge_eps", self.merge_eps))
         for name in ("layer_scale", "qkv_bias"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(
                     f"config: {name} is {getattr(self, name)!r}; expected true or false"
                 )
         self._check_choices()
+        self._check_ratio()
         self._check_windows()
         self._check_tokens()
 
@@ -129,6 +133,19 @@ patch_size 5
                     f"config: {f.name} is {value!r}, but {self.block} blocks have no such choice; "
                     f"expected it left at {f.default!r}"
                 )
+
+    def _check_ratio(self) -> None:
+        """A real MLP may have any number of hidden channels, and so any ratio that gives one."""
+        ratio = self.mlp_ratio
+        if self.block == "real" and isinstance(ratio, float) and ratio.is_integer():
+            ratio = int(ratio)
+        if self.block == "binary" or not isinstance(ratio, float):
+            object.__setattr__(self, "mlp_ratio", _positive_integer("mlp_ratio", ratio))
+        elif not 0 < ratio <= LARGEST or not _is_whole(ratio * self.dim):
+            raise ConfigError(
+                f"config: mlp_ratio is {ratio!r}; expected a number that gives {self.dim} channels "
+                "a whole number of hidden ones"
+            )
 
     def _check_tokens(self) -> None:
         """What belongs to a class token, or to a head, needs one."""
@@ -154,6 +171,10 @@ patch_size 5
         if window != 0 or isinstance(window, bool):  # 0 is no window
             object.__setattr__(self, "window", _positive_integer("window", window))
         if not self.window:
+            if self.merge_eps is not None:
+                raise ConfigError(
+                    f"config: merge_eps is {self.merge_eps}; expected null, since window is 0"
+                )
             object.__setattr__(self, "depth", _positive_integer("depth", depth, math.inf))
             self._check_blocks()
             if self.decoder == "fpn":
@@ -211,6 +232,11 @@ patch_size 5
     def first_patch(self) -> int:
         """Index of the first patch token: 1 behind a class token, 2 with a distillation token."""
         return int(self.pool != "mean") + int(self.distillation != "none")
+
+    @property
+    def has_signs(self) -> bool:
+        """Whether activations are binary: signs of them, and boolean attention."""
+        return self.block == "binary" and self.binarize in ("full", "activations")
 
     @property
     def task(self) -> str:
@@ -329,6 +355,11 @@ def _positive_integer(name: str, value: object, most: float = LARGEST) -> int:
     if value > most:
         raise ConfigError(f"config: {name} is {value}; expected at most {most:,}")
     return int(value)  # NumPy's integers have no place in JSON
+
+
+def _is_whole(value: float) -> bool:
+    """Whether a product of roundings stands for a whole number of at least 1."""
+    return value > 0.5 and abs(value - round(value)) <= 1e-9 * value
 
 
 def _fraction(name: str, value: object) -> float:

@@ -11,7 +11,7 @@ Grid = tuple[int, int]
 
 
 def pixels(net: Parts, x: str, c: Config) -> str:
-    """x, the last norm's output -> logits of every pixel."""
+    """List the way from x, the last norm's output, to the logits of every pixel."""
     grid = c.decoded_stage.grid
     if c.decoder == "fpn":
         x = _pyramid(net, [*net.features, x], c)

@@ -33,32 +33,32 @@ class Inside(NamedTuple):
 
 
 def is_positive(z: np.ndarray) -> np.ndarray:
-    """The bit of a binary tensor: z >= 0."""
+    """Take the bits of a binary tensor: z >= 0."""
     return z >= 0
 
 
 def signs(bit: np.ndarray, dtype: Any) -> np.ndarray:
-    """The bits of a binary tensor as -1 and +1."""
+    """Turn the bits of a binary tensor into -1 and +1."""
     dtype = np.dtype(dtype).type
     return np.where(bit, dtype(1), dtype(-1))
 
 
 def dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Whole-number product a b^T over the last axis of both, int32."""
+    """Multiply whole numbers: a b^T over the last axis of both, int32."""
     # BLAS knows no integers, and float64 is exact here
     product = a.astype(np.float64) @ b.astype(np.float64).swapaxes(-1, -2)
     return product.astype(np.int32)
 
 
 def to_tap(kind: str, value: np.ndarray) -> np.ndarray:
-    """A value as a listener hears it: bool of signs, int32 of whole numbers."""
+    """Turn a value into what a listener hears: bool of signs, int32 of whole numbers."""
     if kind == "bit":
         return value > 0
     return value.astype(np.int32) if kind == "int" else value
 
 
 def from_tap(kind: str, value: Any, dtype: Any) -> Any:
-    """What a listener heard as the value that operations compute with."""
+    """Turn what a listener heard into the value that operations compute with."""
     if kind == "bit":
         return signs(value, dtype)
     return value.astype(dtype) if kind == "int" else value

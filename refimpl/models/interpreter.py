@@ -64,7 +64,7 @@ def forward(
     tap: Tap | None = None,
     keep: bool = True,
 ) -> tuple[np.ndarray, Cache]:
-    """images (B, channels, H, W) -> (logits, cache); with `keep` false the cache is empty."""
+    """Run images (B, channels, H, W) -> (logits, cache); with `keep` false the cache is empty."""
     cache, values = Cache(network, params, backend, len(images), {}, {}), {INPUT: images}
     units = _twins(network, backend) if tap is None else {}
     begin = 0
@@ -85,11 +85,16 @@ def forward(
     return values[network.output], cache
 
 
-def of_parameters(network: Network, params: Flat) -> dict[str, np.ndarray]:
-    """The parameters as the nodes read them: for images of another size, interpolated."""
+def resized(network: Network, params: Flat, other: Network) -> dict[str, np.ndarray]:
+    """Give the parameters of `other`, the network for another size of image, from those given.
+
+    network: `other` as it reads `params`: what the two lists do not share is what interpolates.
+    """
     cache, values = Cache(network, params, ops, 0, {}, {}), {}
     made = {}
     for name, i in network.of_parameters.items():
+        if name in other.of_parameters:
+            continue
         _run_node(i, values, cache)
         made[network.nodes[i].params[0]] = values[name]
     return {**params, **made}

@@ -136,7 +136,7 @@ class Network:
         return self.nodes[-1].name
 
     def shape(self, name: str) -> Shape:
-        """The shape of a parameter, or of a value for one image."""
+        """Give the shape of a parameter, or of a value for one image."""
         return self.parameters[name].shape if name in self.parameters else self.shapes[name]
 
     @functools.cached_property
@@ -183,7 +183,7 @@ class Network:
         return found
 
     def renamed(self, name: Callable[[str], str]) -> Network:
-        """The same network under other names; the image keeps its own."""
+        """Give the same network under other names; the image keeps its own."""
 
         def other(old: str) -> str:
             return old if old == INPUT else name(old)

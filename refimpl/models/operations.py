@@ -137,6 +137,7 @@ OPERATIONS: dict[str, Operation] = {
     "split_heads": Operation(_heads, _nothing),
     "stop_gradient": Operation(_same, _nothing),
     "to_grid": Operation(lambda x, grid: (x[0], x[2], *grid), _nothing),
+    "weight_binarizer": Operation(_same),
     "window_softmax": Operation(_same, cache=ops.softmax.Cache, of_output=True),
     "windows": Operation(_cut, _nothing),
 }

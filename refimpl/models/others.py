@@ -8,9 +8,9 @@ from refimpl.models.stage import Stage
 
 
 def tokens(net: Parts, x: str, c: Config) -> str:
-    """Patches to tokens with a distillation token, or with positions of the patches alone."""
+    """Make tokens of patches, with a distillation token, or with positions of the patches alone."""
     if c.window:
-        x = net.norm("embed_norm.out", "embed_norm", x, shell=True)
+        x = net.norm("embed_norm.out", "embed_norm", x, shell=True, eps=c.merge_eps)
     front = {"cls_token": c.pool != "mean", "dist_token": c.distillation != "none"}
     paths = [
         net.param(path, (1, 1, c.dim), "class_token") for path, there in front.items() if there
@@ -26,7 +26,7 @@ def tokens(net: Parts, x: str, c: Config) -> str:
 
 
 def classify(net: Parts, x: str, c: Config) -> None:
-    """The logits of pooled patches, of a norm behind the pooling, or the mean of two heads."""
+    """List the logits of pooled patches, of a norm behind the pooling, or the mean of two heads."""
     if c.last_norm == "tokens":
         net.at("head")
     patches = net.hidden("patches", "drop_class_token", [x]) if c.pool == "patches" else x
@@ -47,8 +47,14 @@ def classify(net: Parts, x: str, c: Config) -> None:
     net("logits", "divide", [total], shell=True, divisor=2.0)
 
 
+def binary_weights(net: Parts, p: str, z: str, weight: str) -> str:
+    """z W_b^T, with real activations."""
+    used = net.hidden(f"{p}.weight.used", "weight_binarizer", [], [weight])
+    return net(f"{p}.linear", "linear", [z], [used])
+
+
 def boxes(net: Parts, p: str, x: str, c: Config, s: Stage) -> list[str]:
-    """Scaled means of neighbours along both axes, terms of the MLP's sum."""
+    """List scaled means of neighbours along both axes, terms of the MLP's sum."""
     found = []
     for side in BOXES[c.box]:
         for axis, name in enumerate(("rows", "columns")):

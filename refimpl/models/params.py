@@ -21,7 +21,7 @@ Declared = Mapping[str, Parameter]  # by path, as `Network.parameters`
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
-    """Nested dict -> {dotted path: array}, in the tree's order.
+    """Flatten a nested dict to {dotted path: array}, in its order; ShapeError if one comes twice.
 
     >>> flatten({"head": {"weight": np.ones((10, 64)), "bias": np.zeros(10)}}).keys()
     dict_keys(['head.weight', 'head.bias'])

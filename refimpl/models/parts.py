@@ -33,7 +33,7 @@ class Parts(Builder):
         return self.stage
 
     def channels(self, name: str) -> int:
-        """The last axis of a value."""
+        """Say how long the last axis of a value is."""
         return self.shapes[name][-1]
 
     # --- parameters ---
@@ -89,24 +89,26 @@ class Parts(Builder):
 
     # --- operations ---
 
-    def norm(self, name: str, p: str, x: str, shell: bool = False) -> str:
-        """LayerNorm or batch norm of x, whose parameters stand below p."""
+    def norm(
+        self, name: str, p: str, x: str, shell: bool = False, eps: float | None = None
+    ) -> str:
+        """Add LayerNorm or batch norm of x, whose parameters stand below p."""
         C, op = self.channels(x), f"{self.config.norm}_norm"
         params = [self.param(f"{p}.weight", (C,), "gain"), self.param(f"{p}.bias", (C,), "bias")]
         if op == "batch_norm":
             for leaf in ("running_mean", "running_variance"):
                 params.append(self.param(f"{p}.{leaf}", (C,), leaf))
-        return self(name, op, [x], params, shell=shell, eps=self.config.norm_eps)
+        return self(name, op, [x], params, shell=shell, eps=eps or self.config.norm_eps)
 
     def linear(
         self, name: str, p: str, x: str, outputs: int, shell: bool = False, bias: bool = True
     ) -> str:
-        """x W^T, plus b with `bias`, with parameters below p."""
+        """Add x W^T, plus b with `bias`, with parameters below p."""
         params = self.linear_params(p, self.channels(x), outputs, bias)
         return self(name, "linear", [x], params, shell=shell)
 
     def scaled(self, p: str, x: str, always: bool = False) -> str:
-        """alpha x + beta, with both below p, where there is LayerScale or always; else x."""
+        """Add alpha x + beta, with both below p, where there is LayerScale or always; else x."""
         if not (always or self.config.layer_scale):
             return x
         self.at(p)
@@ -118,14 +120,14 @@ class Parts(Builder):
         return self.hidden(p, "layer_scale", [x], params)
 
     def cut(self, name: str, x: str, s: Stage, transposed: bool, tap: str = "real") -> str:
-        """Tokens into windows, where there are any, and heads."""
+        """Cut tokens into windows, where there are any, and heads."""
         if s.window:
             options = {"grid": s.grid, "window": s.window, "shift": s.shift}
             x = self.hidden(f"{name}.windows", "windows", [x], **options)
         return self(name, "split_heads", [x], tap=tap, heads=s.heads, transposed=transposed)
 
     def join(self, name: str, x: str, s: Stage) -> str:
-        """Heads and windows back into tokens."""
+        """Join heads and windows to tokens again."""
         x = self.hidden(name, "merge_heads", [x])
         if s.window:
             options = {"grid": s.grid, "window": s.window, "shift": s.shift}
@@ -133,14 +135,14 @@ class Parts(Builder):
         return x
 
     def softmax(self, name: str, scores: str, s: Stage, tap: str = "real") -> str:
-        """Over the keys that a query sees [SPEC 6.7]."""
+        """Add softmax over the keys that a query sees [SPEC 6.7]."""
         if not s.shift:
             return self(name, "softmax", [scores], tap=tap)
         options = {"grid": s.grid, "window": s.window, "shift": s.shift}
         return self(name, "window_softmax", [scores], tap=tap, **options)
 
     def inside(self, p: str, *names: str) -> dict[str, str]:
-        """Names of the values inside an operation, below p."""
+        """Name the values inside an operation, below p."""
         return {name: f"{p}.{name}" for name in names}
 
 

@@ -102,17 +102,17 @@ class Structure(NamedTuple):
         return [*blocks, *(merge.projection for merge in self.merges), *self.levels]
 
     def shape(self, name: str) -> Shape:
-        """Of a parameter, or of a value for one image."""
+        """Give the shape of a parameter, or of a value for one image."""
         return self.network.shape(name)
 
     def path(self, param: str) -> str:
-        """The parameter itself, where a node reads a value that is made of it alone."""
+        """Name the parameter itself, where a node reads a value that is made of it alone."""
         made = self.network.of_parameters.get(param)
         return param if made is None else self.network.nodes[made].params[0]
 
 
 def find(network: Network) -> Structure:
-    """The structure of a binary network [SPEC 6.1-6.7, 10]."""
+    """Find the parts of a binary network [SPEC 6.1-6.7, 10]."""
     search = _Search(network)
     stages: list[list[Block]] = [[]]
     merges = []
@@ -225,26 +225,26 @@ class _Search:
     # --- steps ---
 
     def maker(self, name: str) -> Node:
-        """The node that gives a value."""
+        """Find the node that gives a value."""
         return self.network.nodes[self.network.maker[name]]
 
     def first(self, op: str) -> Node | None:
-        """The first node of an operation."""
+        """Find the first node of an operation."""
         return next((node for node in self.network.nodes if node.op == op), None)
 
     def reader(self, name: str, *ops: str) -> Node | None:
-        """The first node of one of these operations that reads a value, if any."""
+        """Find the first node of one of these operations that reads a value, if any."""
         readers = (self.network.nodes[i] for i, _ in reversed(self.network.readers.get(name, ())))
         return next((node for node in readers if node.op in ops), None)
 
     def before(self, node: Node, *ops: str) -> Node:
-        """The nearest node of one of these operations, from first input to first input."""
+        """Go back to the nearest node of these operations, from first input to first input."""
         while node.op not in ops:
             node = self.maker(node.inputs[0])
         return node
 
     def behind(self, name: str, op: str) -> Node:
-        """The nearest node of an operation that a value comes to, whatever is in between."""
+        """Go on to the nearest node of an operation, whatever is in between."""
         names = [name]
         while names:
             readers = (self.network.readers.get(name, ()) for name in names)

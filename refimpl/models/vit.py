@@ -161,7 +161,7 @@ similarity='haar', attention='differential', rprelu='token')
         parameters.check(self.network.parameters, flat)
         model = self.replace(image_size=image_size)
         network = binary.network(self.config, model.config.image_size)
-        return model, unflatten(interpreter.of_parameters(network, flat))
+        return model, unflatten(interpreter.resized(network, flat, model.network))
 
     def _run(self, params: Params, images: np.ndarray, **options: Any) -> tuple[np.ndarray, Cache]:
         if not isinstance(params, Mapping):

@@ -26,7 +26,7 @@ def forward(logits: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, 
     float_dtype("soft_cross_entropy", logits=logits, probabilities=probabilities)
     require_shape("soft_cross_entropy", "logits", logits, (None, None))
     require_shape("soft_cross_entropy", "probabilities", probabilities, logits.shape)
-    if len(logits) == 0:
+    if logits.shape[0] == 0:
         raise ShapeError("soft_cross_entropy: an empty batch; expected at least one row")
     require_finite("soft_cross_entropy", "logits", logits)
     shifted = logits - logits.max(axis=1, keepdims=True)
@@ -38,5 +38,5 @@ def forward(logits: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, 
 def backward(dloss: float, cache: Cache) -> tuple[np.ndarray]:
     """dloss () -> (dlogits (B, K),); the teacher's probabilities are constants."""
     student, probabilities = cache
-    share = student.dtype.type(dloss / len(student))  # of one image in the mean
+    share = student.dtype.type(dloss / student.shape[0])  # of one image in the mean
     return ((student - probabilities) * share,)

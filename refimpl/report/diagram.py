@@ -38,6 +38,8 @@ WORDS: dict[str, str | Callable[[dict], str]] = {
     "add": "add",
     "band_sum": lambda a: f"(w·low + w·high) / √{a['head_dim']}",
     "bands": "Haar: low, high",
+    "binary_linear": lambda a: "· scale" if a["binarize"] == "full" else "· W",
+    "boolean_attention": lambda a: "weighted sum of v" if a["binarize"] == "none" else "· α",
     "batch_norm": "BatchNorm",
     "box": lambda a: f"mean of {a['side']} {'columns' if a['axis'] else 'rows'}",
     "differential": "λs · v − λn · mean",
@@ -58,20 +60,18 @@ WORDS: dict[str, str | Callable[[dict], str]] = {
     "window_softmax": "softmax in windows",
     "windows": "cut into windows",
 }
-INSIDE = {  # operation -> step inside it, or "" the operation behind its steps
+INSIDE = {  # operation -> step inside it
     "binary_linear": {
         "weight.z": "W − mean of its row",
         "weight.bit": "sign",
         "weight.scale": "mean |W| of a row",
         "bit": "sign",
         "int": "XOR, popcount",
-        "": "· scale",
     },
     "boolean_attention": {
         "prob.z": "/ α",
         "prob.bit": "> ½",
         "int": "AND, popcount",
-        "": "· α",
     },
 }
 IDEAS = ("band_sum", "bands", "differential", "neighbours")
@@ -167,11 +167,10 @@ def _rows(entry: dict) -> list[Row]:
         name = step["name"]
         rows.append(Row(inner[name], reads, (name,), _step_shape(step), step["kind"]))
     read = {name for step in steps for name in step["reads"]}
-    last = [name for name in inner if name not in read] if steps else entry["inputs"]
+    last = [name for name in (*entry["inputs"], *inner) if name not in read]
     made = entry["shapes"]["outputs"][0]
     kind = entry["tap"] if entry["tap"] in ("bit", "int") else "real"
-    said = words.get("") or _words(entry)
-    said = "XOR, popcount" if (entry["op"], kind) == ("matmul", "int") else said
+    said = "XOR, popcount" if (entry["op"], kind) == ("matmul", "int") else _words(entry)
     row = Row(said, tuple(last), tuple(entry["outputs"]), _shape(made), kind, _is_idea(entry))
     return [*rows, row]
 
@@ -182,7 +181,7 @@ def _is_idea(entry: dict) -> bool:
 
 
 def _step_words(words: dict[str, str], name: str) -> str:
-    known = [key for key in words if key and name.endswith(f".{key}")]
+    known = [key for key in words if name.endswith(f".{key}")]
     return words[max(known, key=len)] if known else name.rpartition(".")[2]
 
 

@@ -109,8 +109,8 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
 
 def _kicker(config: Config) -> str:
     what = "A 1-bit vision transformer" if _is_binary(config) else "A 32-bit vision transformer"
-    if config.binarize == "activations":
-        what = "A vision transformer with 1-bit activations"
+    if config.binarize in ("activations", "weights"):
+        what = f"A vision transformer with 1-bit {config.binarize}"
     return f"{what}, looked into · refimpl {refimpl.__version__}"
 
 

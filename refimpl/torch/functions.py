@@ -1,9 +1,9 @@
 """The operations of a list as functions of tensors, one each, by the names of `refimpl.ops`.
 
-PyTorch differentiates all but three: the sign, the binary linear map and boolean attention have the
-surrogate gradients of [SPEC 2], written out below their forward. Arguments, attributes and shapes
-are those of `refimpl.ops`. NaN and infinity that enter a threshold come out as NaN, where NumPy's
-reference raises: to ask would make a device wait.
+PyTorch differentiates all but four: the sign, binary matrices, alone and in a product, and boolean
+attention have the surrogate gradients of [SPEC 2], written out below their forward. Arguments,
+attributes and shapes are those of `refimpl.ops`. NaN and infinity that enter a threshold come out
+as NaN, where NumPy's reference raises: to ask would make a device wait.
 """
 
 from __future__ import annotations
@@ -312,9 +312,7 @@ class _BinaryProduct(torch.autograd.Function):
         signed, centred, scale = ctx.saved_tensors
         dsigned = dy @ (scale[:, None] * signs(centred))
         dused = dy.flatten(0, -2).T @ signed.flatten(0, -2)
-        # the identity inside the clip, without the scale, and back through the centring
-        dcentred = dused * (centred.abs() <= 1)
-        return dsigned, dcentred - dcentred.mean(1, keepdim=True)
+        return dsigned, _through_centring(dused, centred)
 
 
 class _BooleanAttention(torch.autograd.Function):
@@ -358,6 +356,12 @@ def _unless_finite(y: Any, z: Any) -> Any:
     return y.add_(z, alpha=0)
 
 
+def _through_centring(dused: Any, centred: Any) -> Any:
+    """The identity inside the clip, without the scale, and back through Wc = W - mean W."""
+    dcentred = dused * (centred.abs() <= 1)
+    return dcentred - dcentred.mean(1, keepdim=True)
+
+
 def binarized(weight: Any) -> tuple[Any, Any]:
     """Give Wc (O, I) and s_o (O,) of a latent matrix (O, I)."""
     return weight - weight.mean(1, keepdim=True), weight.abs().mean(1)
@@ -394,6 +398,26 @@ def binary_product(signed: Any, weight: Any, binarize: str) -> Any:
     if binarize == "activations":
         return linear(signed, weight)
     return _BinaryProduct.apply(signed, weight)
+
+
+class _BinaryWeight(torch.autograd.Function):
+    """s_o sign(Wc), a matrix for real activations; the identity inside the clip [SPEC 2]."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Any) -> Any:
+        centred, scale = binarized(weight)
+        ctx.save_for_backward(centred)
+        return scale[:, None] * signs(centred)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Any) -> Any:
+        (centred,) = ctx.saved_tensors
+        return _through_centring(dy, centred)
+
+
+def weight_binarizer(weight: Any) -> Any:
+    """Give the binary matrix, scaled, with its surrogate gradient."""
+    return _BinaryWeight.apply(weight)
 
 
 def boolean_attention(

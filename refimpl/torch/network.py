@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -44,7 +45,7 @@ class Module(nn.Module):
     def forward(self, images: Any) -> Any:
         """Compute the logits of images (B, channels, H, W), of any size that the model runs on."""
         network, values = self.network(images), {INPUT: images, **self.tensors()}
-        with torch.autocast(images.device.type, enabled=False):
+        with without_autocast(images.device.type):
             for node, last in zip(network.nodes, network.last_reads, strict=True):
                 args = [values[name] for name in node.args]
                 y = getattr(functions, node.op)(*args, **node.attributes)
@@ -104,6 +105,13 @@ def save(module: Module, path: str | os.PathLike, **described: Any) -> None:
     tensors, declared = module.tensors(), module.model.network.parameters
     params = unflatten({name: array_of(tensors[name]) for name in declared})
     files.save(path, module.model, params, **described)
+
+
+def without_autocast(device: str) -> contextlib.AbstractContextManager:
+    """Hold autocast off, on devices that have it."""
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
 
 
 def array_of(tensor: Any) -> np.ndarray:

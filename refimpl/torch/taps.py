@@ -12,7 +12,7 @@ from refimpl.models import insides, replay
 from refimpl.models.nodes import INPUT, Node
 from refimpl.models.replay import Shown
 from refimpl.torch import functions
-from refimpl.torch.network import Module, array_of
+from refimpl.torch.network import Module, array_of, without_autocast
 
 
 def taps(module: Module, images: Any, dlogits: Any = None) -> dict[str, np.ndarray]:
@@ -24,7 +24,7 @@ def taps(module: Module, images: Any, dlogits: Any = None) -> dict[str, np.ndarr
     images = images.detach().requires_grad_()
     network, inside = module.network(images), {}
     values = {INPUT: images, **module.tensors()}
-    with torch.enable_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.enable_grad(), without_autocast(images.device.type):
         for i, node in enumerate(network.nodes):
             args = [values[name] for name in node.args]
             inside[i], y = _run(node, args)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from refimpl import disk
 from refimpl.conventions import ConfigError, DataError
-from refimpl.disk import write_atomically
+from refimpl.disk import read_text, write_atomically
 from refimpl.models.summary import summarise
 from refimpl.training.ablation import TEST, Ablation, Images, Result, Row, Run
 from refimpl.training.journal import fingerprint, require_same
@@ -174,7 +174,7 @@ class Results:
 def read_results(path: Path) -> list[Result]:
     """The lines of a CSV; DataError names the line that is wrong."""
     try:
-        table = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8"), newline="")))
+        table = list(csv.reader(io.StringIO(read_text(path, "utf-8"), newline="")))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     if not table or tuple(table[0]) != Result._fields:

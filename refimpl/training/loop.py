@@ -25,6 +25,7 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus, memory
 from refimpl.models import VisionTransformer, cards, files
 from refimpl.models.params import check, flatten, shapes, unflatten
+from refimpl.models.summary import working_bytes
 from refimpl.training import optimizers, stages, teachers
 from refimpl.training.augmentation import augment, augment_with_labels
 from refimpl.training.batches import BatchResult, Objective, Prepare, batch_gradients, score
@@ -308,6 +309,14 @@ def _bar(title: str, images: int, progress: bool) -> tqdm:
     return tqdm(total=images, desc=title, unit="img", leave=False, disable=not shown)
 
 
+def _require_memory(what: str, needed: int) -> None:
+    if needed > memory():
+        raise ConfigError(
+            f"{what} {needed / 1e9:,.0f} GB; "
+            f"expected a model that fits into the {memory() / 1e9:,.0f} GB of this machine"
+        )
+
+
 def _check(
     model: VisionTransformer,
     recipe: Recipe,
@@ -318,11 +327,10 @@ def _check(
 ) -> None:
     """All that can be known before the first step, so that nothing fails after the last one."""
     needed = BYTES * sum(math.prod(shape) for shape in shapes(model.config).values())
-    if needed > memory():
-        raise ConfigError(
-            f"the parameters, their gradients and the optimizer take {needed / 1e9:,.0f} GB; "
-            f"expected a model that fits into the {memory() / 1e9:,.0f} GB of this machine"
-        )
+    _require_memory("the parameters, their gradients and the optimizer take", needed)
+    kept = model.config.num_blocks * min(recipe.batch_size, len(images))
+    needed = kept * working_bytes(model.config, 1)  # of four arrays one is kept, as float32
+    _require_memory("what the backward pass keeps of a batch takes", needed)
     classes = model.config.num_classes
     if len(class_names) != classes:
         raise ConfigError(

@@ -107,10 +107,11 @@ def clip_by_global_norm(
 ) -> tuple[dict[str, np.ndarray], float]:
     """Scale all gradients together so that their common L2 norm is at most `most`.
 
-    Returns (gradients, norm before clipping); the norm is accumulated in float64.
-    Gradients that are short enough come back as they are.
+    Returns (gradients, norm before clipping); the norm is accumulated in float64, and does not
+    depend on the order of the names. Gradients that are short enough come back as they are.
     """
-    norm = math.sqrt(sum(float(np.sum(np.square(g, dtype=np.float64))) for g in gradients.values()))
+    squares = (float(np.sum(np.square(g, dtype=np.float64))) for g in gradients.values())
+    norm = math.sqrt(math.fsum(squares))
     if norm <= most:
         return dict(gradients), norm
     scale = most / norm

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from refimpl.conventions import ConfigError
+from refimpl.disk import read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +115,7 @@ def read_fields(path: str | os.PathLike) -> dict[str, Any]:
     if parse is None:
         raise ConfigError(f"{path}: suffix {path.suffix!r}, expected '.json' or '.toml'")
     try:
-        fields = parse(path.read_text(encoding="utf-8-sig"))  # an editor may have put a mark first
+        fields = parse(read_text(path))  # an editor may have put a mark first
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

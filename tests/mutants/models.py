@@ -354,6 +354,29 @@ def gradients_are_added_in_place(original):
     return _add
 
 
+ONE = f"{WALK}.test_one_gradient_comes_back_for_each_argument"
+
+
+@mutant("models.interpreter._add", ONE, name="too few")
+def gradients_are_not_counted(original):
+    """An argument of which nothing comes back is passed over."""
+
+    def _add(gradients, names, found):
+        for name, gradient in zip(names, found, strict=False):
+            gradients[name] = gradients[name] + gradient if name in gradients else gradient
+
+    return _add
+
+
+@mutant(
+    "models.nodes.Network.__post_init__",
+    f"{WALK}.test_a_value_or_parameter_that_nobody_reads_is_refused",
+)
+def what_nobody_reads_is_listed(original):
+    """A list may have values and parameters of which backward finds no gradient."""
+    return lambda network: None
+
+
 @mutant("models.nodes.Network.last_reads", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
 def nothing_is_freed(original):
     """Values stay until the end."""

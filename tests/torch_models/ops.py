@@ -102,9 +102,11 @@ def binary_linear(
         return F.linear(sign(x, ste), binarize_weight(weight), bias)
     if binarize == "activations":
         return F.linear(sign(x, ste), weight, bias)
+    if binarize == "weights":
+        return F.linear(x, binarize_weight(weight), bias)
     if binarize == "none":
         return F.linear(x, weight, bias)
-    raise ValueError(f"binarize: found {binarize!r}, expected 'full', 'activations' or 'none'")
+    raise ValueError(f"binarize: found {binarize!r}; expected a stage of [SPEC 2]")
 
 
 # Attention
@@ -115,7 +117,7 @@ def boolean_attention(
 ) -> Tensor:
     """[SPEC 6.1] prob (B, heads, N, N), value (B, heads, d, N) -> context (B, heads, N, d)."""
     # 0 * alpha keeps alpha in the graph: its gradient is 0, not missing.
-    attention = prob + 0 * alpha if binarize == "none" else boolean(prob, alpha)
+    attention = prob + 0 * alpha if binarize in ("none", "weights") else boolean(prob, alpha)
     if context == "differences":  # [R1b] pair by pair, as it is written
         differences = value.mT[..., None, :, :] - value.mT[..., None, :]  # v_j - v_i
         return torch.einsum("bhnm,bhnmd->bhnd", attention, differences)

@@ -134,8 +134,9 @@ class Attention(nn.Module):
         for name, source in self._sources(x, grid).items():
             real[name] = getattr(self, name)(source, grid)
             moved = real[name] + getattr(self, f"{name}_move")
-            signs = moved if binarize == "none" else ops.sign(moved, self.config["ste"])
-            bits[name] = _split_heads(signs, heads)
+            if binarize in ("full", "activations"):
+                moved = ops.sign(moved, self.config["ste"])
+            bits[name] = _split_heads(moved, heads)
         prob = ops.softmax(*self._seen(self._scores(bits), grid))
         alpha, how = self._alpha(grid), self.config["context"]
         context = ops.boolean_attention(prob, bits["v"].mT, alpha, binarize, how)

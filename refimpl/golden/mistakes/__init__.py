@@ -16,7 +16,7 @@ from refimpl.golden.mistakes import (  # noqa: F401  declare theirs
     norms,
     tokens,
 )
-from refimpl.golden.mistakes.declared import Call, Edit, Mistake, Site
 from refimpl.golden.mistakes.catalogue import Known, known, of_site
+from refimpl.golden.mistakes.declared import Call, Edit, Mistake, Site
 
 __all__ = ["Call", "Edit", "Known", "Mistake", "Site", "known", "of_site"]

@@ -73,6 +73,7 @@ RPRELU: dict[str, Formula] = {
     "RPReLU: a ReLU, no slope": lambda p: p.out(np.maximum(p.u, 0)),
     "RPReLU: the slope is 0.01, a leaky ReLU's":
         lambda p: p.out(np.where(p.u > 0, p.u, 0.01 * p.u)),
+    "RPReLU: the slope on both sides": lambda p: p.out(p.slope * p.u),
     "RPReLU: max(u, slope u)": lambda p: p.out(np.maximum(p.u, p.slope * p.u)),
     "RPReLU: |u| below 0": lambda p: p.out(np.where(p.u > 0, p.u, -p.slope * p.u)),
     "RPReLU: the shift is added back below 0 alone":
@@ -277,7 +278,8 @@ GELU_SLOPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "the derivative of GELU without x * density": _cdf,
     "the derivative of GELU without x in front of the density": lambda x: _cdf(x) + _density(x),
     "the derivative of GELU without the distribution": lambda x: x * _density(x),
-    "the derivative of GELU with the wrong sign of its density": lambda x: _cdf(x) - x * _density(x),
+    "the derivative of GELU with the wrong sign of its density":
+        lambda x: _cdf(x) - x * _density(x),
     "the derivative of GELU without 1 / sqrt(2 pi)":
         lambda x: _cdf(x) + x * _density(x) * math.sqrt(2 * math.pi),
     "the derivative of GELU with exp(-x^2)":
@@ -360,7 +362,7 @@ FIT_BACK: dict[str, Callable[[Call], np.ndarray | None]] = {
     "the gradient of fit tiled, not repeated, and not divided": lambda c: _fit_back(
         c, None, lambda d, n: np.concatenate([d] * n, axis=-1)),
     "the gradient of fit goes to the first of neighbours alone": lambda c: _fit_back(
-        c, None, lambda d, n: np.stack([d, *[0 * d] * (n - 1)], axis=-1).reshape(*d.shape[:-1], -1)),
+        c, None, lambda d, n: np.stack([d, *[0 * d] * (n - 1)], -1).reshape(*d.shape[:-1], -1)),
 }  # fmt: skip
 
 

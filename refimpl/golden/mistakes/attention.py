@@ -9,6 +9,7 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.golden.mistakes.declared import Call, Mistake, Site, family, mistake
+from refimpl.models.insides import signs
 
 # --- scores ---------------------------------------------------------------------------------------
 
@@ -138,12 +139,18 @@ def product_gradients(site: Site) -> Iterator[Mistake]:
     yield Mistake("the gradient of the product not transposed for this side", transposed)
     yield Mistake(
         "the gradient of the product with its own operand, not the other",
-        lambda c: (c["d"] if own == "x0" else c["d"].swapaxes(-1, -2)) @ c.value(site.name(own)),
+        lambda c: (c["d"] if own == "x0" else c["d"].swapaxes(-1, -2)) @ _operand(c, own),
     )
     yield Mistake(
         "the gradient of the product with what was in front of the other's signs",
         lambda c: (c["d"] if own == "x0" else c["d"].swapaxes(-1, -2)) @ _latent(c, other),
     )
+
+
+def _operand(call: Call, key: str) -> np.ndarray:
+    """An input of the product that its gradient does not read."""
+    value = call.value(call.site.name(key))
+    return signs(value, np.float64) if value.dtype == bool else value.astype(np.float64)
 
 
 def _latent(call: Call, key: str) -> np.ndarray:
@@ -305,8 +312,8 @@ def merge_backward(site: Site) -> Iterator[Mistake]:
 
     yield Mistake("heads transposed: channel c belongs to head c // d",
                   lambda c: cut(c, (0, 3, 1, 2), lambda d, h: (*d.shape[:2], -1, h)))  # fmt: skip
-    yield Mistake("heads cut without moving an axis",
-                  lambda c: cut(c, (0, 1, 2, 3), lambda d, h: (len(d), h, d.shape[1], -1)))  # fmt: skip
+    words = "heads cut without moving an axis"
+    yield Mistake(words, lambda c: cut(c, (0, 1, 2, 3), lambda d, h: (len(d), h, d.shape[1], -1)))
     yield Mistake("heads in reverse order", lambda c: c.right()[:, ::-1])
 
 

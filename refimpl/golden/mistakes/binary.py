@@ -46,7 +46,8 @@ def standardised(call: Call) -> np.ndarray:
     return call.right() / call["p0"].std(axis=1, keepdims=True)
 
 
-@mistake("binary_linear", what="weight.scale", words="scale from the centred weights, not the weights")
+@mistake("binary_linear", what="weight.scale",
+         words="scale from the centred weights, not the weights")  # fmt: skip
 def scale_of_centred(call: Call) -> np.ndarray:
     return np.abs(call["p0"] - call["p0"].mean(axis=1, keepdims=True)).mean(axis=1)
 
@@ -221,14 +222,6 @@ def _limited(change: Callable[[np.ndarray], np.ndarray]) -> Rule:
     return rule
 
 
-def _words_apart(a: np.ndarray, b: np.ndarray, boolean: bool) -> np.ndarray | None:
-    """The last word is left out, counted as if it were equal: K - 2 popcount."""
-    whole = a.shape[-1] // WORD * WORD
-    if boolean or whole == a.shape[-1]:
-        return None
-    return a.shape[-1] - 2 * _popcounts(a[..., :whole], b[..., :whole], False)
-
-
 RULES: dict[str, Rule] = {
     "polarity inverted: every product has the other sign": _counted(lambda n, K: 2 * n - K),
     "scale missing: popcount(a ^ w), not K - 2 popcount(a ^ w)": _counted(lambda n, K: n),
@@ -273,15 +266,13 @@ def _declare(op: str, what: str) -> None:
             yield Mistake(words, _by_rule(rule))
         for words, change in NARROW.items():
             yield Mistake(words, lambda call, change=change: _narrowed(call, change))
-        for width in (WORD, 32, 8):
-            yield Mistake(f"padding counted: as products of +1, up to whole words of {width}",
-                          _padded(width, 1))  # fmt: skip
-            yield Mistake(f"padding counted: as products of -1, up to whole words of {width}",
-                          _padded(width, -1))  # fmt: skip
-            yield from _last_word(width)
+        yield from _padding(site)
+        yield from _last_words(site)
         for words, change in LAYOUTS.items():
             for which in (0, 1):
-                yield Mistake(f"{words}, in one operand of the product", _laid_out(which, change))
+                spoken = f"{words}, in one operand of the product"
+                yield Mistake(spoken, _laid_out(which, change), f"{spoken}: {which}")
+        yield Mistake("a query's own value counted once, not once for each of its keys", _own_once)
         yield Mistake("the boolean matrix taken as -1 and +1; its bits mean 0 and 1", _as_signs)
         yield Mistake("polarity inverted: the boolean matrix's bits", _inverted)
         yield Mistake("polarity inverted: the signs of the second operand", _second_inverted)
@@ -314,32 +305,53 @@ def _narrowed(call: Call, change: Callable[[np.ndarray], np.ndarray]) -> np.ndar
     return None if found is None else _result(call, change(_product(call, *found)))
 
 
-def _padded(width: int, sign: int) -> Callable[[Call], np.ndarray | None]:
+def _length(site: Site) -> int:
+    """K of the product."""
+    return site.network.shapes[site.node.inputs[0]][-1]
+
+
+def _padding(site: Site) -> Iterator[Mistake]:
+    """Padding bits counted as products of +1, or bits beyond K left in the length."""
+    K = _length(site)
+    for width in (WORD, 32, 8):
+        padding = -K % width
+        for sign, word in ((1, "large"), (-1, "small")) if padding else ():
+            words = f"padding counted: every value is {padding} too {word}, K = {K} is padded"
+            words += f" to {K + padding}"
+            kind = f"padding counted: every value too {word}, up to whole words of {width}"
+            yield Mistake(words, _moved(sign * padding), kind)
+
+
+def _moved(by: int) -> Callable[[Call], np.ndarray | None]:
     def edit(call: Call) -> np.ndarray | None:
         found = _operands(call)
-        if found is None:
-            return None
-        padding = -found[0].shape[-1] % width
-        return _result(call, _product(call, *found) + sign * padding) if padding else None
+        return None if found is None else _result(call, _product(call, *found) + by)
 
     return edit
 
 
-def _last_word(width: int) -> Iterator[Mistake]:
-    def part(call: Call, counted: bool) -> np.ndarray | None:
+def _last_words(site: Site) -> Iterator[Mistake]:
+    """A loop over whole words alone."""
+    K = _length(site)
+    for width in (WORD, 32, 8):
+        rest = K % width
+        words = f"the last {rest} of {K} bits left out: a word of {width} that is not full"
+        kind = f"the last bits left out: a word of {width} that is not full"
+        for counted in (False, True) if rest else ():
+            ends = ", counted as equal" if counted else ""
+            yield Mistake(words + ends, _cut_off(rest, counted), kind + ends)
+
+
+def _cut_off(rest: int, counted: bool) -> Callable[[Call], np.ndarray | None]:
+    def edit(call: Call) -> np.ndarray | None:
         found = _operands(call)
-        if found is None:
+        if found is None or (counted and found[2]):
             return None
         a, b, boolean = found
-        whole = a.shape[-1] // width * width
-        if whole == a.shape[-1] or (counted and boolean):
-            return None
-        left_out = a.shape[-1] - whole if counted else 0
-        return _result(call, _product(call, a[..., :whole], b[..., :whole], boolean) + left_out)
+        part = _product(call, a[..., :-rest], b[..., :-rest], boolean)
+        return _result(call, part + (rest if counted else 0))
 
-    words = f"the last bits of a row left out: a word of {width} that is not full"
-    yield Mistake(words, lambda call: part(call, False))
-    yield Mistake(f"{words}, counted as equal", lambda call: part(call, True))
+    return edit
 
 
 def _laid_out(which: int, change: Callable) -> Callable[[Call], np.ndarray | None]:
@@ -352,6 +364,13 @@ def _laid_out(which: int, change: Callable) -> Callable[[Call], np.ndarray | Non
         return _result(call, _product(call, *operands))
 
     return edit
+
+
+def _own_once(call: Call) -> np.ndarray | None:
+    if call.node.attributes.get("context") != "differences":
+        return None
+    a, b, _ = _operands(call)
+    return _product(call, a, b, True) - signs(b, np.int32).swapaxes(-1, -2)
 
 
 def _as_signs(call: Call) -> np.ndarray | None:
@@ -461,7 +480,7 @@ def thresholds(site: Site) -> Iterator[Mistake]:
 @family("boolean_attention")
 def of_context(site: Site) -> Iterator[Mistake]:
     for words, change in {
-        "context without alpha": lambda c: c["context.int"] * 1.0,
+        "scale missing: context without alpha": lambda c: c["context.int"] * 1.0,
         "context with alpha twice": lambda c: c.right() * ops.boolean.step_of(_alpha(c)),
         "context divided by alpha": lambda c: c["context.int"] / ops.boolean.step_of(_alpha(c)),
         "context with alpha as it is, without its minimum 1e-5":
@@ -499,9 +518,10 @@ def _z(call: Call) -> np.ndarray:
     return call["x0"]
 
 
+CUT_OFF = "surrogate gradient cut off at |z| = 1, where it still passes"
 SURROGATES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "no surrogate: the gradient passes everywhere": lambda z: np.ones_like(z),
-    "surrogate gradient cut off at |z| = 1, where it still passes": lambda z: 1.0 * (np.abs(z) < 1),
+    CUT_OFF: lambda z: 1.0 * (np.abs(z) < 1),
     "surrogate gradient passes where |z| > 1, the wrong side": lambda z: 1.0 * (np.abs(z) > 1),
     "polynomial surrogate without its floor: below 0 beyond |z| = 1": lambda z: 2 - 2 * np.abs(z),
     "polynomial surrogate without its factor 2: 1 - |z|": lambda z: np.maximum(1 - np.abs(z), 0),
@@ -523,8 +543,9 @@ SURROGATES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def _declare_surrogates(op: str, key: str) -> None:
     @family(op, what="d.x0")
     def surrogates(site: Site) -> Iterator[Mistake]:
-        if key in site.keys:
-            for words, of in SURROGATES.items():
+        clipped = site.node.attributes["ste"] == "clip"
+        for words, of in SURROGATES.items() if key in site.keys else ():
+            if clipped or words != CUT_OFF:
                 yield Mistake(words, lambda call, of=of: call[key] * of(_z(call)))
 
 
@@ -572,6 +593,8 @@ WEIGHT_GRADIENTS: dict[str, Callable[[Call], np.ndarray]] = {
     "gradient of the weights neither clipped nor centred": _dused,
     "gradient of the weights clipped by |W|, not |Wc|": lambda c: _centred(_masked(c, c["p0"])),
     "gradient of the weights times their scale": lambda c: c.right() * _scale(c["p0"]),
+    "gradient of the weights times the scale of the centred ones":
+        lambda c: c.right() * _scale(_centred(c["p0"])),
     "gradient through the weight scale, which is a constant":
         lambda c: c.right() + _through_scale(c),
     "gradient of the weights centred in front of the clip, not behind it":

@@ -8,20 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import RefimplError
 from refimpl.golden.bounds import Reference
 from refimpl.golden.mistakes import general
 from refimpl.golden.mistakes.declared import (
     DECLARED,
+    IMPOSSIBLE,
     Edit,
     Family,
-    Impossible,
     Mistake,
     Site,
     Wrong,
 )
-
-IMPOSSIBLE = (RefimplError, Impossible, ValueError, IndexError, TypeError, FloatingPointError)
 
 
 class Known(NamedTuple):
@@ -86,10 +83,10 @@ def own(site: Site) -> Iterator[Mistake]:
 OWN: tuple[Family, ...] = (own, general.attributes)
 READS: tuple[Family, ...] = (general.parameters, general.inputs)
 ELSEWHERE: tuple[Family, ...] = (general.others, general.elsewhere)
-OUTPUTS: tuple[Family, ...] = (general.outputs,)
+PLACES: tuple[Family, ...] = (general.views, general.outputs)
 
 
-def of_site(site: Site, families: Sequence[Family] = OWN + READS + OUTPUTS) -> Iterator[Mistake]:
+def of_site(site: Site, families: Sequence[Family] = OWN + READS + PLACES) -> Iterator[Mistake]:
     """Mistakes of one site: its operation's own, then those that every operation has."""
     for family in families:
         yield from family(site)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl import ops
+from refimpl.conventions import RefimplError
 from refimpl.models import insides
 from refimpl.models.nodes import Network, Node
 from refimpl.models.operations import cache_of, forward
@@ -46,12 +47,20 @@ class Site(NamedTuple):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """What it reads: "x0" an input, "p0" a parameter, "d" a gradient, "y" the output, a step."""
+        """What it reads: "x0" an input, "p0" a parameter, "d" a gradient, "y" the output, steps."""
         step = _step(self.node, self.what)
         if step is not None:
             return step.reads
         own = keys_of(self.node)
         return ("d", *own, "y") if self.is_backward else own
+
+    @property
+    def context(self) -> tuple[str, ...]:
+        """The operations in front of its node, and those behind it."""
+        network, nodes = self.network, self.network.nodes
+        before = (nodes[network.maker[x]].op for x in self.node.inputs if x in network.maker)
+        behind = (nodes[i].op for i, _ in network.readers.get(self.node.name, ()))
+        return (*before, "", *sorted(behind))
 
     def name(self, key: str) -> str:
         """What the network calls an argument."""
@@ -160,8 +169,8 @@ def _step(node: Node, what: str) -> insides.Step | None:
     return inside.recovered[what] if what in inside.recovered else inside.values[what]
 
 
-class Impossible(Exception):
-    """An edit does not apply to these arrays."""
+# What an edit may raise where it does not apply to these arrays: the site is done rightly then.
+IMPOSSIBLE = (RefimplError, ValueError, LookupError, TypeError, FloatingPointError)
 
 
 class Wrong(Evaluator):
@@ -194,7 +203,9 @@ class Wrong(Evaluator):
             self.seen[key] = Site(self.network, node, what)
         if key not in self.edits:
             return run(node, what, args)
-        found = self.edits[key](Call(Site(self.network, node, what), args, self.params, self.find))
-        if found is None:
-            raise Impossible
-        return found
+        call = Call(Site(self.network, node, what), args, self.params, self.find)
+        try:
+            found = self.edits[key](call)
+        except IMPOSSIBLE:
+            found = None
+        return run(node, what, args) if found is None else found

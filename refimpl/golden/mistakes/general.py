@@ -66,10 +66,18 @@ def parameters(site: Site) -> Iterator[Mistake]:
             "left out": lambda p, n=neutral: np.full_like(p, n),
             "has the wrong sign": np.negative,
             "without its sign": np.abs,
-            **VIEWS,
+            **READINGS,
         }
         for words, change in changes.items():
             yield _changed(key, change, f"{declared.path} {words}", f"{key} {words}")
+
+
+def views(site: Site) -> Iterator[Mistake]:
+    """A parameter moved along its axes, or in a coarser type."""
+    for key in site.keys:
+        declared = parameter(site, key)
+        for words, change in VIEWS.items() if declared else ():
+            yield _changed(key, change, f"{declared.path} {words}", f"{key} {words}", PLACE)
 
 
 
@@ -128,12 +136,16 @@ def _float16(x: np.ndarray) -> np.ndarray:
     return x.astype(np.float16).astype(x.dtype)
 
 
-VIEWS: dict[str, Callable[[np.ndarray], Any]] = {
+READINGS: dict[str, Callable[[np.ndarray], Any]] = {
     "is read transposed: rows for columns": _other_memory,
     "is stored transposed": _as_if_transposed,
     "is one number for all: its first": _one_number(lambda p: p.flat[0]),
     "is one number for all: its mean": _one_number(np.mean),
     "is one number for all: its largest": _one_number(np.max),
+    ": the kernel turned around": _turned((2, 3)),
+    ": rows and columns of the kernel exchanged": _swapped,
+}
+VIEWS: dict[str, Callable[[np.ndarray], Any]] = {
     "off by one along its last axis: one place late": _rolled(1, -1),
     "off by one along its last axis: one place early": _rolled(-1, -1),
     "off by one along its first axis: one place late": _rolled(1, 0),
@@ -143,9 +155,7 @@ VIEWS: dict[str, Callable[[np.ndarray], Any]] = {
     "in reverse order": lambda p: p[..., ::-1],
     "with its rows in reverse order": lambda p: p[::-1] if p.ndim > 1 else None,
     "with its input channels in reverse order": lambda p: p[:, ::-1] if p.ndim == 4 else None,
-    ": the kernel turned around": _turned((2, 3)),
     ": the rows of the kernel in reverse order": _turned((2,)),
-    ": rows and columns of the kernel exchanged": _swapped,
     "as float16": _float16,
     "as bfloat16": _bfloat16,
 }
@@ -236,24 +246,32 @@ def _exchange(a: str, b: str) -> Callable[[Call], Any]:
 
 def outputs(site: Site) -> Iterator[Mistake]:
     """The right values with something done to them."""
-    for words, change in OUTPUTS.items():
-        yield Mistake(words, lambda call, change=change: _of_output(call, change), rank=PLACE)
+    words = "image 0 taken for every image"
+    yield Mistake(words, lambda call: _of_output(call, _image_0), rank=INPUT)
     if site.what.startswith("d.p"):
         for words, change in SUMS.items():
-            yield Mistake(words, lambda call, change=change: _of_rows(call, change), rank=PLACE)
+            yield Mistake(words, lambda call, change=change: _of_rows(call, change), rank=INPUT)
+        for words, divisor in MEANS.items():
+            yield Mistake(words, lambda call, n=divisor: _divided(call, n), rank=INPUT)
+    for words, change in OUTPUTS.items():
+        yield Mistake(words, lambda call, change=change: _of_output(call, change), rank=PLACE)
 
 
 def _of_rows(call: Call, change: Callable[[np.ndarray], Any]) -> Any:
-    """The gradient of a parameter, summed over other rows; or divided by their number."""
+    """The gradient of a parameter, summed over other rows."""
     found = change(call["d"])
-    if found is None:
-        return None
-    return call.right() / found if isinstance(found, float) else call.right({"d": found})
+    return None if found is None else call.right({"d": found})
+
+
+def _divided(call: Call, divisor: Callable[[np.ndarray, np.ndarray], float | None]) -> Any:
+    right = call.right()
+    number = divisor(call["d"], right)
+    return None if number is None else right / number
 
 
 def _alone(which: int | slice, axis: int) -> Callable[[np.ndarray], np.ndarray | None]:
     def change(d: np.ndarray) -> np.ndarray | None:
-        if d.ndim < 3 or d.shape[axis] < 2:
+        if d.ndim < 2 + axis or d.shape[axis] < 2:
             return None
         found = np.zeros_like(d)
         at = (slice(None),) * axis + (which,)
@@ -263,17 +281,20 @@ def _alone(which: int | slice, axis: int) -> Callable[[np.ndarray], np.ndarray |
     return change
 
 
-# What the gradient of a parameter is summed over, and should not, or should and is not.
+# What the gradient of a parameter is summed over, and should not; by what it is divided.
 SUMS: dict[str, Callable[[np.ndarray], Any]] = {
     "the gradient of image 0 alone": _alone(0, 0),
     "the gradient of the last image alone": _alone(-1, 0),
     "the gradient of token 0 alone": _alone(0, 1),
     "the gradient of the last token alone": _alone(-1, 1),
     "the gradient without token 0": _alone(slice(1, None), 1),
-    "the gradient is a mean over the images, no sum": lambda d: float(len(d)),
-    "the gradient is a mean over all rows, no sum": lambda d: float(d[..., 0].size),
+}
+MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
+    "the gradient is a mean over the images, no sum": lambda d, y: float(len(d)),
     "the gradient is a mean over the tokens, no sum":
-        lambda d: float(d.shape[1]) if d.ndim > 2 else None,
+        lambda d, y: float(d.shape[1]) if d.ndim > 2 else None,
+    "the gradient is a mean over all rows, no sum": lambda d, y: float(d[..., 0].size),
+    "the gradient is a mean over all that it sums, no sum": lambda d, y: float(d.size / y.size),
 }  # fmt: skip
 
 
@@ -323,10 +344,10 @@ def _at_token_0(x: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np
 
 OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
     "all zero: left out, or never written": np.zeros_like,
-    "the wrong sign": lambda x: ~x if x.dtype == bool else -x,
-    "twice as large": _numbers(lambda x: 2 * x),
-    "half as large": _numbers(lambda x: x / 2 if x.dtype.kind == "f" else x // 2),
-    "image 0 taken for every image": _image_0,
+    "polarity inverted: every value has the other sign": lambda x: ~x if x.dtype == bool else -x,
+    "scale missing: every value 2 times too large": _numbers(lambda x: 2 * x),
+    "scale missing: every value half as large": _numbers(
+        lambda x: x / 2 if x.dtype.kind == "f" else x // 2),
     "not transposed, or once too often: the last two axes exchanged": _last_exchanged,
     "transposed in memory: the last two axes in the order of the other layout": _last_in_memory,
     **{
@@ -354,7 +375,7 @@ OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
 
 
 def elsewhere(site: Site) -> Iterator[Mistake]:
-    """Another value in the place of an input: of the wrong place, the wrong layer, a block before."""
+    """Another value in the place of an input: of the wrong layer, or of a block before."""
     network = site.network
     for key in site.keys if site.what == OUTPUT or not site.is_backward else ():
         name = site.name(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -400,8 +401,10 @@ def _class_itself(call: Call) -> np.ndarray | None:
     return found if first else None
 
 
-@mistake("neighbours", what="d.x0",
-         words="the mean of neighbours once more on the way back: divided at the wrong end")  # fmt: skip
+@mistake(
+    "neighbours", what="d.x0",
+    words="the mean of neighbours once more on the way back: divided at the wrong end",
+)  # fmt: skip
 def neighbours_once_more(call: Call) -> np.ndarray:
     return ops.neighbours.forward(call["d"], **call.node.attributes)[0]
 
@@ -454,9 +457,8 @@ def boxes(site: Site) -> Iterator[Mistake]:
         ("box wraps around the border", "wrap", side),
         ("box is a sum, no mean", "existing", 1),
     ):
-        yield Mistake(
-            words, lambda c, b=border, d=divisor: on_grid(c, c["x0"], lambda x: _mean(x, reach, b, d))
-        )
+        mean = functools.partial(_mean, offsets=reach, border=border, divisor=divisor)
+        yield Mistake(words, lambda c, mean=mean: on_grid(c, c["x0"], mean))
     without = [offset for offset in reach if offset != (0, 0)]
     yield Mistake(
         "box without the patch itself",

@@ -190,7 +190,7 @@ def divided_by_the_variance(call: Call) -> np.ndarray:
     return call.right() / _parts(call)[2]
 
 
-@mistake("layer_norm", what="d.x0", words="the term of the variance takes x, not the normalised row")
+@mistake("layer_norm", what="d.x0", words="the variance's term takes x, not the normalised row")
 def variance_term_of_centred(call: Call) -> np.ndarray:
     dn, n, std = _parts(call)
     centred = n * std
@@ -208,7 +208,7 @@ def weight_gradient_of_x(call: Call) -> np.ndarray:
     return (d * x).sum(axis=tuple(range(d.ndim - 1)))
 
 
-@mistake("layer_norm", what="d.p0", words="the gradient of the weight sums over x - mean, undivided")
+@mistake("layer_norm", what="d.p0", words="the gradient of the weight sums x - mean, undivided")
 def weight_gradient_of_centred(call: Call) -> np.ndarray:
     d, x = call["d"], call["x0"]
     return (d * (x - _mean(x))).sum(axis=tuple(range(d.ndim - 1)))
@@ -255,7 +255,7 @@ def as_layer_norm(call: Call) -> np.ndarray:
     return _of(call, np.sqrt(_variance(call) + _eps(call)))
 
 
-@mistake("batch_norm", what="d.x0", words="statistics of the batch are differentiated, not constants")
+@mistake("batch_norm", what="d.x0", words="statistics of the batch are differentiated")
 def batch_differentiated(call: Call) -> np.ndarray:
     d, x, weight, _, mean, variance = call.args[:6]
     std = np.sqrt(variance + _eps(call))

@@ -103,13 +103,16 @@ def class_token_of_image_0(call: Call) -> np.ndarray:
     return np.concatenate([token, x], axis=1)
 
 
+Positions = Callable[[np.ndarray, int], "np.ndarray | None"]
+
+
 def _first(call: Call) -> int:
     """Tokens in front of the grid's."""
     gh, gw = call.node.stage.grid
     return call["p0"].shape[1] - gh * gw
 
 
-def _placed(call: Call, change: Callable[[np.ndarray, int], np.ndarray | None]) -> np.ndarray | None:
+def _placed(call: Call, change: Positions) -> np.ndarray | None:
     value = change(call["p0"], _first(call))
     return None if value is None else call["x0"] + value
 
@@ -125,7 +128,7 @@ def _without(p: np.ndarray, first: int) -> np.ndarray | None:
     return np.concatenate([0 * p[:, :first], p[:, first:]], axis=1) if first else None
 
 
-POSITIONS: dict[str, Callable[[np.ndarray, int], np.ndarray | None]] = {
+POSITIONS: dict[str, Positions] = {
     "the class token without its position": _without,
     "positions of the patches left out, the class token has its own": lambda p, f: (
         np.concatenate([p[:, :f], 0 * p[:, f:]], axis=1) if f else None),
@@ -159,7 +162,8 @@ def positions(site: Site) -> Iterator[Mistake]:
         yield Mistake(words, lambda call, change=change: _placed(call, change))
     yield Mistake("positions column by column of the grid",
                   lambda c: _grid_wise(c, lambda g: g.swapaxes(1, 2)))  # fmt: skip
-    yield Mistake("positions of the grid upside down", lambda c: _grid_wise(c, lambda g: g[:, ::-1]))
+    yield Mistake("positions of the grid upside down",
+                  lambda c: _grid_wise(c, lambda g: g[:, ::-1]))  # fmt: skip
     yield Mistake("positions multiply, they are not added", lambda c: c["x0"] * c["p0"])
     yield Mistake("positions added twice", lambda c: c["x0"] + 2 * c["p0"])
 
@@ -295,7 +299,7 @@ def tokens_by_columns(call: Call) -> np.ndarray:
     return x.reshape(*x.shape[:2], -1).swapaxes(1, 2)
 
 
-def _resampled(sources: Callable[[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Callable:
+def _resampled(sources: Callable[[int, int], tuple[np.ndarray, ...]]) -> Callable:
     def edit(call: Call) -> np.ndarray:
         y = call["x0"]
         for axis, size in zip((-2, -1), call.node.attributes["size"]):
@@ -374,8 +378,8 @@ def _resized(call: Call, change: Callable) -> np.ndarray:
 
 @family("linear", what="d.x0")
 def linear_backward(site: Site) -> Iterator[Mistake]:
-    yield Mistake("the weight transposed on the way back",
-                  lambda c: c["d"] @ c["p0"].T if len(set(c["p0"].shape)) == 1 else None)  # fmt: skip
+    words = "the weight transposed on the way back"
+    yield Mistake(words, lambda c: c["d"] @ c["p0"].T)  # of no square: impossible
 
 
 @family("linear", what="d.p0")

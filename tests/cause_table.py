@@ -1,0 +1,162 @@
+"""How often the cause of a mistake is named: every list of mistakes, dumped in four ways.
+
+    python -m tests.cause_table [--all] [--words]
+
+full        all taps and gradients, forward and backward counted apart
+bits        bits, whole numbers and logits alone
+shell       what leaves a block, and its middle, alone
+right       candidates that are right: none may be given a cause
+
+`--words` prints what was said of each mistake. A cause is right where it reads as its list says,
+also as one of equals; else it is beside the point. `--all` has every mistake in all ways, not only
+every fourth of the sparse ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from refimpl import golden
+from refimpl.golden import candidate, diagnose, record
+from tests import c_port, golden_networks, injected_bugs_ops, injected_bugs_python
+from tests.injected_bugs import IN_C
+
+SHELL = re.compile(r"patch_embed\.out|tokens|blocks\.\d+\.(mid|out)|merges\.\d+\.proj\.out|logits")
+RIGHT = 200  # candidates
+
+
+class Case(NamedTuple):
+    """A mistake of one of the lists."""
+
+    name: str
+    network: str
+    cause: str | None  # a regular expression; None: there is none to be named
+    is_backward: bool
+    port: dict[str, np.ndarray]
+
+
+def cases() -> Iterator[Case]:
+    for name, bug in {**injected_bugs_ops.BUGS, **injected_bugs_ops.of_mutants()}.items():
+        port = injected_bugs_ops.taps(injected_bugs_ops.bundle(bug.network), bug)
+        yield Case(name, bug.network, bug.cause, bug.is_backward, port)
+    for name, bug in injected_bugs_python.IN_PYTHON.items():
+        port = injected_bugs_python.taps(injected_bugs_ops.bundle(bug.bundle), bug)
+        cause = bug.cause and re.escape(bug.cause)
+        yield Case(name, bug.bundle, cause, bug.tap.startswith("grads/"), port)
+    for name, bug in IN_C.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = wrong_port(bug.right, bug.wrong, c_port.GOLDEN / bug.bundle, Path(folder))
+            port = dict(candidate.read(path))
+        yield Case(name, bug.bundle, bug.cause and re.escape(bug.cause), False, port)
+
+
+def wrong_port(right: str, wrong: str, bundle: Path, folder: Path) -> Path:
+    """The taps of block 0, as a wrong version of the C port computes them."""
+    source = c_port.SOURCE.read_text()
+    assert source.count(right) == 1
+    changed = folder / "wrong.c"
+    changed.write_text(source.replace(right, wrong))
+    program = c_port.compile(changed, folder / "wrong", c_port.QUICK)
+    return c_port.port(program, bundle, 0, folder / "out")
+
+
+def dumped(case: Case, way: str) -> dict[str, np.ndarray]:
+    """What of a port's taps is dumped."""
+    steps = injected_bugs_ops.bundle(case.network).reference.steps
+    kinds = {name: record.kind_of(steps[name].value) for name in case.port if name in steps}
+    keep = {
+        "full": lambda name: True,
+        "bits": lambda name: kinds[name] != "real" or name == "logits",
+        "shell": SHELL.fullmatch,
+    }[way]
+    return {name: value for name, value in case.port.items() if name in kinds and keep(name)}
+
+
+def cause_of(bundle: golden.Bundle, port: Mapping[str, np.ndarray]) -> tuple[str, str | None]:
+    """The first divergence in replay, "" where none shows, and its cause."""
+    comparison = golden.compare(bundle, port, mode="replay", fail_fast=True)
+    if comparison.first is None or comparison.first.verdict != "FAIL":
+        return "", None
+    return comparison.first.name, diagnose.cause(comparison.first, bundle, comparison.taps)
+
+
+def verdict(case: Case, cause: str | None) -> str:
+    if cause is None:
+        return "not named"
+    return "named" if case.cause and re.search(case.cause, cause) else "beside the point"
+
+
+def right_candidates(count: int = RIGHT) -> Iterator[tuple[golden.Bundle, dict[str, np.ndarray]]]:
+    """Ports that are right and round otherwise: float32, sums in other orders, both, sparse."""
+    names = [name for name in injected_bugs_ops.CONFIGS if name != "negative"]
+    ways = ("full", "bits", "shell")
+    for i in range(count):
+        name = names[i % len(names)]
+        bundle, rng = injected_bugs_ops.bundle(name), np.random.default_rng(i)
+        dtype = (np.float32, np.float64)[i // len(names) % 2]
+        port = golden_networks.taps(bundle, dtype)
+        if i % 3 == 2:  # as another order of its sums gives it: off by some of the last place
+            port = {n: _disturbed(v, rng) for n, v in port.items()}
+        yield bundle, dumped(Case(name, name, None, False, port), ways[i % 7 % 3])
+
+
+def _disturbed(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if value.dtype.kind != "f":
+        return value
+    return (value * (1 + np.finfo(value.dtype).eps * rng.integers(-1, 2, value.shape))).astype(
+        value.dtype
+    )
+
+
+def false_causes(count: int = RIGHT) -> list[str]:
+    """Causes that right candidates were given."""
+    found = []
+    for bundle, port in right_candidates(count):
+        for mode in ("free", "replay"):
+            comparison = golden.compare(bundle, port, mode=mode)
+            found += diagnose.causes(comparison, bundle, comparison.taps).values()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure how often causes are named.")
+    parser.add_argument("--all", action="store_true", help="every mistake in every way")
+    parser.add_argument("--words", action="store_true", help="print what was said of each")
+    args = parser.parse_args()
+    counts: dict[str, Counter] = {}
+    slowest = 0.0
+    total = 0
+    for i, case in enumerate(cases()):
+        total += 1
+        bundle = injected_bugs_ops.bundle(case.network)
+        for way in ("full", "bits", "shell"):
+            if way != "full" and (case.is_backward or not (args.all or i % 4 == 0)):
+                continue
+            port = dumped(case, way)
+            start = time.process_time()
+            tap, cause = cause_of(bundle, port) if port else ("", None)
+            slowest = max(slowest, time.process_time() - start)
+            side = f", {'backward' if case.is_backward else 'forward'}" if way == "full" else ""
+            word = verdict(case, cause) if tap else "not shown"
+            counts.setdefault(f"{way}{side}", Counter())[word] += 1
+            if args.words and word != "not shown":
+                print(f"{way:6} {word:16} {case.name} [{tap}]: {cause}", flush=True)
+    columns = ("named", "not named", "beside the point", "not shown")
+    print(f"{total} mistakes; the slowest comparison with its cause: {slowest:.1f} s of CPU")
+    print("".join(f"{word:>18}" for word in ("", *columns)))
+    for row, found in counts.items():
+        print(f"{row:>18}" + "".join(f"{found[word]:>18}" for word in columns))
+    print(f"right candidates: {RIGHT}; causes given: {len(false_causes())}")
+
+
+if __name__ == "__main__":
+    main()
