@@ -7,6 +7,9 @@ be read and judged again.
 """
 
 RIGHT = {  # the cause names the truth
+    "positions_averaged": "the gradient is a mean over the images",
+    "clip_for_polynomial": "ste is 'polynomial', the candidate seems to take 'clip'",
+    "open_window": "cut off at |z| = 1, where it still passes",
     "channels_last": "pixels of a patch in the order (row, column, channel)",
     "patches_by_column": "patches column by column, not row by row",
     "patch_transposed": "pixels of a patch in the order (channel, column, row)",
@@ -24,7 +27,7 @@ RIGHT = {  # the cause names the truth
     "most_significant_first": "bit order reversed in every byte",
     "big_endian": "bytes swapped in every 64-bit word",
     "halves_exchanged": "words swapped, the 32-bit halves of every 64-bit word",
-    "tail_left_out": "the last bits of a row left out",
+    "tail_left_out": "the last 1 of 65 bits left out",
     "and_for_xnor": "the signs taken as 0 and 1: popcount(a & w)",
     "agreements_only": "scale missing: the number of equal bits, not 2 of it - K",
     "negative_product": "polarity inverted: every product has the other sign",
@@ -120,7 +123,7 @@ RIGHT = {  # the cause names the truth
     "slope_without_input": "the gradient of the slope without u",
     "back_as_relu": "the gradient of the shift in front where u > 0 alone",
     "token_shift_of_first_image": "the gradient of image 0 alone",
-    "no_shortcut_back": "what comes back through blocks.1.mlp.down.fit",
+    "no_shortcut_back": "in what comes back through blocks.1.mlp.down.sum",
     "spread_undivided": "the gradient of fit is not divided by the number",
     "first_tile": "the gradient of fit of the first tile alone",
     "residual_overwritten": "what comes back through blocks.1.out",
@@ -155,14 +158,14 @@ RIGHT = {  # the cause names the truth
     "class_token_has_neighbours": "the class token gets the mean of all patches",
     "bias_before_division": "position bias divided by sqrt(d)",
     "position_table_transposed": "blocks.0.attn.position_bias is read transposed",
-    "shift_in_sign": "the wrong sign",
+    "shift_in_sign": "every value has the other sign",
     "shift_in_without_slope": "the gradient of the shift in front does not pass the slope",
     "weights_of_z": "gradient of the weights with the activations in the place of their signs",
     "values_without_alpha": "the gradient of the values without alpha",
     "attention_not_transposed": "the gradient of the values with the attention not transposed",
     "alpha_over_heads": "the gradient of alpha is one number for all heads",
     "band_gradients_exchanged": "gradients of the two bands' weights exchanged",
-    "neighbour_factor_sign": "the wrong sign",
+    "neighbour_factor_sign": "every value has the other sign",
     "no_neighbours_back": "what comes back through blocks.0.attn.neighbour_mean",
     "keys_overwrite_queries": "what comes back through blocks.1.attn.q_low.x",
     "values_send_nothing": "what comes back through blocks.0.attn.v.x",
@@ -174,14 +177,12 @@ BESIDE = {  # true of the numbers, but not the cause
     "padding_agrees": "the padding is counted as agreeing (twice 43, for 2 popcount(~(a ^ w)) - K)",
     "divided_by_channels": "the root of all channels in the place of a head's",
     "averaged_over_rows": "averaged over the rows of the batch instead of summed up",
-    "positions_of_first_window": "the first window alone: there is one image",
     "integer_root": "the root of d rounded down to a whole number, besides rounded to a power of 2",
-    "positions_averaged": "averaged over the batch",
     "not_cleared": "added twice, in every gradient of a parameter: a buffer that was not cleared",
 }
 
 FALSE = {  # not true of this port
-    "clip_for_polynomial": "the other estimator's window, clip for polynomial: nothing was cut off",
+    "positions_of_first_window": "the first window alone, which is not the first image",
 }
 
 NONE = {  # no cause is given
@@ -205,11 +206,10 @@ NONE = {  # no cause is given
     "in_place": "the mean is written into what it reads: neighbours in front are means already",
     "first_scale_twice": "scale1 in the place of scale2, alpha and beta at once",
     "blocks_share_parameters": "blocks.0 in the place of blocks.1, all of a layer at once",
-    "open_window": "|z| < 1 in the place of |z| <= 1",
     "alpha_sign": "q - round(q) in the place of round(q) - q",
     "one_detail": "the gradient of the high band once, not for each of its three details",
     "image_channels_last": "the gradient of the pixels in the order (row, column, channel)",
-    "keys_first_back": "parts in the order k, q, v on the way back (the search breaks)",
+    "keys_first_back": "parts in the order k, q, v on the way back",
     "image_as_channels_last": "the image's memory read as (row, column, channel)",
     "no_tail_in_mean": "the tail that fills no vector of 4 left out of the sum",
     "popcount_of_32": "the upper 32 bits of each word are not counted",

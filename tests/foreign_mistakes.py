@@ -360,7 +360,7 @@ def shift_of_int(port, bits):
     "binary_product",
     "the sum is kept in a signed byte and wraps",
     "small_wide",
-    "blocks.0.mlp.down.int",
+    "blocks.0.attn.scores.int",
 )
 def signed_byte(port, a, b):
     return Port.binary_product(port, a, b).astype(np.int8).astype(np.int32)
@@ -1607,7 +1607,7 @@ def keys_not_transposed(port, dy, a, band):
     "position_back",
     "the gradient of the position table is that of the first window alone",
     "small_swin",
-    "grads/param.blocks.1.attn.position_bias",
+    "grads/param.blocks.2.attn.position_bias",
 )
 def positions_of_first_window(port, dscores, place):
     return Port.position_back(port, dscores[:1], place)
