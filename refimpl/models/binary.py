@@ -1,8 +1,7 @@
 """All of `didb_*` and `react_*`, line by line as in [SPEC 5, 6]; read `network` first.
 
-Every call adds one operation to the list and gives the name of its output; `hidden` ones have no
-tap. `p` is the path of a part, which begins the names of its values and parameters; `c` the
-configuration, `s` the stage in which the part works.
+Every call adds one operation and gives the name of its output; `hidden` ones have no tap. `p` is
+the path of a part, its names begin with it; `c` the configuration, `s` the stage of the part.
 """
 
 from __future__ import annotations
