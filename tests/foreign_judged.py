@@ -1,9 +1,9 @@
 """What a person made of the causes that `golden compare` gives for `foreign_mistakes`.
 
 Every mistake stands in one of five tables. RIGHT has words of the cause that name the truth: a
-test looks for them. The other tables say what the cause should have been; where one of these
-mistakes gets another cause than it had (`python -m tests.foreign_mistakes` says so), it has to
-be read and judged again.
+test looks for them. The other tables say what the cause should have been. Where a mistake of RIGHT
+has lost these words, or one of NONE has got a cause, `python -m tests.foreign_mistakes` asks for
+another judgement.
 """
 
 RIGHT = {  # the cause names the truth
