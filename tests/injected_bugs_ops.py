@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from refimpl import golden
 from refimpl.golden import record
 from tests import golden_networks, mutants, networks
 
+MADE = tempfile.TemporaryDirectory()  # as long as this process
 SHIPPED = Path(__file__).parent.parent / "weights" / "golden"
 REAL = {"block": "real", "norm_eps": 1e-6}
 CONFIGS: dict[str, Callable[[], Any]] = {
@@ -358,16 +360,11 @@ def bundle(network: str) -> golden.Bundle:
     """A shipped bundle, or one of a drawn network with two images, all taps and gradients."""
     if network not in CONFIGS:
         return golden.read(SHIPPED / network)
-    import tempfile
-
     net = networks.make(CONFIGS[network](), 7, np.float32, batch=2)
     if network == "negative":
         values = -np.abs(net.params["blocks"]["0"]["attn"]["alpha"]) * [[[1]], [[-1]]]
         net = net._replace(params=networks.with_values(net.params, {"blocks.0.attn.alpha": values}))
-    with tempfile.TemporaryDirectory() as folder:
-        found = golden_networks.bundle(Path(folder) / "bundle", net)
-        found.reference, found.output  # noqa: B018  read while it is there
-    return found
+    return golden_networks.bundle(Path(MADE.name) / network, net)
 
 
 @contextmanager

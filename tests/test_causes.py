@@ -97,6 +97,8 @@ def test_known_mistakes_change_something() -> None:
     shown = 0
     for one in known[:: len(known) // 25]:
         values = one.taps()
+        if values is None:  # it is impossible here
+            continue
         assert values.keys() == reference.steps.keys()
         right = {name: step.value for name, step in reference.steps.items()}
         different = [n for n, v in values.items() if not np.array_equal(v, right[n])]
@@ -152,5 +154,6 @@ def test_nothing_is_decided_by_a_name(config, mode: str) -> None:
 
 
 def _renamed(words: str, new) -> str:
-    """The names in a cause, those of blocks, by their new ones."""
-    return re.sub(r"\b(blocks|merges)\.\d+(\.\w+)+", lambda match: new(match[0]), words)
+    """The names in a cause by their new ones; "tokens" is a word, too."""
+    dotted = r"\b(blocks|merges|norm|head|patch_embed)(\.\w+)+|\btokens(?= left out)"
+    return re.sub(dotted, lambda match: new(match[0]), words)

@@ -30,7 +30,7 @@ from refimpl.golden.mistakes.catalogue import (
 from refimpl.golden.mistakes.declared import Family
 from refimpl.golden.stretch import Stretch
 
-EVIDENCE = {"bit": 8, "int": 3, "real": 3}  # differing entries
+EVIDENCE = {"bit": 8, "int": 1, "real": 3}  # differing entries
 LEFT = 0.05  # of the entries that differ, that a cause may leave
 FEW = 0.01  # of all entries of a real, that may lie beyond the bound: rounding flips a bit
 TIGHT = 1e-3  # of the difference: nothing simpler is looked for beyond it
@@ -272,10 +272,13 @@ class Search:
         """The words; with the place, where there are several in the stretch."""
         words, nodes = explanation.hypothesis.words, explanation.hypothesis.nodes
         (first, what), *_ = explanation.hypothesis.sites
-        if len({node for node, _ in self.stretch.sites}) == 1 or first in words:
+        if len({node for node, _ in self.stretch.sites}) == 1:
+            return words
+        if len(nodes) == 1 and first in words:
             return words
         if len(nodes) > 1:
-            return f"{words}, in {len(nodes)} places, the first of them {first}"
+            place = "" if first in words else f", in {first}"
+            return f"{words}{place}, likewise in {len(nodes) - 1} other places"
         back = "what comes back through " if what.startswith("d.") else ""
         return f"{words}, in {back}{first}"
 
@@ -336,10 +339,7 @@ def hypotheses(
         if identity in seen:
             continue
         seen.add(identity)
-        words = {mistake.words for mistake in found.values()}
-        first = next(iter(found.values()))
-        spoken = first.words if len(words) == 1 else first.sort
-        yield Hypothesis(found, spoken, families, key, order)
+        yield Hypothesis(found, next(iter(found.values())).words, families, key, order)
 
 
 def _keys(site: Site, mistake: Mistake) -> tuple[tuple[str, ...], ...]:

@@ -427,6 +427,12 @@ def scale_inverse(call: Call) -> np.ndarray:
     return call.right({"p0": 1 / call["p0"]})
 
 
+@mistake("layer_scale", what="d.p0", words="the gradient of alpha sums over the output")
+def scale_gradient_of_whole_output(call: Call) -> np.ndarray:
+    y = call["x0"] * call["p0"] + (call["p1"] if "p1" in call.keys else 0.0)
+    return (call["d"] * y).sum(axis=tuple(range(y.ndim - 1)))
+
+
 @mistake("layer_scale", what="d.p0", words="the gradient of alpha sums over the scaled value")
 def scale_gradient_of_output(call: Call) -> np.ndarray:
     return call.right() * call["p0"]

@@ -162,6 +162,10 @@ def _shown(call: Call) -> np.ndarray:
     return call["x0"]
 
 
+def _by_whole_vectors(e: np.ndarray, width: int) -> np.ndarray:
+    return e / e[..., : e.shape[-1] // width * width].sum(axis=-1, keepdims=True)
+
+
 SOFTMAX: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "softmax over the queries, not the keys": lambda x: _softmax(x, -2),
     "softmax over the heads": lambda x: _softmax(x, 1),
@@ -182,6 +186,11 @@ SOFTMAX: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         np.where(np.eye(x.shape[-1], dtype=bool), -np.inf, x), -1),
     "softmax's exp as 1 + x, its first terms": lambda x: (
         lambda e: e / e.sum(-1, keepdims=True))(1 + (x - x.max(axis=-1, keepdims=True))),
+    **{
+        f"softmax's sum leaves out what does not fill a vector of {width}":
+            lambda x, w=width: _by_whole_vectors(np.exp(x - x.max(axis=-1, keepdims=True)), w)
+        for width in (4, 8, 16)
+    },
     "softmax over all heads and keys of a query": lambda x: (
         lambda e: e / e.sum(axis=(1, -1), keepdims=True))(
         np.exp(x - x.max(axis=(1, -1), keepdims=True))),

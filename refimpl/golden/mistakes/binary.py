@@ -222,6 +222,13 @@ def _limited(change: Callable[[np.ndarray], np.ndarray]) -> Rule:
     return rule
 
 
+def _lower(a: np.ndarray, b: np.ndarray, boolean: bool) -> np.ndarray | None:
+    kept = np.arange(a.shape[-1]) % WORD < WORD // 2
+    if boolean or kept.all():
+        return None
+    return a.shape[-1] - 2 * _popcounts(a[..., kept], b[..., kept], False)
+
+
 RULES: dict[str, Rule] = {
     "polarity inverted: every product has the other sign": _counted(lambda n, K: 2 * n - K),
     "scale missing: popcount(a ^ w), not K - 2 popcount(a ^ w)": _counted(lambda n, K: n),
@@ -230,9 +237,13 @@ RULES: dict[str, Rule] = {
     "K - popcount(a ^ w) * 2 with K rounded to half": _counted(lambda n, K: K // 2 - n),
     "boolean product without - popcount(a): 2 popcount(a & v)": _boolean(lambda n, k, K: 2 * n),
     "boolean product is popcount(a & v) alone": _boolean(lambda n, k, K: n),
+    "boolean product with popcount(v) in the place of popcount(a)":
+        lambda a, b, boolean: (2 * _popcounts(a, b, True) - _ones(b).swapaxes(-1, -2)
+                               if boolean else None),
     "boolean product with K in the place of popcount(a)": _boolean(lambda n, k, K: 2 * n - K),
     "boolean product popcount(a & v) - popcount(a), without the factor 2":
         _boolean(lambda n, k, K: n - k),
+    "only the lower 32 bits of every word of 64 counted": _lower,
     "overflow: the popcount wraps around at 128 (7 bits)": _limited(lambda n: n % 128),
     "overflow: the popcount wraps around at 256 (8 bits)": _limited(lambda n: n % 256),
     "overflow: the popcount wraps around at 64 (6 bits)": _limited(lambda n: n % 64),
@@ -279,6 +290,7 @@ def _declare(op: str, what: str) -> None:
         yield Mistake("the signs taken as 0 and 1: popcount(a & w)", _as_zeros)
         yield Mistake("the second operand read transposed", _second_transposed)
         yield Mistake("the second operand stored transposed", _second_as_if_transposed)
+        yield Mistake("the second operand read as if it lay transposed", _second_read_transposed)
         yield Mistake("bits of a row in reverse order, in one operand", _reversed_bits)
 
 
@@ -409,6 +421,15 @@ def _second_as_if_transposed(call: Call) -> np.ndarray | None:
     b = found[1]
     stored = np.ascontiguousarray(b.swapaxes(-1, -2)).reshape(b.shape)
     return _result(call, _product(call, found[0], stored, found[2]))
+
+
+def _second_read_transposed(call: Call) -> np.ndarray | None:
+    found = _operands(call)
+    if found is None or found[1].shape[-1] == found[1].shape[-2]:
+        return None
+    b = found[1]
+    read = b.reshape(*b.shape[:-2], b.shape[-1], b.shape[-2]).swapaxes(-1, -2)
+    return _result(call, _product(call, found[0], read, found[2]))
 
 
 def _reversed_bits(call: Call) -> np.ndarray | None:

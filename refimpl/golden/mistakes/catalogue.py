@@ -90,7 +90,7 @@ def numbers(site: Site) -> Iterator[Mistake]:
 # Families of mistakes, the likelier first.
 OWN: tuple[Family, ...] = (own, general.attributes)
 READS: tuple[Family, ...] = (general.parameters, general.inputs)
-ELSEWHERE: tuple[Family, ...] = (general.others, general.elsewhere)
+ELSEWHERE: tuple[Family, ...] = (general.layers, general.others, general.elsewhere)
 PLACES: tuple[Family, ...] = (general.views, general.outputs)
 OF_NUMBERS: tuple[Family, ...] = (numbers,)
 

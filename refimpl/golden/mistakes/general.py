@@ -70,6 +70,20 @@ def parameters(site: Site) -> Iterator[Mistake]:
         }
         for words, change in changes.items():
             yield _changed(key, change, f"{declared.path} {words}", f"{key} {words}")
+        if not site.is_backward:
+            words = "reaches the first image alone"
+            edit = _of_image_0(key, neutral)
+            yield Mistake(f"{declared.path} {words}", edit, f"{key} {words}", PARAMETER)
+
+
+def _of_image_0(key: str, neutral: float) -> Callable[[Call], Any]:
+    def edit(call: Call) -> Any:
+        right, without = call.right(), call.right({key: np.full_like(call[key], neutral)})
+        if not isinstance(right, np.ndarray) or right.ndim < 2 or len(right) < 2:
+            return None
+        return np.concatenate([right[:1], without[1:]])
+
+    return edit
 
 
 def views(site: Site) -> Iterator[Mistake]:
@@ -169,6 +183,26 @@ def _changed(key: str, change: Callable, words: str, kind: str, rank: int = PARA
     return Mistake(words.replace(" :", ":"), edit, kind, rank)
 
 
+def layers(site: Site) -> Iterator[Mistake]:
+    """All parameters of another node of the same operation: of another layer, or of a block off."""
+    network, own = site.network, site.node
+    keys = [key for key in site.keys if key[0] == "p" and key[1:].isdigit()]
+    if len(own.params) < 2 or not keys or site.is_backward:
+        return
+    here = network.maker[own.name]
+    for i, node in enumerate(network.nodes):
+        shapes = [[network.shape(path) for path in n.params] for n in (node, own)]
+        if i == here or node.op != own.op or shapes[0] != shapes[1]:
+            continue
+        words = f"the parameters of {node.name} in the place of those of {own.name}"
+        kind = f"parameters {i - here:+d} nodes away"
+        yield Mistake(words, _of_layer(node.params), kind, ELSEWHERE)
+
+
+def _of_layer(paths: tuple[str, ...]) -> Callable[[Call], Any]:
+    return lambda call: call.right({f"p{k}": call.params[path] for k, path in enumerate(paths)})
+
+
 def _replaced(key: str, other: str, words: str, kind: str) -> Mistake:
     def edit(call: Call) -> Any:
         found = call.params[other]
@@ -198,6 +232,8 @@ def inputs(site: Site) -> Iterator[Mistake]:
             name = spoken(site, key)
             if key == "d" or not site.is_backward:
                 yield _handed_on(key, f"nothing done: equal to {name}")
+            words = f"image 0 of {name} for every image"
+            yield _changed(key, _image_0, words, f"image 0 of {key} for every image", INPUT)
             if len(keys) > 1 and key != "d":
                 yield _changed(key, np.zeros_like, f"{name} left out", f"{key} left out", INPUT)
     for a, b in itertools.combinations(keys, 2):
@@ -319,7 +355,9 @@ def _is_whole(x: np.ndarray) -> bool:
 
 
 def _image_0(x: np.ndarray) -> np.ndarray | None:
-    return np.broadcast_to(x[:1], x.shape) if x.ndim > 1 and len(x) > 1 else None
+    if not isinstance(x, np.ndarray) or x.ndim < 2 or len(x) < 2:
+        return None
+    return np.broadcast_to(x[:1], x.shape).copy()
 
 
 def _numbers(change: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], Any]:
@@ -334,6 +372,17 @@ def _last_in_memory(x: np.ndarray) -> np.ndarray | None:
     if x.ndim < 2 or x.shape[-1] == x.shape[-2]:
         return None
     return np.ascontiguousarray(x.swapaxes(-1, -2)).reshape(x.shape)
+
+
+def _without_last(axis: int) -> Callable[[np.ndarray], np.ndarray | None]:
+    def change(x: np.ndarray) -> np.ndarray | None:
+        if x.ndim < 2 or x.shape[axis] < 2:
+            return None
+        found = np.moveaxis(x.copy(), axis, 0)
+        found[-1] = 0
+        return np.moveaxis(found, 0, axis)
+
+    return change
 
 
 def _at_token_0(x: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
@@ -358,6 +407,10 @@ OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
     "the last axis in reverse order": lambda x: x[..., ::-1] if x.ndim else None,
     "the axis before the last in reverse order":
         lambda x: x[..., ::-1, :] if x.ndim > 1 else None,
+    **{
+        f"the last of {name} is 0: a loop that ends early": _without_last(axis)
+        for name, axis in (("the first axis", 0), ("the second axis", 1), ("the last axis", -1))
+    },
     "0 for the class token": lambda x: _at_token_0(x, np.zeros_like),
     "for the class token the mean of all tokens": lambda x: _at_token_0(
         x, lambda t: np.broadcast_to(x.mean(axis=1, keepdims=True), t.shape)),

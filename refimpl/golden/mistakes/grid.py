@@ -154,7 +154,14 @@ def haar(site: Site) -> Iterator[Mistake]:
         words = f"class token left out of the {name} band"
         yield Mistake(words, lambda c, which=which: _without_class(c, which))
     yield Mistake("the class token is halved between the bands", _halved_class)
+    yield Mistake("the high band of the low one, which was made first", lambda c: _both(
+        c, lambda x: _twice(c, x)))  # fmt: skip
     yield Mistake("low and high bands exchanged", lambda c: c.right()[::-1])
+
+
+def _twice(call: Call, x: Grid) -> tuple[Grid, Grid]:
+    low, _ = _bands(call, x, _block(call, x))
+    return low, _bands(call, low, _block(call, low))[1]
 
 
 def _scaled(call: Call, *factors: float) -> tuple[np.ndarray, ...]:

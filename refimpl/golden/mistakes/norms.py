@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from refimpl.golden.mistakes.declared import NUMBERS, Call, mistake
+from refimpl.golden.mistakes.declared import NUMBERS, Call, Mistake, Site, family, mistake
 
 
 def _of(call: Call, deviation: np.ndarray, mean: np.ndarray | None = None) -> np.ndarray:
@@ -94,6 +96,28 @@ def bias_first(call: Call) -> np.ndarray:
 @mistake("layer_norm", words="the weight is 1 + weight")
 def weight_from_one(call: Call) -> np.ndarray:
     return call.right({"p0": 1 + call["p0"]})
+
+
+@family("layer_norm")
+def tails(site: Site) -> Iterator[Mistake]:
+    """Sums over whole vectors alone."""
+    for width in (4, 8, 16):
+        words = f"sums leave out what does not fill a vector of {width}"
+        yield Mistake(f"mean and variance: {words}", lambda c, w=width: _whole(c, w, True, True))
+        yield Mistake(f"the mean: {words}", lambda c, w=width: _whole(c, w, True, False))
+        yield Mistake(f"the variance: {words}", lambda c, w=width: _whole(c, w, False, True))
+
+
+def _whole(call: Call, width: int, of_mean: bool, of_variance: bool) -> np.ndarray | None:
+    x = call["x0"]
+    length = x.shape[-1]
+    whole = length // width * width
+    if whole == length:
+        return None
+    ends = (whole if of_mean else length), (whole if of_variance else length)
+    mean = x[..., : ends[0]].sum(axis=-1, keepdims=True) / length
+    squares = np.square(x - mean)[..., : ends[1]].sum(axis=-1, keepdims=True)
+    return _of(call, np.sqrt(squares / length + _eps(call)), mean)
 
 
 @mistake("layer_norm", words="normalised over the tokens, not over the channels")
@@ -258,6 +282,14 @@ def weight_gradient_of_centred(call: Call) -> np.ndarray:
 @mistake("layer_norm", what="d.p0", words="the gradient of the weight is that of the bias")
 def weight_gradient_of_bias(call: Call) -> np.ndarray:
     return call["d"].sum(axis=tuple(range(call["d"].ndim - 1)))
+
+
+@mistake("layer_norm", what="d.p0", words="the gradient of the weight sums over the output")
+def weight_gradient_of_whole_output(call: Call) -> np.ndarray:
+    x = call["x0"]
+    normalised = (x - _mean(x)) / np.sqrt(_variance(call) + _eps(call))
+    y = normalised * call["p0"] + call["p1"]
+    return (call["d"] * y).sum(axis=tuple(range(y.ndim - 1)))
 
 
 @mistake("layer_norm", what="d.p0", words="the gradient of the weight has a factor of the weight")

@@ -39,6 +39,10 @@ IMAGES: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
     "rows and columns of the image exchanged": lambda x: x.swapaxes(2, 3),
     "the image stored as (H, W, channels)": lambda x: np.ascontiguousarray(
         x.transpose(0, 2, 3, 1)).reshape(x.shape),
+    "the image read as if it lay as (H, W, channels)": lambda x: x.reshape(
+        len(x), *x.shape[2:], -1).transpose(0, 3, 1, 2),
+    "the image read as if its sides were exchanged": lambda x: x.reshape(
+        *x.shape[:2], *x.shape[:1:-1]).swapaxes(2, 3),
     "channel 0 of the image for all channels": lambda x: np.broadcast_to(x[:, :1], x.shape),
     "the image one row too early": lambda x: np.roll(x, -1, axis=2),
     "the image one row too late": lambda x: np.roll(x, 1, axis=2),
@@ -94,6 +98,11 @@ def class_token_mean(call: Call) -> np.ndarray:
 def class_token_added(call: Call) -> np.ndarray:
     token, x = _rows(call)
     return np.concatenate([token, x + token], axis=1)
+
+
+@mistake("class_token", what="d.p0", words="the class token's gradient sums over all tokens")
+def class_token_gradient_of_all(call: Call) -> np.ndarray:
+    return call["d"].sum(axis=(0, 1)).reshape(call["p0"].shape)
 
 
 @mistake("class_token", words="the class token for the first image alone")
