@@ -1,13 +1,15 @@
 """Mistakes of porters, made up by somebody who has not seen which ones `golden compare` knows.
 
-    python -m tests.foreign_mistakes [--bundle NAME] [--only WORDS] [--judged]
+    python -m tests.foreign_mistakes [--bundle NAME] [--only WORDS] [--counts]
 
 Each is a method of `foreign_port.Port` that is replaced by a wrong one, with the truth in plain
-words, a bundle that should show it and the first tap that should differ. The table has what the
-command gave: outcome, first tap, cause. `JUDGED` is what a person made of the cause.
+words, a bundle that should show it and the first tap that differs from the right port's. The table
+has what the command gave: outcome, first tap, cause; and what a person made of the cause, which
+`foreign_judged` keeps.
 """
 
 import argparse
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +20,13 @@ import numpy as np
 from refimpl import golden
 from refimpl.golden import diagnose
 from refimpl.golden.compare import Comparison
+from tests.foreign_judged import JUDGED, RIGHT
 from tests.foreign_port import MERGED, NEIGHBOURS, Array, Files, Port, packed, read
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "golden"
 HALF = np.float16
+KEYS = ("RIGHT", "BESIDE", "FALSE", "NONE", "UNSEEN")
+NEVER = "\0"  # words of no cause
 
 
 class Mistake(NamedTuple):
@@ -277,7 +282,7 @@ def zero_is_negative(port, z):
     "sign",
     "the sign is the sign bit of the float, so that -0.0 gives -1",
     "small_adversarial",
-    "blocks.0.attn.q_low.bit",
+    "blocks.0.attn.q_low.weight.bit",
 )
 def sign_bit(port, z):
     return ~np.signbit(z)
@@ -355,7 +360,7 @@ def shift_of_int(port, bits):
     "binary_product",
     "the sum is kept in a signed byte and wraps",
     "small_wide",
-    "blocks.0.mlp.down.int",
+    "blocks.0.attn.scores.int",
 )
 def signed_byte(port, a, b):
     return Port.binary_product(port, a, b).astype(np.int8).astype(np.int32)
@@ -616,7 +621,7 @@ def first_channels(port, x, size):
     "bent",
     "RPReLU is max(u, slope u), which is another thing where the slope is not in 0 to 1",
     "small_adversarial",
-    "blocks.0.attn.q_low.out",
+    "blocks.0.attn.k_low.out",
 )
 def maximum(port, u, slope):
     return np.maximum(u, slope * u)
@@ -1288,7 +1293,7 @@ def clip_for_polynomial(port, dy, z):
     "sign_back",
     "the window of clip is open: |z| = 1 lets nothing through",
     "small_adversarial",
-    "grads/blocks.0.mlp.down.z",
+    "grads/blocks.0.mlp.up.z",
 )
 def open_window(port, dy, z):
     return dy * (np.abs(z) < 1)
@@ -1298,7 +1303,7 @@ def open_window(port, dy, z):
     "sign_back",
     "the window is the derivative of tanh, 1 - tanh(z)^2",
     "small_swin",
-    "grads/blocks.1.mlp.down.z",
+    "grads/blocks.2.mlp.down.z",
 )
 def tanh_window(port, dy, z):
     return dy * (1 - np.tanh(z) ** 2)
@@ -1451,7 +1456,7 @@ def slope_without_input(port, dy, u, below):
     "bent_back",
     "below 0 nothing comes back, as in ReLU",
     "small_tie_free",
-    "grads/blocks.1.mlp.down.norm",
+    "grads/param.blocks.1.mlp.down.rprelu.shift_in",
 )
 def back_as_relu(port, dy, below, slope):
     return dy * ~below
@@ -1602,7 +1607,7 @@ def keys_not_transposed(port, dy, a, band):
     "position_back",
     "the gradient of the position table is that of the first window alone",
     "small_swin",
-    "grads/param.blocks.1.attn.position_bias",
+    "grads/param.blocks.2.attn.position_bias",
 )
 def positions_of_first_window(port, dscores, place):
     return Port.position_back(port, dscores[:1], place)
@@ -1612,7 +1617,7 @@ def positions_of_first_window(port, dscores, place):
     "neighbours_back",
     "the mean of the neighbours goes back by the same mean instead of its adjoint",
     "small_tie_free",
-    "grads/blocks.1.attn.v.out",
+    "grads/blocks.0.attn.v.out",
 )
 def mean_for_adjoint(port, dy, place):
     return Port.neighbour_mean(port, dy, place)
@@ -1933,7 +1938,7 @@ def alpha_inverted(port, a):
 
 @wrong(
     "scaled",
-    "the context is multiplied by alpha without its lower bound, the probabilities are divided by the bounded one",
+    "the context has alpha without its lower bound, the probabilities have the bounded one",
     "small_batch",
     "blocks.0.attn.context",
 )
@@ -2119,7 +2124,7 @@ def attention_not_transposed(port, dcontext, place):
     "softmax_back",
     "the softmax goes back with the bits of the attention for its probabilities",
     "small_swin",
-    "grads/blocks.1.attn.scores",
+    "grads/blocks.2.attn.scores",
 )
 def softmax_of_bits(port, dy, y):
     place = next(p for s in port.stages for p in s if port.kept.get(f"{p.path}.attn.prob") is y)
@@ -2299,17 +2304,35 @@ def causes(comparison: Comparison, bundle: golden.Bundle) -> dict[str, str]:
         return {comparison.first.name: f"BROKE: {error!r}"}
 
 
+def right(found: Found) -> bool:
+    """Whether the cause still has the words that a person found to name the truth."""
+    return RIGHT.get(found.mistake.name, NEVER) in (found.cause or "")
+
+
+def counts(names: list[str]) -> str:
+    by_judgement = Counter(JUDGED[name] for name in names)
+    return ", ".join(f"{by_judgement[key]} {key}" for key in KEYS)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--bundle", help="those of one bundle")
     parser.add_argument("--only", default="", help="those whose name has this part")
+    parser.add_argument("--counts", action="store_true", help="run nothing: count the judgements")
     args = parser.parse_args()
     wanted = [m for m in MISTAKES if args.bundle in (None, m.bundle) and args.only in m.name]
-    for mistake, outcome, first, cause in find(wanted):
+    for mistake, outcome, first, cause in () if args.counts else find(wanted):
+        found = Found(mistake, outcome, first, cause)
+        judged = JUDGED[mistake.name]
+        changed = (judged == "RIGHT" and not right(found)) or (judged == "NONE" and cause)
         print(f"{mistake.name} [{mistake.bundle}] {outcome}")
         print(f"    truth  {mistake.truth}")
-        print(f"    first  {first}" + ("" if first == mistake.first else f" not {mistake.first}"))
-        print(f"    cause  {cause}", flush=True)
+        print(f"    first  {first}" + ("" if first == mistake.first else f", not {mistake.first}"))
+        print(f"    cause  {cause}")
+        print(f"    judged {judged}" + (" of another cause: judge again" if changed else ""))
+    for direction, backward in (("forward", False), ("backward", True)):
+        names = [m.name for m in wanted if m.backward == backward]
+        print(f"{direction}: {len(names)} mistakes, {counts(names)}", flush=True)
 
 
 if __name__ == "__main__":

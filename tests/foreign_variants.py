@@ -8,7 +8,7 @@ float32 and, where the formula is what differs, in float64 too.
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -394,11 +394,13 @@ class Found(NamedTuple):
     causes: Mapping[str, str]
 
 
-def find(chosen: list[Variant], name: str) -> Iterator[Found]:
+def find(
+    chosen: list[Variant], name: str, modes: Sequence[str] = ("free", "replay")
+) -> Iterator[Found]:
     bundle, files = golden.read(SHIPPED / name), read(SHIPPED / name)
     for variant in chosen:
         dumped = run(variant, files)
-        for mode in ("free", "replay"):
+        for mode in modes:
             comparison = golden.compare(bundle, dumped, mode=mode)
             causes = diagnose.causes(comparison, bundle, comparison.taps)
             first = comparison.first.name if comparison.first else None

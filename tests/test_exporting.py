@@ -86,6 +86,14 @@ def test_one_target_is_asked_for(model):
     assert run("export", model, "--c", "a", "--hex", "b").status == 2
 
 
+@pytest.mark.parametrize("option", [("--word", 8), ("--floats", "fixed")])
+def test_options_of_hex_files_belong_to_them(model, tmp_path, option):
+    result = run("export", model, "--c", tmp_path / "out", *option)
+    assert result.status == 2 and f"{option[0]}: belongs to --hex" in result.err
+    assert not (tmp_path / "out").exists()
+    assert run("export", model, "--hex", tmp_path / "out", *option).status == 0
+
+
 def test_a_file_that_is_no_model_is_told(tmp_path):
     (tmp_path / "x.safetensors").write_bytes(b"12")
     assert_one_line(run("export", tmp_path / "x.safetensors", "--c", tmp_path / "out"), "x.saf")

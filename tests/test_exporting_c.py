@@ -164,13 +164,14 @@ def _has_avx2() -> bool:
     return _is_x86() and cpu.exists() and " avx2 " in cpu.read_text()
 
 
-@pytest.mark.parametrize("name", ["didb", "deit", "windows", "pyramid", "binaryvit-boxes"])
+@pytest.mark.parametrize("name", ["didb", "deit", "windows", "pyramid", "binaryvit-boxes", "wide"])
 def test_sanitizers_find_nothing(tmp_path, name):
-    net = networks.make(CHOSEN[name], 3, batch=1)
+    net = networks.make({**CHOSEN, "wide": WIDE}[name], 3, batch=1)
     code = export(tmp_path, net.model, net.params)
     np.save(tmp_path / "images.npy", net.images)
     flags = "-g", "-O1", "-DTAPS", "-fsanitize=address,undefined", "-fno-sanitize-recover"
-    program = compile(code, tmp_path / "net", *flags)
+    vectors = ["-mavx2"] if name in ("windows", "wide") and _has_avx2() else []
+    program = compile(code, tmp_path / "net", *flags, *vectors)
     show([program], tmp_path / "images.npy", tmp_path / "taps")
 
 

@@ -20,7 +20,7 @@ from refimpl.engine import plan, run
 from refimpl.engine.taps import Listener
 from refimpl.golden import bounds
 from refimpl.kernels import backend
-from refimpl.models import files, flatten, nodes, packing, structure, unflatten
+from refimpl.models import binary, files, flatten, nodes, packing, structure, unflatten
 from refimpl.models import params as parameters
 from refimpl.training import optimizers
 from refimpl.training.batches import Objective, batch_gradients
@@ -310,3 +310,8 @@ def test_renaming_hits_every_name():
         assert all(name[1:].isdigit() for name in names), node
     assert not old & {*listed.parameters, *listed.shapes}
     assert listed.output == new("logits") != "logits"
+
+
+def test_all_of_didb_is_one_page():
+    """Whoever ports it reads one file."""
+    assert len(Path(binary.__file__).read_text().splitlines()) <= 200

@@ -52,7 +52,7 @@ def blocks(page: str) -> list[Block]:
 
 READMES = pages("README.md")
 RUNNING = [p for p in READMES if any(b.language in ("sh", "python") for b in blocks(p))]
-NEEDS_CC = {"refimpl/exporting/README.md", "refimpl/golden/README.md"}
+NEEDS_CC = {"README.md", "refimpl/exporting/README.md", "refimpl/golden/README.md"}
 NEEDS_PACKAGES = {"refimpl/exporting/README.md": ("torch", "onnx", "onnxruntime")}
 
 

@@ -33,11 +33,11 @@ def add(verbs: Verbs) -> None:
         "--taps", action="store_true", help="of the ONNX file: every tap is an output"
     )
     added.add_argument(
-        "--word", type=int, choices=(8, 16, 32, 64), default=32, metavar="BITS",
+        "--word", type=int, choices=(8, 16, 32, 64), metavar="BITS",
         help="of a word of the hex files: 8, 16, 32 or 64 (default 32)",
     )  # fmt: skip
     added.add_argument(
-        "--floats", choices=("float", "fixed"), default="float",
+        "--floats", choices=("float", "fixed"),
         help="scales, thresholds and shifts of the hex files: float32, or fixed point in 32 bits "
         "(default float)",
     )  # fmt: skip
@@ -48,13 +48,16 @@ def run(args: argparse.Namespace) -> int:
 
     if args.taps and args.onnx is None:
         args.parser.error("--taps: belongs to --onnx")
+    for name in ("word", "floats"):
+        if getattr(args, name) is not None and args.hex is None:
+            args.parser.error(f"--{name}: belongs to --hex")
     read = source.read(args.model)
     if args.onnx is not None:
         print(onnx.write(args.onnx, read, taps=args.taps, overwrite=args.force))
     elif args.c is not None:
         print(c.write(args.c, read, overwrite=args.force))
     elif args.hex is not None:
-        options = {"word": args.word, "floats": args.floats}
+        options = {"word": args.word or 32, "floats": args.floats or "float"}
         print(hexfiles.write(args.hex, read, overwrite=args.force, **options))
     return 0
 

@@ -91,7 +91,8 @@ class Program:
         self.later = _later(self.network)
         self.roots = _roots(self.network, self.later)
         self.last_read = _last_reads(self.network, self.roots)
-        self.layer, self.loop = "", None
+        self.layer = ""
+        self.loop: Loop | None = None
         self.values: dict[str, Place] = {INPUT: Place(Block("image", self.count(INPUT)), 0)}
         loops = _loops(self.network)
         for index, node in enumerate(self.network.nodes):
@@ -312,57 +313,65 @@ class Program:
         return "\n".join(f" * {line}".rstrip() for line in lines)[3:]
 
     def text(self) -> str:
-        name, shape = self.source.name, self.shape(INPUT)
-        body = [self._line(call) for call in self.calls]
+        """The source file."""
         head, functions, for_taps = _functions(
             {call.function for call in self.calls if not call.taps},
             {call.function for call in self.calls},
         )
-        output = math.prod(self.source.model.config.logits_shape)
-        answer = _ARGMAX if self.source.model.config.task == "classification" else _FINITE
-        main = _resource("main.c")
-        for key, value in {
-            "PIXELS": str(self.count(INPUT)),
-            "LOGITS": str(output),
-            "SHAPE": f'", {", ".join(map(str, shape[1:]))})"',
-            "RUN": self.function,
-        }.items():
-            main = re.sub(rf"\b{key}\b", lambda _, value=value: value, main)
+        shown = [f"static float shown[{self.sizes['shown']}];"] * bool(self.sizes["shown"])
+        parts = [
+            f"/* {self._about()}\n */\n#ifdef __clang__\n#pragma STDC FP_CONTRACT OFF\n#endif\n",
+            f'#include "{self.source.name}.h"\n',
+            *(f"{piece}\n" for piece in (head, *functions)),
+            "#ifdef TAPS",
+            *(f"{piece}\n" for piece in (*for_taps, *shown)),
+            _resource("taps.c").rstrip(),
+            "#endif\n",
+            "/* --- parameters --- */\n",
+            *(_constant(constant) for constant in self.constants.values()),
+            "/* --- the network --- */\n",
+            *self._network(),
+            "#ifdef TAPS",
+            *self._main(),
+            "#endif\n",
+        ]
+        return "\n".join(parts)
+
+    def _network(self) -> list[str]:
+        """The function that is the network, below the arrays in which its values lie."""
+        config = self.source.model.config
+        answer = _ARGMAX if config.task == "classification" else _FINITE
         arrays = [
             f"static {c_type} {array}[{self.sizes[array]}];"
             for array, c_type in (("numbers", "float"), ("words", "word"))
             if self.sizes[array]
         ]
-        shown = f"static float shown[{self.sizes['shown']}];\n" if self.sizes["shown"] else ""
-        parts = [
-            f"/* {self._about()}\n */\n#ifdef __clang__\n#pragma STDC FP_CONTRACT OFF\n#endif\n",
-            f'#include "{name}.h"\n',
-            *(f"{piece}\n" for piece in (head, *functions)),
-            "#ifdef TAPS",
-            *(f"{piece}\n" for piece in for_taps),
-            shown + _resource("taps.c").rstrip(),
-            "#endif\n",
-            "/* --- parameters --- */\n",
-            *(_constant(constant) for constant in self.constants.values()),
-            "/* --- the network --- */\n",
+        return [
             *arrays,
             f"\n{self.declaration()}\n{{",
             "    int i;",
             f"    for (i = 0; i < {self.count(INPUT)}; i++)",
             "        if (!isfinite(image[i]))",
             "            return -1;",
-            *_in_sections(self.calls, body),
-            answer.replace("COUNT", str(output)),
+            *_in_sections(self.calls, [self._line(call) for call in self.calls]),
+            answer.replace("COUNT", str(math.prod(config.logits_shape))),
             "}\n",
-            "#ifdef TAPS",
+        ]
+
+    def _main(self) -> list[str]:
+        """The program that shows values."""
+        shape = "".join(f", {side}" for side in self.shape(INPUT)[1:])
+        return [
+            f"#define PIXELS {self.count(INPUT)}",
+            f"#define LOGITS {math.prod(self.source.model.config.logits_shape)}",
+            f'#define SHAPE "{shape})"',
+            f"#define RUN {self.function}\n",
             "static void tap_parameters(void)",
             "{",
             *map(self._line, self.parameter_taps),
             "}\n",
-            main.strip(),
-            "#endif\n",
+            _resource("main.c").strip(),
         ]
-        return "\n".join(parts)
 
     def _line(self, call: Call) -> str:
         if not call.function:

@@ -56,11 +56,12 @@ def arrange(blocks: Sequence[Block]) -> dict[str, int]:
 
 def _placed(blocks: Sequence[Block]) -> tuple[int, dict[Block, int]]:
     """The size of an array with these blocks, placed in this order, and the offset of each."""
-    size, offsets = 0, {}
+    size = 0
+    offsets: dict[Block, int] = {}
     for block in blocks:
         offset = 0
         others = [o for o in offsets if o.begin <= block.end and block.begin <= o.end]
-        for other in sorted(others, key=offsets.get):
+        for other in sorted(others, key=lambda o: offsets[o]):
             if offset + block.size <= offsets[other]:
                 break
             offset = max(offset, offsets[other] + other.size)

@@ -1,8 +1,7 @@
 """All of `didb_*` and `react_*`, line by line as in [SPEC 5, 6]; read `network` first.
 
-Every call adds one operation to the list and gives the name of its output; `hidden` ones have no
-tap. `p` is the path of a part, which begins the names of its values and parameters; `c` the
-configuration, `s` the stage in which the part works.
+Every call adds one operation and gives the name of its output; `hidden` ones have no tap. `p` is
+the path of a part, its names begin with it; `c` the configuration, `s` the stage of the part.
 """
 
 from __future__ import annotations
@@ -99,22 +98,18 @@ def projection(net: Parts, p: str, x: str, outputs: int, c: Config, shell: bool 
     with unit if c.norm == "layer" and c.binarize != "weights" else nullcontext():
         x = net.hidden(f"{p}.x", "identity", [x])  # what the projection adds to dx is one term
         z = net(f"{p}.z", "shift", [x], [net.param(f"{p}.move", (inputs,), "move")], tap="reader")
-        y = _product(net, p, z, outputs, c)
+        weight = net.param(f"{p}.weight", (outputs, inputs), net.matrix)
+        if c.binarize == "weights":
+            y = others.binary_weights(net, p, z, weight)
+        else:
+            y = net(
+                f"{p}.linear", "binary_linear", [z], [weight],
+                inside=net.inside(p, "weight.z", "weight.bit", "weight.scale", "bit", "int"),
+                binarize=c.binarize, ste=c.ste,
+            )  # fmt: skip
         y = net.norm(f"{p}.norm", f"{p}.norm", y)
         y = net.hidden(f"{p}.sum", "add", [y, net.hidden(f"{p}.fit", "fit", [x], outputs=outputs)])
         return _activate(net, p, y, c, shell)
-
-
-def _product(net: Parts, p: str, z: str, outputs: int, c: Config) -> str:
-    """sign(z) W_b^T; outside stage "full" z or W as they are [SPEC 2]."""
-    weight = net.param(f"{p}.weight", (outputs, net.channels(z)), net.matrix)
-    if c.binarize == "weights":
-        return others.binary_weights(net, p, z, weight)
-    return net(
-        f"{p}.linear", "binary_linear", [z], [weight],
-        inside=net.inside(p, "weight.z", "weight.bit", "weight.scale", "bit", "int"),
-        binarize=c.binarize, ste=c.ste,
-    )  # fmt: skip
 
 
 def _activate(net: Parts, p: str, x: str, c: Config, shell: bool = False) -> str:
