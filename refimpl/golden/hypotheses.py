@@ -178,10 +178,11 @@ class Search:
         for order, (families, everywhere) in enumerate(ORDER):
             if self.is_assumed and families is ELSEWHERE:
                 continue
-            tight: set[str] = set()  # nodes at which a mistake explains it: only equals are left
+            tight: set[str] = set()  # nodes at which a mistake explains it: only equals are left,
+            rank = len(ORDER)  # and what is likelier
             sites = self.stretch.sites.values()
             for hypothesis in hypotheses(sites, families, everywhere, order):
-                if tight and tight.isdisjoint(hypothesis.nodes):
+                if tight.isdisjoint(hypothesis.nodes) and tight and hypothesis.rank >= rank:
                     continue
                 if time.process_time() > self.deadline:
                     return
@@ -191,7 +192,9 @@ class Search:
                     left = None if value is None else self._left(value, hypothesis)
                 if left is not None:
                     yield Explanation(hypothesis, left, changed.get(self._z, value))
-                    tight |= hypothesis.nodes if left <= TIGHT else set()
+                    if left <= TIGHT:
+                        tight |= hypothesis.nodes
+                        rank = min(rank, hypothesis.rank)
             if tight:
                 return
 

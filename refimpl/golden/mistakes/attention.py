@@ -27,11 +27,11 @@ def _divisors(site: Site) -> dict[str, float]:
         "division by the number of heads": float(stage.heads),
         "division by 2 sqrt(d)": 2 * math.sqrt(d),
         "division by sqrt(2 d)": math.sqrt(2 * d),
+        "division by sqrt(d) rounded to a whole number": float(max(round(math.sqrt(d)), 1)),
+        "division by sqrt(d) cut to a whole number": float(max(int(math.sqrt(d)), 1)),
         "the scale as a power of 2: sqrt(d) rounded to one": 2.0 ** round(math.log2(math.sqrt(d))),
         "the scale as the next power of 2 above sqrt(d)": 2.0 ** math.ceil(math.log2(math.sqrt(d))),
         "the scale as the power of 2 below sqrt(d)": 2.0 ** math.floor(math.log2(math.sqrt(d))),
-        "division by sqrt(d) rounded to a whole number": float(max(round(math.sqrt(d)), 1)),
-        "division by sqrt(d) cut to a whole number": float(max(int(math.sqrt(d)), 1)),
         "times sqrt(d), not divided by it": 1 / math.sqrt(d),
     }
 
@@ -46,7 +46,9 @@ def _declare_divisors(op: str, *whats: str) -> None:
 
         @family(op, what=what)
         def divisors(site: Site) -> Iterator[Mistake]:
-            if op == "divide" and site.node.attributes["divisor"] == 2.0:
+            network = site.network
+            summed = network.nodes[network.maker[site.node.inputs[0]]].op == "add"
+            if op == "divide" and summed:  # the mean of two heads
                 yield Mistake("a sum, no mean of the two", lambda c: c.right() * 2.0)
                 return
             where = " on the way back" if site.is_backward else ""

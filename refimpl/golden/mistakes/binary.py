@@ -332,6 +332,10 @@ def _padding(site: Site) -> Iterator[Mistake]:
             words += f" to {K + padding}"
             kind = f"padding counted: every value too {word}, up to whole words of {width}"
             yield Mistake(words, _moved(sign * padding), kind)
+        if padding:
+            words = f"padding counted: its {padding} zeros as agreeing, 2 popcount(~(a ^ w)) - K"
+            kind = f"padding counted: its zeros as agreeing, up to whole words of {width}"
+            yield Mistake(words, _moved(2 * padding), kind)
 
 
 def _moved(by: int) -> Callable[[Call], np.ndarray | None]:

@@ -286,6 +286,8 @@ def outputs(site: Site) -> Iterator[Mistake]:
     yield Mistake(words, lambda call: _of_output(call, _image_0), rank=INPUT)
     if site.what.startswith("d.p"):
         for words, change in SUMS.items():
+            if site.node.op == "position_bias":
+                words = words.replace("image", "window")
             yield Mistake(words, lambda call, change=change: _of_rows(call, change), rank=INPUT)
         for words, divisor in MEANS.items():
             yield Mistake(words, lambda call, n=divisor: _divided(call, n), rank=INPUT)
