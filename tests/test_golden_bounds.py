@@ -328,7 +328,7 @@ def test_gamma():
 
 
 @pytest.mark.parametrize("refused", [
-    lambda x: np.linalg.norm(x), lambda x: np.log(x), lambda x: np.add.reduce(x),
+    lambda x: np.linalg.norm(x), lambda x: np.tan(x), lambda x: np.add.reduce(x),
     lambda x: np.add(1.0, x, where=False),
 ])  # fmt: skip
 def test_what_it_does_not_know_it_refuses(refused):

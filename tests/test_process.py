@@ -196,7 +196,7 @@ def test_broken_tiffs_of_a_folder_are_our_lines(model, tmp_path, workers) -> Non
         ("depth=1000000000", "depth is 1000000000; expected at most 1,000 blocks"),
         ("dim=1000000000000", "dim is 1000000000000; expected at most 1,000,000"),
         ("dim=60000", "GB; expected a model that fits into"),
-        ("mlp_ratio=1000000", "GB; expected a model that fits into"),
+        ("mlp_ratio=1000000", "GB in NumPy, expected at most 2.1"),
     ],
 )
 def test_networks_that_nobody_can_train_are_told_at_once(tmp_path, field, words) -> None:

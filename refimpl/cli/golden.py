@@ -318,10 +318,10 @@ def _case(args: argparse.Namespace) -> Any:
             f"--set changes an architecture, and {args.model} has parameters of its own; "
             "expected an architecture with --random"
         )
-    preprocessing = ready(file, "numpy", None)[2]  # which knows how large images may be
     require_room(file.model.config, np.dtype(args.dtype))
     if args.random is not None:
         return file.model, file.params, search.draw(file.model.config, args.random, count)[1]
+    preprocessing = ready(file, "numpy", None)[2]
     images = [preprocessing.apply(open_image(name)) for name in args.image]
     return file.model, file.params, np.stack(images)
 

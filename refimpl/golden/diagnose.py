@@ -56,6 +56,8 @@ def cause(
     with np.errstate(all="ignore"):  # a candidate may hold anything
         if np.shape(verdict.candidate) != np.shape(verdict.expected):
             return _other_shape(verdict.expected, verdict.candidate)
+        if verdict.tolerance is None:  # of a type, or with values, that nothing is held against
+            return None
         case = _case(verdict, bundle, candidate)
         right = Guess(RIGHT, _widen(bundle.reference.steps[verdict.name].value))
         if explains(case, right):  # in replay alone: it was held against what its inputs give

@@ -192,6 +192,12 @@ def layer_scale(draw: Draw) -> Iterator[Case]:
 
 
 @_cases
+def weight_binarizer(draw: Draw) -> Iterator[Case]:
+    yield Case("ordinary", {}, {"weight": draw(6, C)})
+    yield Case("beyond_the_clip", {}, {"weight": 3 * draw(6, C)})
+
+
+@_cases
 def shift(draw: Draw) -> Iterator[Case]:
     x, move = hard(draw(B, 3, C)), draw(C)
     yield Case("ordinary", {"x": draw(B, 3, C)}, {"move": move})
