@@ -56,7 +56,7 @@ def cause(
     with np.errstate(all="ignore"):  # a candidate may hold anything
         if np.shape(verdict.candidate) != np.shape(verdict.expected):
             return _other_shape(verdict.expected, verdict.candidate)
-        if verdict.tolerance is None:  # of a type, or with values, that nothing is held against
+        if verdict.kind == "real" and verdict.tolerance is None:  # it was held against nothing
             return None
         case = _case(verdict, bundle, candidate)
         right = Guess(RIGHT, _widen(bundle.reference.steps[verdict.name].value))

@@ -193,8 +193,8 @@ def layer_scale(draw: Draw) -> Iterator[Case]:
 
 @_cases
 def weight_binarizer(draw: Draw) -> Iterator[Case]:
-    yield Case("ordinary", {}, {"weight": draw(6, C)})
-    yield Case("beyond_the_clip", {}, {"weight": 3 * draw(6, C)})
+    yield Case("ordinary", {"weight": draw(6, C)}, {})
+    yield Case("beyond_the_clip", {"weight": 3 * draw(6, C)}, {})
 
 
 @_cases
