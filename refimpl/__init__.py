@@ -31,7 +31,19 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from refimpl import data, engine, golden, importing, kernels, models, ops, report, training
+    from refimpl import (
+        data,
+        engine,
+        exporting,
+        golden,
+        importing,
+        kernels,
+        live,
+        models,
+        ops,
+        report,
+        training,
+    )
     from refimpl.classifiers import classifier
     from refimpl.importing import load_checkpoint
     from refimpl.models import create_model, flatten, unflatten
@@ -45,11 +57,13 @@ __all__ = [
     "create_model",
     "data",
     "engine",
+    "exporting",
     "flatten",
     "golden",
     "importing",
     "kernels",
     "list_models",
+    "live",
     "load",
     "load_checkpoint",
     "models",

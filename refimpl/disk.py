@@ -89,9 +89,10 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
 
     So no half of a folder is ever there. `path` does not exist, or is an empty folder; with
     `overwrite` any folder, which goes when the new one is whole. Raises OutputError where it is
-    something else, OSError from the disk.
+    something else, or there is no folder to put it into, OSError from the disk.
     """
     path = Path(path)
+    _require_folder(path)
     free = path.is_dir() if overwrite else _is_empty_folder(path)
     if os.path.lexists(path) and not free:
         raise OutputError(f"{path}: exists; expected the name of a new folder or an empty one")
@@ -107,10 +108,12 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
             target.rename(old)
         temporary.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
+    except BaseException as error:
         if old.is_dir() and not target.exists():
             old.rename(target)
         shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError) and _is_inside(error.filename, temporary):
+            raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
         raise
 
 
@@ -156,6 +159,11 @@ def _require_folder(path: Path) -> None:
 def _target(path: Path) -> Path:
     """What a chain of links ends at, whether it is there or not."""
     return Path(os.path.realpath(path))
+
+
+def _is_inside(name: object, folder: Path) -> bool:
+    """Whether an error is of a file in the folder: a full disk names none at all."""
+    return name is None or os.fspath(folder) in str(name)
 
 
 def _stem(target: Path) -> str:

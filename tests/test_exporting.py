@@ -78,7 +78,8 @@ def test_where_the_disk_fails_nothing_stays(model, tmp_path, monkeypatch, target
 
 
 def test_a_folder_in_no_folder_is_told(model, tmp_path):
-    assert_one_line(run("export", model, "--c", tmp_path / "none" / "out"), "none/out", "No such")
+    result = run("export", model, "--c", tmp_path / "none" / "out")
+    assert_one_line(result, "none/out", "no such folder as")
 
 
 def test_one_target_is_asked_for(model):

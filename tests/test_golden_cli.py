@@ -179,7 +179,7 @@ def test_make_overwrites_nothing(tmp_path) -> None:
     options = ("--model", "react_micro", "--taps", "io", "--random", 1)
     one_line(run("golden", "make", *options, "-o", tmp_path), 2, "an empty one")
     one_line(run("golden", "make", *options, "-o", tmp_path / "mine"), 2, "an empty one")
-    one_line(run("golden", "make", *options, "-o", tmp_path / "no" / "b"), 2, "No such file")
+    one_line(run("golden", "make", *options, "-o", tmp_path / "no" / "b"), 2, "no such folder as")
     assert (tmp_path / "mine").read_text() == "words"
 
 

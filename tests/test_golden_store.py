@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import json
@@ -15,8 +16,15 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from refimpl.conventions import ConfigError, GoldenFileError, NonFiniteError, ShapeError
-from refimpl.golden import compare, make, read, record, store
+from refimpl import disk
+from refimpl.conventions import (
+    ConfigError,
+    GoldenFileError,
+    NonFiniteError,
+    OutputError,
+    ShapeError,
+)
+from refimpl.golden import compare, make, read, record, store, vectors
 from refimpl.models import flatten
 from refimpl.models.packing import binary_matrices, pack_rows
 from tests import golden_networks, networks
@@ -215,7 +223,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere/bundle"):
+    with pytest.raises(OutputError, match="nowhere/bundle: no such folder"):
         golden_networks.bundle(tmp_path / "nowhere" / "bundle", NETWORK, taps="io")
 
 
@@ -262,9 +270,38 @@ def test_a_bundle_is_replaced_only_by_one(tmp_path):
     assert os.listdir(tmp_path) == ["b"]
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "words").write_text("kept")
-    with pytest.raises(GoldenFileError, match="mine: holds no manifest.json; expected a folder"):
+    with pytest.raises(GoldenFileError, match="mine: holds no index.csv of ours; expected"):
         golden_networks.bundle(tmp_path / "mine", NETWORK, overwrite=True)
     assert (tmp_path / "mine" / "words").read_text() == "kept"
+
+
+def test_what_no_run_has_written_is_never_replaced(tmp_path):
+    """A project may have files of these names; a bundle may hold notes of its user."""
+    golden_networks.bundle(tmp_path / "b", NETWORK, taps="io")
+    (tmp_path / "b" / "src").mkdir()
+    (tmp_path / "b" / "src" / "main.py").write_text("kept")
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "manifest.json").write_text('{"name": "my web app"}')
+    (project / "index.csv").write_text("id,label\n0,cat\n")
+    for folder, words in ((tmp_path / "b", "b: holds src/main.py, which"), (project, "of ours")):
+        before = {path: path.is_dir() or path.read_bytes() for path in folder.rglob("*")}
+        with pytest.raises(GoldenFileError, match=words):
+            golden_networks.bundle(folder, NETWORK, overwrite=True)
+        with pytest.raises(GoldenFileError, match="of ours"):  # a bundle is no folder of vectors
+            vectors.write("softmax", folder, overwrite=True)
+        after = {path: path.is_dir() or path.read_bytes() for path in folder.rglob("*")}
+        assert after == before
+    vectors.write("softmax", tmp_path / "v", text=True)
+    (tmp_path / "v" / "notes.txt").write_text("kept")
+    with pytest.raises(GoldenFileError, match="v: holds notes.txt, which no earlier run"):
+        vectors.write("softmax", tmp_path / "v", overwrite=True)
+
+
+def test_a_full_disk_names_the_folder(tmp_path):
+    with pytest.raises(OSError, match="No space left.*whole'"), disk.new_folder(tmp_path / "whole"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert os.listdir(tmp_path) == []
 
 
 def test_images_that_do_not_fit(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -114,7 +115,11 @@ def test_the_command_goes_on_from_a_file(start, pictures, tmp_path) -> None:
     assert result.status == 0, result.err
     fine, params = refimpl.load(out)
     assert fine.class_names == ("down", "up")
-    assert fine.preprocessing == PREPROCESSING  # the file's own, not that of the new images
+    prepared = fine.preprocessing
+    assert prepared.brightness is not None  # of the new images, by which odd ones are told
+    # all else is the file's own
+    plain = dataclasses.replace(prepared, brightness=None, contrast=None, colour=None)
+    assert plain == PREPROCESSING
     assert fine.config == model(num_classes=2).config
     assert params["head"]["weight"].shape[0] == 2
     assert json.loads(cards.path_of(out).read_text())["init"] == str(start)

@@ -134,7 +134,9 @@ def run(args: argparse.Namespace) -> int:
             f"{args.data}: found {len(data.class_names)} classes, {args.model} has "
             f"{model.config.num_classes}: add --set num_classes={len(data.class_names)}"
         )
-    preprocessing = own or _measured(read, data.images)
+    preprocessing = _measured(read, data.images)
+    if own is not None:  # the network knows these numbers; what is usual are the new images
+        preprocessing = dataclasses.replace(preprocessing, mean=own.mean, std=own.std)
     split = training.hold_out(data.images, data.labels, args.validation, seed=recipe.seed)
     with _resumable(args.output):
         trained = training.train(

@@ -62,6 +62,7 @@ from refimpl.ops import weight_binarizer
 
 FORMAT, FORMAT_VERSION = "refimpl golden bundle", "2"
 VERSIONS = ("1", FORMAT_VERSION)  # that are read; "1" has no columns `op` and `attributes`
+TEXTS = (".hex", ".txt")  # beside the arrays of isolated vectors
 MANIFEST, INDEX, WEIGHTS = "manifest.json", "index.csv", "weights.safetensors"
 INPUT_FILE, OUTPUT_FILE = "input_0.npy", "output_0.npy"
 HASHED = (INDEX, WEIGHTS, INPUT_FILE, OUTPUT_FILE)  # in the manifest; the taps in the index
@@ -438,17 +439,39 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def require_free(path: Path, *, overwrite: bool = False, sign: str = MANIFEST) -> None:
+def require_free(path: Path, *, overwrite: bool = False, sign: str = "sha256") -> None:
     """Raise GoldenFileError where this is no folder that a bundle may be written to.
 
-    With `overwrite` a folder may go that holds the file `sign`: it was written likewise.
+    With `overwrite` a folder may go in which every file is one that its own index lists, with the
+    column `sign`: an earlier run wrote it. What else is in it is nobody's to delete.
     """
     if path.is_dir() and not any(path.iterdir()):
         return
     if os.path.lexists(path) and not overwrite:
         raise GoldenFileError(f"{path}: exists; expected a new folder or an empty one")
-    if os.path.lexists(path) and not (path / sign).is_file():
-        raise GoldenFileError(f"{path}: holds no {sign}; expected a folder that may be replaced")
+    if os.path.lexists(path):
+        _require_own(path, sign)
+
+
+def _require_own(path: Path, sign: str) -> None:
+    """Raise GoldenFileError where a folder holds a file that no earlier run has written."""
+    try:
+        with (path / INDEX).open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error):
+        rows = []
+    if not rows or sign not in rows[0] or None in (row.get("file") for row in rows):
+        raise GoldenFileError(f"{path}: holds no {INDEX} of ours; expected a folder to replace")
+    own = {INDEX, *(() if sign != "sha256" else (MANIFEST, *HASHED))}
+    for row in rows:
+        own.update({row["file"], *(f"{row['file'].removesuffix('.npy')}{s}" for s in TEXTS)})
+    for found in sorted(path.rglob("*")):
+        name = found.relative_to(path).as_posix()
+        if not found.is_dir() and name not in own:
+            raise GoldenFileError(
+                f"{path}: holds {name}, which no earlier run has written; "
+                "expected a new folder or one of an earlier run"
+            )
 
 
 def write_folder(path: Path, contents: Iterable[tuple[str, bytes]], overwrite: bool) -> None:

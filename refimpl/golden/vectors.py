@@ -52,7 +52,7 @@ def write(op: str, folder: Path, *, text: bool = False, overwrite: bool = False)
     `overwrite` where it holds no vectors; OSError from the disk.
     """
     require_operation(op)
-    store.require_free(folder, overwrite=overwrite, sign=INDEX)
+    store.require_free(folder, overwrite=overwrite, sign="case")
     files = dict(_files(op, text))
     store.write_folder(folder, files.items(), overwrite)
     return len(files)
