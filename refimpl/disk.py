@@ -34,7 +34,7 @@ def require_free(path: str | os.PathLike, *, overwrite: bool = False) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        _require_folder(path)
+        require_parent(path)
         return
     except OSError as error:
         raise OutputError(f"{path}: {error.strerror or error}; expected a file to write") from None
@@ -43,7 +43,7 @@ def require_free(path: str | os.PathLike, *, overwrite: bool = False) -> None:
     if (stat.S_ISREG(mode) or stat.S_ISBLK(mode)) and not overwrite and _stream(path) is None:
         raise OutputError(f"{path}: exists; expected the name of a new file")
     if stat.S_ISREG(mode):
-        _require_folder(path)
+        require_parent(path)
 
 
 def is_stdout(path: str | os.PathLike) -> bool:
@@ -92,7 +92,7 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
     something else, or there is no folder to put it into, OSError from the disk.
     """
     path = Path(path)
-    _require_folder(path)
+    require_parent(path)
     free = path.is_dir() if overwrite else _is_empty_folder(path)
     if os.path.lexists(path) and not free:
         raise OutputError(f"{path}: exists; expected the name of a new folder or an empty one")
@@ -148,7 +148,8 @@ def remove_leftovers(path: str | os.PathLike) -> None:
                 found.unlink(missing_ok=True)
 
 
-def _require_folder(path: Path) -> None:
+def require_parent(path: Path) -> None:
+    """Raise OutputError where the folder in which `path` would be is none, or cannot be written."""
     folder = _target(path).parent
     if not folder.is_dir():
         raise OutputError(f"{path}: no such folder as {folder}; expected one to write into")

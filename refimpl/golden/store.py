@@ -445,6 +445,7 @@ def require_free(path: Path, *, overwrite: bool = False, sign: str = "sha256") -
     With `overwrite` a folder may go in which every file is one that its own index lists, with the
     column `sign`: an earlier run wrote it. What else is in it is nobody's to delete.
     """
+    disk.require_parent(path)
     if path.is_dir() and not any(path.iterdir()):
         return
     if os.path.lexists(path) and not overwrite:
