@@ -84,8 +84,7 @@ def test_drawn_networks_pass(tmp_path_factory, config, seed):
     check(tmp_path_factory.mktemp("drawn"), config, seed)
 
 
-@pytest.mark.parametrize("name", ["didb_micro_mnist", "react_micro", "small_tie_free",
-                                  "small_adversarial"])
+@pytest.mark.parametrize("name", sorted(path.name for path in GOLDEN.iterdir()))
 def test_the_bundles_of_the_package(tmp_path, name):
     bundle = golden.read(GOLDEN / name)
     code = export(tmp_path, bundle.model, bundle.params)
