@@ -318,7 +318,10 @@ def _case(args: argparse.Namespace) -> Any:
             f"--set changes an architecture, and {args.model} has parameters of its own; "
             "expected an architecture with --random"
         )
-    require_room(file.model.config, np.dtype(args.dtype))
+    try:
+        require_room(file.model.config, np.dtype(args.dtype))
+    except ConfigError as error:
+        raise ConfigError(f"{file.path}: {error}") from None
     if args.random is not None:
         return file.model, file.params, search.draw(file.model.config, args.random, count)[1]
     preprocessing = ready(file, "numpy", None)[2]
