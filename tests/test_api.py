@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
 import pydoc
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,15 +19,26 @@ import refimpl
 from tests import make_api_reference
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("refimpl", "refimpl.engine", "refimpl.golden", "refimpl.models", "refimpl.training",
-         "refimpl.cluster")  # fmt: skip
+ROOMS = (
+    *("refimpl", "refimpl.classifiers", "refimpl.cluster", "refimpl.engine", "refimpl.golden"),
+    *("refimpl.importing", "refimpl.metrics", "refimpl.models", "refimpl.segmenters"),
+    "refimpl.training",
+    *(["refimpl.torch"] if importlib.util.find_spec("torch") else []),
+)
+
+
+def names_of(room: ModuleType) -> list[str]:
+    """What a room lists as public, or, where it lists nothing, what it defines."""
+    own = [name for name, value in vars(room).items()
+           if getattr(value, "__module__", None) == room.__name__ and name[0] != "_"]  # fmt: skip
+    return getattr(room, "__all__", own)
 
 
 def public() -> dict[str, object]:
-    """Functions and classes of `__all__` of the package and its rooms, by where they are found."""
+    """Public functions and classes of the package and its rooms, by where they are found."""
     found = {}
     for room in map(importlib.import_module, ROOMS):
-        for name in room.__all__:
+        for name in names_of(room):
             value = getattr(room, name)
             if inspect.isfunction(value) or inspect.isclass(value):
                 found.setdefault(value, f"{room.__name__}.{name}")
@@ -185,6 +198,7 @@ def test_the_reference_has_a_page_for_every_module(tmp_path) -> None:
     pytest.importorskip("pdoc")
     make_api_reference.write(tmp_path)
     assert (tmp_path / "index.html").is_file()
-    for module in ("refimpl", "refimpl/ops/rprelu", "refimpl/engine", "refimpl/training"):
+    rooms = ("ops/rprelu", "engine", "training", "classifiers", "cluster", "models")
+    for module in ("refimpl", *(f"refimpl/{room}" for room in rooms)):
         page = (tmp_path / f"{module}.html").read_text()
         assert "<h1" in page and "&gt;&gt;&gt;" in page, module
