@@ -73,8 +73,8 @@ def _address(scheduler: str) -> str | None:
     path = Path(scheduler)
     if not scheduler or not path.exists():
         raise ConfigError(
-            f"{scheduler or repr(scheduler)}: no such scheduler file, expected one, an address such "
-            "as tcp://HOST:PORT, or local[:N]"
+            f"{scheduler or repr(scheduler)}: no such scheduler file, expected one, an address "
+            "such as tcp://HOST:PORT, or local[:N]"
         )
     try:
         address = json.loads(read_text(path))["address"]
