@@ -60,9 +60,14 @@ class Segmentation:
     {1: 0.75, 0: 0.25}
     """
 
-    labels: np.ndarray = dataclasses.field(repr=False)  # uint8 (H, W), index into class_names
-    class_names: tuple[str, ...] = dataclasses.field(repr=False)
+    labels: np.ndarray  # uint8 (H, W), index into class_names
+    class_names: tuple[str, ...]
     warning: str | None = None  # in words, what sets the image apart from those of the training
+
+    def __repr__(self) -> str:
+        names, (height, width) = self.class_names, self.labels.shape
+        shares = some([f"{names[label]} {share:.0%}" for label, share in self.shares().items()])
+        return f"Segmentation({height} x {width}: {shares}, warning={self.warning!r})"
 
     def shares(self) -> dict[int, float]:
         """Label -> part of the image, 0 to 1, of the labels that occur, the largest first."""

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import refimpl
+from refimpl import segmenters
 from tests import make_api_reference
 
 ROOT = Path(__file__).parent.parent
@@ -179,6 +180,10 @@ def test_help_begins_with_the_calls_that_matter() -> None:
             lambda: refimpl.create_model("deit_micro").network,
             "Network(78 operations, 56 parameters, logits (1, 10) for one image)",
         ),
+        (
+            lambda: segmenters.Segmentation(np.array([[0, 1, 1, 1]], np.uint8), ("sky", "road")),
+            "Segmentation(1 x 4: road 75%, sky 25%, warning=None)",
+        ),
     ],
 )
 def test_what_is_printed_says_something(make, said) -> None:
@@ -189,7 +194,10 @@ def test_no_repr_is_an_address_or_a_page(tmp_path) -> None:
     model, params = refimpl.load("didb_micro_mnist")
     _, cache = model.forward(params, model.prepare(np.zeros((1, 28, 28), np.uint8)))
     bundle = refimpl.golden.read(ROOT / "weights" / "golden" / "react_micro")
-    for value in (model, cache, bundle, refimpl.segmenter("segmenter_didb_scenes")):
+    found = refimpl.golden.compare(bundle, {"logits": bundle.value("logits")})
+    network = refimpl.segmenter("segmenter_didb_scenes")
+    answer = network(np.zeros((56, 60), np.uint8))
+    for value in (model, cache, bundle, found, network, network.backend, answer):
         text = repr(value)
         assert " at 0x" not in text and len(text) < 400, text
 
