@@ -61,11 +61,6 @@ class Parts(Builder):
         factor = self.own.keys / self.stage.keys
         return self.hidden(f"{path}.rescaled", "rescale", [], [path], factor=factor)
 
-    def linear_params(self, p: str, inputs: int, outputs: int, bias: bool = True) -> list[str]:
-        """Declare weight, and bias where there is one, of a real linear map."""
-        weight = self.param(f"{p}.weight", (outputs, inputs), "matrix")
-        return [weight, self.param(f"{p}.bias", (outputs,), "bias")] if bias else [weight]
-
     def attention_params(self, p: str, c: Config, s: Stage) -> dict[str, str]:
         """Declare those of binary attention that are no projection's, in the order of files."""
         self.at(f"{p}.prob", p)
@@ -104,7 +99,9 @@ class Parts(Builder):
         self, name: str, p: str, x: str, outputs: int, shell: bool = False, bias: bool = True
     ) -> str:
         """Add x W^T, plus b with `bias`, with parameters below p."""
-        params = self.linear_params(p, self.channels(x), outputs, bias)
+        params = [self.param(f"{p}.weight", (outputs, self.channels(x)), "matrix")]
+        if bias:
+            params.append(self.param(f"{p}.bias", (outputs,), "bias"))
         return self(name, "linear", [x], params, shell=shell)
 
     def scaled(self, p: str, x: str, always: bool = False) -> str:
