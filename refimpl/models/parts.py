@@ -104,16 +104,11 @@ class Parts(Builder):
             params.append(self.param(f"{p}.bias", (outputs,), "bias"))
         return self(name, "linear", [x], params, shell=shell)
 
-    def scaled(self, p: str, x: str, always: bool = False) -> str:
-        """Add alpha x + beta, with both below p, where there is LayerScale or always; else x."""
-        if not (always or self.config.layer_scale):
-            return x
-        self.at(p)
-        shape = (self.channels(x),)
-        params = [
-            self.param(f"{p}.alpha", shape, "layer_scale"),
-            self.param(f"{p}.beta", shape, "bias"),
-        ]
+    def layer_scale(self, p: str, x: str, *leaves: str, where: str | None = None) -> str:
+        """Add x times the first leaf below p, plus the second where there are two."""
+        self.at(p, where)
+        roles = zip(leaves, ("layer_scale", "bias"))
+        params = [self.param(f"{p}.{leaf}", (self.channels(x),), role) for leaf, role in roles]
         return self.hidden(p, "layer_scale", [x], params)
 
     def cut(self, name: str, x: str, s: Stage, transposed: bool, tap: str = "real") -> str:
