@@ -137,6 +137,7 @@ def _steps(network: Network, node: Node, backward: bool) -> list[Entry]:
     return [
         {
             "name": (gradients if backward else names)[key],
+            "step": key,
             "kind": step.kind,
             "reads": [read[name] for name in step.reads],
             "shape": shapes[key],
