@@ -134,7 +134,7 @@ def _carry_out(args: argparse.Namespace, asked: Any, missing: list, results: Any
         asked, results.split, lambda split, plain: read_data(args.data, split, plain, asked.task)
     )
     results.require_like(images)
-    if args.scheduler:
+    if args.scheduler is not None:
         _on_cluster(args, missing, images, results)
         return
     for number, each in enumerate(missing, start=1):
