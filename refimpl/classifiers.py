@@ -43,7 +43,11 @@ BATCH_SIZE = 100
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answer for one image."""
+    """The answer for one image.
+
+    >>> Prediction("b", 0.75, ("a", "b"), np.array([0.25, 0.75])).top(1)
+    [('b', 0.75)]
+    """
 
     label: str  # name of the most probable class
     probability: float  # of that class, 0 to 1
@@ -59,7 +63,13 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How often a classifier is right, as fractions from 0 to 1."""
+    """How often a classifier is right, as fractions from 0 to 1.
+
+    >>> hits = np.array([[2, 1, 2]] + 9 * [[0, 0, 0]])  # of class 0: images, top-1, top-5
+    >>> found = classifier("didb_micro_mnist").evaluation(hits, seconds=0.5)
+    >>> found.top1, found.top5, found.images_per_second
+    (0.5, 1.0, 4.0)
+    """
 
     count: int  # images
     top1: float
@@ -98,7 +108,15 @@ def classifier(
 
 
 class Classifier:
-    """A model with its parameters, its preprocessing and the names of its classes."""
+    """A model with its parameters, its preprocessing and the names of its classes.
+
+    >>> from refimpl.data import bundled
+    >>> ask = classifier("didb_micro_mnist")
+    >>> [answer.label for answer in ask(bundled.digits()[3:5])]
+    ['3', '4']
+    >>> ask.probabilities(ask.preprocessing.apply_array(np.zeros((2, 30, 40), np.uint8))).shape
+    (2, 10)
+    """
 
     def __init__(
         self,

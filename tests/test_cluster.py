@@ -443,7 +443,9 @@ def test_a_task_has_as_many_batches_as_keep_the_client_up(seconds, threads, left
     "scheduler, words",
     [
         ("nowhere.json", "nowhere.json: no such scheduler file"),
+        ("", "'': no such scheduler file, expected one"),
         ("local:0", "local:0: expected local or local:N"),
+        ("local:x", "local:x: expected local or local:N"),
         ("tcp://127.0.0.1:9", "tcp://127.0.0.1:9: cannot reach the scheduler"),
         ("what://127.0.0.1:9", "what://127.0.0.1:9: cannot reach the scheduler"),
         (Path(__file__), "not a scheduler file"),

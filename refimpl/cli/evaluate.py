@@ -115,7 +115,7 @@ def _evaluate_segmenter(args: argparse.Namespace) -> int:
         cards.read(files.find(args.model))
     if any(_is_picture(path) for path in args.confusion):  # known before the work
         curves.require_matplotlib()
-    if args.scheduler:
+    if args.scheduler is not None:
         folder = _on_cluster(args)
         result, choice = folder.result, folder.choice
     else:
@@ -217,7 +217,7 @@ def _evaluate_classifier(args: argparse.Namespace) -> int:
     model = classifier(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
         cards.read(files.find(args.model))  # a missing card is told before the work, not after it
-    if args.scheduler:
+    if args.scheduler is not None:
         data = _on_cluster(args)
         result, choice = data.result, data.choice
     else:

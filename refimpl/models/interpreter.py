@@ -236,5 +236,5 @@ def _show_backward(place: int, dy: Any, gradients: Flat, cache: Cache, tap: Tap)
 
 def _arguments(node: Node, values: Flat, params: Flat) -> dict[str, np.ndarray]:
     """What the steps inside a node read of it, by their names for it."""
-    found = {f"x{k}": values[name] for k, name in enumerate(node.inputs) if name in values}
-    return found | {f"p{k}": _argument(n, values, params) for k, n in enumerate(node.params)}
+    known = {**values, **params}
+    return {key: known[name] for key, name in zip(node.keys, node.args) if name in known}

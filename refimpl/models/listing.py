@@ -126,8 +126,7 @@ def _steps(network: Network, node: Node, backward: bool) -> list[Entry]:
     inside = insides.of(node)
     if inside is None:
         return []
-    args = {f"x{k}": name for k, name in enumerate(node.inputs)}
-    args |= {f"p{k}": name for k, name in enumerate(node.params)}
+    args = dict(zip(node.keys, node.args, strict=True))
     names = args | dict(node.inside)
     gradients = {
         key: f"{PARAM if name in network.parameters else GRADS}{name}"
@@ -138,6 +137,7 @@ def _steps(network: Network, node: Node, backward: bool) -> list[Entry]:
     return [
         {
             "name": (gradients if backward else names)[key],
+            "step": key,
             "kind": step.kind,
             "reads": [read[name] for name in step.reads],
             "shape": shapes[key],

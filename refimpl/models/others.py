@@ -61,5 +61,5 @@ def boxes(net: Parts, p: str, x: str, c: Config, s: Stage) -> list[str]:
             q = f"{p}.box{side}.{name}"
             net.at(q)
             y = net(f"{q}.mean", "box", [x], grid=s.grid, side=side, axis=axis)
-            found.append(net.scaled(q, y, always=True))
+            found.append(net.layer_scale(q, y, "alpha", "beta"))
     return found

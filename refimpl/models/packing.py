@@ -75,7 +75,7 @@ def stored(parameter: Parameter) -> dict[str, Stored]:
     if not parameter.traits.binary:
         return {parameter.path: Stored(parameter.shape, "floats")}
     outputs, inputs = parameter.shape
-    bits, scale = _bits_and_scale(parameter.path)
+    bits, scale = bits_and_scale(parameter.path)
     row = -(-inputs // WORD) * WORD // 8
     return {bits: Stored((outputs, row), "bits"), scale: Stored((outputs,), "floats")}
 
@@ -95,7 +95,7 @@ def pack(config: Config, params: Params, floats: str = "float32") -> dict[str, n
         require_finite("pack", path, flat[path])
         if found.traits.binary:
             centred, _, value = weight_binarizer.binarize(flat[path])
-            bits, scale = _bits_and_scale(path)
+            bits, scale = bits_and_scale(path)
             packed |= {bits: pack_rows(centred >= 0), scale: _cast(scale, value, floats)}
         else:
             packed[path] = _cast(path, flat[path], floats)
@@ -151,7 +151,7 @@ def check(config: Config, given: Mapping[str, np.ndarray | InFile]) -> None:
 def _check_values(config: Config, arrays: Mapping[str, np.ndarray]) -> None:
     declared = network(config).parameters
     for path in binary_matrices(config):
-        (name, _), (_, inputs) = _bits_and_scale(path), declared[path].shape
+        (name, _), (_, inputs) = bits_and_scale(path), declared[path].shape
         if np.unpackbits(arrays[name], axis=1, bitorder="little")[:, inputs:].any():
             raise ModelFileError(f"{name}: a padding bit is 1; expected 0 from bit {inputs} on")
     for name, array in arrays.items():
@@ -173,7 +173,7 @@ def _all_stored(config: Config) -> dict[str, Stored]:
     return {name: found for p in declared for name, found in stored(p).items()}
 
 
-def _bits_and_scale(path: str) -> tuple[str, str]:
+def bits_and_scale(path: str) -> tuple[str, str]:
     """Names of the packed arrays of a binary matrix."""
     stem = path.removesuffix("weight")
     return f"{stem}bits", f"{stem}scale"
