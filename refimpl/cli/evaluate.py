@@ -66,7 +66,6 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl.classifiers import classifier
     from refimpl.models import cards, files
-    from refimpl.report import curves
     from refimpl.segmenters import segmenter
 
     _check_scheduler(args)
@@ -78,6 +77,8 @@ def run(args: argparse.Namespace) -> int:
     if args.record:
         cards.read(files.find(args.model))  # a missing card is told before the work, not after it
     if any(_is_picture(path) for path in args.confusion):  # known before the work
+        from refimpl.report import curves
+
         curves.require_matplotlib()
     if args.scheduler is not None:
         data = _on_cluster(args)
