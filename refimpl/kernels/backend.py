@@ -10,6 +10,7 @@ would be, or too little time is spent in it.
 """
 
 from refimpl.kernels.twins import (
+    attention,
     band_sum,
     bands,
     binary_linear,
@@ -64,6 +65,7 @@ from refimpl.ops import (
 
 __all__ = [
     "add",
+    "attention",
     "band_sum",
     "bands",
     "batch_norm",

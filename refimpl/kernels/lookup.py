@@ -5,7 +5,10 @@
 Of four numbers of a row there are sixteen sums with signs in front, which is what a register of
 AVX-512 holds, and one of its instructions looks sixteen of them up: for sixteen columns, whose four
 signs are the index. So an addition and a permutation do the work of four multiply-adds, and signs
-take a bit each. Only the path `avx512` of `popcount` has the instruction.
+take a bit each. With `BITS` in the place of `SIGNS` the factors are 1 and 0.
+
+Every path of `popcount` gives the same sums, but where a CPU has no such instruction they are
+looked up one by one, and BLAS is faster: see `pays`.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 
 from refimpl.kernels.compile import jit
-from refimpl.kernels.popcount import WORD
+from refimpl.kernels.popcount import WORD, Avx512, Path
 from refimpl.kernels.vector import (
     LANES,
     broadcast,
@@ -31,19 +34,26 @@ from refimpl.kernels.vector import (
 
 FOUR = 4  # numbers whose signs are one index; and rows at a time
 _IN_WORD = WORD // FOUR
-# Bit j of k is the sign in front of number j in sum k.
-SIGNS = np.where(np.arange(LANES) >> np.arange(FOUR)[:, None] & 1, 1, -1).astype(np.float32)
+# Factors (4, 16): bit j of k stands for number j in sum k.
+BITS = (np.arange(LANES) >> np.arange(FOUR)[:, None] & 1).astype(np.float32)
+SIGNS = 2 * BITS - 1
 
 _FLOATS, _INTS = (ir.VectorType(kind, LANES) for kind in (ir.FloatType(), ir.IntType(32)))
 
 
+def pays(path: Path) -> bool:
+    """Whether this way to the product takes less time than that of BLAS."""
+    return isinstance(path, Avx512)
+
+
 @jit
-def tabulate(d, at, step, row_step, groups, tables):
+def tabulate(factors, d, at, step, row_step, groups, tables):
     """Sixteen sums of each group of four in FOUR rows: tables (FOUR, groups, 16).
 
     Number k of row r is at + r * row_step + k * step of d, flat.
     """
-    first, second, third, fourth = load(SIGNS, 0), load(SIGNS, 16), load(SIGNS, 32), load(SIGNS, 48)
+    first, second = load(factors, 0), load(factors, LANES)
+    third, fourth = load(factors, 2 * LANES), load(factors, 3 * LANES)
     for r in range(FOUR):
         for g in range(groups):
             begin = at + r * row_step + FOUR * g * step
@@ -57,18 +67,20 @@ def tabulate(d, at, step, row_step, groups, tables):
 def _look_up(columns: int):
     """The generator for FOUR rows times so many vectors of columns."""
 
-    def typed(typing, tables, groups, indices, indices_at, words, onto, out, out_at, out_step):
+    def typed(
+        typing, path, tables, groups, indices, indices_at, words, onto, out, out_at, out_step
+    ):
         index = types.intp
         result = types.none(
-            tables, index, indices, index, index, types.boolean, out, index, index
+            path, tables, index, indices, index, index, types.boolean, out, index, index
         )
 
         def generate(context, builder, signature, values):
-            tables, groups, indices, indices_at, words, onto, out, out_at, out_step = values
+            _, tables, groups, indices, indices_at, words, onto, out, out_at, out_step = values
             integer = groups.type
-            tables = pointer(context, builder, signature.args[0], tables, integer(0))
-            indices = pointer(context, builder, signature.args[2], indices, indices_at)
-            out = pointer(context, builder, signature.args[6], out, out_at)
+            tables = pointer(context, builder, signature.args[1], tables, integer(0))
+            indices = pointer(context, builder, signature.args[3], indices, indices_at)
+            out = pointer(context, builder, signature.args[7], out, out_at)
             places = [
                 _vector(builder, out, _sum(builder, builder.mul(out_step, integer(r)), c * LANES))
                 for r in range(FOUR)
@@ -93,14 +105,14 @@ def _look_up(columns: int):
                 count = builder.select(whole, integer(_IN_WORD), left)
                 with cgutils.for_range(builder, count) as loop:
                     group = builder.add(first, loop.index)
+                    looked_up = [_looker(builder, path, builder.load(index)) for index in found]
                     for r in range(FOUR):
                         at = builder.add(builder.mul(groups, integer(r)), group)
-                        table = _vector(builder, tables, builder.mul(at, integer(LANES)))
-                        table = builder.load(table, align=4)
-                        for c, index in enumerate(found):
+                        table = builder.gep(tables, [builder.mul(at, integer(LANES))])
+                        for c, term_of in enumerate(looked_up):
                             total = sums[r * columns + c]
-                            term = _permuted(builder, table, builder.load(index))
-                            builder.store(builder.fadd(builder.load(total), term), total)
+                            sum_of_both = builder.fadd(builder.load(total), term_of(table))
+                            builder.store(sum_of_both, total)
                     for index in found:
                         rest = builder.lshr(builder.load(index), constant(FOUR))
                         builder.store(rest, index)
@@ -121,11 +133,37 @@ def _vector(builder, base, at):
     return builder.bitcast(builder.gep(base, [at]), _FLOATS.as_pointer())
 
 
-def _permuted(builder, table, index):
-    """Lane l is the number of the table that the four lowest bits of lane l of the index name."""
+def _looker(builder, path, index):
+    """table -> its numbers in the places that the four lowest bits of each lane of index name."""
+    make = _by_sixteen if path.instance_class is Avx512 else _one_by_one
+    return make(builder, index)
+
+
+def _by_sixteen(builder, index):
     kind = ir.FunctionType(_FLOATS, [_FLOATS, _INTS])
     name = "llvm.x86.avx512.permvar.sf.512"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [table, index])
+    permute = cgutils.get_or_insert_function(builder.module, kind, name)
+
+    def look_up(table):
+        table = builder.load(builder.bitcast(table, _FLOATS.as_pointer()), align=4)
+        return builder.call(permute, [table, index])
+
+    return look_up
+
+
+def _one_by_one(builder, index):
+    places = builder.and_(index, constant(LANES - 1))
+    lanes = [ir.Constant(ir.IntType(32), lane) for lane in range(LANES)]
+    places = [builder.extract_element(places, lane) for lane in lanes]
+
+    def look_up(table):
+        found = ir.Constant(_FLOATS, ir.Undefined)
+        for lane, place in zip(lanes, places, strict=True):
+            value = builder.load(builder.gep(table, [place]))
+            found = builder.insert_element(found, value, lane)
+        return found
+
+    return look_up
 
 
 def _function(columns: int):
@@ -136,7 +174,7 @@ def _function(columns: int):
     """
 
     @compiled_as(_look_up(columns))
-    def block(tables, groups, indices, indices_at, words, onto, out, out_at, out_step):
+    def block(path, tables, groups, indices, indices_at, words, onto, out, out_at, out_step):
         every = tables.reshape(-1)[: FOUR * groups * LANES].reshape(FOUR, groups, LANES)
         for c in range(columns):
             at = indices_at + c * words * LANES
@@ -156,11 +194,11 @@ _look_up_2, _look_up_1 = _function(2), _function(1)
 
 
 @jit
-def look_up(tables, groups, indices, columns, words, onto, out, out_at, out_step):
+def look_up(path, tables, groups, indices, columns, words, onto, out, out_at, out_step):
     """The product of FOUR rows, tabulated, with the signs of so many columns, a multiple of 16."""
     whole = columns // (2 * LANES) * 2 * LANES
     for c in range(0, whole, 2 * LANES):
-        _look_up_2(tables, groups, indices, c * words, words, onto, out, out_at + c, out_step)
+        _look_up_2(path, tables, groups, indices, c * words, words, onto, out, out_at + c, out_step)
     if whole < columns:
         at = out_at + whole
-        _look_up_1(tables, groups, indices, whole * words, words, onto, out, at, out_step)
+        _look_up_1(path, tables, groups, indices, whole * words, words, onto, out, at, out_step)

@@ -322,7 +322,7 @@ def binary_rows(path, a, w, length, out):
 
 @jit
 def sixteen_rows(path, a, a_at, words, w, length, out):
-    """A block of a, from its place on, times w (blocks, words, 16) -> out (16, lanes of w) int32."""
+    """A block of a, at its place, times w (blocks, words, 16) -> out (16, lanes of w) int32."""
     step, blocks, stride = words * LANES, w.shape[0], out.shape[1]
     offset = splat(np.int32(length))
     for first in (0, 8):

@@ -146,7 +146,7 @@ ROWS = 8  # rows whose sums are made side by side: one sum waits for each of its
 
 @functools.cache
 def order(count: int) -> np.ndarray:
-    """How `sums` adds up a row of so many values, a multiple of eight: lengths, and _ADD.
+    """How `sums` adds up a row of so many values: lengths, and _ADD.
 
     >>> order(320).tolist()
     [80, 80, 0, 80, 80, 0, 0]
@@ -163,25 +163,38 @@ def room(count: int) -> int:
 
 
 @jit
-def sums(x, length, means, squared, order, open_sums):
-    """open_sums[:ROWS] = sum of each row of x, flat (ROWS * length), in NumPy's order.
+def sums(x, at, stride, means, squared, order, open_sums):
+    """open_sums[:ROWS] = sum of each row of x, from `at` on, in NumPy's order; see `order`.
 
     squared: the sum of (x - mean)^2 instead, of its mean in means (ROWS,).
     """
-    ready, first = 0, 0
-    for step in order:
-        if step == _ADD:
+    ready = 0
+    for count in order:
+        if count == _ADD:
             ready -= 1
             for r in range((ready - 1) * ROWS, ready * ROWS):
                 open_sums[r] += open_sums[r + ROWS]
-        else:
-            eights, at = step // EIGHT, ready * ROWS
-            if squared:
-                _squares_of_eights(x, first, length, eights, means, open_sums, at)
-            else:
-                _sums_of_eights_of_rows(x, first, length, eights, open_sums, at)
-            first += step
-            ready += 1
+            continue
+        _sums_of_part(x, at, stride, count, means, squared, open_sums, ready * ROWS)
+        at += count
+        ready += 1
+
+
+@jit
+def _sums_of_part(x, at, stride, count, means, squared, out, out_at):
+    """Of so many neighbours, as in `_short_sum`."""
+    eights = count // EIGHT
+    if squared and eights > 0:
+        _squares_of_eights(x, at, stride, eights, means, out, out_at)
+    elif eights > 0:
+        _sums_of_eights_of_rows(x, at, stride, eights, out, out_at)
+    values = x.reshape(-1)
+    for r in range(ROWS):
+        mean = means[r] if squared else x.dtype.type(0)
+        for i in range(eights * EIGHT, count):
+            term = values[at + r * stride + i] - mean
+            term = term * term if squared else term
+            out[out_at + r] = out[out_at + r] + term if i > 0 else term
 
 
 def _sums_of_rows(typing, x, first, length, eights, out, out_at):
@@ -255,11 +268,11 @@ def _eight_times(builder, value):
 @compiled_as(_sums_of_rows)
 def _sums_of_eights_of_rows(x, first, length, eights, out, out_at):
     for r in range(ROWS):
-        out[out_at + r] = _sum_of_eights(x, first + r * length, eights)
+        out[out_at + r] = _sum_of_eights(x.reshape(-1), first + r * length, eights)
 
 
 @compiled_as(_squares_of_rows)
 def _squares_of_eights(x, first, length, eights, means, out, out_at):
     for r in range(ROWS):
-        row = x[first + r * length :][: eights * EIGHT] - means[r]
+        row = x.reshape(-1)[first + r * length :][: eights * EIGHT] - means[r]
         out[out_at + r] = _sum_of_eights(row * row, 0, eights)

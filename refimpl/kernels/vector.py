@@ -412,26 +412,35 @@ def popcount(x: np.ndarray) -> np.ndarray:
     return bits.sum(axis=1, dtype=np.int32)
 
 
-def _sum_of_lanes(typing, x):
-    def generate(context, builder, signature, values):
-        total = values[0]
-        while total.type.count > 1:
-            half = total.type.count // 2
-            halves = [
-                ir.Constant(
-                    ir.VectorType(_INT, half), [ir.Constant(_INT, begin + k) for k in range(half)]
+def _of_lanes(combine: Callable) -> Callable:
+    """The generator of one number of all lanes: of halves, and of their halves."""
+
+    def typed(typing, x):
+        def generate(context, builder, signature, values):
+            total = values[0]
+            while total.type.count > 1:
+                half = total.type.count // 2
+                none = ir.Constant(total.type, ir.Undefined)
+                low, high = (
+                    ir.Constant(ir.VectorType(_INT, half), list(range(begin, begin + half)))
+                    for begin in (0, half)
                 )
-                for begin in (0, half)
-            ]
-            none = ir.Constant(total.type, ir.Undefined)
-            low, high = (builder.shuffle_vector(total, none, lanes) for lanes in halves)
-            total = builder.fadd(low, high)
-        return builder.extract_element(total, ir.Constant(_INT, 0))
+                low, high = (builder.shuffle_vector(total, none, part) for part in (low, high))
+                total = combine(builder, low, high)
+            return builder.extract_element(total, ir.Constant(_INT, 0))
 
-    return (types.float32(x), generate) if x == FLOATS else None
+        return (types.float32(x), generate) if x == FLOATS else None
+
+    return typed
 
 
-@compiled_as(_sum_of_lanes)
+@compiled_as(_of_lanes(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y)))
+def max_of_lanes(x: np.ndarray) -> np.float32:
+    """The largest lane of x."""
+    return x.max()
+
+
+@compiled_as(_of_lanes(lambda b, x, y: b.fadd(x, y)))
 def sum_of_lanes(x: np.ndarray) -> np.float32:
     """The lanes of x added up: halves first, the same order on every CPU."""
     while len(x) > 1:

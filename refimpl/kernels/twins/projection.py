@@ -21,9 +21,9 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import NonFiniteError
-from refimpl.kernels import bits, popcount, rows
+from refimpl.kernels import bits, lookup, popcount, rows
 from refimpl.kernels.compile import inlined, jit
-from refimpl.kernels.lookup import FOUR, look_up, tabulate
+from refimpl.kernels.lookup import FOUR, SIGNS, look_up, tabulate
 from refimpl.kernels.popcount import WORD, sixteen_rows
 from refimpl.kernels.rows import ROWS, pairwise_sum, sums
 from refimpl.kernels.vector import (
@@ -301,10 +301,10 @@ def _forward(
             for o in range(0, outputs, LANES):
                 whole = load_as_floats(product, (begin + r) * outputs + o)
                 store(linear, r * outputs + o, whole * load(scale, o))
-        sums(linear, outputs, means, False, order, open_sums)
+        sums(linear, 0, outputs, means, False, order, open_sums)
         for r in range(ROWS):
             means[r] = open_sums[r] / count
-        sums(linear, outputs, means, True, order, open_sums)
+        sums(linear, 0, outputs, means, True, order, open_sums)
         for r in range(rows):
             row = begin + r
             n, mean = (first + row) % tokens, splat(means[r])
@@ -349,7 +349,7 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray | None, ...]:
     dx, dmove = np.empty(x.shape, x.dtype), np.zeros_like(move)
     grads, clip = [np.zeros_like(array) for array in given], ste == "clip"
     arrays = rows.matrix(dy), rows.matrix(x), move
-    if isinstance(linear, _Full) and popcount.path() == popcount.PATHS["avx512"]:
+    if isinstance(linear, _Full) and lookup.pays(popcount.path()):
         dweight = np.zeros_like(linear.centred)
         signs = bits.pack(linear.centred.T).words
         _backward_of_signs(
@@ -357,7 +357,9 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray | None, ...]:
             linear.scale, stats, *given, clip, rows.matrix(dx), dmove, dweight, *grads,
         )  # fmt: skip
     else:
-        dweight = _backward_by_blas(*arrays, linear, stats, given, clip, rows.matrix(dx), dmove, grads)
+        dweight = _backward_by_blas(
+            *arrays, linear, stats, given, clip, rows.matrix(dx), dmove, grads
+        )
     token = grads[5:] if per_token else (None, None)
     return dx, dmove, linear.weight_gradient(dweight), *grads[:5], *token
 
@@ -385,8 +387,8 @@ def _backward_of_signs(
     product = np.empty((WORD, outputs), np.int32)
     dlinear, scaled = np.zeros((WORD, outputs), np.float32), np.empty((FOUR, outputs), np.float32)
     dsigns, index = np.zeros((WORD, inputs), np.float32), np.empty(inputs, np.uint32)
-    groups = max(outputs, WORD) // FOUR
-    tables = np.empty(FOUR * groups * LANES, np.float32)
+    groups, in_word = outputs // FOUR, WORD // FOUR
+    tables = np.empty(FOUR * max(groups, in_word) * LANES, np.float32)
     for begin in range(0, length, WORD):
         end = min(begin + WORD, length)
         for first in range(begin, end, LANES):
@@ -403,15 +405,15 @@ def _backward_of_signs(
         for r in range(0, end - begin, FOUR):
             for o in range(0, FOUR * outputs, LANES):
                 store(scaled, o, load(dlinear, r * outputs + o) * load(scale, o % outputs))
-            tabulate(scaled, 0, 1, outputs, outputs // FOUR, tables)
+            tabulate(SIGNS, scaled, 0, 1, outputs, groups, tables)
+            at, words_of_signs = r * inputs, signs.shape[1]
             look_up(
-                tables, outputs // FOUR, signs, inputs, signs.shape[1], False, dsigns, r * inputs,
-                inputs,
-            )  # fmt: skip
+                path, tables, groups, signs, inputs, words_of_signs, False, dsigns, at, inputs
+            )
         _signs_backward(x, begin, end, move, dsigns, clip, index, dx, dmove)
         for o in range(0, outputs, FOUR):
-            tabulate(dlinear, o, outputs, 1, WORD // FOUR, tables)
-            look_up(tables, WORD // FOUR, index, inputs, 1, True, dproduct, o * inputs, inputs)
+            tabulate(SIGNS, dlinear, o, outputs, 1, in_word, tables)
+            look_up(path, tables, in_word, index, inputs, 1, True, dproduct, o * inputs, inputs)
 
 
 @jit
@@ -420,7 +422,7 @@ def _signs_backward(x, begin, end, move, dsigns, clip, index, dx, dmove):
 
     index (I,): bit r is the sign of z in row begin + r.
     """
-    inputs, zero, one = x.shape[1], splat(np.float32(0)), splat(np.float32(1))
+    inputs, zero = x.shape[1], splat(np.float32(0))
     for i in range(0, inputs, LANES):
         total, bit, word = zero, splat(np.int32(1)), splat(np.int32(0))
         for r in range(begin, end):
@@ -428,7 +430,7 @@ def _signs_backward(x, begin, end, move, dsigns, clip, index, dx, dmove):
             z = load(x, at) + load(move, i)
             word = word | select(z >= zero, bit, splat(np.int32(0)))
             bit = bit + bit
-            dz = load(dsigns, at - begin * inputs) * _surrogate(z, clip)
+            dz = load(dsigns, at - begin * inputs) * surrogate(z, clip)
             total = total + dz
             store(dx, at, load(dx, at) + dz)
         store(index, i, word)
@@ -436,7 +438,7 @@ def _signs_backward(x, begin, end, move, dsigns, clip, index, dx, dmove):
 
 
 @inlined
-def _surrogate(z, clip):
+def surrogate(z, clip):
     """The derivative that stands in for the sign's, see `ops.sign`."""
     zero, one = splat(np.float32(0)), splat(np.float32(1))
     size = select(z >= zero, z, zero - z)
@@ -526,6 +528,6 @@ def _each_sign_backward(x, move, dsigns, clip, signs, dx, dmove):
             at = r * inputs + i
             z = load(x, at) + load(move, i)
             store(signs, at, select(z >= zero, one, zero - one))
-            dz = load(dsigns, at) * _surrogate(z, clip)
+            dz = load(dsigns, at) * surrogate(z, clip)
             store(dmove, i, load(dmove, i) + dz)
             store(dx, at, load(dx, at) + dz)
