@@ -321,6 +321,21 @@ def binary_rows(path, a, w, length, out):
 
 
 @jit
+def sixteen_rows(path, a, a_at, words, w, length, out):
+    """A block of a, at its place, times w (blocks, words, 16) -> out (16, lanes of w) int32."""
+    step, blocks, stride = words * LANES, w.shape[0], out.shape[1]
+    offset = splat(np.int32(length))
+    for first in (0, 8):
+        for j in range(0, blocks // 2 * 2, 2):
+            place = first * stride + j * LANES
+            xor_8x2(path, w, j * step, a, a_at + first, words, offset, out, place, stride)
+        if blocks % 2:
+            j = blocks - 1
+            place = first * stride + j * LANES
+            xor_8x1(path, w, j * step, a, a_at + first, words, offset, out, place, stride)
+
+
+@jit
 def boolean_rows(path, a, v, out):
     """a (batch, blocks, words, 16) boolean, v likewise binary -> out as in `binary_rows`."""
     words, rows, stride = a.shape[2], out.shape[1], out.shape[2]

@@ -102,13 +102,25 @@ class Node(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """A run of nodes for which a backend may have one twin, where nobody listens."""
+    """Nodes for which a backend may have one twin, where nobody listens.
+
+    Nothing but the last one's output is read by others. So the twin runs in its place, with what
+    its nodes read of others and then their parameters, in the order of the list.
+    """
 
     op: str
-    begin: int
-    end: int
-    input: str
+    nodes: tuple[int, ...]  # in order; others may stand between them
     attributes: Mapping[str, Any]
+
+
+class Step(NamedTuple):
+    """What is done at a time: a node, or the twin of a unit."""
+
+    nodes: tuple[int, ...]
+    unit: Unit | None
+    inputs: tuple[str, ...]
+    params: tuple[str, ...]
+    free: tuple[str, ...]  # values that nobody reads behind it
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,17 +188,38 @@ class Network:
             order[begin:end] = [i for branch in reversed(region) for i in branch]
         return [i for i in reversed(order) if self.nodes[i].inputs]
 
+    def steps(self, twins: frozenset[str]) -> list[Step]:
+        """Give what is done in order, where units of these operations run as one."""
+        if twins not in self._steps:
+            self._steps[twins] = self._find_steps(twins)
+        return self._steps[twins]
+
     @functools.cached_property
-    def last_reads(self) -> list[list[str]]:
-        """Node -> the values that nobody reads behind it."""
+    def _steps(self) -> dict[frozenset[str], list[Step]]:
+        return {}
+
+    def _find_steps(self, twins: frozenset[str]) -> list[Step]:
+        units = {unit.nodes[-1]: unit for unit in self.units if unit.op in twins}
+        inside = {i for unit in units.values() for i in unit.nodes}
+        found = []
+        for i in range(len(self.nodes)):
+            if i in units or i not in inside:
+                nodes = units[i].nodes if i in units else (i,)
+                own = [self.nodes[k] for k in nodes]
+                made = {name for node in own for name in node.outputs}
+                read = dict.fromkeys(name for node in own for name in node.inputs)
+                inputs = tuple(name for name in read if name not in made)
+                params = tuple(name for node in own for name in node.params)
+                found.append(Step(nodes, units.get(i), inputs, params, ()))
         last: dict[str, int] = {}
-        for i, node in enumerate(self.nodes):
-            last |= dict.fromkeys((*node.outputs, *node.args), i)
-        found: list[list[str]] = [[] for _ in self.nodes]
-        for name, i in last.items():
+        for k, step in enumerate(found):
+            outputs = (name for i in step.nodes for name in self.nodes[i].outputs)
+            last |= dict.fromkeys((*outputs, *step.inputs, *step.params), k)
+        free: list[list[str]] = [[] for _ in found]
+        for name, k in last.items():
             if name not in self.parameters and name != self.output:
-                found[i].append(name)
-        return found
+                free[k].append(name)
+        return [step._replace(free=tuple(names)) for step, names in zip(found, free, strict=True)]
 
 
 class Builder:
@@ -198,6 +231,7 @@ class Builder:
         self.parameters: dict[str, Parameter] = {}
         self.shapes: dict[str, Shape] = {INPUT: input_shape}
         self._units: list[Unit] = []
+        self._unit: list[int] = []  # nodes of the innermost unit that is open
         self._regions: list[dict[Any, list[int]]] = []
         self._branch: list[int] = []
         self.layer = self.where = ""
@@ -224,6 +258,7 @@ class Builder:
         )  # fmt: skip
         if inputs:
             self._branch.append(len(self.nodes))
+            self._unit.append(len(self.nodes))
             self.nodes.append(node)
         else:
             self.of_parameters.append(node)
@@ -264,11 +299,12 @@ class Builder:
         self._branch = outer
 
     @contextmanager
-    def unit(self, op: str, source: str, **attributes: Any) -> Iterator[None]:
-        """Hold the nodes of a unit that reads one value."""
-        begin = len(self.nodes)
+    def unit(self, op: str, **attributes: Any) -> Iterator[None]:
+        """Hold the nodes of a unit, but those of units in it."""
+        outer, self._unit = self._unit, []
         yield
-        self._units.append(Unit(op, begin, len(self.nodes), source, attributes))
+        self._units.append(Unit(op, tuple(self._unit), attributes))
+        self._unit = outer
 
     def network(self) -> Network:
         """Give the finished list."""
@@ -277,7 +313,9 @@ class Builder:
             (*self.of_parameters, *self.nodes),
             self.parameters,
             self.shapes,
-            tuple(u._replace(begin=u.begin + first, end=u.end + first) for u in self._units),
+            tuple(
+                unit._replace(nodes=tuple(first + i for i in unit.nodes)) for unit in self._units
+            ),
             tuple(
                 tuple(tuple(first + i for i in branch) for branch in region.values())
                 for region in self._regions

@@ -51,11 +51,11 @@ class Module(nn.Module):
         """Compute the logits of images (B, channels, H, W), of any size that the model runs on."""
         network, values = self.network(images), {INPUT: images, **self.tensors()}
         with without_autocast(images.device.type):
-            for node, last in zip(network.nodes, network.last_reads, strict=True):
+            for node, step in zip(network.nodes, network.steps(frozenset()), strict=True):
                 args = [values[name] for name in node.args]
                 y = getattr(functions, node.op)(*args, **node.attributes)
                 values.update(zip(node.outputs, y if len(node.outputs) > 1 else (y,), strict=True))
-                for name in last:
+                for name in step.free:
                     del values[name]
         return values[network.output]
 
