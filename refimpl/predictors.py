@@ -185,21 +185,8 @@ def opened(picture: Picture) -> Image.Image:
             raise DataError(f"image: found {found}, expected uint8 (H, W) or (H, W, 3)")
         return Image.fromarray(picture)
     if isinstance(picture, Image.Image):
-        return _loaded(picture)
+        return to_plain(picture, getattr(picture, "filename", "") or "image")
     raise DataError(f"image: found {type(picture).__name__}, expected a path, PIL image or array")
-
-
-def _loaded(picture: Image.Image) -> Image.Image:
-    """A PIL image of a file is decoded when its pixels are first asked for; DataError if broken."""
-    name = getattr(picture, "filename", "") or "image"
-    try:
-        picture.load()
-        return to_plain(picture, name)
-    except DataError:
-        raise
-    except Exception as error:  # as in `data.images`
-        what = f"{type(error).__name__}: {error}"
-        raise DataError(f"{name}: the image is broken or truncated ({what})") from None
 
 
 def told(judged: Judged, class_names: Sequence[str], config: Config) -> str | None:

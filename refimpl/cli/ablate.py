@@ -63,7 +63,7 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     added.add_argument("--only-table", action="store_true", help="run nothing, print the table")
     outputs.add(
-        added, "--plot",
+        added, "--plot", suffixes=(".png",), beside_answer=True,
         help="draw accuracy or mean IoU over packed size and over speed as PNG (needs matplotlib); "
         "the speed of all rows is measured side by side and printed",
     )  # fmt: skip

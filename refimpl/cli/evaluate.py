@@ -50,7 +50,8 @@ def add(verbs: Verbs) -> None:
         "--record", action="store_true", help="write the figures into the card beside the model"
     )
     outputs.add(
-        added, "--confusion", action="append", default=[],
+        added, "--confusion", suffixes=(".csv", ".png"), beside_answer=True,
+        action="append", default=[],
         help="of a segmenter: write the confusion matrix of its pixels, as .csv or .png (needs "
         "matplotlib); may be repeated",
     )  # fmt: skip
@@ -75,7 +76,10 @@ def run(args: argparse.Namespace) -> int:
     model = make(args.model, backend=args.backend, image_size=args.image_size)
     if args.record:
         cards.read(files.find(args.model))  # a missing card is told before the work, not after it
-    _check_confusion(args.confusion)
+    if any(_is_picture(path) for path in args.confusion):  # known before the work
+        from refimpl.report import curves
+
+        curves.require_matplotlib()
     if args.scheduler is not None:
         data = _on_cluster(args)
         result, choice = data.result, data.choice
@@ -96,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.flush()
     finally:  # after the figures, since it may fail, and also where nobody reads them
         _record(args, result, described)
-        for path in sorted(args.confusion, key=lambda path: path.suffix):  # .csv needs no drawing
+        for path in sorted(args.confusion, key=_is_picture):  # .csv needs no drawing
             _write_confusion(path, np.array(result.confusion), model.class_names)
     return 0
 
@@ -192,22 +196,15 @@ def _described(count: int, data: Any, image_size: tuple[int, int] | None) -> str
     return f"{count:,} images{of_split}{size}{broken}"
 
 
-def _check_confusion(paths: list[Path]) -> None:
-    """What can be known before the work."""
-    for path in paths:
-        if path.suffix not in (".csv", ".png"):
-            raise ConfigError(f"{path}: suffix {path.suffix!r}, expected '.csv' or '.png'")
-        if path.suffix == ".png":
-            from refimpl.report import curves
-
-            curves.require_matplotlib()
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() == ".png"
 
 
 def _write_confusion(path: Path, counts: np.ndarray, names: tuple[str, ...]) -> None:
     from refimpl import metrics
     from refimpl.report import segmentation
 
-    if path.suffix == ".png":
+    if _is_picture(path):
         segmentation.draw_confusion(counts, names, path)
     else:
         write_atomically(path, metrics.to_csv(counts, names).encode())

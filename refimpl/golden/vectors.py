@@ -63,8 +63,9 @@ def require_operation(op: str) -> None:
     if op in vector_cases.CASES:
         return
     known = sorted(vector_cases.CASES)
-    near = difflib.get_close_matches(op, known, n=3) or known
-    raise ConfigError(f"{op}: no such operation; expected {' or '.join(near)}")
+    near = difflib.get_close_matches(op, known, n=3)
+    wanted = " or ".join(near) or "one that `refimpl show` names, or a loss"
+    raise ConfigError(f"{op}: no such operation; expected {wanted}")
 
 
 def of(op: str) -> dict[str, list[Vector]]:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from refimpl.conventions import ConfigError
+from refimpl.conventions import ConfigError, did_you_mean
 from refimpl.models.stage import Stage
 from refimpl.ops.bands import CLS, MODES
 from refimpl.ops.binary_linear import STAGES
@@ -342,6 +342,7 @@ patch_size 5
         if unknown := sorted(set(fields) - set(known)):
             raise ConfigError(
                 f"config: unknown field {unknown[0]!r}; expected one of {', '.join(known)}"
+                f"{did_you_mean(unknown[0], known)}"
             )
         required = [name for name, f in known.items() if f.default is dataclasses.MISSING]
         if missing := [name for name in required if name not in fields]:

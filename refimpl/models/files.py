@@ -275,6 +275,9 @@ def find(name_or_path: str | os.PathLike) -> Path:
     path = Path(name)
     if path.is_file():
         return path
+    if path.exists() and name not in architectures.NAMES:
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise ModelFileError(f"{name}: is {kind}; expected a model's name or its {SUFFIX} file")
     if name in architectures.NAMES:
         meant = did_you_mean(name, shipped())
         raise ModelFileError(f"{name}: an untrained architecture; expected trained weights{meant}")
