@@ -226,11 +226,11 @@ patch_size 5
     @property
     def tokens(self) -> int:
         """N: the patches, and what is in front of them; of stage 0."""
-        return self.grid[0] * self.grid[1] + self.first_patch
+        return self.grid[0] * self.grid[1] + self.num_prefix_tokens
 
     @property
-    def first_patch(self) -> int:
-        """Index of the first patch token: 1 behind a class token, 2 with a distillation token."""
+    def num_prefix_tokens(self) -> int:
+        """Tokens in front of the patches: 1, the class token, 2 with a distillation token."""
         return int(self.pool != "mean") + int(self.distillation != "none")
 
     @property
@@ -267,7 +267,7 @@ patch_size 5
     @property
     def stages(self) -> Iterator[Stage]:
         """Every stage, as its first block, which has no shift, sees it."""
-        (gh, gw), first = self.grid, self.first_patch
+        (gh, gw), first = self.grid, self.num_prefix_tokens
         for s in range(len(self.depths)):
             window = min(self.window, gh, gw)
             yield Stage((gh, gw), first, 2**s * self.dim, 2**s * self.heads, window, shift=0)
