@@ -31,6 +31,7 @@ from refimpl.kernels.compile import jit
 from refimpl.kernels.vector import (
     INTS,
     LANES,
+    WIDE,
     call,
     compiled_as,
     constant,
@@ -49,20 +50,23 @@ _WORDS = ir.VectorType(ir.IntType(32), LANES)
 _BYTES = ir.VectorType(ir.IntType(8), 4 * LANES)
 
 
+KEPT = 16 if WIDE else 4  # vectors that are kept in registers
+
+
 class Avx512(NamedTuple):
-    sums: int = 16  # vectors that are kept in registers
+    sums: int = 16
 
 
 class Avx2(NamedTuple):
-    sums: int = 4
+    sums: int = KEPT
 
 
 class Neon(NamedTuple):
-    sums: int = 4
+    sums: int = KEPT
 
 
 class Plain(NamedTuple):
-    sums: int = 4
+    sums: int = KEPT
 
 
 Path = Avx512 | Avx2 | Neon | Plain
