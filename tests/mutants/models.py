@@ -498,14 +498,11 @@ def no_unit_has_a_twin(original):
 def norm_of_a_unit_bias_first(original):
     """A twin gets the bias of its norm in the place of the weight."""
 
-    def _run_unit(unit, values, cache):
-        nodes = cache.network.nodes[unit.begin : unit.end]
-        params = [cache.params[name] for node in nodes for name in node.params]
-        move, matrix, weight, bias, *rprelu = params
-        args = values[unit.input], move, matrix, bias, weight, *rprelu
-        found = getattr(cache.backend, unit.op).forward(*args, **unit.attributes)
-        values[nodes[-1].name], cache.units[unit.begin] = found
-        return True
+    def _run_unit(step, values, cache):
+        params = list(step.params)
+        if step.unit.op == "projection":
+            params[2:4] = params[3], params[2]
+        return original(step._replace(params=tuple(params)), values, cache)
 
     return _run_unit
 
