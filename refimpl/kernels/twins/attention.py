@@ -461,16 +461,14 @@ def _backward(
                 _product_backward(
                     path, dscores, False, by_channel[b, queries, first:end], tables, dsigns[keys], c
                 )
-        for t in range(last):
-            dinput = dinputs[t][b]
-            for i in range(0, tokens * channels, LANES):
-                store(dinput, i, load(du, i))
         for t in range(last + 1):
+            dinput = dinputs[t][b]
+            others = dinput if t == last else du
             for h in range(heads):
                 factor = step[h] if t == last else weights[t // 2, h]
                 along = _signs_backward(
-                    inputs[t][b], moves[t], dsigns[t], factor, h * head_dim, head_dim, clip,
-                    dinputs[t][b], dmoves[t],
+                    inputs[t][b], moves[t], dsigns[t], factor, h * head_dim, head_dim, clip, others,
+                    dinput, dmoves[t],
                 )  # fmt: skip
                 if t < last and t % 2 == 0:
                     dweights[t // 2, h] += along
@@ -597,8 +595,8 @@ def _product_backward(path, dscores, of_rows, signs, tables, dsigns, c):
 
 
 @jit
-def _signs_backward(x, move, dsigns, factor, first, head_dim, clip, dx, dmove):
-    """Adds the gradient of a head's z = x + move to dx and dmove -> sum of sign * dsign."""
+def _signs_backward(x, move, dsigns, factor, first, head_dim, clip, others, dx, dmove):
+    """dx = others + the gradient of a head's z = x + move, and dmove -> sum of sign * dsign."""
     (tokens, channels), zero = x.shape, splat(np.float32(0))
     along, scale = zero, splat(factor)
     for c in range(first, first + head_dim, LANES):
@@ -609,6 +607,6 @@ def _signs_backward(x, move, dsigns, factor, first, head_dim, clip, dx, dmove):
             along = along + select(z >= zero, d, zero - d)
             dz = d * scale * surrogate(z, clip)
             total = total + dz
-            store(dx, at, load(dx, at) + dz)
+            store(dx, at, load(others, at) + dz)
         store(dmove, c, load(dmove, c) + total)
     return sum_of_lanes(along)
