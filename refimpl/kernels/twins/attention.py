@@ -422,8 +422,9 @@ def _room_of_backward(cache: Cache) -> tuple[np.ndarray, ...]:
 def _backward(
     path, dy, inputs, moves, weights, gain, bias, shortcut, neighbour, shift_in, slope, shift_out,
     before, after, step, root, divisor, by_token, by_channel, prob, by_query, by_key, stats, clip,
-    joined, mean, dmean, ones, dcontext, du, dsigns, dscores, drows, turned, tables, lanes, dinputs, dmoves, dweights, dsteps, dgain, dbias, dshortcut, dneighbour, dshift_in, dslope,
-    dshift_out, dbefore, dafter,
+    joined, mean, dmean, ones, dcontext, du, dsigns, dscores, drows, turned, tables, lanes, dinputs,
+    dmoves, dweights, dsteps, dgain, dbias, dshortcut, dneighbour, dshift_in, dslope, dshift_out,
+    dbefore, dafter,
 ):  # fmt: skip
     """Image by image: back through RPReLU and the norm, then head by head, then to the signs."""
     batch, tokens, channels = dy.shape

@@ -25,7 +25,7 @@ from refimpl.kernels import bits, lookup, popcount, rows
 from refimpl.kernels.compile import inlined, jit
 from refimpl.kernels.lookup import FOUR, SIGNS, look_up, tabulate
 from refimpl.kernels.popcount import WORD, sixteen_rows
-from refimpl.kernels.rows import ROWS, pairwise_sum, sums
+from refimpl.kernels.rows import ROWS, sums
 from refimpl.kernels.vector import (
     LANES,
     broadcast,
