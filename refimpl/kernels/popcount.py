@@ -27,7 +27,7 @@ from numba import types
 from numba.core import cgutils
 
 from refimpl.conventions import ConfigError
-from refimpl.kernels.compile import jit
+from refimpl.kernels.compile import inlined, jit
 from refimpl.kernels.vector import (
     INTS,
     LANES,
@@ -324,7 +324,7 @@ def binary_rows(path, a, w, length, out):
                 xor_1x1(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
 
 
-@jit
+@inlined
 def sixteen_rows(path, a, a_at, words, w, length, out):
     """A block of a, at its place, times w (blocks, words, 16) -> out (16, lanes of w) int32."""
     step, blocks, stride = words * LANES, w.shape[0], out.shape[1]
