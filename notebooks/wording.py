@@ -34,6 +34,15 @@ def listed(words: Iterable[object], none: str = "none") -> str:
     return ", ".join(map(str, words)) or none
 
 
+# --- 7 · One digit through the whole network ------------------------------------------------------
+
+
+def print_around(lines: Sequence[str], place: int) -> None:
+    """Print a line, marked by an arrow, between its neighbours."""
+    for i in range(max(place - 1, 0), min(place + 2, len(lines))):
+        print("→" if i == place else " ", lines[i])
+
+
 # --- 10 · Does it do what the paper says? ---------------------------------------------------------
 
 

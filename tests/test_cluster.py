@@ -594,7 +594,7 @@ def training_data(folder: Path) -> Path:
 def finished(tmp_path_factory) -> Path:
     """Data, a spec, and `out`: the table of one machine."""
     folder = tmp_path_factory.mktemp("finished")
-    spec = one_machine.write_spec(folder)
+    spec = one_machine.write_spec(folder, curve_images=3)
     status, out, _ = one_machine.ablate(spec, training_data(folder / "data"), folder / "out")
     assert status == 0, out
     return folder

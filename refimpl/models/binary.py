@@ -92,7 +92,7 @@ def _block(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
 
 
 def projection(net: Parts, p: str, x: str, outputs: int, c: Config, shell: bool = False) -> str:
-    """P(x) = RPReLU(LayerNorm(sign(x + move) W_b^T) + fit(x)) [SPEC 5]."""
+    """List P(x) = RPReLU(LayerNorm(sign(x + move) W_b^T) + fit(x)) [SPEC 5]."""
     net.at(p)
     inputs = net.channels(x)
     unit = net.unit("projection", x, binarize=c.binarize, ste=c.ste, eps=c.norm_eps)

@@ -70,12 +70,12 @@ def threshold(node: Any) -> float:
 
 
 def of(node: Any) -> Inside | None:
-    """The steps inside a node; None where it is one step."""
+    """Give the steps inside a node; None where it is one step."""
     return of_operation(node.op, node.attributes)
 
 
 def of_operation(op: str, attributes: Mapping[str, Any]) -> Inside | None:
-    """The steps inside an operation; None where it is one step."""
+    """Give the steps inside an operation; None where it is one step."""
     if op not in INSIDES:
         return None
     real = attributes["binarize"] == "none"

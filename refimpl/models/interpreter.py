@@ -134,7 +134,7 @@ def _run_unit(unit: Unit, values: dict[str, np.ndarray], cache: Cache) -> bool:
 def backward(
     dlogits: np.ndarray, cache: Cache, tap: Tap | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """dlogits like the logits -> (dimages, gradients of the parameters by path).
+    """Send dlogits, like the logits, back -> (dimages, gradients of the parameters by path).
 
     Reads the cache and leaves it as it was.
     """

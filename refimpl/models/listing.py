@@ -43,7 +43,7 @@ class Line(NamedTuple):
 
 
 def lines(network: Network, block: int | None = None, backward: bool = False) -> Iterator[Line]:
-    """Every line of a network, or of one of its blocks; the headings are its layers.
+    """Give every line of a network, or of one of its blocks; the headings are its layers.
 
     B is the number of images of a batch, B*n that of their windows. ConfigError where there is no
     such block.
@@ -61,7 +61,7 @@ def lines(network: Network, block: int | None = None, backward: bool = False) ->
 
 
 def entries(network: Network, block: int | None = None, backward: bool = False) -> list[Entry]:
-    """What the lines say, as JSON, an object a node; arguments and errors as `lines`."""
+    """Give what the lines say as JSON, an object a node; arguments and errors as `lines`."""
     blocks = {node.block for node in network.nodes} - {None}
     if block is not None and block not in blocks:
         raise ConfigError(f"block is {block}; expected a number from 0 to {max(blocks)}")

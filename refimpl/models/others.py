@@ -48,7 +48,7 @@ def classify(net: Parts, x: str, c: Config) -> None:
 
 
 def binary_weights(net: Parts, p: str, z: str, weight: str) -> str:
-    """z W_b^T, with real activations."""
+    """List z W_b^T, with real activations."""
     used = net.hidden(f"{p}.weight.used", "weight_binarizer", [], [weight])
     return net(f"{p}.linear", "linear", [z], [used])
 

@@ -13,7 +13,7 @@ from refimpl.models.stage import Stage
 
 
 def block(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
-    """mid = x + proj(attention(LayerNorm1(x))), y = mid + fc2(gelu(fc1(LayerNorm2(mid)))).
+    """List mid = x + proj(attention(LayerNorm1(x))), y = mid + fc2(gelu(fc1(LayerNorm2(mid)))).
 
     With LayerScale each sum's second term is ls1(...), ls2(...) [SPEC 6.8].
     """

@@ -46,15 +46,15 @@ class Evaluator:
         self.dtype = next(iter(params.values())).dtype
 
     def forward(self, node: Node, args: list[Any]) -> Any:
-        """The output of a node; a tuple where it has several."""
+        """Compute the output of a node; a tuple where it has several."""
         return forward(node, args)
 
     def backward(self, node: Node, dy: Any, args: list[Any], output: Any, position: int) -> Any:
-        """The gradient of the argument at `position`."""
+        """Compute the gradient of the argument at `position`."""
         return getattr(ops, node.op).backward(dy, cache_of(node, args, output))[position]
 
     def step(self, node: Node, key: str, function: Callable, args: list[Any]) -> Any:
-        """A step inside a node; of gradients, key begins with "d."."""
+        """Compute a step inside a node; of gradients, key begins with "d."."""
         return function(*args)
 
 
@@ -75,7 +75,7 @@ class Replay:
     def run(
         self, inputs: Sequence[Any], evaluator: Callable[..., Evaluator], params: Any = None
     ) -> Any:
-        """The value in another arithmetic, or with other parameters, flat by path."""
+        """Compute the value in another arithmetic, or with other parameters, flat by path."""
         taps = dict(zip(self.shown.reads, inputs, strict=True))
         return self.shown.make(evaluator(taps, self.params if params is None else params))
 
@@ -98,7 +98,7 @@ def taps(network: Network) -> Taps:
 
 
 def given(network: Network) -> Shown:
-    """The gradient of the logits."""
+    """Name the gradient of the logits, which is given."""
     last = len(network.nodes) - 1
     name, source = GRADS + network.output, network.output
     return Shown(name, "real", last, "d.value", source, (), (), (), None)
