@@ -102,6 +102,7 @@ MAY_IMPORT = {
         "ops",
         "report",
         "segmenters",
+        "torch",
         "training",
     },
     "__main__": {"cli"},

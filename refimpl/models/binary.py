@@ -81,17 +81,18 @@ def _block(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     """mid = x + scale1(attention(LayerNorm1(x))), then likewise the MLP [SPEC 6.1]."""
     net.at(f"{p}.norm1")
     y = _attention(net, f"{p}.attn", net.norm(f"{p}.norm1.out", f"{p}.norm1", x), c, s)
-    mid = net(f"{p}.mid", "add", [x, net.scaled(f"{p}.scale1", y)], shell=True)
+    y = net.layer_scale(f"{p}.scale1", y, "alpha", "beta") if c.layer_scale else y
+    mid = net(f"{p}.mid", "add", [x, y], shell=True)
     net.at(f"{p}.norm2")
     n2 = net.norm(f"{p}.norm2.out", f"{p}.norm2", mid)
     y = projection(net, f"{p}.mlp.up", n2, c.mlp_ratio * s.dim, c)
     y = projection(net, f"{p}.mlp.down", y, s.dim, c)
-    terms = [mid, net.scaled(f"{p}.scale2", y), *others.boxes(net, p, n2, c, s)]
-    return net(f"{p}.out", "add", terms, shell=True)
+    y = net.layer_scale(f"{p}.scale2", y, "alpha", "beta") if c.layer_scale else y
+    return net(f"{p}.out", "add", [mid, y, *others.boxes(net, p, n2, c, s)], shell=True)
 
 
 def projection(net: Parts, p: str, x: str, outputs: int, c: Config, shell: bool = False) -> str:
-    """P(x) = RPReLU(LayerNorm(sign(x + move) W_b^T) + fit(x)) [SPEC 5]."""
+    """List P(x) = RPReLU(LayerNorm(sign(x + move) W_b^T) + fit(x)) [SPEC 5]."""
     net.at(p)
     inputs = net.channels(x)
     unit = net.unit("projection", x, binarize=c.binarize, ste=c.ste, eps=c.norm_eps)
@@ -115,11 +116,8 @@ def projection(net: Parts, p: str, x: str, outputs: int, c: Config, shell: bool 
 def _activate(net: Parts, p: str, x: str, c: Config, shell: bool = False) -> str:
     """The improved RPReLU [SPEC 3]."""
     C, q = net.channels(x), f"{p}.rprelu"
-    params = [
-        net.param(f"{q}.shift_in", (C,), "shift"),
-        net.param(f"{q}.slope", (C,), "slope"),
-        net.param(f"{q}.shift_out", (C,), "shift"),
-    ]
+    roles = {"shift_in": "shift", "slope": "slope", "shift_out": "shift"}
+    params = [net.param(f"{q}.{leaf}", (C,), role) for leaf, role in roles.items()]
     if c.rprelu == "token":
         for leaf in ("token_shift_in", "token_shift_out"):
             params.append(net.per_token(f"{q}.{leaf}", "token_shift"))

@@ -134,7 +134,7 @@ def _run_unit(unit: Unit, values: dict[str, np.ndarray], cache: Cache) -> bool:
 def backward(
     dlogits: np.ndarray, cache: Cache, tap: Tap | None = None
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """dlogits like the logits -> (dimages, gradients of the parameters by path).
+    """Send dlogits, like the logits, back -> (dimages, gradients of the parameters by path).
 
     Reads the cache and leaves it as it was.
     """
@@ -236,5 +236,5 @@ def _show_backward(place: int, dy: Any, gradients: Flat, cache: Cache, tap: Tap)
 
 def _arguments(node: Node, values: Flat, params: Flat) -> dict[str, np.ndarray]:
     """What the steps inside a node read of it, by their names for it."""
-    found = {f"x{k}": values[name] for k, name in enumerate(node.inputs) if name in values}
-    return found | {f"p{k}": _argument(n, values, params) for k, n in enumerate(node.params)}
+    known = {**values, **params}
+    return {key: known[name] for key, name in zip(node.keys, node.args) if name in known}

@@ -10,9 +10,9 @@ replay, shapes, parameters and costs follow from it and from nothing else: `bina
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from refimpl.conventions import ConfigError
@@ -93,6 +93,12 @@ class Node(NamedTuple):
     def args(self) -> tuple[str, ...]:
         """Everything that it reads, in the order of the operation's arguments."""
         return self.inputs + self.params
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What `insides` calls the arguments: "x0", "x1", … inputs, "p0", … parameters."""
+        inputs, params = range(len(self.inputs)), range(len(self.params))
+        return (*(f"x{k}" for k in inputs), *(f"p{k}" for k in params))
 
 
 class Unit(NamedTuple):
@@ -181,33 +187,6 @@ class Network:
             if name not in self.parameters and name != self.output:
                 found[i].append(name)
         return found
-
-    def renamed(self, name: Callable[[str], str]) -> Network:
-        """Give the same network under other names; the image keeps its own."""
-
-        def other(old: str) -> str:
-            return old if old == INPUT else name(old)
-
-        def many(names: Iterable[str]) -> tuple[str, ...]:
-            return tuple(map(other, names))
-
-        def values(names: Mapping[str, str]) -> dict[str, str]:
-            return {key: other(old) for key, old in names.items()}
-
-        nodes = tuple(
-            node._replace(
-                name=other(node.name),
-                inputs=many(node.inputs),
-                params=many(node.params),
-                outputs=many(node.outputs),
-                inside=values(node.inside),
-            )
-            for node in self.nodes
-        )
-        parameters = {name(p): q._replace(path=name(p)) for p, q in self.parameters.items()}
-        units = tuple(unit._replace(input=other(unit.input)) for unit in self.units)
-        shapes = {other(value): shape for value, shape in self.shapes.items()}
-        return replace(self, nodes=nodes, parameters=parameters, shapes=shapes, units=units)
 
 
 class Builder:

@@ -37,7 +37,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
-    """{dotted path: array} -> nested dict, the inverse of `flatten`.
+    """Nest {dotted path: array} -> nested dict, the inverse of `flatten`.
 
     ShapeError where a path is a parameter and a group of them.
 
@@ -59,12 +59,12 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
 
 
 def shapes(config: Config) -> dict[str, Shape]:
-    """Dotted path -> shape of every parameter of a network, in the order of files [SPEC 6.4]."""
+    """Give path -> shape of every parameter of a network, in the order of files [SPEC 6.4]."""
     return {path: found.shape for path, found in network(config).parameters.items()}
 
 
 def repeated(config: Config) -> Iterator[tuple[Parameter, int]]:
-    """Every parameter of one block a stage, and how many blocks have it; of others that is 1.
+    """Give every parameter of one block a stage, and how many blocks have it; of others that is 1.
 
     For sums over all: a hostile file may say any depth, and a list would be as long.
     """
@@ -73,12 +73,12 @@ def repeated(config: Config) -> Iterator[tuple[Parameter, int]]:
 
 
 def decayed(declared: Declared) -> frozenset[str]:
-    """Paths of the matrices and kernels of real layers: those that get weight decay [SPEC 7]."""
+    """Name the matrices and kernels of real layers: those that get weight decay [SPEC 7]."""
     return frozenset(path for path, found in declared.items() if found.traits.decayed)
 
 
 def initialise(declared: Declared, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
-    """Fresh parameters of a network [SPEC 6.6]; the same generator gives the same ones."""
+    """Draw fresh parameters of a network [SPEC 6.6]; the same generator gives the same ones."""
     dtype = np.dtype(dtype)
     if dtype not in FLOATS:
         raise DtypeError(f"init: dtype is {dtype}; expected float32 or float64")
@@ -101,7 +101,7 @@ def _truncated_normal(shape: Shape, rng: np.random.Generator, deviation: float) 
 
 
 def draw(declared: Declared, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Random parameters that keep every threshold busy, float64 by path.
+    """Draw random parameters that keep every threshold busy, float64 by path.
 
     Unlike fresh ones no move, shift or bias is 0, signs are mixed, and probabilities lie on both
     sides of alpha / 2: few values are ties [SPEC 6.6].

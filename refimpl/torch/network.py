@@ -26,6 +26,11 @@ class Module(nn.Module):
     Names of its `state_dict()` are those of [SPEC 6.4]. What no step moves (the statistics of batch
     norms, band weights that are kept) are buffers, all else parameters. It computes the same in
     training and evaluation, and in the dtype of its parameters: autocast has no hold on it.
+
+    >>> import refimpl
+    >>> net = module(refimpl.create_model("didb_micro", depth=1))
+    >>> net.state_dict()["blocks.0.attn.q_low.weight"].shape
+    torch.Size([64, 64])
     """
 
     def __init__(self, model: VisionTransformer, params: Params):
@@ -84,6 +89,11 @@ def module(model: VisionTransformer, params: Params | None = None) -> Module:
     Fresh ones are those of [SPEC 6.6] in float32, drawn with a seed from PyTorch's generator.
     The module's dtype is that of the parameters; `.to(...)` changes it, and the device. ShapeError
     and DtypeError where they are not the model's.
+
+    >>> import refimpl
+    >>> net = module(*refimpl.load("didb_micro_mnist"))
+    >>> net(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
     if params is None:
         seed = torch.randint(2**63 - 1, ()).item()
@@ -96,6 +106,13 @@ def save(module: Module, path: str | os.PathLike, **described: Any) -> None:
 
     float32, or float64 where the module is; half precision is widened. ConfigError for another
     module, else errors as `refimpl.save`.
+
+    >>> import tempfile, refimpl
+    >>> net = module(refimpl.create_model("didb_micro", depth=1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(net, f"{folder}/mine.safetensors")
+    ...     refimpl.load(f"{folder}/mine.safetensors")[0].config.depth
+    1
     """
     if not isinstance(module, Module):
         raise ConfigError(

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from refimpl.conventions import NonFiniteError
 from refimpl.models import insides
 from refimpl.models.nodes import INPUT, Network, Node
 from tests import networks
@@ -419,6 +420,47 @@ def caches_are_kept_in_front(original):
     return _run_node
 
 
+@mutant(
+    "models.interpreter._run_node",
+    "test_models.test_nan_is_reported_by_the_layer_that_it_enters",
+    path="blocks.1.attn.alpha", layer="blocks.1.attn",
+)  # fmt: skip
+def rows_of_summary_are_named(original):
+    """What is not finite is reported by the part of the layer, not by the layer."""
+
+    def _run_node(i, values, cache):
+        try:
+            original(i, values, cache)
+        except NonFiniteError as error:
+            layer = cache.network.nodes[i].layer
+            raise NonFiniteError(error.message, layer=layer) from None
+
+    return _run_node
+
+
+@mutant(
+    "models.interpreter.resized",
+    "test_resize.test_alpha_goes_with_one_by_the_number_of_tokens", pool="cls", ratio=7 / 36,
+)  # fmt: skip
+def parameters_of_another_size_as_they_were(original):
+    """What is made of parameters for another size is not kept."""
+    return lambda network, params, other: {**original(network, params, other), **params}
+
+
+@mutant(
+    "models.nodes.Network.readers",
+    f"{WALK}.test_what_readers_send_is_added_from_left_to_right",
+    name="react", node="blocks.1.norm1.out", terms=[f"blocks.1.attn.{t}.x" for t in "qkv"],
+)  # fmt: skip
+def readers_from_behind(original):
+    """What readers send is replayed in the other order."""
+
+    def readers(network):
+        return {name: found[::-1] for name, found in original.func(network).items()}
+
+    return property(readers)
+
+
 @mutant("models.nodes.Network.backward_order", f"{WALK}.test_branches_go_back_one_after_the_other")
 def branches_in_the_order_of_the_list(original):
     """Backward goes through the list from behind, without regard to branches."""
@@ -449,6 +491,22 @@ TWIN = "test_kernels_projection.test_values_to_the_bit_and_gradients_to_the_ladd
 def no_unit_has_a_twin(original):
     """The backend's twins are never asked."""
     return lambda network, backend: {}
+
+
+@mutant("models.interpreter._run_unit", TWIN)
+def norm_of_a_unit_bias_first(original):
+    """A twin gets the bias of its norm in the place of the weight."""
+
+    def _run_unit(unit, values, cache):
+        nodes = cache.network.nodes[unit.begin : unit.end]
+        params = [cache.params[name] for node in nodes for name in node.params]
+        move, matrix, weight, bias, *rprelu = params
+        args = values[unit.input], move, matrix, bias, weight, *rprelu
+        found = getattr(cache.backend, unit.op).forward(*args, **unit.attributes)
+        values[nodes[-1].name], cache.units[unit.begin] = found
+        return True
+
+    return _run_unit
 
 
 @mutant("models.interpreter._unit_backward", TWIN)
@@ -576,6 +634,18 @@ def gradients_of_hidden_sums_are_those_of_their_terms(original):
 def bits_are_heard_as_numbers(original):
     """A listener gets -1 and +1."""
     return lambda kind, value: value if kind == "bit" else original(kind, value)
+
+
+@mutant("models.insides.from_tap", REPLAY)
+def bits_are_replayed_as_0_and_1(original):
+    """An operation is run again on what the listener got, not on signs."""
+    return lambda kind, value, dtype: value.astype(dtype)
+
+
+@mutant("models.replay._has_gradient", ORDER, name="small_tie_free")
+def every_gradient_is_shown(original):
+    """Also those of values that no one hears."""
+    return lambda visible, name: True
 
 
 @mutant("models.replay.OPERATIONS", ORDER, name="small_tie_free")
