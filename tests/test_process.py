@@ -340,7 +340,7 @@ def test_an_empty_name_is_not_the_folder_here(tmp_path, monkeypatch, arguments, 
     monkeypatch.chdir(tmp_path)
     done = run(*arguments)
     assert (done.status, done.out) == (2, "")
-    assert done.err.endswith(f"error: argument {option}: is empty; expected a name or a value\n")
+    assert done.err.endswith(f"error: argument {option}: is empty; expected the name of a file\n")
     assert list(tmp_path.iterdir()) == []
 
 
