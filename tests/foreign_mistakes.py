@@ -2335,7 +2335,9 @@ def tokens_times_root(port, x):
     return x * np.sqrt(port.dtype(x.shape[-1])) + port.params["pos_embed"]
 
 
-@wrong("with_class_token", "the class token is 0, its parameter not read", "small_tie_free", "tokens")
+@wrong(
+    "with_class_token", "the class token is 0, its parameter not read", "small_tie_free", "tokens"
+)
 def class_token_of_zeros(port, x):
     return np.concatenate([np.zeros_like(x[:, :1]), x], axis=1)
 
@@ -2497,7 +2499,12 @@ def slope_clamped(port, u, slope):
     return np.where(u > 0, u, np.clip(slope, 0, 1) * u)
 
 
-@wrong("bent", "below 0 RPReLU is ELU's curve, slope (e^u - 1)", "small_batch", "blocks.0.attn.q_low.out")
+@wrong(
+    "bent",
+    "below 0 RPReLU is ELU's curve, slope (e^u - 1)",
+    "small_batch",
+    "blocks.0.attn.q_low.out",
+)
 def bent_as_elu(port, u, slope):
     return np.where(u > 0, u, slope * np.expm1(np.minimum(u, 0)))
 
@@ -2575,7 +2582,9 @@ def distant_neighbours(port, v, place):
     return port.with_front(np.zeros_like(v[:, : place.front]), total / np.maximum(count, 1))
 
 
-@wrong("shared", "the sum of neighbours is divided by 9", "small_batch", "blocks.0.attn.neighbour_mean")
+@wrong(
+    "shared", "the sum of neighbours is divided by 9", "small_batch", "blocks.0.attn.neighbour_mean"
+)
 def nine_neighbours(port, total, count):
     return total / port.dtype(9)
 
@@ -2591,12 +2600,19 @@ def heads_before_images(port, x, heads):
     return y.swapaxes(0, 1).reshape(y.shape)
 
 
-@wrong("divided", "scores are multiplied by the root of d", "small_adversarial", "blocks.0.attn.scores")
+@wrong(
+    "divided", "scores are multiplied by the root of d", "small_adversarial", "blocks.0.attn.scores"
+)
 def times_root(port, scores, d):
     return scores * np.sqrt(port.dtype(d))
 
 
-@wrong("softmax", "attention is causal: keys behind the query are masked", "small_deit", "blocks.0.attn.prob")
+@wrong(
+    "softmax",
+    "attention is causal: keys behind the query are masked",
+    "small_deit",
+    "blocks.0.attn.prob",
+)
 def causal(port, scores):
     behind = np.triu(np.ones(scores.shape[-2:], bool), 1)
     return Port.softmax(port, np.where(behind, port.dtype(-np.inf), scores))
@@ -2625,7 +2641,9 @@ def exponential_of_a_table(port, scores):
     return e / port.sum(e)
 
 
-@wrong("alpha", "alpha is read as a logarithm: e^alpha", "small_adversarial", "blocks.0.attn.prob.z")
+@wrong(
+    "alpha", "alpha is read as a logarithm: e^alpha", "small_adversarial", "blocks.0.attn.prob.z"
+)
 def alpha_of_logarithm(port, a):
     return np.exp(port.params[f"{a}.alpha"])
 
@@ -2655,7 +2673,9 @@ def shortcuts_averaged(port, norm, m, place):
     return norm + (Port.shortcuts(port, norm, m, place) - norm) / port.dtype(len(m))
 
 
-@wrong("residual", "the sum of a residual is divided by the root of 2", "small_deit", "blocks.0.mid")
+@wrong(
+    "residual", "the sum of a residual is divided by the root of 2", "small_deit", "blocks.0.mid"
+)
 def residual_over_root(port, x, branch):
     return (x + branch) / np.sqrt(port.dtype(2))
 
@@ -2705,7 +2725,9 @@ def mask_repeated(port, scores, place):
     return port.softmax(np.where(windows, port.dtype(-np.inf), scores))
 
 
-@wrong("add_bias", "keys have no bias, queries and values do", "small_deit", "blocks.0.attn.qkv.out")
+@wrong(
+    "add_bias", "keys have no bias, queries and values do", "small_deit", "blocks.0.attn.qkv.out"
+)
 def no_key_bias(port, y, path):
     bias = port.params[f"{path}.bias"].copy()
     if path.endswith("qkv"):
@@ -2760,8 +2782,10 @@ def means_without_weight(port, dy, path):
     n, s = port.kept[path]
     dx = Port.layer_norm_back(port, dy, path)
     weight = port.params[f"{path}.weight"]
-    return dx + (port.mean(weight * dy) - port.mean(dy)) / s + (
-        n * (port.mean(weight * dy * n) - port.mean(dy * n)) / s
+    return (
+        dx
+        + (port.mean(weight * dy) - port.mean(dy)) / s
+        + (n * (port.mean(weight * dy * n) - port.mean(dy * n)) / s)
     )
 
 
@@ -2803,8 +2827,14 @@ def window_of_signs(port, dy, z):
 )
 def shared_buffer_of_bits(port, dlinear, p):
     dz = Port.binary_linear_back(port, dlinear, p)
-    alike = [n for n, t in port.taps.items() if n.endswith(".bit") and ".weight" not in n
-             and not n.startswith("grads/") and t.shape == port.taps[f"{p}.bit"].shape]
+    alike = [
+        n
+        for n, t in port.taps.items()
+        if n.endswith(".bit")
+        and ".weight" not in n
+        and not n.startswith("grads/")
+        and t.shape == port.taps[f"{p}.bit"].shape
+    ]
     bits = port.signs(port.taps[alike[-1]])
     rows = dlinear.reshape(-1, dlinear.shape[-1])
     dbinary = port.outer(rows, bits.reshape(-1, bits.shape[-1]))
