@@ -1,6 +1,7 @@
 """How often the cause of a mistake is named: every list of mistakes, dumped in four ways.
 
     python -m tests.cause_table [--all] [--words]
+    python -m tests.cause_table --bundle FOLDER [--every N]     # time alone, of any network
 
 full        all taps and gradients, forward and backward counted apart
 bits        bits, whole numbers and logits alone
@@ -71,7 +72,11 @@ def wrong_port(right: str, wrong: str, bundle: Path, folder: Path) -> Path:
 
 def dumped(case: Case, way: str) -> dict[str, np.ndarray]:
     """What of a port's taps is dumped."""
-    steps = injected_bugs_ops.bundle(case.network).reference.steps
+    return _kept(case, way, injected_bugs_ops.bundle(case.network))
+
+
+def _kept(case: Case, way: str, bundle: golden.Bundle) -> dict[str, np.ndarray]:
+    steps = bundle.reference.steps
     kinds = {name: record.kind_of(steps[name].value) for name in case.port if name in steps}
     keep = {
         "full": lambda name: True,
@@ -128,11 +133,58 @@ def false_causes(count: int = RIGHT) -> list[str]:
     return found
 
 
+def of_bundle(folder: Path, every: int) -> Iterator[str]:
+    """Of mistakes of operations that a bundle has: seconds of the comparison and of the cause.
+
+    Last a candidate that no known mistake explains, so that all are tried.
+    """
+    bundle = golden.read(folder)
+    has = {node.op for node in bundle.model.network.nodes}
+    with_gradients = "grads/logits" in bundle.reference.steps
+    bugs = [
+        (name, bug)
+        for name, bug in injected_bugs_ops.BUGS.items()
+        if bug.target.split(".")[1] in has and (with_gradients or not bug.is_backward)
+    ][::every]
+    stored = set(bundle.entries)
+    for name, bug in bugs:
+        try:
+            port = injected_bugs_ops.taps(bundle, bug)
+        except ValueError:  # it is one of its own network's shapes
+            continue
+        case = Case(name, "", bug.cause, bug.is_backward, {n: port[n] for n in port if n in stored})
+        for way in ("full",) if bug.is_backward else ("full", "shell"):
+            yield _timed(f"{way:6} {name}", bundle, _kept(case, way, bundle))
+    rng = np.random.default_rng(0)
+    step = next(name for name in bundle.reference.steps if name.endswith(".mid"))
+    value = bundle.reference.steps[step].value
+    yield _timed("noise", bundle, {step: value * (1 + 0.1 * rng.standard_normal(value.shape))})
+
+
+def _timed(name: str, bundle: golden.Bundle, port: Mapping[str, np.ndarray]) -> str:
+    start = time.process_time()
+    comparison = golden.compare(bundle, port, mode="replay", fail_fast=True)
+    middle = time.process_time()
+    first = comparison.first
+    if first is None:
+        return f"{name}: not shown"
+    cause = diagnose.cause(first, bundle, comparison.taps)
+    end = time.process_time()
+    return f"{middle - start:6.1f} {end - middle:6.1f}  {name} [{first.name}]: {cause}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how often causes are named.")
+    parser.add_argument("--bundle", type=Path, help="time alone, on a bundle of any network")
+    parser.add_argument("--every", type=int, default=1, help="with --bundle, every n-th mistake")
     parser.add_argument("--all", action="store_true", help="every mistake in every way")
     parser.add_argument("--words", action="store_true", help="print what was said of each")
     args = parser.parse_args()
+    if args.bundle:
+        print("seconds of CPU: comparison, cause")
+        for line in of_bundle(args.bundle, args.every):
+            print(line, flush=True)
+        return
     counts: dict[str, Counter] = {}
     slowest = 0.0
     total = 0

@@ -2346,7 +2346,7 @@ def class_token_of_zeros(port, x):
     "deviation",
     "eps is added to the sum of squares, before the division by C",
     "small_adversarial",
-    "blocks.0.norm1.out",
+    "blocks.0.attn.norm.out",
 )
 def eps_before_division(port, d):
     total = port.sum(d * d) + port.dtype(port.config["norm_eps"])
@@ -2823,7 +2823,7 @@ def window_of_signs(port, dy, z):
     "binary_linear_back",
     "the bits of activations are those of the projection computed last of this shape",
     "small_batch",
-    "grads/param.blocks.0.attn.q_low.weight",
+    "grads/param.blocks.0.attn.proj.weight",
 )
 def shared_buffer_of_bits(port, dlinear, p):
     dz = Port.binary_linear_back(port, dlinear, p)
@@ -2929,6 +2929,474 @@ def gradient_not_rolled_back(port, dbit, name, place):
 )
 def half_residual(port, dx, dbranch):
     return (dx + dbranch).astype(HALF).astype(port.dtype)
+
+
+# The third part: tried once the kinds that the second had asked for were there
+
+SECOND_PART = len(MISTAKES)
+
+
+@wrong(
+    "patches",
+    "the patches are those of a convolution with a padding of one pixel: one further up and left",
+    "small_tie_free",
+    "patch_embed.out",
+)
+def padded_convolution(port, images):
+    padded = np.pad(images, [(0, 0), (0, 0), (1, 0), (1, 0)])
+    return Port.patches(port, padded[:, :, : images.shape[2], : images.shape[3]])
+
+
+@wrong(
+    "add_bias",
+    "the bias of the patches reaches the first patch alone",
+    "small_deit",
+    "patch_embed.out",
+)
+def bias_of_first_patch(port, y, path):
+    if path != "patch_embed":
+        return Port.add_bias(port, y, path)
+    y = y.copy()
+    y[:, :1] = Port.add_bias(port, y[:, :1], path)
+    return y
+
+
+@wrong(
+    "with_positions",
+    "the class token has its position twice: when it is made and with all the others",
+    "small_tie_free",
+    "tokens",
+)
+def class_position_twice(port, x):
+    y = Port.with_positions(port, x)
+    y[:, 0] += port.params["pos_embed"][:, 0]
+    return y
+
+
+@wrong(
+    "normed", "normalised numbers are clipped to -2 to 2", "small_adversarial", "blocks.0.norm1.out"
+)
+def normed_clipped(port, x):
+    n, s = Port.normed(port, x)
+    return np.clip(n, -2, 2), s
+
+
+@wrong(
+    "shifted_out",
+    "the token shift behind RPReLU is the one in front of it",
+    "small_batch",
+    "blocks.0.attn.q_low.out",
+)
+def token_shift_in_twice(port, y, path):
+    y = y + port.params[f"{path}.shift_out"]
+    return y + port.params[f"{path}.token_shift_in"][:, None]
+
+
+@wrong(
+    "sign",
+    "the sign is taken of a whole number, z truncated at 1/16: just below 0 it is +1",
+    "small_adversarial",
+    "blocks.0.attn.q_low.weight.bit",
+)
+def sign_of_whole_number(port, z):
+    return np.trunc(z * 16) >= 0
+
+
+@wrong(
+    "binary_product",
+    "K is the network's dim for every product, of wider rows too",
+    "small_tie_free",
+    "blocks.0.mlp.down.int",
+)
+def length_is_dim(port, a, b):
+    found = Port.binary_product(port, a, b)
+    dim = port.config["dim"]
+    return found - np.int32(a.shape[-1] - dim) if a.shape[-1] > dim else found
+
+
+@wrong(
+    "boolean_product",
+    "every head takes the attention of the first",
+    "small_batch",
+    "blocks.0.attn.context.int",
+)
+def attention_of_first_head(port, a, v):
+    return Port.boolean_product(port, np.broadcast_to(a[:, :1], a.shape), v)
+
+
+@wrong(
+    "boolean_product",
+    "head h takes the values of head h + 1",
+    "small_adversarial",
+    "blocks.0.attn.context.int",
+)
+def values_of_next_head(port, a, v):
+    return Port.boolean_product(port, a, np.roll(v, -1, axis=1))
+
+
+@wrong("softmax", "scores are clipped to -1 to 1", "small_batch", "blocks.0.attn.prob.z")
+def scores_clipped(port, scores):
+    return Port.softmax(port, np.clip(scores, -1, 1))
+
+
+@wrong(
+    "softmax",
+    "probabilities are kept in a byte, p * 255 rounded",
+    "small_deit",
+    "blocks.0.attn.prob",
+)
+def probabilities_of_a_byte(port, scores):
+    return np.rint(Port.softmax(port, scores) * 255) / port.dtype(255)
+
+
+@wrong("alpha", "the lower bound of alpha is 0.01", "small_batch", "blocks.0.attn.prob.z")
+def another_bound(port, a):
+    return np.maximum(port.params[f"{a}.alpha"], port.dtype(0.01))
+
+
+@wrong(
+    "scaled",
+    "the context of head h has the alpha of head h + 1",
+    "small_adversarial",
+    "blocks.0.attn.context",
+)
+def context_of_next_alpha(port, whole, scale):
+    return Port.scaled(port, whole, np.roll(scale, -1, axis=0) if scale.ndim > 1 else scale)
+
+
+@wrong(
+    "joined",
+    "channels of each head are joined in reverse order",
+    "small_tie_free",
+    "blocks.0.attn.norm.out",
+)
+def channels_backwards(port, x):
+    return Port.joined(port, x[..., ::-1])
+
+
+@wrong(
+    "layer_norm",
+    "the norm behind the heads has the weights of the block's first norm",
+    "small_batch",
+    "blocks.0.attn.norm.out",
+)
+def norm1_behind_heads(port, x, path):
+    return Port.layer_norm(port, x, path.replace("attn.norm", "norm1"))
+
+
+@wrong(
+    "neighbour_mean",
+    "neighbours are those of the queries, not of the values",
+    "small_tie_free",
+    "blocks.0.attn.neighbour_mean",
+)
+def neighbours_of_queries(port, v, place):
+    return Port.neighbour_mean(port, port.taps[f"{place.path}.attn.q_low.out"], place)
+
+
+@wrong(
+    "shortcuts",
+    "the shortcuts of the low band take the band itself in the place of queries and keys",
+    "small_batch",
+    "blocks.0.attn.out",
+)
+def shortcut_of_band(port, norm, m, place):
+    low = port.taps[f"{place.path}.attn.low"]
+    return Port.shortcuts(port, norm, {**m, "q_low": low, "k_low": low}, place)
+
+
+@wrong(
+    "rprelu",
+    "RPReLU behind the attention is forgotten",
+    "small_adversarial",
+    "blocks.0.attn.out",
+)
+def no_rprelu_of_attention(port, x, path):
+    y = Port.rprelu(port, x, path)
+    return x if path.endswith("attn.rprelu") else y
+
+
+@wrong(
+    "rprelu",
+    "GELU stands behind mlp.up, as in a real block",
+    "small_batch",
+    "blocks.0.mlp.up.out",
+)
+def gelu_behind_up(port, x, path):
+    y = Port.rprelu(port, x, path)
+    return port.gelu(y) if path.endswith("mlp.up.rprelu") else y
+
+
+@wrong(
+    "residual",
+    "the residual of block 1 starts at the tokens, which block 0 has changed",
+    "small_deit",
+    "blocks.1.mid",
+)
+def residual_of_tokens(port, x, branch):
+    made = "blocks.1.attn.proj.out" in port.taps and "blocks.1.mid" not in port.taps
+    return (port.taps["tokens"] if made else x) + branch
+
+
+@wrong("scaled_branch", "LayerScale's shift is added twice", "small_tie_free", "blocks.0.mid")
+def beta_twice(port, x, path):
+    return Port.scaled_branch(port, x, path) + port.params[f"{path}.beta"]
+
+
+@wrong(
+    "layer_norm",
+    "the norm of a merge is taken over each of the four patches alone",
+    "small_swin",
+    "merges.0.norm.out",
+)
+def norm_of_each_patch(port, x, path):
+    if not path.startswith("merges"):
+        return Port.layer_norm(port, x, path)
+    n, _ = port.normed(x.reshape(*x.shape[:-1], 4, -1))
+    return port.params[f"{path}.weight"] * n.reshape(x.shape) + port.params[f"{path}.bias"]
+
+
+@wrong(
+    "side_by_side",
+    "merged squares begin one row and column further, the grid wraps around",
+    "small_swin",
+    "merges.0.patches",
+)
+def merged_from_one(port, x, grid):
+    rolled = np.roll(x.reshape(len(x), *grid, -1), (-1, -1), axis=(1, 2)).reshape(x.shape)
+    return Port.side_by_side(port, rolled, grid)
+
+
+@wrong(
+    "with_position_bias",
+    "shifted blocks have no position bias",
+    "small_swin",
+    "blocks.1.attn.scores",
+)
+def no_bias_when_shifted(port, scores, place):
+    return scores if place.shift else Port.with_position_bias(port, scores, place)
+
+
+@wrong(
+    "qkv",
+    "queries and keys are normalised to length 1 (cosine)",
+    "small_deit",
+    "blocks.0.attn.scores",
+)
+def cosine(port, x, place):
+    q, k, v = Port.qkv(port, x, place)
+    return (*(t / np.linalg.norm(t, axis=-1, keepdims=True) for t in (q, k)), v)
+
+
+@wrong("add_bias", "the last channel of fc1 has no bias", "small_deit", "blocks.0.mlp.fc1.out")
+def last_bias_missing(port, y, path):
+    bias = port.params[f"{path}.bias"].copy()
+    if path.endswith("fc1"):
+        bias[-1] = 0
+    return y + bias
+
+
+@wrong("pool", "the head reads the token in front of the last norm", "small_adversarial", "logits")
+def head_without_norm(port, x):
+    return port.taps["blocks.0.out"][:, 0]
+
+
+@wrong("add_bias", "logits are divided by the root of C", "small_deit", "logits")
+def logits_over_root(port, y, path):
+    y = Port.add_bias(port, y, path)
+    return y / np.sqrt(port.dtype(port.config["dim"])) if path == "head" else y
+
+
+@wrong(
+    "haar",
+    "the low band is the largest of the four patches (max pooling)",
+    "small_batch",
+    "blocks.0.attn.low",
+)
+def largest_of_four(port, x):
+    _, high = Port.haar(port, x)
+    return np.maximum.reduce(port.corners(x)), high
+
+
+@wrong("haar", "bands are rounded to float16", "small_tie_free", "blocks.0.attn.low")
+def half_bands(port, x):
+    return tuple(band.astype(HALF).astype(port.dtype) for band in Port.haar(port, x))
+
+
+@wrong(
+    "scale",
+    "the scale is the mean of |W| over all but the largest weight",
+    "small_batch",
+    "blocks.0.attn.q_low.weight.scale",
+)
+def scale_without_largest(port, weight):
+    size = np.abs(weight)
+    return (size.sum(-1) - size.max(-1)) / port.dtype(weight.shape[-1] - 1)
+
+
+@wrong(
+    "centred",
+    "weights are centred by half their mean",
+    "small_tie_free",
+    "blocks.0.attn.q_low.weight.z",
+)
+def half_centred(port, weight):
+    return weight - port.mean(weight) / 2
+
+
+@wrong(
+    "band_sum",
+    "the larger of both bands counts, not their sum",
+    "small_adversarial",
+    "blocks.0.attn.scores",
+)
+def larger_band(port, low, high, a):
+    w = port.params[f"{a}.band_weight"][:, :, None, None]
+    return np.maximum(w[0] * low.astype(port.dtype), w[1] * high.astype(port.dtype))
+
+
+@wrong(
+    "differential",
+    "the neighbours are taken off the value before its factor multiplies",
+    "small_batch",
+    "blocks.0.attn.out",
+)
+def factor_of_both(port, v, around, a):
+    return port.params[f"{a}.shortcut"] * (v - port.params[f"{a}.neighbour"] * around)
+
+
+@wrong(
+    "pool_back",
+    "the class token's gradient is divided by the number of tokens",
+    "small_deit",
+    "grads/norm.out",
+)
+def class_gradient_divided(port, dy, tokens):
+    return Port.pool_back(port, dy, tokens) / port.dtype(tokens)
+
+
+@wrong(
+    "layer_norm_back",
+    "the norm goes back with the deviations of the last norm of all",
+    "small_tie_free",
+    "grads/blocks.1.mlp.down.linear",
+)
+def stale_deviations(port, dy, path):
+    n, s = port.kept[path]
+    last = port.kept["norm"][1]
+    port.kept[path] = n, last if last.shape == s.shape else s
+    dx = Port.layer_norm_back(port, dy, path)
+    port.kept[path] = n, s
+    return dx
+
+
+@wrong(
+    "layer_norm_back",
+    "the gradient of a norm's bias is averaged over the tokens",
+    "small_deit",
+    "grads/param.norm.bias",
+)
+def bias_gradient_averaged(port, dy, path):
+    dx = Port.layer_norm_back(port, dy, path)
+    port.grad_param(f"{path}.bias", port.total(dy) / port.dtype(dy.shape[1]))
+    return dx
+
+
+@wrong(
+    "binary_linear_back",
+    "the window of the sign reads what is in front of the move",
+    "small_batch",
+    "grads/blocks.0.mlp.down.z",
+)
+def window_before_move(port, dlinear, p):
+    Port.binary_linear_back(port, dlinear, p)
+    dbit = port.taps[f"grads/{p}.bit"]
+    return port.grad(f"{p}.z", port.sign_back(dbit, port.kept[p]))
+
+
+@wrong(
+    "slope_back",
+    "the gradient of the slope leaves out the first token",
+    "small_tie_free",
+    "grads/param.blocks.1.mlp.down.rprelu.slope",
+)
+def slope_without_first_token(port, dy, u, below):
+    return Port.slope_back(port, dy[:, 1:], u[:, 1:], below[:, 1:])
+
+
+@wrong(
+    "residual_back",
+    "gradients of residuals are averaged: half of both",
+    "small_adversarial",
+    "grads/blocks.0.mid",
+)
+def residual_halved(port, dx, dbranch):
+    return (dx + dbranch) / port.dtype(2)
+
+
+@wrong(
+    "similarity_back",
+    "the gradient of the low keys takes the queries of the high band",
+    "small_tie_free",
+    "grads/blocks.1.attn.k_low.head_bit",
+)
+def queries_of_other_band(port, dy, a, band):
+    q = port.signs(port.taps[f"{a}.q_high.head_bit"])
+    dq, _ = Port.similarity_back(port, dy, a, band)
+    return dq, port.matmul(dy.swapaxes(-1, -2), q)
+
+
+@wrong(
+    "tokens_back",
+    "the gradient of positions leaves out the class token",
+    "small_deit",
+    "grads/param.pos_embed",
+)
+def position_of_class_left_out(port, dx):
+    Port.tokens_back(port, dx)
+    found = dx.sum(axis=0)
+    found[0] = 0
+    port.grad_param("pos_embed", found)
+
+
+@wrong("unpatches", "the gradient of the image is upside down", "small_adversarial", "grads/input")
+def gradient_upside_down(port, dx):
+    return Port.unpatches(port, dx)[:, :, ::-1]
+
+
+@wrong(
+    "softmax_back",
+    "the softmax goes back in float16",
+    "small_deit",
+    "grads/blocks.1.attn.scores",
+)
+def half_softmax_back(port, dy, y):
+    return Port.softmax_back(port, dy.astype(HALF), y.astype(HALF)).astype(port.dtype)
+
+
+@wrong(
+    "alpha_back",
+    "the gradient of alpha is that of the first image",
+    "small_batch",
+    "grads/param.blocks.0.attn.alpha",
+)
+def alpha_of_first_image(port, dy, q, inside, above, a):
+    return Port.alpha_back(port, dy[:1], q[:1], inside[:1], above[:1], a)
+
+
+@wrong(
+    "neighbours_back",
+    "the gradient of the neighbours reaches the four beside, above and below alone",
+    "small_tie_free",
+    "grads/blocks.1.attn.v.out",
+)
+def four_neighbours_back(port, dy, place):
+    share = port.shared(port.to_grid(dy, place), port.counts(place.grid))
+    dx = np.zeros_like(share)
+    for (r, c), (here, there) in zip(NEIGHBOURS, port.pairs(place.grid), strict=True):
+        if not (r and c):
+            dx[:, there[0], there[1]] += share[:, here[0], here[1]]
+    return port.with_front(np.zeros_like(dy[:, : place.front]), dx)
 
 
 class Found(NamedTuple):

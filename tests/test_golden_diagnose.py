@@ -296,7 +296,7 @@ MISTAKES: dict[str, tuple] = {
         "padding counted.*58 too large.*128",
     ),
     "padding of bytes": (DIDB, *changed(SCORES, lambda x: x + 2), "padding counted.*2 too large"),
-    "offset": (DIDB, *changed(INT, lambda x: x + 7), "offset: every value is 7 too large"),
+    "offset": (DIDB, *changed(INT, lambda x: x + 7), "every product is 7 too large"),
     "narrow": (
         DIDB,
         *changed(INT, lambda x: (x * 9).astype(np.int8).astype(np.int32)),

@@ -21,6 +21,7 @@ from refimpl.golden.bounds import Reference
 from refimpl.golden.mistakes import Mistake, Site, general
 from refimpl.golden.mistakes.catalogue import (
     BACK,
+    CURVES,
     ELSEWHERE,
     OF_NUMBERS,
     OWN,
@@ -49,8 +50,9 @@ OTHERS = 8  # taps behind the first divergence that are asked, too, where it say
 ENOUGH = 40  # entries that differ, to be sure of a cause
 # What is tried, one after the other: mistakes, and whether at all sites alike or at one node.
 ORDER = ((OWN, True), (READS, True), (READS, False), (OWN, False), (ELSEWHERE, True),
-         (ELSEWHERE, False), (PLACES, True), (PLACES, False), (BACK, True), (BACK, False),
-         (OF_NUMBERS, False))  # fmt: skip
+         (ELSEWHERE, False), (PLACES, True), (PLACES, False), (CURVES, True),
+         (CURVES, False), (BACK, True), (BACK, False), (OF_NUMBERS, False))  # fmt: skip
+UNSURE = (ELSEWHERE, CURVES, BACK)  # not tried on what the reference has, where all was not dumped
 EQUALS = 2  # that are named beside the cause
 VAGUE = 7  # rank from which on a mistake says little of its cause
 
@@ -203,7 +205,7 @@ class Search:
     def _explanations(self) -> Iterator[Explanation]:
         """What is likelier first; behind what explains the numbers nothing is looked for."""
         for order, (families, everywhere) in enumerate(ORDER):
-            if self.is_assumed and families in (ELSEWHERE, BACK):
+            if self.is_assumed and families in UNSURE:
                 continue
             tight: set[str] = set()  # nodes at which a mistake explains it: only equals are left,
             rank = len(ORDER)  # and what is likelier

@@ -34,6 +34,8 @@ Meets = Callable[[np.ndarray], bool]
 
 def cause(stretch: Stretch, target: Target, meets: Meets) -> str | None:
     """In words; `meets` says whether a value is the candidate's, within the bound."""
+    if stretch.reference.steps[target.name].op is None:  # the gradient of the logits is given
+        return None
     for look in (weights, counted, on_grid, coarse):
         with np.errstate(all="ignore"):
             words = look(stretch, target, meets)

@@ -93,6 +93,12 @@ def views(site: Site) -> Iterator[Mistake]:
         declared = parameter(site, key)
         for words, change in VIEWS.items() if declared else ():
             yield _changed(key, change, f"{declared.path} {words}", f"{key} {words}", PLACE)
+
+
+def curves(site: Site) -> Iterator[Mistake]:
+    """A parameter taken through a function."""
+    for key in site.keys:
+        declared = parameter(site, key)
         for words, change in CURVES.items() if declared else ():
             yield _changed(key, change, f"{declared.path} {words}", f"{key} {words}")
 

@@ -91,10 +91,12 @@ BLOCKS: dict[str, Callable[[Call, Grid], Block]] = {
         lambda c, x: _corner(x, _after, _before, c.node.attributes["mode"]),
     "Haar wraps from one row to the next: the next token, not the next column":
         lambda c, x: _row_wise(c, x),
+}  # fmt: skip
+IN_MEMORY: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     "Haar by places in memory: beyond a row stands the next one, the last token repeated":
-        lambda c, x: _in_memory(x, np.minimum),
+        np.minimum,
     "Haar by places in memory: beyond a row stands the next one, around the end":
-        lambda c, x: _in_memory(x, lambda at, last: at % (last + 1)),
+        lambda at, last: at % (last + 1),
 }  # fmt: skip
 
 
@@ -152,6 +154,9 @@ def haar(site: Site) -> Iterator[Mistake]:
         )
     for words, block in BLOCKS.items():
         yield Mistake(words, lambda c, b=block: _both(c, lambda x: _bands(c, x, b(c, x))))
+    for words, within in IN_MEMORY.items():  # on a grid of one row also what a mode does
+        edit = lambda c, w=within: _both(c, lambda x: _bands(c, x, _in_memory(x, w)))  # noqa: E731
+        yield Mistake(words, edit, rank=2)
     for factor, norm in ((2.0, "ortho"), (4.0, "no norm"), (0.5, "norm 1/8"), (2**0.5, "1/sqrt 8")):
         words = f"Haar norm: {norm} instead of average, factor {factor:g} on the patches"
         yield Mistake(words, lambda c, f=factor: _scaled(c, f, f))
