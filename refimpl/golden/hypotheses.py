@@ -33,6 +33,7 @@ from refimpl.golden.mistakes.declared import Family
 from refimpl.golden.stretch import Stretch
 
 EVIDENCE = {"bit": 8, "int": 1, "real": 3}  # differing entries
+ENOUGH_OF_ONE = {"real": 2}  # where a mistake has nothing to fit: each number is evidence
 LEFT = 0.05  # of the entries that differ, that a cause may leave
 FEW = 0.01  # of all entries of a real, that may lie beyond the bound: rounding flips a bit
 TIGHT = 1e-3  # of the difference: nothing simpler is looked for beyond it
@@ -141,7 +142,7 @@ class Search:
         differing = int((right != found).sum())
         if not differing:
             return None
-        needed = min(EVIDENCE[self.target.kind], found.size)
+        needed = min(ENOUGH_OF_ONE.get(self.target.kind, EVIDENCE[self.target.kind]), found.size)
         is_thin = self.target.kind != "real" and len(self.stretch.steps) > 1
         if differing < max(needed, ENOUGH * is_thin):
             self.behind = list(self._asked())

@@ -36,7 +36,7 @@ def cause(stretch: Stretch, target: Target, meets: Meets) -> str | None:
     """In words; `meets` says whether a value is the candidate's, within the bound."""
     if stretch.reference.steps[target.name].op is None:  # the gradient of the logits is given
         return None
-    for look in (weights, counted, on_grid, coarse):
+    for look in (weights, blend, counted, threshold, clipped, on_grid, coarse):
         with np.errstate(all="ignore"):
             words = look(stretch, target, meets)
         if words is not None:
@@ -72,7 +72,8 @@ def weights(stretch: Stretch, target: Target, meets: Meets) -> str | None:
         return _of_decay(terms[1].name, *factors)
     off = [f"{t.name} counts {words}" for t, (f, words) in zip(terms, factors) if f != 1]
     if len(off) > 1 and len(off) == len(terms) and len({words for _, words in factors}) == 1:
-        return f"the sum counts {factors[0][1]}"
+        times = {"twice": "2 times"}.get(factors[0][1], factors[0][1])
+        return f"scale missing: every value is {times} too large"
     return "; ".join(off)
 
 
@@ -133,7 +134,7 @@ def _of_sum(call: Call, shape: tuple[int, ...]) -> Iterator[Term]:
     if not added or call.node.op == "rprelu":
         return
     without = call.right({key: np.zeros_like(call[key]) for key in added})
-    yield Term("what is in front of it", without)
+    yield Term(" and ".join(call.site.name(k) for k in call.keys if k not in added), without)
     for key in added:
         zeros = {other: np.zeros_like(call[other]) for other in added if other != key}
         yield Term(call.site.name(key), np.broadcast_to(call.right(zeros) - without, shape))
@@ -155,6 +156,60 @@ def _calls(stretch: Stretch, target: Target) -> list[Call]:
     names = {stretch.reference.network.nodes[i].name for i in (*last.nodes, last.node)}
     stretch.changed({key: seen for key in stretch.sites if key[0] in names})
     return calls
+
+
+def blend(stretch: Stretch, target: Target, meets: Meets) -> str | None:
+    """The right values and what they are made of, in one sum."""
+    if target.kind != "real" or target.found.size < MANY_NUMBERS:
+        return None
+    step = stretch.reference.steps[target.name]
+    for name in step.inputs:
+        value = stretch.value(name)
+        if value.shape != target.found.shape or value.dtype.kind != "f":
+            continue
+        columns = np.stack([np.ravel(stretch.right), np.ravel(value)], axis=-1)
+        found, *_ = np.linalg.lstsq(columns, np.ravel(target.found), rcond=None)
+        if meets((columns @ found).reshape(target.found.shape)):
+            (_, own), (factor, other) = (_named(f, stretch, target, 2) for f in found)
+            if factor:
+                return f"the right value counts {own}, and {name} counts {other} beside it"
+    return None
+
+
+# --- one number of an operation -------------------------------------------------------------------
+
+
+def threshold(stretch: Stretch, target: Target, meets: Meets) -> str | None:
+    """Another threshold of a bit."""
+    step = stretch.reference.steps[target.name]
+    if target.kind != "bit" or not step.inputs or len(stretch.steps) > 1:
+        return None
+    z, found = stretch.value(step.z), target.found
+    if z.shape != found.shape or z.dtype.kind != "f" or found.all() or not found.any():
+        return None
+    highest, lowest = z[~found].max(), z[found].min()
+    if highest > lowest:
+        return None
+    return (
+        f"the threshold lies between {highest:.4g} and {lowest:.4g}, not at {step.threshold:g}: "
+        "is z rounded or moved in front of it?"
+    )
+
+
+def clipped(stretch: Stretch, target: Target, meets: Meets) -> str | None:
+    """The right values, cut off where the candidate's end."""
+    right, found = stretch.right, target.found
+    if target.kind == "bit" or not found.ndim:
+        return None
+    low, high = found.min(), found.max()
+    at_ends = (found == low).sum() if right.min() < low else 0
+    at_ends += (found == high).sum() if right.max() > high else 0
+    if at_ends < SEVERAL or not meets(np.clip(right, low, high)):
+        return None
+    return f"clipped to {low:.6g} to {high:.6g}"
+
+
+SEVERAL = 3  # numbers that lie exactly at the end of a range
 
 
 # --- bits of a product ----------------------------------------------------------------------------
@@ -227,7 +282,28 @@ def on_grid(stretch: Stretch, target: Target, meets: Meets) -> str | None:
             how = "rounded" if np.abs(error).max() <= 0.5 + WHOLE else "cut off"
             how = "rounded down" if how == "cut off" and error.max() <= WHOLE else how
             return f"{how} to whole multiples of 1/{2**bits}: fixed point, {bits} bits behind it"
+    return _on_steps(right, found)
+
+
+def _on_steps(right: np.ndarray, found: np.ndarray) -> str | None:
+    """Numbers of 8 bits: whole multiples of 1/255, or of a fraction of the largest."""
+    largest = np.abs(found).max()
+    for step, words in (
+        (1 / 255, "1/255"),
+        (1 / 127, "1/127"),
+        (1 / 100, "1/100"),
+        (largest / 255, "1/255 of the largest"),
+        (largest / 127, "1/127 of the largest"),
+    ):
+        scaled = found / step
+        error = np.abs(found - right).max() / step
+        is_on_steps = np.abs(scaled - np.rint(scaled)).max() <= ON_STEP and error <= 1 + WHOLE
+        if is_on_steps and np.unique(np.rint(scaled)).size >= FEW_NUMBERS:
+            return f"rounded to whole multiples of {words}: kept in 8 bits"
     return None
+
+
+ON_STEP = 1e-4  # of a step, that a number of 8 bits may be off in float32
 
 
 MANY_NUMBERS, FEW_NUMBERS = 32, 4  # that lie on a grid; different ones
@@ -248,11 +324,32 @@ def coarse(stretch: Stretch, target: Target, meets: Meets) -> str | None:
         return None
     reference = stretch.reference
     inputs = [stretch.value(n) for n in reference.steps[target.name].inputs]
+    if _follows(error, inputs):
+        return None
     for name, words in (("float16", "float16, or of TF32"), ("bfloat16", "bfloat16")):
         bound = bounds.replay(reference, target.name, inputs, precision.UNITS[name])
         if (np.abs(error) <= bound).all() and _rms(error) > _rms(bound) / BELOW:
             return f"rounding as of {words}: is something summed or kept in it there?"
     return None
+
+
+def _follows(error: np.ndarray, inputs: Sequence[np.ndarray]) -> bool:
+    """Whether the errors of a channel are sums of what the operation reads: no rounding then."""
+    alike = [x for x in inputs if x.shape == error.shape]
+    rows = (
+        error.reshape(-1, error.shape[-1]).T[..., None] if error.ndim > 1 else error[None, :, None]
+    )
+    count = rows.shape[1]
+    columns = [np.ones_like(rows)] + [x.reshape(-1, x.shape[-1]).T[..., None] for x in alike]
+    terms = np.concatenate(columns[: 1 + (len(alike) if error.ndim > 1 else 0)], axis=-1)
+    free = count - terms.shape[-1]
+    if free < 2:
+        return True
+    left = rows - terms @ (np.linalg.pinv(terms) @ rows)
+    return bool(np.square(left).mean() < RANDOM * free / count * np.square(rows).mean())
+
+
+RANDOM = 0.5  # of the square of errors, that must not be a sum of what was read
 
 
 def _likeness(a: np.ndarray, b: np.ndarray) -> float:

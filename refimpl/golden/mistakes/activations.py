@@ -481,6 +481,10 @@ def differential(site: Site) -> Iterator[Mistake]:
         "the differential term: the plain value, no neighbours": lambda c: c["x0"],
         "the differential term: 1 + the shortcut's weight":
             lambda c: (1 + c["p0"]) * c["x0"] - c["p1"] * c["x1"],
+        "the differential term: the neighbours taken off before the shortcut's weight multiplies":
+            lambda c: c["p0"] * (c["x0"] - c["p1"] * c["x1"]),
+        "the differential term: the magnitude of the difference":
+            lambda c: np.abs(c["p0"] * c["x0"] - c["p1"] * c["x1"]),
         "the differential term: weights of both exchanged":
             lambda c: c["p1"] * c["x0"] - c["p0"] * c["x1"],
     }.items():  # fmt: skip

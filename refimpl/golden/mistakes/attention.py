@@ -108,6 +108,17 @@ def _band_gradient(call: Call, bands: tuple[int, int], axes: tuple[int, ...] = (
     return np.stack([(d * inputs[band]).sum(axis=axes) for band in bands])
 
 
+@family("band_sum")
+def larger_band(site: Site) -> Iterator[Mistake]:
+    for words, which in (("larger", np.maximum), ("smaller", np.minimum)):
+        yield Mistake(f"the {words} of both bands, not their sum",
+                      lambda c, w=which: w(_without(c, "x1"), _without(c, "x0")))  # fmt: skip
+
+
+def _without(call: Call, key: str) -> np.ndarray:
+    return call.right({key: np.zeros_like(call[key])})
+
+
 @family("band_sum", what="d.p0")
 def band_weight_gradients(site: Site) -> Iterator[Mistake]:
     for words, edit in {

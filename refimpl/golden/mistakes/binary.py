@@ -346,6 +346,11 @@ def _length(site: Site) -> int:
 def _padding(site: Site) -> Iterator[Mistake]:
     """Padding bits counted as products of +1, or bits beyond K left in the length."""
     K = _length(site)
+    for other, of in ((site.node.stage.dim, "the network's dim"), (site.node.stage.keys, "keys")):
+        if other != K:
+            words = f"K is taken for {other}, the number of {of}, not {K}"
+            words = words.replace("the number of the", "the")
+            yield Mistake(words, _moved(other - K), f"K is that of {of}")
     for width in (WORD, 32, 8):
         padding = -K % width
         for sign, word in ((1, "large"), (-1, "small")) if padding else ():
@@ -423,11 +428,12 @@ def _strides(site: Site) -> Iterator[Mistake]:
     for stride in dict.fromkeys((-(-K // 8) * 8, -(-K // 32) * 32, least, whole + WORD)):
         for which in (0, 1) if stride not in (0, whole) else ():
             words = f"rows looked for {stride} bits apart, not {whole}, in one operand"
-            yield Mistake(words, lambda c, s=stride, w=which: _strided(c, s, w))
+            yield Mistake(words, lambda c, s=stride, w=which: _strided(c, s, w), f"{words}: {which}")
     for which in (0, 1) if K > WORD else ():
         for step, word in ((-1, "behind"), (1, "before")):
             words = f"the words behind the first are those of the row {word}, in one operand"
-            yield Mistake(words, lambda c, s=step, w=which: _next_words(c, s, w))
+            edit = lambda c, s=step, w=which: _next_words(c, s, w)  # noqa: E731
+            yield Mistake(words, edit, f"{words}: {which}")
 
 
 def _strided(call: Call, stride: int, which: int) -> np.ndarray | None:
@@ -550,6 +556,10 @@ ALPHAS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray | None]] = {
     "1 / N in the place of alpha": lambda p, a: p * p.shape[-1],
     "alpha's square root": lambda p, a: p / np.sqrt(ops.boolean.step_of(a)),
     "alpha is subtracted, not divided by": lambda p, a: p - ops.boolean.step_of(a) + 0.5,
+    **{
+        f"alpha with a minimum of {least:g}, not 1e-5": lambda p, a, m=least: p / np.maximum(a, m)
+        for least in (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-7, 1e-8, 1e-12)
+    },
     "the row's largest probability in the place of alpha":
         lambda p, a: p / p.max(axis=-1, keepdims=True),
 }  # fmt: skip

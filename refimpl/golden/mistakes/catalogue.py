@@ -91,7 +91,7 @@ def numbers(site: Site) -> Iterator[Mistake]:
 OWN: tuple[Family, ...] = (own, general.attributes)
 READS: tuple[Family, ...] = (general.parameters, general.inputs)
 ELSEWHERE: tuple[Family, ...] = (general.layers, general.others, general.elsewhere)
-CURVES: tuple[Family, ...] = (general.curves,)
+CURVES: tuple[Family, ...] = (general.curves, general.changed_inputs)
 BACK: tuple[Family, ...] = (general.elsewhere_back,)
 PLACES: tuple[Family, ...] = (general.orders, general.views, general.outputs)
 OF_NUMBERS: tuple[Family, ...] = (numbers,)

@@ -17,7 +17,7 @@ from refimpl.models.operations import OPERATIONS
 
 DECLARED, ATTRIBUTE, PARAMETER, INPUT, PLACE, PRECISION, ELSEWHERE = range(7)  # ranks
 MOST = 40  # values or parameters elsewhere that are tried in the place of one
-NEAR = 40  # nodes around one whose values are tried on the way back
+AROUND, NEAR = 160, 20  # nodes around one whose values, and steps, are tried on the way back
 
 # --- attributes -----------------------------------------------------------------------------------
 
@@ -482,6 +482,8 @@ OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
             "the logarithm of the softmax over the last axis": lambda x: _log_softmax(x),
             "a sigmoid": lambda x: 1 / (1 + np.exp(-x)),
             "tanh": np.tanh,
+            "GELU": lambda x: ops.gelu.forward(x)[0],
+            "SiLU": lambda x: x / (1 + np.exp(-x)),
             "the square": np.square,
             "the power of e": np.exp,
             "a ReLU that ends at 6": lambda x: np.clip(x, 0, 6),
@@ -494,6 +496,74 @@ OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
     "rounded to float16": lambda x: _float16(x) if x.dtype.kind == "f" else None,
     "rounded to bfloat16": lambda x: _bfloat16(x) if x.dtype.kind == "f" else None,
 }
+
+
+# --- inputs with something done to them -----------------------------------------------------------
+
+
+def _along(axis: int, change: Callable[[np.ndarray, int], np.ndarray]) -> Callable:
+    def edit(x: np.ndarray) -> np.ndarray | None:
+        return change(x, axis) if x.ndim > axis and x.shape[axis] > 1 else None
+
+    return edit
+
+
+CHANGES: dict[str, Callable[[np.ndarray], Any]] = {
+    **{
+        f"{words} of axis {axis}": _along(axis, change)
+        for axis in range(1, 4)
+        for words, change in {
+            "one place late around the end": lambda x, a: np.roll(x, 1, a),
+            "one place early around the end": lambda x, a: np.roll(x, -1, a),
+            "in reverse order": np.flip,
+            "the first for all": lambda x, a: np.repeat(x.take([0], a), x.shape[a], a),
+        }.items()
+    },
+    "with the image before it": _other_image(1),
+    "with the image behind it": _other_image(-1),
+    **{
+        f"clipped to -{k} to {k}": _numbers(lambda x, k=k: np.clip(x, -k, k))
+        for k in (1, 2, 4, 5, 6, 8, 10)
+    },
+    "with negative numbers as 0": _numbers(lambda x: np.maximum(x, 0)),
+    "without its sign": _numbers(np.abs),
+    "with the wrong sign": lambda x: ~x if x.dtype == bool else -x,
+    "twice as large": _numbers(lambda x: 2 * x),
+    "half as large": _numbers(lambda x: x / 2 if x.dtype.kind == "f" else x // 2),
+    "rounded to whole multiples of 1/16": _numbers_of(lambda x: np.rint(x * 16) / 16),
+    "rounded to whole multiples of 1/256": _numbers_of(lambda x: np.rint(x * 256) / 256),
+    "rounded to 8 bits of its largest": _numbers_of(
+        lambda x: (lambda step: np.rint(x / step) * step)(np.abs(x).max() / 127)),
+    "rounded to float16": lambda x: _float16(x) if x.dtype.kind == "f" else None,
+    "rounded to bfloat16": lambda x: _bfloat16(x) if x.dtype.kind == "f" else None,
+    "with the mean of its rows taken off": _numbers_of(lambda x: x - x.mean(-1, keepdims=True)),
+    "with rows of norm 1": _numbers_of(lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)),
+}  # fmt: skip
+
+
+def changed_inputs(site: Site) -> Iterator[Mistake]:
+    """An input in another order, clipped, rounded; its patches rolled on the grid."""
+    for key in site.keys:
+        if key == "y" or parameter(site, key) is not None or _is_blank(site, key):
+            continue
+        for words, change in CHANGES.items():
+            yield _changed(key, change, f"{spoken(site, key)} {words}", f"{key} {words}", INPUT)
+        if "grid" in site.node.attributes and key[0] == "x" and not site.is_backward:
+            for step in set(itertools.product((-1, 0, 1), repeat=2)) - {(0, 0)}:
+                words = f"with its patches rolled by {step} on the grid"
+                edit = _grid_rolled(key, step)
+                yield Mistake(f"{site.name(key)} {words}", edit, f"{key} {words}", INPUT)
+
+
+def _grid_rolled(key: str, step: tuple[int, int]) -> Callable[[Call], Any]:
+    def edit(call: Call) -> Any:
+        x, (gh, gw) = call[key], call.node.attributes["grid"]
+        first = x.shape[1] - gh * gw
+        patches = np.roll(x[:, first:].reshape(len(x), gh, gw, -1), step, axis=(1, 2))
+        patches = patches.reshape(len(x), gh * gw, -1)
+        return call.right({key: np.concatenate([x[:, :first], patches], axis=1)})
+
+    return edit
 
 
 # --- once more, in another order ------------------------------------------------------------------
@@ -566,15 +636,17 @@ def elsewhere_back(site: Site) -> Iterator[Mistake]:
         return
     network, own = site.network, site.node
     here = network.maker[own.name]
-    near = sorted(range(len(network.nodes)), key=lambda i: abs(i - here))[:NEAR]
+    near = sorted(range(len(network.nodes)), key=lambda i: abs(i - here))[:AROUND]
     for key in site.keys:
         if (key[0] == "p" and key[1:].isdigit()) or _is_blank(site, key):
             continue
         name = own.name if key in ("d", "y") else site.name(key.removeprefix("d."))
         for i in near:
             node = network.nodes[i]
-            for k, other in enumerate((*node.outputs, *node.inside.values())):
-                if other != name:
+            steps = node.inside.values() if node.op == own.op or abs(i - here) < NEAR else ()
+            for k, other in enumerate((*node.outputs, *steps)):
+                is_alike = network.shapes.get(other, ()) == network.shapes.get(name, ())
+                if other != name and (is_alike or other in node.inside.values()):
                     yield _read_back(key, other, name, f"{i - here:+d} nodes away, its {k}")
 
 

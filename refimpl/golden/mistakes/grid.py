@@ -175,6 +175,10 @@ def haar(site: Site) -> Iterator[Mistake]:
     yield Mistake("low and high bands exchanged", lambda c: c.right()[::-1])
     yield Mistake("both bands of the second level: of the low band once more", lambda c: c.right(
         {"x0": c.right()[0]}))  # fmt: skip
+    for words, which in (("largest", np.maximum), ("smallest", np.minimum)):
+        edit = lambda c, w=which: (  # noqa: E731
+            on_grid(c, c["x0"], lambda x: w.reduce(_block(c, x))), c.right()[1])  # fmt: skip
+        yield Mistake(f"low is the {words} of the four patches, not their mean", edit)
     yield Mistake("low is x itself", lambda c: (c["x0"], c.right()[1]))
     yield Mistake("both bands are x itself: nothing done", lambda c: (c["x0"], c["x0"]))
 
@@ -369,6 +373,11 @@ def _weighted(x: Grid, beside: float, diagonal: float) -> Grid:
     return total / np.maximum(count, np.finfo(float).tiny)
 
 
+def _share(x: Grid) -> Grid:
+    """One divided by the number of neighbours."""
+    return 1 / np.maximum(_mean(np.ones((1, *x.shape[1:3], 1)), EIGHT, divisor=1), 1)
+
+
 def _in_place(x: Grid, step: int) -> Grid:
     """Patch after patch, each from the same memory to which it is written."""
     found = x[:, ::step, ::step].copy()
@@ -404,6 +413,10 @@ NEIGHBOURS: dict[str, Callable[[Grid], Grid]] = {
     "neighbours of the same row alone": lambda x: _mean(x, ((0, -1), (0, 1))),
     "neighbours of the same column alone": lambda x: _mean(x, ((-1, 0), (1, 0))),
     "neighbours two patches away": lambda x: _mean(x, [(2 * i, 2 * j) for i, j in EIGHT]),
+    "the four nearest neighbours, divided by the number of all": lambda x: (
+        _mean(x, FOUR, divisor=1) * _share(x)),
+    "the four diagonal neighbours, divided by the number of all": lambda x: (
+        _mean(x, DIAGONAL, divisor=1) * _share(x)),
     "neighbours beside, above and below count twice (1 2 1)": lambda x: _weighted(x, 2, 1),
     "diagonal neighbours count 1 / sqrt(2), by their distance": lambda x: _weighted(x, 1, 0.5**0.5),
     "diagonal neighbours count 1/2": lambda x: _weighted(x, 1, 0.5),

@@ -177,9 +177,12 @@ def _of_other_row(call: Call, step: int) -> np.ndarray:
 @family("layer_norm")
 def groups(site: Site) -> Iterator[Mistake]:
     channels, heads = site.network.shape(site.node.params[0])[-1], site.node.stage.heads
+    maker = site.network.maker.get(site.node.inputs[0])
+    is_joined = maker is not None and site.network.nodes[maker].op == "merge_heads"
     for number in dict.fromkeys((heads, 2, 3, 4, 8)):
         if 1 < number < channels and channels % number == 0:
-            whose = "each head's channels" if number == heads else f"{number} groups of channels"
+            is_of_heads = is_joined and number == heads
+            whose = "each head's channels" if is_of_heads else f"{number} groups of channels"
             yield Mistake(f"normalised over {whose} alone",
                           lambda c, n=number: _of_groups(c, n))  # fmt: skip
 
@@ -223,6 +226,23 @@ def one_pass(call: Call) -> np.ndarray | None:
     if not cancels.any() or (error[cancels].max() < error[~cancels].max(initial=0.0)):
         return None
     return value
+
+
+@mistake("layer_norm", what=NUMBERS, words="the normalised numbers are clipped")
+def normalised_clipped(call: Call) -> np.ndarray | None:
+    found, weight = call.given.get(call.node.name), call["p0"]
+    if found is None or (weight == 0).any():
+        return None
+    reached = np.abs((found - call["p1"]) / weight)
+    at_limit = reached[reached >= reached.max() * (1 - AT_LIMIT)]
+    if at_limit.size < SEVERAL:
+        return None
+    limit = np.median(at_limit)
+    normalised = call.right({"p0": np.ones_like(weight), "p1": np.zeros_like(weight)})
+    return np.clip(normalised, -limit, limit) * weight + call["p1"]
+
+
+SEVERAL, AT_LIMIT = 3, 1e-4  # numbers at a limit, and how near to it
 
 
 @mistake(

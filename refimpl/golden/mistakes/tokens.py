@@ -32,6 +32,20 @@ PIXELS: dict[str, tuple[int, ...]] = {
     "patches and their pixels column by column": (0, 2, 1, 3, 5, 4),
     "patches cut by reshaping alone: rows of pixels": (0, 3, 1, 4, 2, 5),
 }
+def _places(down: int, along: int) -> str:
+    words = {-1: "one {} too early", 1: "one {} too late"}
+    moved = (words[by].format(name) for by, name in ((down, "row"), (along, "column")) if by)
+    return " and ".join(moved)
+
+
+def _moved_image(x: np.ndarray, down: int, along: int, border: str) -> np.ndarray:
+    if border == "around the end":
+        return np.roll(x, (down, along), axis=(2, 3))
+    height, width = x.shape[2:]
+    padded = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)])
+    return padded[:, :, 1 - down : 1 - down + height, 1 - along : 1 - along + width]
+
+
 IMAGES: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
     "channels of the image in reverse order: BGR for RGB": lambda x: x[:, ::-1],
     "the image upside down": lambda x: x[:, :, ::-1],
@@ -51,10 +65,12 @@ IMAGES: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
     "the image clipped to [0, 1]": lambda x: np.clip(x, 0, 1),
     "the image normalised to mean 0 and deviation 1": lambda x: (
         x - x.mean(axis=(1, 2, 3), keepdims=True)) / x.std(axis=(1, 2, 3), keepdims=True),
-    "the image one row too early": lambda x: np.roll(x, -1, axis=2),
-    "the image one row too late": lambda x: np.roll(x, 1, axis=2),
-    "the image one column too early": lambda x: np.roll(x, -1, axis=3),
-    "the image one column too late": lambda x: np.roll(x, 1, axis=3),
+    **{
+        f"the image {_places(down, along)}, {border}": (
+            lambda x, d=down, a=along, border=border: _moved_image(x, d, a, border))
+        for down, along in itertools.product((-1, 0, 1), repeat=2) if (down, along) != (0, 0)
+        for border in ("around the end", "zeros beyond it")
+    },
     "the image moved from [-1, 1] to [0, 1]": lambda x: (x + 1) / 2,
     "the image moved from [0, 1] to [-1, 1]": lambda x: 2 * x - 1,
     "the image divided by 255": lambda x: x / 255,
@@ -258,6 +274,8 @@ def pooling_backward(site: Site) -> Iterator[Mistake]:
         "the gradient of the pooled token goes to the last token":
             lambda n: 1.0 * (np.arange(n) == n - 1),
         "the gradient of the mean leaves token 0 out": lambda n: (np.arange(n) > 0) / n,
+        "the gradient of the pooled token is divided by the number of tokens":
+            lambda n: 1.0 * (np.arange(n) == 0) / n,
         "the gradient of the mean is divided by one token too few": lambda n: np.ones(n) / (n - 1),
     }.items():
         yield Mistake(words, lambda call, tokens=tokens: spread(call, tokens))
