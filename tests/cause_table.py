@@ -16,7 +16,11 @@ every fourth of the sparse ones.
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
+import importlib.util
 import re
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -28,7 +32,7 @@ import numpy as np
 
 from refimpl import golden
 from refimpl.golden import candidate, diagnose, record
-from tests import c_port, golden_networks, injected_bugs_ops, injected_bugs_python
+from tests import c_port, exported_c, golden_networks, injected_bugs_ops, injected_bugs_python
 from tests.injected_bugs import IN_C
 
 SHELL = re.compile(r"patch_embed\.out|tokens|blocks\.\d+\.(mid|out)|merges\.\d+\.proj\.out|logits")
@@ -101,18 +105,71 @@ def verdict(case: Case, cause: str | None) -> str:
 
 
 def right_candidates(count: int = RIGHT) -> Iterator[tuple[golden.Bundle, dict[str, np.ndarray]]]:
-    """Ports that are right and round otherwise: float32, sums in other orders, both, sparse."""
-    names = [name for name in injected_bugs_ops.CONFIGS if name != "negative"]
+    """Ports that are right and round otherwise: the reference in both types, PyTorch, C.
+
+    Sums in other orders, sparse dumps. Where PyTorch or a compiler is missing: the reference.
+    """
     ways = ("full", "bits", "shell")
     for i in range(count):
-        name = names[i % len(names)]
-        bundle, rng = injected_bugs_ops.bundle(name), np.random.default_rng(i)
-        dtype = (np.float32, np.float64)[i // len(names) % 2]
-        dlogits = bundle.reference.steps["grads/logits"].value
-        port = golden_networks.taps_of(bundle, dlogits, dtype)
+        make = (_of_reference, _of_reference, _of_torch, _of_c)[i % 4]
+        network, port = make(i // 4) or _of_reference(i // 4)
         if i % 3 == 2:  # as another order of its sums gives it: off by some of the last place
-            port = {n: _disturbed(v, rng) for n, v in port.items()}
-        yield bundle, dumped(Case(name, name, None, False, port), ways[i % 7 % 3])
+            rng = np.random.default_rng(i)
+            port = {name: _disturbed(value, rng) for name, value in port.items()}
+        yield (
+            injected_bugs_ops.bundle(network),
+            dumped(Case(network, network, None, False, port), ways[i % 7 % 3]),
+        )
+
+
+Port = tuple[str, dict[str, np.ndarray]]
+NETWORKS = [name for name in injected_bugs_ops.CONFIGS if name != "negative"]
+
+
+def _of_reference(i: int) -> Port:
+    name = NETWORKS[i % len(NETWORKS)]
+    bundle = injected_bugs_ops.bundle(name)
+    dlogits = bundle.reference.steps["grads/logits"].value
+    dtype = (np.float32, np.float64)[i // len(NETWORKS) % 2]
+    return name, golden_networks.taps_of(bundle, dlogits, dtype)
+
+
+def _of_torch(i: int) -> Port | None:
+    """The mirror, float32 or float64, forward and backward."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    name = NETWORKS[i % len(NETWORKS)]
+    torch, room = (importlib.import_module(module) for module in ("torch", "refimpl.torch"))
+    bundle = injected_bugs_ops.bundle(name)
+    dtype = (torch.float32, torch.float64)[i // len(NETWORKS) % 2]
+    module = room.module(bundle.model, bundle.params).to(dtype)
+    images, dlogits = bundle.input, bundle.reference.steps["grads/logits"].value
+    given = (torch.tensor(np.array(a), dtype=dtype) for a in (images, dlogits))
+    return name, dict(room.taps(module, *given))
+
+
+def _of_c(i: int) -> Port | None:
+    """The exported C of a shipped bundle, compiled in one of several ways."""
+    if shutil.which("cc") is None:
+        return None
+    name = SHIPPED[i % len(SHIPPED)]
+    return name, dict(_exported(name, FLAGS[i // len(SHIPPED) % len(FLAGS)]))
+
+
+SHIPPED = ("small_tie_free", "small_batch", "small_swin", "small_deit", "small_wide", "small_long")
+FLAGS = ("-O1", "-O3 -ffast-math", "-O2 -ffp-contract=fast")
+
+
+@functools.cache
+def _exported(name: str, flags: str) -> Mapping[str, np.ndarray]:
+    bundle = injected_bugs_ops.bundle(name)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        code = exported_c.export(folder, bundle.model, bundle.params)
+        program = exported_c.compile(code, folder / "net", *flags.split(), "-DTAPS")
+        images = injected_bugs_ops.SHIPPED / name / "input_0.npy"
+        found = candidate.read(exported_c.show([program], images, folder / "taps"))
+        return {tap: np.array(value) for tap, value in found.items()}
 
 
 def _disturbed(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:

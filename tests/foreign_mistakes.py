@@ -3388,7 +3388,7 @@ def alpha_of_first_image(port, dy, q, inside, above, a):
     "neighbours_back",
     "the gradient of the neighbours reaches the four beside, above and below alone",
     "small_tie_free",
-    "grads/blocks.1.attn.v.out",
+    "grads/blocks.0.attn.v.out",
 )
 def four_neighbours_back(port, dy, place):
     share = port.shared(port.to_grid(dy, place), port.counts(place.grid))

@@ -313,7 +313,7 @@ MISTAKES: dict[str, tuple] = {
         lambda s: product(
             signs(unpacked(packed("u8")(s.value(BIT)), 70)), signs(s.value(f"{UP}weight.bit"))
         ),
-        "words swapped.*one operand",
+        "words swapped.*operand",
     ),
     "bytes swapped in one operand": (
         DIDB,
@@ -322,7 +322,7 @@ MISTAKES: dict[str, tuple] = {
             signs(unpacked(packed("u4", "bytes")(s.value(BIT)), 70)),
             signs(s.value(f"{UP}weight.bit")),
         ),
-        "bytes swapped.*one operand",
+        "bytes swapped.*operand",
     ),
     "last word": (
         DIDB,

@@ -29,6 +29,8 @@ FINEST = 16  # bits behind the point of a grid of numbers
 # the values, and how far they may be below the worst case.
 MANY, NOISY, BELOW = 0.5, 0.3, 200.0
 
+FAR = 16.0  # times the tolerance, up to which numbers are not looked at
+
 Meets = Callable[[np.ndarray], bool]
 
 
@@ -36,6 +38,10 @@ def cause(stretch: Stretch, target: Target, meets: Meets) -> str | None:
     """In words; `meets` says whether a value is the candidate's, within the bound."""
     if stretch.reference.steps[target.name].op is None:  # the gradient of the logits is given
         return None
+    if target.kind == "real":
+        off = np.abs(target.found - stretch.right).max()
+        if off <= FAR * target.tolerance.max():  # little more than rounding has no cause
+            return None
     for look in (weights, blend, counted, threshold, clipped, on_grid, coarse):
         with np.errstate(all="ignore"):
             words = look(stretch, target, meets)
@@ -276,6 +282,8 @@ def on_grid(stretch: Stretch, target: Target, meets: Meets) -> str | None:
     for bits in range(FINEST):
         scaled = found * 2.0**bits
         if (scaled == np.rint(scaled)).all():
+            if (right * 2.0**bits == np.rint(right * 2.0**bits)).all():  # as it should be
+                return None
             error = (found - right) * 2.0**bits
             if np.abs(error).max() > 1 + WHOLE or np.unique(scaled).size < FEW_NUMBERS:
                 return None
@@ -297,10 +305,16 @@ def _on_steps(right: np.ndarray, found: np.ndarray) -> str | None:
     ):
         scaled = found / step
         error = np.abs(found - right).max() / step
-        is_on_steps = np.abs(scaled - np.rint(scaled)).max() <= ON_STEP and error <= 1 + WHOLE
+        if _off_steps(right / step) <= ON_STEP:  # as it should be
+            continue
+        is_on_steps = _off_steps(scaled) <= ON_STEP and error <= 1 + WHOLE
         if is_on_steps and np.unique(np.rint(scaled)).size >= FEW_NUMBERS:
             return f"rounded to whole multiples of {words}: kept in 8 bits"
     return None
+
+
+def _off_steps(scaled: np.ndarray) -> float:
+    return float(np.abs(scaled - np.rint(scaled)).max())
 
 
 ON_STEP = 1e-4  # of a step, that a number of 8 bits may be off in float32

@@ -582,9 +582,12 @@ def window_softmax(site: Site) -> Iterator[Mistake]:
         "masked keys get - 100, not minus infinity": _softly(-100.0),
         "masked keys get + 100, not minus infinity": _softly(100.0),
     }.items():  # fmt: skip
-        yield Mistake(words, edit)
+        yield Mistake(words, edit, needs=SCORES_APART if "- 100," in words else "")
     for words, change in SOFTMAX.items():
         yield Mistake(words, lambda call, change=change: _within(call, change))
+
+
+SCORES_APART = "a masked key's score some 80 above the others, for e^-100 of them is almost 0"
 
 
 def _hidden(call: Call) -> np.ndarray:

@@ -237,6 +237,7 @@ def _lower(a: np.ndarray, b: np.ndarray, boolean: bool) -> np.ndarray | None:
     return a.shape[-1] - 2 * _popcounts(a[..., kept], b[..., kept], False)
 
 
+OPERANDS = ("the first operand", "the second operand")
 RULES: dict[str, Rule] = {
     "polarity inverted: every product has the other sign": _counted(lambda n, K: 2 * n - K),
     "scale missing: popcount(a ^ w), not K - 2 popcount(a ^ w)": _counted(lambda n, K: n),
@@ -285,14 +286,28 @@ NARROW: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+# Overflows that few networks reach, by words in their own.
+NEEDS = {
+    "int16": "sums of 32,768, so rows of as many bits",
+    "at 255": "popcounts of 256, so rows of as many bits",
+    "at 256": "popcounts of 256, so rows of as many bits",
+}
+
+
+def _needed(words: str) -> str:
+    """What a network must have to show an overflow."""
+    return next((needs for part, needs in NEEDS.items() if part in words), "")
+
+
 def _declare(op: str, what: str) -> None:
     @family(op, what=what)
     def products(site: Site) -> Iterator[Mistake]:
         """A product of the right bits, counted or read wrongly."""
         for words, rule in RULES.items():
-            yield Mistake(words, _by_rule(rule))
+            yield Mistake(words, _by_rule(rule), needs=_needed(words))
         for words, change in NARROW.items():
-            yield Mistake(words, lambda call, change=change: _narrowed(call, change))
+            edit = lambda call, change=change: _narrowed(call, change)  # noqa: E731
+            yield Mistake(words, edit, needs=_needed(words))
         yield from _padding(site)
         yield from _last_words(site)
         yield from _strides(site)
@@ -302,8 +317,8 @@ def _declare(op: str, what: str) -> None:
                       lambda c: _of_words(c, _shifted_unsigned))  # fmt: skip
         for words, change in LAYOUTS.items():
             for which in (0, 1):
-                spoken = f"{words}, in one operand of the product"
-                yield Mistake(spoken, _laid_out(which, change), f"{spoken}: {which}")
+                spoken = f"{words}, in {OPERANDS[which]} of the product"
+                yield Mistake(spoken, _laid_out(which, change))
         yield Mistake("a query's own value counted once, not once for each of its keys", _own_once)
         yield Mistake("the boolean matrix taken as -1 and +1; its bits mean 0 and 1", _as_signs)
         yield Mistake("polarity inverted: the boolean matrix's bits", _inverted)
@@ -427,13 +442,12 @@ def _strides(site: Site) -> Iterator[Mistake]:
     whole, least = -(-K // WORD) * WORD, K // WORD * WORD
     for stride in dict.fromkeys((-(-K // 8) * 8, -(-K // 32) * 32, least, whole + WORD)):
         for which in (0, 1) if stride not in (0, whole) else ():
-            words = f"rows looked for {stride} bits apart, not {whole}, in one operand"
-            yield Mistake(words, lambda c, s=stride, w=which: _strided(c, s, w), f"{words}: {which}")
+            words = f"rows looked for {stride} bits apart, not {whole}, in {OPERANDS[which]}"
+            yield Mistake(words, lambda c, s=stride, w=which: _strided(c, s, w))
     for which in (0, 1) if K > WORD else ():
         for step, word in ((-1, "behind"), (1, "before")):
-            words = f"the words behind the first are those of the row {word}, in one operand"
-            edit = lambda c, s=step, w=which: _next_words(c, s, w)  # noqa: E731
-            yield Mistake(words, edit, f"{words}: {which}")
+            words = f"the words behind the first are those of the row {word}, in {OPERANDS[which]}"
+            yield Mistake(words, lambda c, s=step, w=which: _next_words(c, s, w))
 
 
 def _strided(call: Call, stride: int, which: int) -> np.ndarray | None:

@@ -31,6 +31,7 @@ class Known(NamedTuple):
     is_backward: bool
     edits: Mapping[tuple[str, str], Edit]  # by node and what of it
     reference: Reference
+    needs: str = ""  # what a network must have to show it, where few do
 
     @property
     def nodes(self) -> list[str]:
@@ -114,7 +115,7 @@ def known(reference: Reference) -> Iterator[Known]:
         first = next(iter(found.values()))
         words = first.words if len(found) == 1 else sort
         edits = {key: m.edit for key, m in found.items()}
-        yield Known(words, op, is_backward, edits, reference)
+        yield Known(words, op, is_backward, edits, reference, first.needs)
 
 
 def sites(reference: Reference) -> list[Site]:

@@ -120,6 +120,7 @@ class Mistake(NamedTuple):
     edit: Edit
     kind: str = ""  # the words without names of this site: the same mistake at another one
     rank: int = 0  # of two that explain the same, the one with the smaller rank is meant
+    needs: str = ""  # what a network must have to show it, where few do
 
     @property
     def sort(self) -> str:
