@@ -3,7 +3,7 @@
 Every mistake stands in one of five tables. RIGHT has words of the cause that name the truth: a
 test looks for them. The other tables say what the cause should have been. Where a mistake of RIGHT
 has lost these words, or one of NONE has got a cause, `python -m tests.foreign_mistakes` asks for
-another judgement.
+another judgement. FIRST_TRY has what was not right when it was tried for the first time.
 """
 
 RIGHT = {  # the cause names the truth

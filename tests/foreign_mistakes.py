@@ -1,11 +1,14 @@
-"""Mistakes of porters, made up by somebody who has not seen which ones `golden compare` knows.
+"""Mistakes of porters that `golden compare` did not know when they were written.
 
     python -m tests.foreign_mistakes [--bundle NAME] [--only WORDS] [--counts]
 
 Each is a method of `foreign_port.Port` that is replaced by a wrong one, with the truth in plain
 words, a bundle that should show it and the first tap that differs from the right port's. The table
 has what the command gave: outcome, first tap, cause; and what a person made of the cause, which
-`foreign_judged` keeps.
+`foreign_judged` keeps, also of the first try. There are three parts: PARTS. The first is by
+somebody who had not seen which mistakes are known. The second and the third are by the one who then
+declared more kinds, each part written as a whole and tried before anything was declared for it.
+`--counts` says of each how many causes were right at the first try, and how many are now.
 """
 
 import argparse
@@ -20,7 +23,7 @@ import numpy as np
 from refimpl import golden
 from refimpl.golden import diagnose
 from refimpl.golden.compare import Comparison
-from tests.foreign_judged import JUDGED, RIGHT
+from tests.foreign_judged import FIRST_TRY, JUDGED, RIGHT
 from tests.foreign_port import MERGED, NEIGHBOURS, Array, Files, Port, packed, read
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "golden"
@@ -3399,6 +3402,13 @@ def four_neighbours_back(port, dy, place):
     return port.with_front(np.zeros_like(dy[:, : place.front]), dx)
 
 
+PARTS = {
+    1: slice(0, FIRST_PART),
+    2: slice(FIRST_PART, SECOND_PART),
+    3: slice(SECOND_PART, None),
+}
+
+
 class Found(NamedTuple):
     """What the command gave for a mistake."""
 
@@ -3435,8 +3445,12 @@ def right(found: Found) -> bool:
 
 
 def counts(names: list[str]) -> str:
-    by_judgement = Counter(JUDGED[name] for name in names)
-    return ", ".join(f"{by_judgement[key]} {key}" for key in KEYS)
+    """How many are right and how many not, now and at the first try."""
+    at_first = {name: key for key, found in FIRST_TRY.items() for name in found}
+    tried = Counter(at_first.get(name, JUDGED[name]) for name in names)
+    judged = Counter(JUDGED[name] for name in names)
+    said = (", ".join(f"{found[key]} {key}" for key in KEYS) for found in (tried, judged))
+    return "first try {}; now {}".format(*said)
 
 
 def main() -> None:
@@ -3455,9 +3469,15 @@ def main() -> None:
         print(f"    first  {first}" + ("" if first == mistake.first else f", not {mistake.first}"))
         print(f"    cause  {cause}")
         print(f"    judged {judged}" + (" of another cause: judge again" if changed else ""))
-    for direction, backward in (("forward", False), ("backward", True)):
-        names = [m.name for m in wanted if m.backward == backward]
-        print(f"{direction}: {len(names)} mistakes, {counts(names)}", flush=True)
+    groups = {
+        **{f"part {part}": MISTAKES[part_of] for part, part_of in PARTS.items()},
+        "forward": [m for m in MISTAKES if not m.backward],
+        "backward": [m for m in MISTAKES if m.backward],
+        "all": MISTAKES,
+    }
+    for title, group in groups.items():
+        names = [mistake.name for mistake in group if mistake in wanted]
+        print(f"{title}: {len(names)} mistakes; {counts(names)}", flush=True)
 
 
 if __name__ == "__main__":
