@@ -129,11 +129,6 @@ def numbers(name: str, values: Any) -> None:
     print(f"{name:26s} {values.shape!s:13s} {shown}")
 
 
-def signed(number: float, digits: int = 2) -> str:
-    """A number with its sign, and a minus as it is printed."""
-    return f"{number:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
 # --- 1 · One bit ----------------------------------------------------------------------------------
 
 

@@ -31,6 +31,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from refimpl import cluster as cluster
     from refimpl import (
         data,
         engine,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         report,
         training,
     )
+    from refimpl import torch as torch
     from refimpl.classifiers import classifier
     from refimpl.importing import load_checkpoint
     from refimpl.models import create_model, flatten, unflatten

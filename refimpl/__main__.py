@@ -57,13 +57,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 def _open_streams() -> None:
     """Put the null device in the place of standard streams that are closed, as a daemon has them.
 
-    The next file that is opened would else become one of them, and take what is printed.
+    The next file that is opened would else become one of them, and take what is printed. An answer
+    that is printed is lost, and has to fail: there the null device cannot be written.
     """
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDONLY if name == "stdout" else os.O_RDWR)
         if getattr(sys, name) is None:
             opened = open(number, mode, closefd=False, encoding="utf-8")  # noqa: SIM115
             setattr(sys, name, opened)

@@ -110,6 +110,9 @@ class Backend:
         if self.choice.backend == "engine":
             self._start()
 
+    def __repr__(self) -> str:
+        return f"Backend({self.choice.backend!r}: {self.choice.why})"
+
     def _fixed(self, asked: str) -> Choice | None:
         """The choice where there is none; None where the work decides."""
         latent, config = isinstance(self._file, files.ModelFile), self._file.model.config

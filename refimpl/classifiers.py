@@ -8,7 +8,7 @@ setting has to be known by whoever asks. To look inside the network take `refimp
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -16,24 +16,13 @@ import numpy as np
 from PIL import Image
 
 from refimpl import metrics
-from refimpl.choice import Backend, Work
+from refimpl.choice import Work
 from refimpl.conventions import DataError, ModelFileError
-from refimpl.data.class_names import distinct
-from refimpl.data.preprocessing import Judged, Preprocessing
+from refimpl.data.preprocessing import Judged
 from refimpl.machine import cpus
-from refimpl.models import VisionTransformer, flatten, unflatten
+from refimpl.models import flatten, unflatten
 from refimpl.ops import softmax
-from refimpl.predictors import (
-    Picture,
-    compute,
-    dtype_of,
-    opened,
-    read,
-    ready,
-    side_by_side,
-    some,
-    told,
-)
+from refimpl.predictors import Picture, Predictor, opened, read, ready, told
 
 if TYPE_CHECKING:  # an answer does not wait for what data sets need
     from refimpl.data.image_folder import Array
@@ -43,7 +32,11 @@ BATCH_SIZE = 100
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Prediction:
-    """The answer for one image."""
+    """The answer for one image.
+
+    >>> Prediction("b", 0.75, ("a", "b"), np.array([0.25, 0.75])).top(1)
+    [('b', 0.75)]
+    """
 
     label: str  # name of the most probable class
     probability: float  # of that class, 0 to 1
@@ -59,7 +52,13 @@ class Prediction:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How often a classifier is right, as fractions from 0 to 1."""
+    """How often a classifier is right, as fractions from 0 to 1.
+
+    >>> hits = np.array([[2, 1, 2]] + 9 * [[0, 0, 0]])  # of class 0: images, top-1, top-5
+    >>> found = classifier("didb_micro_mnist").evaluation(hits, seconds=0.5)
+    >>> found.top1, found.top5, found.images_per_second
+    (0.5, 1.0, 4.0)
+    """
 
     count: int  # images
     top1: float
@@ -97,43 +96,16 @@ def classifier(
     return Classifier(*ready(file, backend, image_size), caution)
 
 
-class Classifier:
-    """A model with its parameters, its preprocessing and the names of its classes."""
+class Classifier(Predictor):
+    """A model with its parameters, its preprocessing and the names of its classes.
 
-    def __init__(
-        self,
-        model: VisionTransformer,
-        params: Mapping[str, Any] | None,  # None of a packed file
-        preprocessing: Preprocessing,
-        class_names: Sequence[str],
-        backend: Backend | None = None,  # None: the NumPy reference
-        caution: str | None = None,  # the warning of every answer that has none of its own
-    ):
-        self.model = model
-        self.params = params
-        self.preprocessing = preprocessing
-        self.class_names = distinct(class_names, range(len(class_names)))
-        self.backend = backend
-        self.caution = caution
-
-    def __repr__(self) -> str:
-        return f"Classifier({self.model}, knows {some(self.class_names)})"
-
-    @property
-    def engine(self) -> Any:
-        """The engine that computes; None while NumPy does."""
-        return None if self.backend is None else self.backend.engine
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The float type in which the network is computed."""
-        computed = np.float32 if self.engine is not None else dtype_of(self.params)
-        return np.dtype(computed)
-
-    def expect(self, work: Work) -> None:
-        """Say what is going to be asked, so that backend="auto" chooses for all of it."""
-        if self.backend is not None:
-            self.backend.expect(work)
+    >>> from refimpl.data import bundled
+    >>> ask = classifier("didb_micro_mnist")
+    >>> [answer.label for answer in ask(bundled.digits()[3:5])]
+    ['3', '4']
+    >>> ask.probabilities(ask.preprocessing.apply_array(np.zeros((2, 30, 40), np.uint8))).shape
+    (2, 10)
+    """
 
     def __call__(self, images: Picture | Sequence[Picture]) -> list[Prediction]:
         """Classify an image or several: one Prediction each, in order.
@@ -170,7 +142,7 @@ class Classifier:
 
         NonFiniteError where weights of absurd size leave no finite number.
         """
-        return compute("classifier", self.model, self.params, self.backend, x)
+        return self.compute(x)
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
         """Preprocessed images, float (B, channels, H, W) -> (B, classes), each row sums to 1."""
@@ -215,11 +187,8 @@ class Classifier:
         hits = np.zeros((len(self.class_names), 3), np.int64)
         start = time.perf_counter()
         # batches side by side: BLAS's own threads gain nothing on matrices as small as these
-        threads = 1  # the engine has threads of its own
-        if self.engine is None:
-            threads = side_by_side(self.model.config, dtype_of(self.params))
-        with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
-            for of_batch in map_ahead(pool, hits_of, batches, ahead=threads):
+        with threadpool_limits(1), ThreadPoolExecutor(self.threads) as pool:
+            for of_batch in map_ahead(pool, hits_of, batches, ahead=self.threads):
                 hits += of_batch
                 progress(int(of_batch[:, 0].sum()))
         return self.evaluation(hits, time.perf_counter() - start)

@@ -48,7 +48,20 @@ def require_free(path: str | os.PathLike, *, overwrite: bool = False) -> None:
 
 def is_stdout(path: str | os.PathLike) -> bool:
     """Tell whether a path is what this process has open as its standard output, and is read."""
-    return _stream(Path(path)) == 1 and not Path(path).samefile(os.devnull)
+    return _stream(Path(path)) == 1
+
+
+def is_closed(stream: object) -> bool:
+    """Tell whether nothing can be written to a stream: its file is closed, or open for reading."""
+    try:
+        number = stream.fileno()  # type: ignore[attr-defined]
+    except (AttributeError, OSError, ValueError):  # no file is behind it
+        return False
+    try:
+        os.write(number, b"")
+    except OSError:
+        return True
+    return False
 
 
 def read_text(path: str | os.PathLike, encoding: str = "utf-8-sig") -> str:
@@ -100,9 +113,6 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
     temporary, old = _temporary(target), _temporary(target)
     try:
         os.mkdir(temporary)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
-    try:
         yield temporary
         if target.is_dir():  # no os.replace over a folder on every system
             target.rename(old)
@@ -111,7 +121,8 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
     except BaseException as error:
         if old.is_dir() and not target.exists():
             old.rename(target)
-        shutil.rmtree(temporary, ignore_errors=True)
+        for hidden in (temporary, old):  # an interrupt may have come between any two lines
+            shutil.rmtree(hidden, ignore_errors=True)
         if isinstance(error, OSError) and _is_inside(error.filename, temporary):
             raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
         raise
@@ -200,11 +211,12 @@ _BINARY = getattr(os, "O_BINARY", 0)  # on Windows
 def _stream(path: Path) -> int | None:
     """1 or 2 where `path` is what this process has open as its standard output or error.
 
-    `/dev/stdout` may be a file that the shell appends to: opening it by name would cut it.
+    `/dev/stdout` may be a file that the shell appends to: opening it by name would cut it. Of the
+    null device nobody reads, whoever else has it open.
     """
     for number in (1, 2):
         with contextlib.suppress(OSError):
-            if os.path.samestat(path.stat(), os.fstat(number)):
+            if os.path.samestat(path.stat(), os.fstat(number)) and not path.samefile(os.devnull):
                 return number
     return None
 

@@ -26,6 +26,9 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
 
     Rows are the ground truth, columns the prediction. Pixels labelled 255 are left out. Matrices of
     several images may be added. ShapeError for two shapes, DataError for a number out of range.
+
+    >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), classes=2).tolist()
+    [[1, 1], [0, 1]]
     """
     if labels.shape != predicted.shape:
         raise ShapeError(f"metrics: labels are {labels.shape}, predictions {predicted.shape}")
@@ -43,6 +46,9 @@ def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Find the place of the true class: (B, classes), (B,) -> int (B,), 0 the most probable.
 
     Of equal logits the first comes first, as in argmax.
+
+    >>> ranks(np.array([[0.1, 0.9, 0.5], [0.2, 0.2, 0.2]]), np.array([2, 0])).tolist()
+    [1, 0]
     """
     order = np.argsort(-logits, axis=-1, kind="stable")  # (B, classes)
     return np.argmax(order == labels[:, None], axis=-1)
@@ -62,26 +68,42 @@ def hits(ranks: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def iou(counts: np.ndarray) -> np.ndarray:
-    """Confusion matrix (classes, classes) -> (classes,), NaN for classes absent from the labels."""
+    """Confusion matrix (classes, classes) -> (classes,), NaN for classes absent from the labels.
+
+    >>> iou(np.array([[3, 1, 0], [0, 1, 0], [0, 0, 0]])).tolist()
+    [0.75, 0.5, nan]
+    """
     right, labelled, predicted = np.diagonal(counts), counts.sum(axis=1), counts.sum(axis=0)
     union = labelled + predicted - right
     return np.where(labelled > 0, right / np.maximum(union, 1), np.nan)
 
 
 def mean_iou(counts: np.ndarray) -> float:
-    """Over the classes that the labels have; DataError where no pixel is labelled."""
+    """Mean over the classes that the labels have; DataError where no pixel is labelled.
+
+    >>> mean_iou(np.array([[3, 1, 0], [0, 1, 0], [0, 0, 0]]))
+    0.625
+    """
     _require_labels(counts)
     return float(np.nanmean(iou(counts)))
 
 
 def pixel_accuracy(counts: np.ndarray) -> float:
-    """Share of the labelled pixels; DataError where there is none."""
+    """Share of the labelled pixels that are right; DataError where there is none.
+
+    >>> pixel_accuracy(np.array([[3, 1], [0, 1]]))
+    0.8
+    """
     _require_labels(counts)
     return float(np.trace(counts) / counts.sum())
 
 
 def to_csv(counts: np.ndarray, class_names: Sequence[str]) -> str:
-    """The matrix as text: a row a class of the labels, a column a class of the predictions."""
+    """Write the matrix as text: a row a class of the labels, a column a class of the predictions.
+
+    >>> to_csv(np.array([[3, 1], [0, 2]]), ["sky", "road"]).splitlines()[1:]
+    ['sky,3,1', 'road,0,2']
+    """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["label \\ predicted", *class_names])

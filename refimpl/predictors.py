@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from refimpl.choice import BACKENDS, Backend
+from refimpl.choice import BACKENDS, Backend, Work
 from refimpl.conventions import ConfigError, DataError, ModelFileError, require_finite
+from refimpl.data.class_names import distinct
 from refimpl.data.images import open_image, to_plain
 from refimpl.data.preprocessing import Judged, Preprocessing
 from refimpl.machine import cpus
@@ -87,33 +88,73 @@ def _resized(
     return file._replace(model=model, arrays=interpreter.resized(network, wide, model.network))
 
 
-def compute(
-    name: str,
-    model: VisionTransformer,
-    params: Mapping[str, Any] | None,
-    backend: Backend | None,
-    x: np.ndarray,
-) -> np.ndarray:
-    """Logits of preprocessed images (B, channels, H, W) by the backend; None is NumPy.
+class Predictor:
+    """A model with its parameters, its preprocessing and the names of its classes."""
 
-    NonFiniteError, with `name`, where weights of absurd size leave no finite number.
-    """
-    engine = None if backend is None else backend.count(len(x))
-    with np.errstate(all="ignore"):  # what comes of it is looked at below
-        if engine is not None:
-            logits = engine(x.astype(np.float32, copy=False))
-        else:
-            logits = _by_numpy(model, params, x)
-    require_finite(name, "logits", logits)
-    return logits
+    def __init__(
+        self,
+        model: VisionTransformer,
+        params: Mapping[str, Any] | None,  # None of a packed file
+        preprocessing: Preprocessing,
+        class_names: Sequence[str],
+        backend: Backend | None = None,  # None: the NumPy reference
+        caution: str | None = None,  # the warning of every answer that has none of its own
+    ):
+        self.model = model
+        self.params = params
+        self.preprocessing = preprocessing
+        self.class_names = distinct(class_names, range(len(class_names)))
+        self.backend = backend
+        self.caution = caution
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.model}, knows {some(self.class_names)})"
 
-def _by_numpy(model: VisionTransformer, params: Mapping[str, Any], x: np.ndarray) -> np.ndarray:
-    """Logits of as many images at a time as memory holds."""
-    dtype = dtype_of(params)
-    room = require_room(model.config, dtype)
-    parts = [x[first : first + room] for first in range(0, len(x), room)]
-    return np.concatenate([model.predict(params, p.astype(dtype, copy=False)) for p in parts])
+    @property
+    def engine(self) -> Any:
+        """The engine that computes; None while NumPy does."""
+        return None if self.backend is None else self.backend.engine
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The float type in which the network is computed."""
+        return np.dtype(np.float32) if self.engine is not None else dtype_of(self.params)
+
+    @property
+    def threads(self) -> int:
+        """How many calls may run side by side; the engine has threads of its own."""
+        if self.engine is not None:
+            return 1
+        needed = working_bytes(self.model.config, self.dtype.itemsize)
+        return max(1, min(cpus(), 2 * ROOM // needed))
+
+    def expect(self, work: Work) -> None:
+        """Say what is going to be asked, of a segmenter in windows.
+
+        So that backend="auto" chooses for all of it.
+        """
+        if self.backend is not None:
+            self.backend.expect(work)
+
+    def compute(self, x: np.ndarray) -> np.ndarray:
+        """Logits of preprocessed images (B, channels, H, W), by what is quicker for the work.
+
+        NonFiniteError where weights of absurd size leave no finite number.
+        """
+        engine = None if self.backend is None else self.backend.count(len(x))
+        with np.errstate(all="ignore"):  # what comes of it is looked at below
+            if engine is not None:
+                logits = engine(x.astype(np.float32, copy=False))
+            else:
+                logits = self._by_numpy(x)
+        require_finite(type(self).__name__.lower(), "logits", logits)
+        return logits
+
+    def _by_numpy(self, x: np.ndarray) -> np.ndarray:
+        """Logits of as many images at a time as memory holds."""
+        room, dtype = require_room(self.model.config, self.dtype), self.dtype
+        parts = (x[i : i + room].astype(dtype, copy=False) for i in range(0, len(x), room))
+        return np.concatenate([self.model.predict(self.params, part) for part in parts])
 
 
 def require_room(config: Config, dtype: np.dtype) -> int:
@@ -126,11 +167,6 @@ def require_room(config: Config, dtype: np.dtype) -> int:
             f"{2 * ROOM / 1e9:,.1f}; the engine takes less, where it runs the network"
         )
     return max(1, ROOM // cpus() // needed)
-
-
-def side_by_side(config: Config, dtype: np.dtype) -> int:
-    """How many calls of NumPy may run at the same time."""
-    return max(1, min(cpus(), 2 * ROOM // working_bytes(config, dtype.itemsize)))
 
 
 def dtype_of(params: Mapping[str, Any]) -> np.dtype:
@@ -149,21 +185,8 @@ def opened(picture: Picture) -> Image.Image:
             raise DataError(f"image: found {found}, expected uint8 (H, W) or (H, W, 3)")
         return Image.fromarray(picture)
     if isinstance(picture, Image.Image):
-        return _loaded(picture)
+        return to_plain(picture, getattr(picture, "filename", "") or "image")
     raise DataError(f"image: found {type(picture).__name__}, expected a path, PIL image or array")
-
-
-def _loaded(picture: Image.Image) -> Image.Image:
-    """A PIL image of a file is decoded when its pixels are first asked for; DataError if broken."""
-    name = getattr(picture, "filename", "") or "image"
-    try:
-        picture.load()
-        return to_plain(picture, name)
-    except DataError:
-        raise
-    except Exception as error:  # as in `data.images`
-        what = f"{type(error).__name__}: {error}"
-        raise DataError(f"{name}: the image is broken or truncated ({what})") from None
 
 
 def told(judged: Judged, class_names: Sequence[str], config: Config) -> str | None:

@@ -13,32 +13,19 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from refimpl import metrics
-from refimpl.choice import Backend, Work
+from refimpl.choice import Work
 from refimpl.conventions import DataError, ModelFileError
-from refimpl.data.class_names import distinct
-from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus
-from refimpl.models import VisionTransformer
 from refimpl.ops import interpolate
-from refimpl.predictors import (
-    Picture,
-    compute,
-    dtype_of,
-    opened,
-    read,
-    ready,
-    side_by_side,
-    some,
-    told,
-)
+from refimpl.predictors import Picture, Predictor, opened, read, ready, some, told
 
 if TYPE_CHECKING:  # it imports archives, which an answer for an image does not need
     from refimpl.data.segmentation import SegmentationFolder
@@ -54,11 +41,20 @@ Part = tuple[slice, slice, np.ndarray]  # rows and columns of an image, their lo
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segmentation:
-    """The answer for one image."""
+    """The answer for one image.
 
-    labels: np.ndarray = dataclasses.field(repr=False)  # uint8 (H, W), index into class_names
-    class_names: tuple[str, ...] = dataclasses.field(repr=False)
+    >>> Segmentation(np.array([[0, 1], [1, 1]], np.uint8), ("sky", "road")).shares()
+    {1: 0.75, 0: 0.25}
+    """
+
+    labels: np.ndarray  # uint8 (H, W), index into class_names
+    class_names: tuple[str, ...]
     warning: str | None = None  # in words, what sets the image apart from those of the training
+
+    def __repr__(self) -> str:
+        names, (height, width) = self.class_names, self.labels.shape
+        shares = some([f"{names[label]} {share:.0%}" for label, share in self.shares().items()])
+        return f"Segmentation({height} x {width}: {shares}, warning={self.warning!r})"
 
     def shares(self) -> dict[int, float]:
         """Label -> part of the image, 0 to 1, of the labels that occur, the largest first."""
@@ -69,7 +65,14 @@ class Segmentation:
 
 @dataclasses.dataclass(frozen=True)
 class SegmentationEvaluation:
-    """How well the pixels of a data set are told apart; fractions from 0 to 1 [SPEC 10]."""
+    """How well the pixels of a data set are told apart; fractions from 0 to 1 [SPEC 10].
+
+    >>> counts = np.zeros((11, 11), np.int64)
+    >>> counts[0, :2] = 3, 1  # of the 4 pixels of class 0 one was taken for class 1
+    >>> found = segmenter("segmenter_didb_scenes").evaluation(counts, count=1, seconds=0.5)
+    >>> found.mean_iou, found.per_class_iou["1"]
+    (0.75, None)
+    """
 
     count: int  # images
     labelled_pixels: int
@@ -106,35 +109,12 @@ def segmenter(
     return Segmenter(model, params, preprocessing, class_names, chosen)
 
 
-class Segmenter:
-    """A model with its parameters, its preprocessing and the names of its classes."""
+class Segmenter(Predictor):
+    """A model with its parameters, its preprocessing and the names of its classes.
 
-    def __init__(
-        self,
-        model: VisionTransformer,
-        params: Mapping[str, Any] | None,  # None of a packed file
-        preprocessing: Preprocessing,
-        class_names: Sequence[str],
-        backend: Backend | None = None,  # None: the NumPy reference
-    ):
-        self.model = model
-        self.params = params
-        self.preprocessing = preprocessing
-        self.class_names = distinct(class_names, range(len(class_names)))
-        self.backend = backend
-
-    def __repr__(self) -> str:
-        return f"Segmenter({self.model}, knows {some(self.class_names)})"
-
-    @property
-    def engine(self) -> Any:
-        """The engine that computes; None while NumPy does."""
-        return None if self.backend is None else self.backend.engine
-
-    def expect(self, work: Work) -> None:
-        """Say what is going to be asked, in windows, so that backend="auto" chooses for all."""
-        if self.backend is not None:
-            self.backend.expect(work)
+    >>> segmenter("segmenter_didb_scenes").logits(np.zeros((56, 80), np.uint8)).shape
+    (11, 56, 80)
+    """
 
     def __call__(self, image: Picture, name: str | None = None) -> Segmentation:
         """A path, PIL image or uint8 array (H, W), (H, W, 3) -> the class of each of its pixels.
@@ -148,7 +128,7 @@ class Segmenter:
         for rows, columns, logits in self._parts(pixels, name or _name(image)):
             labels[rows, columns] = logits.argmax(axis=0)
         warning = told(self.preprocessing.judged(picture), self.class_names, self.model.config)
-        return Segmentation(labels, self.class_names, warning)
+        return Segmentation(labels, self.class_names, warning or self.caution)
 
     def logits(self, image: Picture) -> np.ndarray:
         """Of every pixel, (classes, H, W), the image's own size: 4 bytes a class and pixel."""
@@ -235,17 +215,13 @@ class Segmenter:
 
     def _side_by_side(self) -> int:
         """How many images are computed at the same time."""
-        if self.engine is not None:
-            return 1  # it has threads of its own
         height, width = self.model.config.image_size
         band = min(BAND_BYTES, self._bytes((height, WINDOWS * width)))
-        by_numpy = side_by_side(self.model.config, dtype_of(self.params))
-        return max(1, min(by_numpy, IMAGES_BYTES // band))
+        return max(1, min(self.threads, IMAGES_BYTES // band))
 
     def _bytes(self, size: tuple[int, int]) -> int:
         """Of the logits of so many rows and columns."""
-        number = 4 if self.engine is not None else dtype_of(self.params).itemsize
-        return number * self.model.config.num_classes * size[0] * size[1]
+        return self.dtype.itemsize * self.model.config.num_classes * size[0] * size[1]
 
     def _parts(self, pixels: np.ndarray, name: str) -> Iterator[Part]:
         """uint8 (H, W[, 3]) -> the logits of all its pixels, a part at a time.
@@ -322,7 +298,7 @@ class Segmenter:
         for first in range(0, len(places), count):
             cut = np.stack([pixels[place] for place in places[first : first + count]])
             x = self.preprocessing.normalise(cut)
-            yield from compute("segmenter", self.model, self.params, self.backend, x)
+            yield from self.compute(x)
 
 
 def _name(image: Picture) -> str:
@@ -382,7 +358,11 @@ def covering_size(size: tuple[int, int], window: tuple[int, int]) -> tuple[int, 
 
 
 def windows(size: tuple[int, int], window: tuple[int, int]) -> Iterator[tuple[slice, slice]]:
-    """Places of the sliding window, row by row; each overlaps the next by a third at least."""
+    """Places of the sliding window, row by row; each overlaps the next by a third at least.
+
+    >>> [(rows.start, columns.start) for rows, columns in windows((6, 12), (6, 6))]
+    [(0, 0), (0, 3), (0, 6)]
+    """
     rows, columns = (_starts(*sides) for sides in zip(size, window, strict=True))
     for top in rows:
         for left in columns:

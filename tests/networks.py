@@ -9,7 +9,7 @@ differs by 1e-15, agree on every bit. So no test has to excuse a flip in float64
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -337,9 +337,36 @@ def renamed(network: Network, seed: int = 0) -> tuple[Network, Callable[[str], s
                 return prefix + of_tap(tap.removeprefix(prefix))
         return new.get(tap, tap)  # "input" keeps its name
 
-    model = Relisted(network.model.config, listed=own.renamed(new.__getitem__))
+    model = Relisted(network.model.config, listed=list_renamed(own, new.__getitem__))
     params = {new[path]: value for path, value in flatten(network.params).items()}
     return network._replace(model=model, params=params), of_tap
+
+
+def list_renamed(network: nodes.Network, name: Callable[[str], str]) -> nodes.Network:
+    """The same list of operations under other names; the image keeps its own."""
+
+    def other(old: str) -> str:
+        return old if old == nodes.INPUT else name(old)
+
+    def many(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(map(other, names))
+
+    listed = tuple(
+        node._replace(
+            name=other(node.name),
+            inputs=many(node.inputs),
+            params=many(node.params),
+            outputs=many(node.outputs),
+            inside={key: other(old) for key, old in node.inside.items()},
+        )
+        for node in network.nodes
+    )
+    return dataclasses.replace(
+        network,
+        nodes=listed,
+        parameters={name(p): q._replace(path=name(p)) for p, q in network.parameters.items()},
+        shapes={other(value): shape for value, shape in network.shapes.items()},
+    )
 
 
 def permuted(tree: Any, rng: np.random.Generator) -> Any:

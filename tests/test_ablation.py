@@ -488,6 +488,71 @@ def test_a_picture_of_nothing_is_refused(tmp_path) -> None:
     assert_one_line(found, f"{path}: no row has runs")
 
 
+# --- curves ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def curved(tmp_path_factory, data) -> Path:
+    """All runs as in `finished`, evaluated on 4 of the 6 images held out after every epoch."""
+    folder = tmp_path_factory.mktemp("curved")
+    assert ablate(write_spec(folder, curve_images=4), data, folder / "out").status == 0
+    return folder
+
+
+def test_curves_change_no_weights(finished, curved) -> None:
+    for old, new in zip(*(timeless(f / "out" / "runs.csv") for f in (finished, curved))):
+        assert (old.pop("curve"), len(json.loads(new.pop("curve")))) == ("[]", 3)
+        assert old == new
+
+
+def test_a_curve_ends_with_the_score_of_the_last_weights_on_images_held_out(curved, data) -> None:
+    def load(split: str, plain: Preprocessing) -> datasets.Dataset:
+        return datasets.load(data, split, plain)
+
+    asked = ablation.read(curved / "ablation.json")
+    held_out = ablation.read_images(asked, ablation.HELD_OUT, load)
+    images, labels = held_out.watched
+    assert len(images) == 4 and len({image.tobytes() for image in images}) == 4
+    assert {x.tobytes() for x in images} <= {x.tobytes() for x in held_out.evaluated[0]}
+    assert len(set(labels)) == 3  # of every class
+    for row in rows_of(curved / "out" / "runs.csv"):
+        stem = row["row"].replace(" + ", "_")
+        (path,) = (curved / "out" / "unfinished").glob(f"{stem}-{row['seed']}-*.safetensors")
+        file = files.read(path)
+        answers = file.model.predict(file.params, file.model.prepare(images)).argmax(axis=1)
+        assert json.loads(row["curve"])[-1] == (answers == labels).mean()
+
+
+def test_the_picture_of_curves(curved, tmp_path) -> None:
+    """A line in each row's colour, and a band where seeds differ."""
+    oracles.require("matplotlib")
+    spec, folder = curved / "ablation.json", curved / "out"
+    for name, options in {"all": (), "one": ("--row", "real")}.items():
+        path = tmp_path / f"{name}.png"
+        assert ablate(spec, None, folder, "--only-table", "--curves", path, *options).status == 0
+        with Image.open(path) as picture:
+            assert (picture.format, picture.size) == ("PNG", (900, 600))
+            colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20)}
+        first, second, third = (31, 119, 180), (255, 127, 14), (44, 160, 44)
+        assert first in colors
+        assert {second, third} <= colors if name == "all" else not {second, third} & colors
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["all.png", "one.png"]
+
+
+def test_runs_without_curves_are_not_drawn(finished, tmp_path) -> None:
+    oracles.require("matplotlib")
+    options = ("--only-table", "--curves", tmp_path / "a.png")
+    found = ablate(finished / "ablation.json", None, finished / "out", *options)
+    assert_one_line(found, "a.png: no run has scores after its epochs", "curve_images")
+
+
+def test_a_csv_from_before_curves_is_read(finished, tmp_path) -> None:
+    rows = rows_of(finished / "out" / "runs.csv")
+    rewrite(tmp_path / "runs.csv", [{k: v for k, v in row.items() if k != "curve"} for row in rows])
+    assert ablate(write_spec(tmp_path), None, tmp_path, "--only-table").status == 0
+    assert len(ablation_table.read_results(tmp_path / "runs.csv")) == len(RUNS)
+
+
 # --- segmenters -----------------------------------------------------------------------------------
 
 SEEN = {"image_size": 8, "dim": 8, "depth": 1, "mlp_ratio": 1, "num_classes": 2}
@@ -669,6 +734,7 @@ def test_bad_data_is_one_line(data, tmp_path) -> None:
     words("nowhere", path=tmp_path / "nowhere")
     words("8 images of class 0, expected 9", images=21)
     words("8 images of class 0, expected 9", held_out=13)
+    words("curve_images is 7, expected at most held_out, 6", curve_images=7)
     words("held_out is 0", held_out=0, options=("--validation",))
     words("no splits", path=data / "train")
     rows = [{**row, "fields": {**row["fields"], "num_classes": 4}} for row in SPEC["rows"]]
@@ -710,7 +776,10 @@ def test_a_field_that_recipes_got_later_had_its_default(finished, tmp_path) -> N
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("seed", "x"), ("top1", "x"), ("recipe", "x"), ("recipe", "3"), ("fields", "[]")],
+    [
+        *(("seed", "x"), ("top1", "x"), ("recipe", "x"), ("recipe", "3"), ("fields", "[]")),
+        *(("curve", "x"), ("curve", "{}"), ("curve", '["a"]')),
+    ],
 )
 def test_a_broken_cell_names_its_line(finished, tmp_path, column, value) -> None:
     rows = rows_of(finished / "out" / "runs.csv")

@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
 import pydoc
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 import refimpl
+from refimpl import segmenters
 from tests import make_api_reference
 
 ROOT = Path(__file__).parent.parent
-ROOMS = ("refimpl", "refimpl.engine", "refimpl.golden", "refimpl.models", "refimpl.training",
-         "refimpl.cluster")  # fmt: skip
+ROOMS = (
+    *("refimpl", "refimpl.classifiers", "refimpl.cluster", "refimpl.engine", "refimpl.golden"),
+    *("refimpl.importing", "refimpl.metrics", "refimpl.models", "refimpl.segmenters"),
+    "refimpl.training",
+    *(["refimpl.torch"] if importlib.util.find_spec("torch") else []),
+)
+
+
+def names_of(room: ModuleType) -> list[str]:
+    """What a room lists as public, or, where it lists nothing, what it defines."""
+    own = [name for name, value in vars(room).items()
+           if getattr(value, "__module__", None) == room.__name__ and name[0] != "_"]  # fmt: skip
+    return getattr(room, "__all__", own)
 
 
 def public() -> dict[str, object]:
-    """Functions and classes of `__all__` of the package and its rooms, by where they are found."""
+    """Public functions and classes of the package and its rooms, by where they are found."""
     found = {}
     for room in map(importlib.import_module, ROOMS):
-        for name in room.__all__:
+        for name in names_of(room):
             value = getattr(room, name)
             if inspect.isfunction(value) or inspect.isclass(value):
                 found.setdefault(value, f"{room.__name__}.{name}")
@@ -166,6 +180,10 @@ def test_help_begins_with_the_calls_that_matter() -> None:
             lambda: refimpl.create_model("deit_micro").network,
             "Network(78 operations, 56 parameters, logits (1, 10) for one image)",
         ),
+        (
+            lambda: segmenters.Segmentation(np.array([[0, 1, 1, 1]], np.uint8), ("sky", "road")),
+            "Segmentation(1 x 4: road 75%, sky 25%, warning=None)",
+        ),
     ],
 )
 def test_what_is_printed_says_something(make, said) -> None:
@@ -176,7 +194,10 @@ def test_no_repr_is_an_address_or_a_page(tmp_path) -> None:
     model, params = refimpl.load("didb_micro_mnist")
     _, cache = model.forward(params, model.prepare(np.zeros((1, 28, 28), np.uint8)))
     bundle = refimpl.golden.read(ROOT / "weights" / "golden" / "react_micro")
-    for value in (model, cache, bundle, refimpl.segmenter("segmenter_didb_scenes")):
+    found = refimpl.golden.compare(bundle, {"logits": bundle.value("logits")})
+    network = refimpl.segmenter("segmenter_didb_scenes")
+    answer = network(np.zeros((56, 60), np.uint8))
+    for value in (model, cache, bundle, found, network, network.backend, answer):
         text = repr(value)
         assert " at 0x" not in text and len(text) < 400, text
 
@@ -185,6 +206,7 @@ def test_the_reference_has_a_page_for_every_module(tmp_path) -> None:
     pytest.importorskip("pdoc")
     make_api_reference.write(tmp_path)
     assert (tmp_path / "index.html").is_file()
-    for module in ("refimpl", "refimpl/ops/rprelu", "refimpl/engine", "refimpl/training"):
+    rooms = ("ops/rprelu", "engine", "training", "classifiers", "cluster", "models")
+    for module in ("refimpl", *(f"refimpl/{room}" for room in rooms)):
         page = (tmp_path / f"{module}.html").read_text()
         assert "<h1" in page and "&gt;&gt;&gt;" in page, module

@@ -443,7 +443,9 @@ def test_a_task_has_as_many_batches_as_keep_the_client_up(seconds, threads, left
     "scheduler, words",
     [
         ("nowhere.json", "nowhere.json: no such scheduler file"),
+        ("", "'': no such scheduler file, expected one"),
         ("local:0", "local:0: expected local or local:N"),
+        ("local:x", "local:x: expected local or local:N"),
         ("tcp://127.0.0.1:9", "tcp://127.0.0.1:9: cannot reach the scheduler"),
         ("what://127.0.0.1:9", "what://127.0.0.1:9: cannot reach the scheduler"),
         (Path(__file__), "not a scheduler file"),
@@ -592,7 +594,7 @@ def training_data(folder: Path) -> Path:
 def finished(tmp_path_factory) -> Path:
     """Data, a spec, and `out`: the table of one machine."""
     folder = tmp_path_factory.mktemp("finished")
-    spec = one_machine.write_spec(folder)
+    spec = one_machine.write_spec(folder, curve_images=3)
     status, out, _ = one_machine.ablate(spec, training_data(folder / "data"), folder / "out")
     assert status == 0, out
     return folder

@@ -89,6 +89,18 @@ def test_what_a_binary_block_is_made_of() -> None:
     )
 
 
+@pytest.mark.parametrize("config", [networks.small(**networks.DIDB), networks.small(block="real")])
+def test_words_and_kinds_go_by_no_name(config) -> None:
+    made, rows = networks.make(config, 0), []
+    for one in (made, networks.renamed(made)[0]):
+        entries = listing.entries(one.model.network, 0)
+        parts = diagram._projections(entries)
+        shown = diagram._block_rows(entries, parts)
+        shown += [row for a, b in parts for row in diagram._projection_rows(entries[a:b])]
+        rows.append([(row.words, row.shape, row.kind, row.idea) for row in shown])
+    assert rows[0] == rows[1]
+
+
 # --- the layout -----------------------------------------------------------------------------------
 
 

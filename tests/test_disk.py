@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -195,3 +197,33 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path) -> None:
     inside = tmp_path / "none" / "folder"
     with pytest.raises(OutputError, match="no such folder as .*none"), disk.new_folder(inside):
         pass
+
+
+@pytest.mark.parametrize("at", ["rename", "rmtree"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_interrupt_in_the_middle_of_a_replacement_leaves_nothing(
+    tmp_path, monkeypatch, at, call
+) -> None:
+    """It comes before or after the call; there is the old folder or the new one, and no third."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").touch()
+    where = Path if at == "rename" else shutil
+    done, calls = getattr(where, at), []
+
+    def interrupted(*arguments: object, **options: object) -> object:
+        calls.append(None)
+        if len(calls) == call and at == "rmtree":
+            raise KeyboardInterrupt
+        found = done(*arguments, **options)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(where, at, interrupted)
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        disk.new_folder(tmp_path / "folder", overwrite=True) as new,
+    ):
+        (new / "new").touch()
+    assert listing(tmp_path) == ["folder"]
+    assert listing(tmp_path / "folder") in (["old"], ["new"])

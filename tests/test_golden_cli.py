@@ -379,7 +379,7 @@ def test_compare_with_names_of_its_own(tmp_path) -> None:
     assert status == 0 and "PASS: 1 of 529 taps judged, 0 failed" in out
     assert " blocks.1.attn.scores " in out  # by name
     (tmp_path / "names.json").write_text("words")
-    one_line(run("golden", "compare", *options), 3, "names.json", "not a readable map")
+    one_line(run("golden", "compare", *options), 2, "names.json", "not a readable map")
 
 
 def test_a_name_that_is_none_comes_first_with_what_was_meant(tmp_path) -> None:
@@ -447,7 +447,7 @@ def test_unit_roundoffs(tmp_path) -> None:
     one_line(run("golden", "compare", *options, "single"), 2, "'single': expected a number above 0")
     for text in ("[]", "words", "{}"):
         units.write_text(text)
-        one_line(run("golden", "compare", *options, units), 3, "units.json", "JSON")
+        one_line(run("golden", "compare", *options, units), 2, "units.json", "JSON")
     units.write_text('{"*": "single"}')
     one_line(run("golden", "compare", *options, units), 2, "'single'")
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,13 @@ def test_every_tap_of_the_shipped_bundles_passes(show, tmp_path, name) -> None:
       let text = "";
       for (const byte of file) text += String.fromCharCode(byte);
       return btoa(text);"""
-    given = live_port.written(bundle), live_port.image_of(bundle)
-    found = show().execute_script(script, *map(json.dumps, given))
-    taps = tmp_path / "taps.safetensors"
-    taps.write_bytes(base64.b64decode(found))
+    driver, network, files = show(), json.dumps(live_port.written(bundle)), []
+    for i, image in enumerate(live_port.images_of(bundle)):
+        files.append(tmp_path / f"{i}.safetensors")
+        files[-1].write_bytes(
+            base64.b64decode(driver.execute_script(script, network, json.dumps(image)))
+        )
+    taps = live_port.together(files)
     for mode in ("free", "replay"):
         live_port.assert_every_tap_passes(live_port.compared(bundle, taps, mode))
 
@@ -176,17 +180,92 @@ def test_a_digit_drawn_with_the_keyboard_is_read(show) -> None:
     assert text(driver, "probability") != seen
 
 
-def test_a_picture_is_read_as_the_classifier_reads_it(show) -> None:
-    for name, path in ((SHIPPED[0], SEVEN), (SHIPPED[1], bundled.photographs()[-2])):
-        driver = show(name)
-        driver.find_element("id", "file").send_keys(str(path))
-        (expected,) = refimpl.classifier(name, backend="numpy")(path)
-        wanted = f"{100 * expected.probability:.1f} %"
-        for _ in range(50):
-            settle(driver)
-            if text(driver, "probability") == wanted:
-                break
-        assert (text(driver, "label"), text(driver, "probability")) == (expected.label, wanted)
+@pytest.fixture
+def finger(show) -> Iterator[Callable[..., None]]:
+    """Fingers on a phone: finger(kind, *points) by shares of the board's sides."""
+    driver = show(width=375)
+    driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    script = "return document.getElementById('board').getBoundingClientRect().toJSON()"
+    box = driver.execute_script(script)
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        places = [
+            {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"], "id": i}
+            for i, (x, y) in enumerate(points)
+        ]
+        event = {"type": f"touch{kind}", "touchPoints": places}
+        driver.execute_cdp_cmd("Input.dispatchTouchEvent", event)
+        settle(driver)
+
+    touch.driver = driver  # type: ignore[attr-defined]
+    yield touch
+    driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+@pytest.mark.parametrize("hand", [(), ((0.1, 0.9),)], ids=["one", "two"])
+def test_a_digit_drawn_with_a_finger_is_read(finger, hand) -> None:
+    """The page stays where it is, and a second finger, or the ball of the hand, draws nothing."""
+    finger("Start", THREE[0])
+    if hand:
+        finger("Start", THREE[0], *hand)
+    for point in THREE[1:]:
+        finger("Move", point, *((x, y - 0.05 * point[0]) for x, y in hand))
+    finger("End")
+    driver = finger.driver
+    assert text(driver, "label") == "3"
+    assert text(driver, "status").startswith("3, ")
+    assert driver.execute_script("return scrollY") == 0
+    driver.find_element("id", "undo").click()  # it was one stroke
+    board = "return document.getElementById('board').toDataURL()"
+    blank = driver.execute_script(board)
+    driver.find_element("id", "clear").click()
+    assert driver.execute_script(board) == blank
+
+
+def by_button(driver: Any, path: Path) -> None:
+    driver.find_element("id", "file").send_keys(str(path))
+
+
+def by_drop(driver: Any, path: Path) -> None:
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = {"type": kind, "x": 200, "y": 300, "data": data}
+        driver.execute_cdp_cmd("Input.dispatchDragEvent", event)
+
+
+@pytest.mark.parametrize("give", [by_button, by_drop])
+@pytest.mark.parametrize(
+    ("name", "path"), [(SHIPPED[0], SEVEN), (SHIPPED[1], bundled.photographs()[-2])]
+)
+def test_a_picture_is_read_as_the_classifier_reads_it(show, name, path, give) -> None:
+    driver = show(name)
+    give(driver, path)
+    (expected,) = refimpl.classifier(name, backend="numpy")(path)
+    wanted = f"{100 * expected.probability:.1f} %"
+    for _ in range(50):
+        settle(driver)
+        if text(driver, "probability") == wanted:
+            break
+    assert (text(driver, "label"), text(driver, "probability")) == (expected.label, wanted)
+
+
+def test_the_taps_of_a_picture_are_saved(show, tmp_path) -> None:
+    driver, saved, bundle = show(), tmp_path / "taps.safetensors", tmp_path / "bundle"
+    where = {"behavior": "allow", "downloadPath": str(tmp_path)}
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", where)
+    by_drop(driver, SEVEN)
+    for _ in range(50):
+        settle(driver)
+        if text(driver, "label") == "7":
+            break
+    driver.find_element("id", "save").click()
+    for _ in range(100):
+        settle(driver)
+        if saved.exists():
+            break
+    made = run("golden", "make", "--model", SHIPPED[0], "--image", SEVEN, "-o", bundle)
+    assert made.status == 0
+    live_port.assert_every_tap_passes(live_port.compared(bundle, saved, "free"))
 
 
 def test_what_is_no_picture_is_said(show, tmp_path) -> None:

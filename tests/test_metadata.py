@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import logging
 import struct
+import subprocess
+import sys
 import threading
 import warnings
 import zlib
@@ -18,6 +20,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 
 import refimpl
+from refimpl import predictors
 from refimpl.conventions import DataError
 from refimpl.data import images, metadata
 from refimpl.data.preprocessing import Preprocessing
@@ -248,6 +251,8 @@ def test_transparent_colours_and_16_bits_are_taken_in_their_own_units(content, p
     np.testing.assert_array_equal(np.asarray(images.decode(content, "units")), pixels)
     opened = Image.open(io.BytesIO(content))  # not loaded: the same picture as by its path
     np.testing.assert_array_equal(np.asarray(images.to_plain(opened)), pixels)
+    opened = Image.open(io.BytesIO(content))
+    np.testing.assert_array_equal(np.asarray(predictors.opened(opened)), pixels)
 
 
 def tiff_pages(order: str, photometric: int, bits: list[int], pixels: bytes, size: int) -> bytes:
@@ -307,6 +312,49 @@ def test_channels_one_after_the_other(bits):
         return
     with pytest.raises(DataError, match="channels of 16 bits one after the other"):
         images.decode(content, "planes")
+
+
+# --- what libtiff prints --------------------------------------------------------------------------
+
+DECODES = """
+import io, os, sys, threading
+from PIL import Image
+from refimpl import predictors
+from refimpl.conventions import DataError
+from refimpl.data import images
+content = sys.stdin.buffer.read()
+def ours(decode):
+    try: decode()
+    except DataError: return
+    raise SystemExit("it was decoded")
+def theirs():
+    os.write(2, b"theirs: ")
+    try: Image.open(io.BytesIO(content)).load()
+    except OSError: return
+    raise SystemExit("it was decoded")
+theirs()
+ours(lambda: images.decode(content, "a.tif"))
+ours(lambda: images.decode_indices(content, "a.tif"))
+ours(lambda: images.to_plain(Image.open(io.BytesIO(content))))
+theirs()
+other = threading.Thread(target=ours, args=[lambda: images.decode(content, "a.tif")])
+other.start(); other.join()
+os.write(2, b"end")
+"""
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_deflate"])
+def test_libtiff_is_silent_where_we_decode_and_nowhere_else(compression):
+    noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (40, 60), np.uint8))
+    content = bytearray(encoded(noise, "TIFF", compression=compression))
+    content[8:40] = bytes(range(100, 132))
+    done = subprocess.run(
+        [sys.executable, "-c", DECODES], input=content, capture_output=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    between, first, second = done.stderr.removesuffix(b"end").split(b"theirs: ")
+    assert between == b""
+    assert first == second  # what Pillow's users see is the same before and after
 
 
 # --- PIL images of the user -----------------------------------------------------------------------

@@ -25,7 +25,7 @@ from refimpl.models import params as parameters
 from refimpl.training import optimizers
 from refimpl.training.batches import Objective, batch_gradients
 from refimpl.training.recipes import Recipe
-from tests import networks, strategies
+from tests import code_lines, networks, strategies
 
 ANY = networks.all_configs() | networks.pyramids()
 # float32 and vectors of sixteen channels, so that the twin of the projection runs; for the engine
@@ -315,3 +315,17 @@ def test_renaming_hits_every_name():
 def test_all_of_didb_is_one_page():
     """Whoever ports it reads one file."""
     assert len(Path(binary.__file__).read_text().splitlines()) <= 200
+
+
+# What makes a network of operations and runs it: the builders of all architectures, what a node
+# and an operation are, forward, backward, taps and replay. Not what backends may compute as one
+# (`units`), which changes nothing of it.
+COMPOSITION = (
+    "nodes", "operations", "stage", "parts", "binary", "others", "real", "decoders",
+    "interpreter", "insides", "replay",
+)  # fmt: skip
+
+
+def test_the_composition_is_small():
+    folder = Path(binary.__file__).parent
+    assert sum(code_lines.count(folder / f"{name}.py") for name in COMPOSITION) <= 1300

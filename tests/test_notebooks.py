@@ -84,6 +84,13 @@ class TestNotebook:
             drawn = [s for s in lines if PLOTTING.match(ast.unparse(s))]
             assert len({s.lineno for s in drawn}) <= 10, text
 
+    def test_sentences_are_worded_elsewhere(self, notebook):
+        """What is left on the page is what a sentence says, and the assert that it is so."""
+        for text in cells(notebook, "code"):
+            for call in (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)):
+                if ast.unparse(call.func) == "Markdown":
+                    assert not any(isinstance(n, ast.JoinedStr) for n in ast.walk(call)), text
+
 
 def test_the_first_page_of_the_notebooks_asks_their_questions() -> None:
     page = (FOLDER / "README.md").read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ import pytest
 
 from tests.command_line import (
     SEVEN,
+    SMALL,
     assert_one_line,
     run,
     save_model,
@@ -82,7 +83,8 @@ def test_what_exists_is_refused_and_overwritten_with_force(room, tmp_path, verb)
     path = tmp_path / f"o{SUFFIXES[verb]}"
     path.write_bytes(MINE)
     call = verbs(room, tmp_path)[verb]
-    assert_one_line(run(*call), str(path), "exists; expected the name of a new file")
+    exists = "exists; expected the name of a new file; --force overwrites it"
+    assert_one_line(run(*call), str(path), exists)
     assert path.read_bytes() == MINE
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     assert run(*call, "--force").status == 0
@@ -236,3 +238,58 @@ def test_a_page_goes_through_a_pipe_alone(room, tmp_path, append) -> None:
     piped = subprocess.run(command, capture_output=True)
     assert piped.stdout.startswith(b"<!DOCTYPE html>")
     assert piped.stdout.endswith(b"</html>\n")
+
+
+@pytest.mark.parametrize(
+    ("call", "suffix"),
+    [
+        (("report", SEVEN, "-o"), ".txt"),
+        (("live", "-o"), ".png"),
+        (("export", "didb_micro_mnist", "--onnx"), ".pb"),
+        (("pack", "didb_micro_mnist", "-o"), ".bin"),
+        (("import", "none", "-o"), ".pth"),
+        (("show", "didb_micro", "--diagram"), ".png"),
+        (("evaluate", "--data", SMALL, "--confusion"), ".txt"),
+        (("ablate", "--recipe", "none.toml", "-o", "none", "--plot"), ".jpg"),
+    ],
+)
+def test_no_file_is_called_like_another_kind(tmp_path, call, suffix) -> None:
+    path = tmp_path / f"o{suffix}"
+    assert_one_line(run(*call, path), str(path), f"suffix {suffix!r}, expected '.")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("show", "didb_micro"),
+        ("evaluate", "--data", SMALL),
+        ("golden", "compare", "small_tie_free", "small_tie_free"),
+    ],
+)
+def test_force_alone_is_a_slip(call) -> None:
+    assert_one_line(run(*call, "--force"), "--force: nothing is written; expected --")
+
+
+def test_folders_that_exist_name_the_option_too(tmp_path) -> None:
+    folder, hint = tmp_path / "o", "; --force replaces one of an earlier run"
+    for call in (
+        ("scenes", "--data", SMALL, "--train", 1, "--test", 1, "-o", folder),
+        ("golden", "make", "--model", "didb_micro", "--random", 1, "--taps", "io", "-o", folder),
+        ("golden", "vectors", "pool", "-o", folder),
+        ("export", "didb_micro_mnist", "--c", folder),
+    ):
+        assert run(*call).status == 0
+        assert_one_line(run(*call), f"{folder}: exists; expected", hint)
+        assert run(*call, "--force").status == 0
+        (folder / "mine").write_bytes(MINE)
+        assert_one_line(run(*call, "--force"), str(folder), "expected a")
+        assert (folder / "mine").read_bytes() == MINE
+        shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "00000.png").write_bytes(MINE)  # no folder of scenes
+    call = ("scenes", "--data", SMALL, "-o", folder, "--force")
+    assert_one_line(run(*call), "holds 00000.png")
+    (folder / "00000.png").rename(folder / "classes.txt")
+    assert_one_line(run(*call), "no classes.txt of scenes in it")
+    assert (folder / "classes.txt").read_bytes() == MINE

@@ -120,6 +120,20 @@ def test_closed_streams_are_no_fault(model, tmp_path, numbers) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [("models",), ("--help",), ("train", "--help"), ("version",), ("show", "didb_micro", "--json")],
+)
+@pytest.mark.parametrize("how", [">&-", ">/dev/full"])
+def test_an_answer_that_is_lost_is_an_error(arguments, how) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no device that is always full")
+    command = " ".join([sys.executable, "-m", "refimpl", *arguments, how])
+    done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert re.fullmatch("refimpl: standard output: .+\\n", done.stderr)
+
+
 def test_errors_without_a_stream_have_their_status(model) -> None:
     done = child(closing(2), "classify", "none.png", "--model", model)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
@@ -304,3 +318,59 @@ def test_a_function_hides_no_module() -> None:
         module = importlib.import_module(f"refimpl.{name}s")
         assert getattr(refimpl, name) is function is getattr(module, name)
         assert importlib.util.find_spec(f"refimpl.{name}") is None
+
+
+# --- names that are none --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (("evaluate", "--data", ""), "--data"),
+        (("evaluate", "--data="), "--data"),
+        (("classify", ""), "IMAGE"),
+        (("classify", SEVEN, "--model", ""), "--model"),
+        (("report", SEVEN, "-o", ""), "-o/--output"),
+        (("golden", "compare", "", SMALL), "DIR"),
+        (("golden", "make", "--random", 1, "--model", "didb_micro", "-o", ""), "-o/--output"),
+        (("export", "didb_micro_mnist", "--c", ""), "--c"),
+    ],
+)
+def test_an_empty_name_is_not_the_folder_here(tmp_path, monkeypatch, arguments, option) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = run(*arguments)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.endswith(f"error: argument {option}: is empty; expected a name or a value\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", [("classify", SEVEN, "--model"), ("pack",), ("summary",)])
+def test_a_model_that_is_no_file_is_told_what_it_is(tmp_path, verb) -> None:
+    output = ("-o", tmp_path / "o.safetensors") if verb == ("pack",) else ()
+    assert_one_line(run(*verb, tmp_path, *output), f"{tmp_path}: is a folder; expected a model")
+    assert_one_line(run(*verb, os.devnull, *output), f"{os.devnull}: is no regular file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--epochs", 0), "--epochs: recipe: epochs is 0"),
+        (("--crop", 0.0001), "--crop: preprocessing: size is"),
+        (("--set", "depth=0"), "--set depth: config: depth is 0"),
+        (("--set", "dept=2"), "--set dept: config: unknown field 'dept'"),
+        (("--set", "dept=2"), "did you mean 'depth'?"),
+    ],
+)
+def test_the_option_that_set_it_is_named(tmp_path, arguments, words) -> None:
+    call = ("train", "--data", SMALL, "--model", "didb_micro", "-o", tmp_path / "o.safetensors")
+    assert_one_line(run(*call, *arguments), words)
+
+
+def test_an_option_is_not_blamed_for_a_file(tmp_path, model) -> None:
+    (tmp_path / "r.json").write_text('{"epochs": 0}')
+    call = ("train", "--data", SMALL, "--model", "didb_micro", "-o", tmp_path / "o.safetensors")
+    done = run(*call, "--recipe", tmp_path / "r.json", "--epochs", 3)
+    assert_one_line(done)
+    assert done.err.startswith(f"refimpl: {tmp_path / 'r.json'}: ")
+    sized = run("classify", SEVEN, "--model", model, "--image-size", 27)
+    assert_one_line(sized, f"--image-size: {model}: config: image_size has a side of 27")

@@ -350,7 +350,7 @@ def test_the_clock_knows_every_call(name) -> None:
     for i, node in enumerate(network.nodes):
         if node.op == "softmax":
             assert layers[node.layer] == i  # the layer's only operation
-    renamed = network.renamed(lambda old: f"other.{old}")
+    renamed = networks.list_renamed(network, lambda old: f"other.{old}")
     assert timing.by_layer(renamed, range(len(called))) == layers
 
 

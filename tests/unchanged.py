@@ -4,8 +4,9 @@
     python -m tests.unchanged ../before --networks 300
 
 Names and order of the taps must be equal; logits, forward taps, bits and whole numbers to the bit;
-gradients to 1e-12 of the largest entry. Both backends, images of other sizes and the shipped
-bundles are among the cases. Exit status 1 where anything differs; the worst gradient is printed.
+gradients to 1e-12 of the largest entry. Images of other sizes and the bundles that the older
+checkout ships are among the cases. Exit status 1 where anything differs; the worst gradient is
+printed. The backend is NumPy: tests hold the kernels against it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from refimpl import golden
 from refimpl.models import Config, flatten
 from tests import networks
 
@@ -57,31 +60,50 @@ for case in sorted(Path(sys.argv[1]).glob("case_*.npz")):
 
 
 def draw(count: int) -> list[Config]:
-    """Configurations of all kinds, the same on every run."""
+    """So many different configurations of all kinds, the same on every run."""
     found: list[Config] = []
 
-    @settings(max_examples=count, derandomize=True, phases=[Phase.generate], deadline=None)
+    @settings(max_examples=5 * count, derandomize=True, phases=[Phase.generate], deadline=None)
     @given(st.one_of(networks.all_configs(), networks.narrow(), networks.pyramids()))
     def collect(config: Config) -> None:
         # what the older code does not know
-        if config.context == "sum" and config.neighbours != "none":
+        if config.context == "sum" and config.neighbours != "none" and config not in found:
             found.append(config)
 
     collect()
+    assert len(found) >= count, f"{len(found)} networks; expected {count}"
     return found[:count]
 
 
-def write(folder: Path, configs: list[Config]) -> None:
-    """A file a network: its arrays; every fifth has images of another size, a third float32."""
+def drawn(configs: list[Config]) -> Iterator[networks.Network]:
+    """A network of each; every fifth has images of another size, a third is float32."""
     for i, config in enumerate(configs):
         network = networks.make(config, i, np.float32 if i % 3 == 2 else np.float64)
         if i % 5 == 1 and not config.window:
             network = networks.with_images_of(network, (2 + i % 3, 4))
-        fields = json.dumps(config.to_json())
+        yield network
+
+
+def shipped(folder: Path) -> Iterator[networks.Network]:
+    """The networks and images of bundles."""
+    for path in sorted(folder.iterdir()):
+        bundle = golden.read(path)
+        shape = (len(bundle.input), *bundle.model.config.logits_shape)
+        dlogits = np.random.default_rng(0).standard_normal(shape).astype(bundle.input.dtype)
+        yield networks.Network(bundle.model, bundle.params, bundle.input, dlogits)
+
+
+def write(folder: Path, cases: Iterable[networks.Network]) -> list[Config]:
+    """A file a network: its arrays; the configurations."""
+    configs = []
+    for i, network in enumerate(cases):
+        configs.append(network.model.config)
+        fields = json.dumps(configs[-1].to_json())
         np.savez(
             folder / f"case_{i:04d}.npz", config=fields, images=network.images,
             dlogits=network.dlogits, **flatten(network.params),
         )  # fmt: skip
+    return configs
 
 
 def run(checkout: Path, cases: Path, results: Path) -> None:
@@ -142,9 +164,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         cases, old, new = (Path(folder) / name for name in ("cases", "old", "new"))
         cases.mkdir()
-        configs = draw(args.networks)
-        write(cases, configs)
-        run(args.before.resolve(), cases, old)
+        before = args.before.resolve()
+        bundles = shipped(before / "weights" / "golden")
+        configs = write(cases, itertools.chain(drawn(draw(args.networks)), bundles))
+        run(before, cases, old)
         run(here, cases, new)
         wrong, worst, equal = 0, 0.0, 0
         for i, config in enumerate(configs):
@@ -157,8 +180,8 @@ def main() -> int:
             for line in found[:5]:
                 print(f"{i} {config}\n    {line}")
     print(
-        f"{len(configs)} networks, {wrong} differ; worst gradient {worst:.1e}; "
-        f"{equal} whose taps read the same"
+        f"{args.networks} networks and {len(configs) - args.networks} bundles, {wrong} differ; "
+        f"worst gradient {worst:.1e}; {equal} whose taps read the same"
     )
     return int(wrong > 0)
 

@@ -29,6 +29,7 @@ from refimpl.cli import (
     import_,
     live,
     models,
+    options,
     outputs,
     pack,
     report,
@@ -60,8 +61,9 @@ def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a file name need not be valid text
             stream.reconfigure(errors="backslashreplace")
-    args = parser().parse_args(_meant(sys.argv[1:] if argv is None else argv))
+    args = None
     try:
+        args = _parsed(sys.argv[1:] if argv is None else argv)
         # what overflows is told by the checks of the operations, in one line with a name
         with np.errstate(all="ignore"), outputs.answers(args):
             outputs.check(args)
@@ -78,12 +80,20 @@ def main(argv: Sequence[str] | None = None, *, own_process: bool = False) -> int
         print(f"refimpl: out of memory: {error}", file=sys.stderr)
         return 2
     except (RefimplError, OSError) as error:
-        complain(error)
+        around = (options.blamed(args, error), outputs.hint(args, error)) if args else ()
+        complain(error, *around)
         try:
             sys.stdout.flush()
         except OSError:
             _drop_output()
         return 2
+
+
+def _parsed(argv: Sequence[str]) -> argparse.Namespace:
+    try:
+        return parser().parse_args(_meant(argv))
+    finally:
+        sys.stdout.flush()  # of help, which ends with SystemExit
 
 
 def _meant(argv: Sequence[str]) -> list[str]:

@@ -30,6 +30,7 @@ def add(verbs: Verbs) -> None:
         "refimpl ablate --recipe ablation.toml --data cifar10.tar.xz -o ablation --validation "
         "--row didb --seed 0",
         "refimpl ablate --recipe ablation.toml -o ablation --only-table --plot ablation.png",
+        "refimpl ablate --recipe ablation.toml -o ablation --only-table --curves curves.png",
         "refimpl ablate --recipe ablation.toml --data cifar10.tar.xz -o ablation "
         "--scheduler local:2",
     )
@@ -62,9 +63,14 @@ def add(verbs: Verbs) -> None:
     )  # fmt: skip
     added.add_argument("--only-table", action="store_true", help="run nothing, print the table")
     outputs.add(
-        added, "--plot",
+        added, "--plot", suffixes=(".png",), beside_answer=True,
         help="draw accuracy or mean IoU over packed size and over speed as PNG (needs matplotlib); "
         "the speed of all rows is measured side by side and printed",
+    )  # fmt: skip
+    outputs.add(
+        added, "--curves",
+        help="draw accuracy or mean IoU over epochs as PNG, mean and range over the seeds, of runs "
+        "with curve_images (needs matplotlib)",
     )  # fmt: skip
     add_training_backend(added)
     add_scheduler(added, "run them side by side")
@@ -81,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.ship_checkpoints and args.scheduler is None:
         raise ConfigError("--ship-checkpoints: expected --scheduler with it")
-    if args.plot:
-        from refimpl.report import curves, tradeoff
+    if args.plot or args.curves:
+        from refimpl.report import curves
 
         curves.require_matplotlib()
     asked = ablation.read(args.recipe)
@@ -97,14 +103,11 @@ def run(args: argparse.Namespace) -> int:
             raise KeyboardInterrupt("the same command goes on") from None
     if results.results:
         results.write_table()
+    if args.curves:
+        _draw_curves(args.curves, results, {run.row.name for run in chosen})
     speeds: dict[str, float] = {}
     if args.plot:
-        names = {run.row.name for run in chosen}
-        drawn = [line for line in results.lines() if line.row in names and line.score is not None]
-        if not drawn:
-            raise DataError(f"{args.plot}: no row has runs, nothing to draw")
-        speeds = _speeds([row for row in asked.rows if row.name in {line.row for line in drawn}])
-        tradeoff.draw(drawn, speeds, args.plot)
+        speeds = _draw_tradeoff(args.plot, results, {run.row.name for run in chosen})
     if args.json:
         print_json(ablation_table.to_json(results) | {"images_per_second": speeds})
         return 0
@@ -114,6 +117,30 @@ def run(args: argparse.Namespace) -> int:
         print("\nImages a second, one at a time on one thread:\n")
         print_table(("row", "images/s"), [(name, f"{n:,.0f}") for name, n in speeds.items()])
     return 0
+
+
+def _draw_curves(path: Path, results: Any, names: set[str]) -> None:
+    from refimpl.report import curves
+
+    runs = [result for result in results.in_order() if result.row in names and result.curve]
+    if not runs:
+        raise DataError(
+            f"{path}: no run has scores after its epochs, expected an ablation with curve_images"
+        )
+    curves.draw_rows(runs, path)
+
+
+def _draw_tradeoff(path: Path, results: Any, names: set[str]) -> dict[str, float]:
+    """Images a second, measured here, by the row's name."""
+    from refimpl.report import tradeoff
+
+    drawn = [line for line in results.lines() if line.row in names and line.score is not None]
+    if not drawn:
+        raise DataError(f"{path}: no row has runs, nothing to draw")
+    shown = {line.row for line in drawn}
+    speeds = _speeds([row for row in results.ablation.rows if row.name in shown])
+    tradeoff.draw(drawn, speeds, path)
+    return speeds
 
 
 def _speeds(rows: list[Any]) -> dict[str, float]:
@@ -134,7 +161,7 @@ def _carry_out(args: argparse.Namespace, asked: Any, missing: list, results: Any
         asked, results.split, lambda split, plain: read_data(args.data, split, plain, asked.task)
     )
     results.require_like(images)
-    if args.scheduler:
+    if args.scheduler is not None:
         _on_cluster(args, missing, images, results)
         return
     for number, each in enumerate(missing, start=1):

@@ -50,7 +50,8 @@ def add(verbs: Verbs) -> None:
         "--record", action="store_true", help="write the figures into the card beside the model"
     )
     outputs.add(
-        added, "--confusion", action="append", default=[],
+        added, "--confusion", suffixes=(".csv", ".png"), beside_answer=True,
+        action="append", default=[],
         help="of a segmenter: write the confusion matrix of its pixels, as .csv or .png (needs "
         "matplotlib); may be repeated",
     )  # fmt: skip
@@ -63,14 +64,45 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from refimpl.models import files
+    from refimpl.classifiers import classifier
+    from refimpl.models import cards, files
+    from refimpl.segmenters import segmenter
 
     _check_scheduler(args)
-    if files.read_any(args.model).model.config.task == "segmentation":
-        return _evaluate_segmenter(args)
-    if args.confusion:
+    is_segmenter = files.read_any(args.model).model.config.task == "segmentation"
+    if args.confusion and not is_segmenter:
         raise ConfigError(f"{args.model}: no segmenter, expected one for --confusion")
-    return _evaluate_classifier(args)
+    make = segmenter if is_segmenter else classifier
+    model = make(args.model, backend=args.backend, image_size=args.image_size)
+    if args.record:
+        cards.read(files.find(args.model))  # a missing card is told before the work, not after it
+    if any(_is_picture(path) for path in args.confusion):  # known before the work
+        from refimpl.report import curves
+
+        curves.require_matplotlib()
+    if args.scheduler is not None:
+        data = _on_cluster(args)
+        result, choice = data.result, data.choice
+    else:
+        data, result = (_segmented_here if is_segmenter else _classified_here)(args, model)
+        choice = model.backend.choice
+    described = _described(result.count, data, None if is_segmenter else args.image_size)
+    try:
+        if args.json:
+            figures = dataclasses.asdict(result)
+            figures.pop("per_class_count", None)
+            answer = {"model": args.model, "split": data.split, **figures, **choice._asdict()}
+            print_json(answer | {"broken": data.broken})
+        else:
+            print(f"{args.model} on {described}\n")
+            (_print_segmenter if is_segmenter else _print_classifier)(result)
+            print(f" images a second ({choice.backend}: {choice.why})")
+        sys.stdout.flush()
+    finally:  # after the figures, since it may fail, and also where nobody reads them
+        _record(args, result, described)
+        for path in sorted(args.confusion, key=_is_picture):  # .csv needs no drawing
+            _write_confusion(path, np.array(result.confusion), model.class_names)
+    return 0
 
 
 def _check_scheduler(args: argparse.Namespace) -> None:
@@ -104,35 +136,6 @@ def _on_cluster(args: argparse.Namespace) -> Any:
     return found
 
 
-def _evaluate_segmenter(args: argparse.Namespace) -> int:
-    from refimpl.models import cards, files
-    from refimpl.segmenters import segmenter
-
-    model = segmenter(args.model, backend=args.backend, image_size=args.image_size)
-    if args.record:
-        cards.read(files.find(args.model))
-    _check_confusion(args.confusion)
-    if args.scheduler:
-        folder = _on_cluster(args)
-        result, choice = folder.result, folder.choice
-    else:
-        folder, result = _segmented_here(args, model)
-        choice = model.backend.choice
-    described = _described(result.count, folder)
-    try:
-        if args.json:
-            answer = {"model": args.model, "split": folder.split, **dataclasses.asdict(result)}
-            print_json(answer | choice._asdict() | {"broken": folder.broken})
-        else:
-            _print_segmenter(args.model, described, result, choice)
-        sys.stdout.flush()
-    finally:  # after the figures, since it may fail, and also where nobody reads them
-        _record(args, result, described)
-        for path in sorted(args.confusion, key=lambda path: path.suffix):  # .csv needs no drawing
-            _write_confusion(path, np.array(result.confusion), model.class_names)
-    return 0
-
-
 def _record(args: argparse.Namespace, result: Any, described: str) -> None:
     from refimpl.models import cards, files
 
@@ -142,10 +145,9 @@ def _record(args: argparse.Namespace, result: Any, described: str) -> None:
         print(f"recorded in {path}", file=sys.stderr)
 
 
-def _print_segmenter(model: str, described: str, result: Any, choice: Any) -> None:
+def _print_segmenter(result: Any) -> None:
     from refimpl.report import segmentation
 
-    print(f"{model} on {described}\n")
     present = sum(value is not None for value in result.per_class_iou.values())
     print(
         f"mean IoU        {result.mean_iou:8.2%}  over the {present} classes that the labels have"
@@ -160,7 +162,7 @@ def _print_segmenter(model: str, described: str, result: Any, choice: Any) -> No
         for name, value in result.per_class_iou.items()
     ]
     print_table(("class", "IoU", "labelled pixels"), rows)
-    print(f"\n{result.images_per_second:.1f} images a second ({choice.backend}: {choice.why})")
+    print(f"\n{result.images_per_second:.1f}", end="")
 
 
 def _segmented_here(args: argparse.Namespace, model: Any) -> tuple[Any, Any]:
@@ -186,81 +188,36 @@ def _segmented_here(args: argparse.Namespace, model: Any) -> tuple[Any, Any]:
     return folder, result
 
 
-def _described(count: int, data: Any, size: str = "") -> str:
+def _described(count: int, data: Any, image_size: tuple[int, int] | None) -> str:
     """What was evaluated: a Dataset or SegmentationFolder, at another size than the model's own."""
+    size = " at {} x {} pixels".format(*image_size) if image_size else ""
     of_split = f" of the {data.split} split" if data.split else ""
     broken = f", {len(data.broken):,} broken left out" if data.broken else ""
     return f"{count:,} images{of_split}{size}{broken}"
 
 
-def _check_confusion(paths: list[Path]) -> None:
-    """What can be known before the work."""
-    from refimpl.report import curves
-
-    for path in paths:
-        if path.suffix not in (".csv", ".png"):
-            raise ConfigError(f"{path}: suffix {path.suffix!r}, expected '.csv' or '.png'")
-        if path.suffix == ".png":
-            curves.require_matplotlib()
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() == ".png"
 
 
 def _write_confusion(path: Path, counts: np.ndarray, names: tuple[str, ...]) -> None:
     from refimpl import metrics
     from refimpl.report import segmentation
 
-    if path.suffix == ".png":
+    if _is_picture(path):
         segmentation.draw_confusion(counts, names, path)
     else:
         write_atomically(path, metrics.to_csv(counts, names).encode())
 
 
-def _evaluate_classifier(args: argparse.Namespace) -> int:
-    from refimpl.classifiers import classifier
-    from refimpl.models import cards, files
-
-    model = classifier(args.model, backend=args.backend, image_size=args.image_size)
-    if args.record:
-        cards.read(files.find(args.model))  # a missing card is told before the work, not after it
-    if args.scheduler:
-        data = _on_cluster(args)
-        result, choice = data.result, data.choice
-    else:
-        data, result = _classified_here(args, model)
-        choice = model.backend.choice
-    size = " at {} x {} pixels".format(*args.image_size) if args.image_size else ""
-    described = _described(result.count, data, size)
-    try:
-        if args.json:
-            print_json(
-                {
-                    "model": args.model,
-                    "split": data.split,
-                    "count": result.count,
-                    "top1": result.top1,
-                    "top5": result.top5,
-                    "per_class": result.per_class,
-                    "images_per_second": result.images_per_second,
-                    **choice._asdict(),
-                    "broken": data.broken,
-                }
-            )
-        else:
-            _print_classifier(args.model, described, result, choice)
-        sys.stdout.flush()
-    finally:
-        _record(args, result, described)
-    return 0
-
-
-def _print_classifier(model: str, described: str, result: Any, choice: Any) -> None:
-    print(f"{model} on {described}\n")
+def _print_classifier(result: Any) -> None:
     print(f"top-1  {result.top1:8.2%}\ntop-5  {result.top5:8.2%}\n")
     rows = [
         (name, f"{accuracy:.2%}", f"{result.per_class_count[name]:,}")
         for name, accuracy in result.per_class.items()
     ]
     print_table(("class", "top-1", "images"), rows)
-    print(f"\n{result.images_per_second:.0f} images a second ({choice.backend}: {choice.why})")
+    print(f"\n{result.images_per_second:.0f}", end="")
 
 
 def _classified_here(args: argparse.Namespace, model: Any) -> tuple[Any, Any]:

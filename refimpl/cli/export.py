@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from refimpl.cli import outputs
 from refimpl.cli.options import FILES
 from refimpl.cli.verbs import Verbs
 
@@ -26,7 +27,7 @@ def add(verbs: Verbs) -> None:
     action = target.add_argument(
         "--onnx", type=Path, metavar="FILE", help="a graph of ONNX's standard operators"
     )
-    action.complete, action.writes = FILES, True
+    outputs.declare(action, (".onnx", ""))
     _add_folder(target, "--c", "C99, a header and a source without malloc, into a new folder")
     _add_folder(target, "--hex", "$readmemh files, an index and a test bench, into a new folder")
     added.add_argument(

@@ -67,10 +67,8 @@ def _add_make(group: Verbs) -> None:
         "--images", type=positive, metavar="N", help="images to draw, with --random (default 1)"
     )
     add_fields(added)
-    added.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="DIR", help="the new folder"
-    ).complete = FILES
-    _add_force(added)
+    outputs.add_folder(added, "the new folder", "DIR")
+    outputs.add_replace(added)
     added.add_argument(
         "--taps", action="append", metavar="GLOB",
         help="all: every value; block: those between blocks and all bits; io: input and logits; or "
@@ -88,13 +86,6 @@ def _add_make(group: Verbs) -> None:
     kind.add_argument(
         "--adversarial", action="store_true",
         help="the hard cases: exact zeros, -0.0, ties, odd sizes; with --random",
-    )  # fmt: skip
-
-
-def _add_force(added: argparse.ArgumentParser) -> None:
-    added.add_argument(
-        "--force", action="store_true",
-        help="replace a folder that this verb has written (default: refuse)",
     )  # fmt: skip
 
 
@@ -145,11 +136,14 @@ def _add_compare(group: Verbs) -> None:
     length.add_argument("--verbose", action="store_true", help="name the taps that are missing")
     add_json(added)
     _refuse_a_file_of_json(added)
-    for kind, text in (
-        ("junit", "the verdicts as JUnit's XML, for a build server"),
-        ("html", "a page with pictures of the first divergence"),
-    ):
-        outputs.add(added, f"--{kind}", help=f"write {text}")
+    outputs.add(
+        added, "--junit", beside_answer=True,
+        help="write the verdicts as JUnit's XML, for a build server",
+    )  # fmt: skip
+    outputs.add(
+        added, "--html", beside_answer=True,
+        help="write a page with pictures of the first divergence",
+    )  # fmt: skip
 
 
 def _add_diff(group: Verbs) -> None:
@@ -178,15 +172,13 @@ def _add_vectors(group: Verbs) -> None:
     added.add_argument(
         "op", metavar="OP", help="an operation, as `refimpl show` names it, or a loss"
     )
-    added.add_argument(
-        "-o", "--output", type=Path, metavar="FOLDER",
-        help="the new folder (default: named as the operation)",
-    ).complete = FILES  # fmt: skip
+    text = "the new folder (default: named as the operation)"
+    outputs.add_folder(added, text, "FOLDER", required=False)
     added.add_argument(
         "--text", action="store_true",
         help="beside each file its values as hex digits of their bits, and as decimals, one a line",
     )  # fmt: skip
-    _add_force(added)
+    outputs.add_replace(added)
 
 
 def _add_candidate(added: argparse.ArgumentParser) -> None:
@@ -442,8 +434,11 @@ def _compared(args: argparse.Namespace, **options: Any) -> Any:
     from refimpl import golden
     from refimpl.golden import candidate, precision
 
-    names = candidate.read_names(args.map) if args.map else None
-    unit = None if args.unit_roundoff is None else precision.read(args.unit_roundoff)
+    try:
+        names = candidate.read_names(args.map) if args.map else None
+        unit = None if args.unit_roundoff is None else precision.read(args.unit_roundoff)
+    except GoldenFileError as error:  # files of an option are usage, and neither side of the two
+        raise ConfigError(str(error)) from None
     dumped = candidate.read(args.candidate, names)
     bundle = golden.read(_find(args.bundle))
     found = golden.compare(

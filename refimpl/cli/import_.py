@@ -29,7 +29,10 @@ def add(verbs: Verbs) -> None:
         "--classes", metavar="FILE", type=Path,
         help="names of the classes in their order, one a line or JSON",
     ).complete = FILES  # fmt: skip
-    outputs.add(added, "-o", "--output", required=True, help="the .safetensors file to write")
+    outputs.add(
+        added, "-o", "--output", suffixes=(".safetensors",), required=True,
+        help="the .safetensors file to write",
+    )  # fmt: skip
     added.set_defaults(beside=_beside)
     images = added.add_argument_group(
         "images", "how they are made ready, in the place of what the configuration says"

@@ -18,7 +18,7 @@ def add(verbs: Verbs) -> None:
     )
     add_model(added)
     outputs.add(
-        added, "-o", "--output", required=True,
+        added, "-o", "--output", suffixes=(".html", ".htm", ""), required=True,
         help="the .html file to write; it needs no other file, no server and no network",
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from refimpl.choice import BACKENDS, start_numba
 from refimpl.cli.output import progress_bar, warn
 from refimpl.cli.outputs import FILES
+from refimpl.conventions import ConfigError
 
 DEFAULT_MODEL = "didb_micro_mnist"
 TRAINING_BACKENDS = ("kernels", "numpy")
@@ -129,6 +131,20 @@ def size(text: str) -> tuple[int, int]:
         return positive(height), positive(width if times else height)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 56 or 56x84") from None
+
+
+def blamed(args: argparse.Namespace, error: Exception) -> str:
+    """The option that set the field that an error is of, to be put before it; "" where none did."""
+    # a recipe of a file comes after the file's name
+    found = re.search(r"(?:^recipe|config|preprocessing): (?:unknown field ')?(\w+)", str(error))
+    if not (found and isinstance(error, ConfigError)):
+        return ""
+    given = {name for name, value in vars(args).items() if value is not None}
+    options = {name: f"--{name.replace('_', '-')}" for name in given}
+    options |= {name: f"--set {name}" for name, _ in getattr(args, "set", [])}
+    options["size"] = options.get("image_size") or options.get("crop")
+    option = options.get(found[1])
+    return f"{option}: " if option else ""
 
 
 def _field(text: str) -> tuple[str, Any]:

@@ -12,9 +12,9 @@ from refimpl.conventions import ClusterError, shown
 BOLD, RED, YELLOW = "1", "31", "33"  # of a terminal
 
 
-def complain(error: Exception) -> None:
-    """One line that says what was wrong."""
-    text = str(error)
+def complain(error: Exception, before: str = "", behind: str = "") -> None:
+    """One line that says what was wrong, between what the options have to do with it."""
+    text = f"{before}{error}{behind}"
     if isinstance(error, OSError):  # without a name it is no file: those have one
         text = f"{error.filename or 'standard output'}: {error.strerror or error}"
     is_address = re.match(r"[a-z][a-z0-9+.-]+:/", text)

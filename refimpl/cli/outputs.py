@@ -6,6 +6,7 @@ output by another. A verb that writes more than its options name says so in its 
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -13,28 +14,55 @@ from pathlib import Path
 from typing import Any
 
 from refimpl import disk
-from refimpl.conventions import OutputError
+from refimpl.conventions import ConfigError, OutputError, shown
 
 # What shtab reads from an option of the parser to let the shell complete names of files.
 FILES = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
 
 
-def add(parser: argparse.ArgumentParser, *flags: str, **options: Any) -> None:
-    """Add an option that names a file to write, or with action="append" several."""
+def add(
+    parser: argparse.ArgumentParser,
+    *flags: str,
+    suffixes: tuple[str, ...] = (),
+    beside_answer: bool = False,
+    **options: Any,
+) -> None:
+    """Add an option that names a file to write, or with action="append" several.
+
+    suffixes: one of them the name of a file must have, where there are any ("": or none); a device
+    or a pipe is called anything.
+    beside_answer: what is printed is no word about the file, but what the verb was asked for.
+    """
     action = parser.add_argument(*flags, type=Path, **{"metavar": "FILE", **options})
-    action.complete, action.writes = FILES, True
+    declare(action, suffixes)
+    action.beside_answer = beside_answer
     if "--force" not in parser._option_string_actions:
         parser.add_argument(
             "--force", action="store_true", help="overwrite files that exist (default: refuse)"
         )
 
 
-def add_folder(parser: argparse.ArgumentParser, help: str, metavar: str) -> None:
+def declare(action: argparse.Action, suffixes: tuple[str, ...]) -> None:
+    """Say of an option that it names a file to write, and which suffixes that may have."""
+    action.complete, action.writes, action.suffixes = FILES, True, suffixes
+
+
+def add_folder(
+    parser: argparse.ArgumentParser, help: str, metavar: str, required: bool = True
+) -> None:
     """Add the option -o for a folder that the verb itself looks at before it writes into it."""
     action = parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar=metavar, help=help
+        "-o", "--output", required=required, type=Path, metavar=metavar, help=help
     )
     action.complete, action.writes = FILES, None
+
+
+def add_replace(parser: argparse.ArgumentParser) -> None:
+    """Add the option --force for such a folder."""
+    parser.add_argument(
+        "--force", action="store_true",
+        help="replace a folder that this verb has written (default: refuse)",
+    )  # fmt: skip
 
 
 def check(args: argparse.Namespace, *inputs: tuple[str, Path]) -> None:
@@ -43,21 +71,64 @@ def check(args: argparse.Namespace, *inputs: tuple[str, Path]) -> None:
     args: as parsed; `args.parser` is the verb's parser. inputs: what it reads besides the files
     that its options name, such as ("teacher", path).
     """
+    _require_use(args)
     read = [*_paths(args, writes=False), *_models(args), *inputs]
     seen: list[Path] = []
-    for path, own in _written(args):
+    written = list(_written(args))
+    for path, own in written:
         for what, other in read:
             _require_no_input(path, what, other, own)
         if any(_same(path, other) for other in seen):
             raise OutputError(f"{path}: is named for two outputs; expected a file of its own")
         seen.append(path)
+    _require_suffixes(args)
+    for path, own in written:
         disk.require_free(path, overwrite=own or args.force)
 
 
+def hint(args: argparse.Namespace, error: Exception) -> str:
+    """What a verb can do about an output that exists; nothing about any other error."""
+    named = [path for _, path in _named(args)]
+    named += [path for path, _ in args.beside(args)] if "beside" in args else []
+    found = [p for p in named if str(error).startswith(f"{shown(p)}: exists;")]
+    if not found or getattr(args, "force", True):
+        return ""
+    return f"; --force {'replaces one of an earlier run' if found[0].is_dir() else 'overwrites it'}"
+
+
+def _require_use(args: argparse.Namespace) -> None:
+    """ConfigError for `--force` where no option names an output that it could overwrite."""
+    outputs = [a for a in args.parser._actions if getattr(a, "writes", False) is not False]
+    if not (getattr(args, "force", False) and outputs):
+        return
+    if not any(getattr(args, action.dest, None) for action in outputs):
+        options = " or ".join(action.option_strings[0] for action in outputs)
+        raise ConfigError(f"--force: nothing is written; expected {options} with it")
+
+
+def _require_suffixes(args: argparse.Namespace) -> None:
+    """ConfigError where a file that is written would be called like another kind."""
+    for action in args.parser._actions:
+        suffixes = getattr(action, "suffixes", ())
+        values = getattr(args, action.dest, None) if suffixes else None
+        for path in values if isinstance(values, list) else filter(None, [values]):
+            is_file = not path.exists() or (path.is_file() and not disk.is_stdout(path))
+            if path.suffix.lower() not in suffixes and is_file:
+                wanted = " or ".join(map(repr, filter(None, suffixes)))
+                raise ConfigError(f"{path}: suffix {path.suffix!r}, expected {wanted}")
+
+
 def answers(args: argparse.Namespace) -> contextlib.AbstractContextManager:
-    """Print answers to stderr where a file is written to the standard output, as in a pipe."""
-    if any(disk.is_stdout(path) for _, path in _paths(args, writes=True)):
+    """Print answers to stderr where a file is written to the standard output, as in a pipe.
+
+    Where the standard output is closed, what is said of files that are written goes nowhere.
+    """
+    named = list(_named(args))
+    if any(disk.is_stdout(path) for _, path in named):
         return contextlib.redirect_stdout(sys.stderr)
+    beside = {a.dest for a in args.parser._actions if getattr(a, "beside_answer", False)}
+    if any(what not in beside for what, _ in named) and disk.is_closed(sys.stdout):
+        return contextlib.redirect_stdout(io.StringIO())
     return contextlib.nullcontext()
 
 
@@ -70,8 +141,14 @@ def _written(args: argparse.Namespace) -> Iterator[tuple[Path, bool]]:
         yield from args.beside(args)
 
 
-def _paths(args: argparse.Namespace, writes: bool) -> Iterator[tuple[str, Path]]:
-    """What the options of the verb name, by the option: what it writes, or what it reads."""
+def _named(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
+    """The files and folders that the options name to be written, by the option."""
+    yield from _paths(args, writes=True)
+    yield from _paths(args, writes=None)
+
+
+def _paths(args: argparse.Namespace, writes: bool | None) -> Iterator[tuple[str, Path]]:
+    """What the options of the verb name, by the option: files it writes, folders (None), inputs."""
     for action in args.parser._actions:
         if not hasattr(action, "complete") or getattr(action, "writes", False) != writes:
             continue

@@ -19,7 +19,8 @@ def add(verbs: Verbs) -> None:
         "model", metavar="MODEL", help="a shipped name or a .safetensors file"
     ).complete = FILES
     outputs.add(
-        added, "-o", "--output", required=True, help="the .safetensors file to write"
+        added, "-o", "--output", suffixes=(".safetensors",), required=True,
+        help="the .safetensors file to write",
     )  # fmt: skip
     added.set_defaults(beside=_beside)
     added.add_argument(

@@ -20,7 +20,7 @@ def add(verbs: Verbs) -> None:
     added.add_argument("image", metavar="IMAGE", help="a file of any usual format").complete = FILES
     add_model(added)
     outputs.add(
-        added, "-o", "--output", required=True,
+        added, "-o", "--output", suffixes=(".html", ".htm", ""), required=True,
         help="the .html file to write; it needs no other file and no network",
     )  # fmt: skip
     added.add_argument("--invert", action="store_true", help="exchange dark and light")

@@ -21,6 +21,7 @@ def add(verbs: Verbs) -> None:
     ).complete = FILES  # fmt: skip
     text = "the new folder to write: images, annotations and the list of classes"
     outputs.add_folder(added, text, "FOLDER")
+    outputs.add_replace(added)
     for split, count in (("train", 12000), ("test", 2000)):
         added.add_argument(
             f"--{split}", type=positive, default=count, metavar="N",
@@ -34,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
 
     counts = {"train": args.train, "test": args.test}
     with progress_bar("write", sum(counts.values())) as bar:
-        scenes.write(args.data, args.output, counts, args.seed, bar.update)
+        scenes.write(
+            args.data, args.output, counts, args.seed, bar.update, overwrite=args.force
+        )
     print(args.output)
     return 0

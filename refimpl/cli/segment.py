@@ -15,7 +15,6 @@ from refimpl.cli.options import (
 )
 from refimpl.cli.output import print_json, print_table, warn
 from refimpl.cli.verbs import Verbs
-from refimpl.conventions import ConfigError
 from refimpl.disk import write_atomically
 
 
@@ -30,11 +29,11 @@ def add(verbs: Verbs) -> None:
         "image", metavar="IMAGE", help="a file of any usual format, or - for standard input"
     ).complete = FILES
     outputs.add(
-        added, "-o", "--output", required=True,
+        added, "-o", "--output", suffixes=(".png",), required=True,
         help="the PNG to write: the number of its class in every pixel, with a palette",
     )  # fmt: skip
     outputs.add(
-        added, "--overlay",
+        added, "--overlay", suffixes=(".png",),
         help="another PNG to write: the image under the colours of its classes, and their names",
     )  # fmt: skip
     add_model(added, "segmenter_didb_scenes", "segmenter")
@@ -48,7 +47,6 @@ def run(args: argparse.Namespace) -> int:
     from refimpl.report import segmentation
     from refimpl.segmenters import segmenter
 
-    _check_suffixes(args)
     ask = segmenter(args.model, backend=args.backend, image_size=args.image_size)
     picture = _picture(args.image)
     answer = ask(picture, args.image)
@@ -82,12 +80,6 @@ def run(args: argparse.Namespace) -> int:
     ]
     print_table(("class", "number", "colour", "pixels"), rows)
     return 0
-
-
-def _check_suffixes(args: argparse.Namespace) -> None:
-    for path in filter(None, (args.output, args.overlay)):
-        if path.suffix.lower() != ".png" and (path.is_file() or not path.exists()):
-            raise ConfigError(f"{path}: suffix {path.suffix!r}, expected '.png'")
 
 
 def _picture(name: str) -> Any:

@@ -33,7 +33,7 @@ def add(verbs: Verbs) -> None:
         help="from behind: which gradients each operation reads, and to which it adds",
     )  # fmt: skip
     outputs.add(
-        added, "--diagram",
+        added, "--diagram", suffixes=(".svg",),
         help="write a picture of the block as .svg, of the first one without --block",
     )  # fmt: skip
     add_image_size(added, "of the images")
@@ -64,8 +64,6 @@ def _draw(args: argparse.Namespace, network: "Network") -> int:
 
     if args.backward:
         raise ConfigError("--diagram shows the forward pass; expected no --backward with it")
-    if args.diagram.suffix != ".svg":
-        raise ConfigError(f"{args.diagram}: suffix {args.diagram.suffix!r}, expected '.svg'")
     block = args.block or 0
     name = os.path.basename(args.model).removesuffix(files.SUFFIX)
     page = diagram.svg(network, block, f"Block {block} of {name}")

@@ -66,7 +66,7 @@ def add(verbs: Verbs) -> None:
         "of the data, with a new head",
     ).complete = FILES  # fmt: skip
     outputs.add(
-        added, "-o", "--output", required=True,
+        added, "-o", "--output", suffixes=(".safetensors",), required=True,
         help="the .safetensors file to write; its card, a .json file, goes beside it",
     )  # fmt: skip
     added.set_defaults(beside=_beside)

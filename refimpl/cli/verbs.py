@@ -4,7 +4,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from refimpl.conventions import did_you_mean
 
@@ -22,6 +22,20 @@ class Parser(argparse.ArgumentParser):
             name, *known = (word.strip("' ") for word in (found[1], *found[2].split(",")))
             message += did_you_mean(name, known)
         super().error(message)
+
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print; that help could not be written is an error, which argparse passes over."""
+        if file is sys.stdout:
+            file.write(message)
+        else:
+            super()._print_message(message, file)
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        """The value of an argument; an empty text is none: as a path it would be the folder "."."""
+        if not arg_string and action.nargs != argparse.PARSER:  # that of a verb looks at its own
+            raise argparse.ArgumentError(action, "is empty; expected a name or a value")
+        return super()._get_value(action, arg_string)
 
 
 class Verbs:

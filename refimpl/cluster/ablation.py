@@ -149,7 +149,7 @@ class Asked:
         split: str,
         data: Path,
         on_demand: bool,
-        sha256: tuple[str, str],  # fingerprints of what is trained on, and of what is evaluated
+        sha256: list[str],  # fingerprints of the images
         needs: workers.Needs,
     ):
         self.ablation, self.split, self.data = asked, split, data
@@ -382,8 +382,13 @@ def _asked(images: Images, asked: Ablation, data: Path) -> tuple[Any, ...]:
     return asked, images.split, data.absolute(), on_demand, _fingerprints(images)
 
 
-def _fingerprints(images: Images) -> tuple[str, str]:
-    return fingerprint(*images.training), fingerprint(*images.evaluated)
+def _fingerprints(images: Images) -> list[str]:
+    return [fingerprint(*arrays) for arrays in _parts(images)]
+
+
+def _parts(images: Images) -> list[tuple[Any, Any]]:
+    """Images and labels of what is trained on, evaluated, and watched after every epoch."""
+    return [images.training, images.evaluated, *([images.watched] if images.watched else [])]
 
 
 def _files(place: Path, stem: str) -> dict[str, bytes]:
@@ -425,7 +430,7 @@ def _mark(place: Path) -> Iterator[workers.Seen]:
 
 def _memory(runs: Sequence[Run], images: Images) -> int:
     """Bytes that a worker needs at the least: the images in memory, and the largest network."""
-    arrays = (*images.training, *images.evaluated)
+    arrays = [array for part in _parts(images) for array in part]
     held = sum(array.nbytes for array in arrays if not isinstance(array, FolderArray))
     costs = [
         summarise(run.row.config).total for run in {run.row.name: run for run in runs}.values()

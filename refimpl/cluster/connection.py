@@ -71,10 +71,10 @@ def _address(scheduler: str) -> str | None:
     if "://" in scheduler or re.fullmatch(r"[^/]+:\d+", scheduler):
         return scheduler
     path = Path(scheduler)
-    if not path.exists():
+    if not scheduler or not path.exists():
         raise ConfigError(
-            f"{scheduler}: no such scheduler file, expected one, an address such as "
-            "tcp://HOST:PORT, or local[:N]"
+            f"{scheduler or repr(scheduler)}: no such scheduler file, expected one, an address "
+            "such as tcp://HOST:PORT, or local[:N]"
         )
     try:
         address = json.loads(read_text(path))["address"]

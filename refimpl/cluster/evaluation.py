@@ -119,11 +119,10 @@ def evaluate(
 
     model: a shipped name or a file of this machine. data: a data set at a path that all machines
     see; with ship_images only this one does, and the workers are sent the images as they are
-    stored. batch_size: images that are computed at a time, of the
-    NumPy backend in one product. bar: makes a bar of
-    a title and a number of images, as `tqdm` does. The other options are those of `refimpl
-    evaluate`. Errors as there, and ClusterError where a worker lacks something, or the scheduler is
-    lost.
+    stored. batch_size: images that are computed at a time, of the NumPy backend in one product.
+    bar: makes a bar of a title and a number of images, as `tqdm` does. The other options are those
+    of `refimpl evaluate`. Errors as there, and ClusterError where a worker lacks something, or the
+    scheduler is lost.
 
     >>> from refimpl.cluster import connected
     >>> from refimpl.data import bundled

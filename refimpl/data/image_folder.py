@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from refimpl import machine
 from refimpl.conventions import DataError
 from refimpl.data.archives import read_file
 from refimpl.data.images import decode
@@ -212,7 +211,7 @@ class Workers:
 
         # a fork of a process with threads in it may hang
         context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin)
+        return ProcessPoolExecutor(self.count, mp_context=context)
 
     def submit(self, function: Callable[..., Made], *args: Any) -> Future:
         """What an Executor does. Here a process may be started: it never hears of Ctrl-C."""
@@ -267,11 +266,6 @@ def interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _begin() -> None:
-    """In a process that reads: nobody else is in it."""
-    machine.own_process = True
 
 
 def _parts(items: Sequence[Any]) -> Iterator[list[Any]]:

@@ -17,8 +17,6 @@ Whatever is wrong with a file is a DataError that names it.
 """
 
 import contextlib
-import ctypes
-import functools
 import io
 import os
 import re
@@ -31,7 +29,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from refimpl import machine
 from refimpl.conventions import DataError, is_lfs_pointer, lfs_error
 from refimpl.data import metadata
 
@@ -125,8 +122,6 @@ def _decode(content: bytes, name: str, read: Callable[[Image.Image, str], Any]) 
     with _told(name), metadata.quiet():
         try:
             image = Image.open(io.BytesIO(content))
-            if image.format == "TIFF" and machine.own_process:
-                _hush_libtiff()
             return read(_allowed(image, name), name)
         except (DataError, MemoryError, Image.DecompressionBombError):
             raise
@@ -135,17 +130,6 @@ def _decode(content: bytes, name: str, read: Callable[[Image.Image, str], Any]) 
             if image is None:
                 raise
             return read(_allowed(image, name), name)
-
-
-@functools.cache
-def _hush_libtiff() -> None:
-    """Have libtiff print nothing: what it would say of a broken file, Pillow raises as well.
-
-    It does so for the whole process, which therefore has to be the command's own. Where Pillow has
-    no libtiff of its own to be found, it goes on printing.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
 
 
 def _allowed(image: Image.Image, name: str) -> Image.Image:
@@ -218,6 +202,7 @@ def suffixes_of(counts: Counter[str]) -> str:
 def _plain(image: Image.Image, name: str) -> Image.Image:
     if min(image.size) == 0:
         raise DataError(f"{name}: the image has no pixels, its size is {image.size}")
+    metadata.hush(image)
     samples = _samples(image)
     wide = _wide(image, samples)
     image.load()
@@ -331,6 +316,7 @@ def _indices(image: Image.Image, name: str) -> np.ndarray:
             "black to be 0 and white to be all bits"
         )
     turned = metadata.orientation(image)
+    metadata.hush(image)
     image.load()
     if image.format != "TIFF":  # loading has turned it
         image = metadata.upright(image, turned)

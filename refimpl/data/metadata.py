@@ -5,6 +5,7 @@ pixels, and what Pillow thinks of it never reaches the user.
 """
 
 import contextlib
+import ctypes
 import io
 import logging
 import re
@@ -13,6 +14,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 from PIL import ExifTags, Image
 
@@ -175,3 +177,36 @@ def quiet() -> Iterator[None]:
             _threads -= 1
             while _threads == 0 and _FILTER in warnings.filters:
                 warnings.filters.remove(_FILTER)
+
+
+# What libtiff calls with its module's name, a format and a va_list, which is passed on as it comes.
+_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+_handlers: list[Any] = []  # ours, which libtiff may call as long as the process lives
+
+
+def hush(image: Image.Image) -> None:
+    """Before a TIFF is decoded: have libtiff print nothing in threads that are `quiet`.
+
+    What it would print, Pillow raises as well. It has one function for the errors of all files, and
+    Pillow lets nobody give it another for one file; so ours looks at the thread, and hands over to
+    the one before wherever somebody else decodes. A libtiff that is not to be found in Pillow goes
+    on printing.
+    """
+    with _lock:
+        if image.format == "TIFF" and not _handlers:
+            _handlers.append(None)
+            with contextlib.suppress(OSError, AttributeError):
+                _take_over(ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler)
+
+
+def _take_over(set_handler: Any) -> None:
+    before: list[Any] = []
+
+    def handle(*said: int) -> None:
+        if not _decoding.depth:
+            for other in filter(None, before):
+                other(*said)
+
+    set_handler.argtypes, set_handler.restype = (_HANDLER,), _HANDLER
+    _handlers.append(_HANDLER(handle))
+    before.append(set_handler(_handlers[-1]))

@@ -12,6 +12,8 @@ Scenes of the training split are made of training digits, those of the test spli
 seed fixes them, each by itself: the first hundred are the same whatever the number.
 """
 
+import contextlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from refimpl import disk
+from refimpl.conventions import OutputError
 from refimpl.data import mnist
 from refimpl.data.segmentation import SPLITS
 
@@ -33,6 +36,9 @@ MARGIN = 12  # around the frame, for what leaves it
 CLUTTER = (6, 12)
 PIECES = (6, 9)  # size of a piece, cut out of a digit of 28 x 28
 INK = 64  # of 255, from here on a pixel belongs to the digit
+
+CLASSES = "".join(f"{i} {name}\n" for i, name in enumerate(CLASS_NAMES))  # of classes.txt
+FILES = re.compile(r"classes\.txt|(images|annotations)/(train|test)/[0-9]{5,}\.png")
 
 Progress = Callable[[int], object]
 
@@ -72,23 +78,39 @@ def write(
     counts: dict[str, int],
     seed: int = 0,
     progress: Progress = lambda count: None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Scenes of each split, "train" and "test", as a data set in the layout of `segmentation`.
 
     counts: how many of each split. progress: called with the number of scenes that were just
     written. The folder is there as a whole or not at all: OutputError where `out` exists and is no
-    empty folder, DataError where MNIST is missing, OSError from the disk.
+    empty folder, and with `overwrite` where it holds more than scenes; DataError where MNIST is
+    missing, OSError from the disk.
     """
-    with disk.new_folder(out) as temporary:
+    if overwrite and Path(out).is_dir():
+        _require_scenes(Path(out))
+    with disk.new_folder(out, overwrite=overwrite) as temporary:
         digits = {split: mnist.load(mnist_folder, split) for split in counts}
-        lines = [f"{i} {name}\n" for i, name in enumerate(CLASS_NAMES)]
-        (temporary / "classes.txt").write_text("".join(lines), encoding="utf-8")
+        (temporary / "classes.txt").write_text(CLASSES, encoding="utf-8")
         for split, count in counts.items():
             for i in range(count):
                 # a generator of its own: a scene does not depend on those before it
                 rng = np.random.default_rng([seed, list(SPLITS).index(split), i])
                 _write(temporary, f"{split}/{i:05}.png", draw(*digits[split], rng))
                 progress(1)
+
+
+def _require_scenes(folder: Path) -> None:
+    """OutputError where a folder holds what no earlier call has written: it is nobody's to go."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if not path.is_dir() and not FILES.fullmatch(name):
+            raise OutputError(f"{folder}: holds {name}; expected a new folder or one of scenes")
+    with contextlib.suppress(OSError, UnicodeError):
+        if not any(folder.iterdir()) or disk.read_text(folder / "classes.txt") == CLASSES:
+            return
+    raise OutputError(f"{folder}: no classes.txt of scenes in it; expected a new folder or theirs")
 
 
 def _lay(scene: Scene, ink: np.ndarray, label: int, corner: np.ndarray) -> None:

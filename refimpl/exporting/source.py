@@ -44,9 +44,10 @@ class Source(NamedTuple):
 
     def matrix(self, path: str) -> Matrix:
         """The binary matrix `<path>`, a parameter with the role "binary_matrix"."""
-        stem, inputs = path.removesuffix("weight"), self.network.parameters[path].shape[1]
-        bits = np.unpackbits(self.stored[f"{stem}bits"], axis=1, count=inputs, bitorder="little")
-        return Matrix(bits.astype(bool), self.stored[f"{stem}scale"])
+        bits, scale = (self.stored[name] for name in packing.bits_and_scale(path))
+        inputs = self.network.parameters[path].shape[1]
+        bits = np.unpackbits(bits, axis=1, count=inputs, bitorder="little")
+        return Matrix(bits.astype(bool), scale)
 
     def array(self, name: str) -> np.ndarray:
         """Any other parameter by its path, or a value that the list makes of one, float32."""

@@ -92,6 +92,11 @@ class Comparison:
     notes: Sequence[str] = ()  # what is odd about the candidate
     taps: Mapping[str, np.ndarray] = field(default_factory=dict)  # bits in words as in a bundle
 
+    def __repr__(self) -> str:
+        first = f", first {self.first.name!r}" if self.first else ""
+        of = f"{self.judged} of {len(self.verdicts)} taps judged"
+        return f"Comparison({self.outcome}: {of}{first}, mode={self.mode!r})"
+
     @property
     def missing(self) -> list[str]:
         return [v.name for v in self.verdicts if v.verdict == "MISSING"]

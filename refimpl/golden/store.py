@@ -403,9 +403,8 @@ def _weights(network: Network, params: Params, dtype: np.dtype) -> bytes:
     arrays = dict(flatten(params))
     for path in sorted(path for path, p in network.parameters.items() if p.traits.binary):
         centred, _, scale = weight_binarizer.binarize(arrays[path].astype(dtype))
-        stem = path.removesuffix("weight")
-        arrays[f"{stem}bits"] = packing.pack_rows(centred >= 0)
-        arrays[f"{stem}scale"] = scale
+        bits_name, scale_name = packing.bits_and_scale(path)
+        arrays |= {bits_name: packing.pack_rows(centred >= 0), scale_name: scale}
     return files.to_bytes(arrays, {"format": FORMAT, "format_version": FORMAT_VERSION})
 
 
@@ -607,12 +606,12 @@ def _model(
         _check_array(Path(f"{where}: {name}"), array, array.dtype.name, shape)
         params[name] = array.astype(dtype)
     for name in sorted(packing.binary_matrices(config)):
-        stem, shape = name.removesuffix("weight"), params[name].shape
-        bits, scale = (_taken(where, arrays, f"{stem}{leaf}") for leaf in ("bits", "scale"))
-        _check_array(Path(f"{where}: {stem}bits"), bits, "uint8", packed_shape(shape))
-        _check_array(Path(f"{where}: {stem}scale"), scale, dtype.name, shape[:1])
+        names, shape = packing.bits_and_scale(name), params[name].shape
+        bits, scale = (_taken(where, arrays, stored) for stored in names)
+        _check_array(Path(f"{where}: {names[0]}"), bits, "uint8", packed_shape(shape))
+        _check_array(Path(f"{where}: {names[1]}"), scale, dtype.name, shape[:1])
         if not padding_is_clear(bits, shape):
-            raise GoldenFileError(f"{where}: {stem}bits: a padding bit is 1; expected 0")
+            raise GoldenFileError(f"{where}: {names[0]}: a padding bit is 1; expected 0")
     if arrays:
         raise GoldenFileError(f"{where}: {min(arrays)}: unknown array for this configuration")
     return VisionTransformer(config), unflatten(params)

@@ -63,8 +63,9 @@ def require_operation(op: str) -> None:
     if op in vector_cases.CASES:
         return
     known = sorted(vector_cases.CASES)
-    near = difflib.get_close_matches(op, known, n=3) or known
-    raise ConfigError(f"{op}: no such operation; expected {' or '.join(near)}")
+    near = difflib.get_close_matches(op, known, n=3)
+    wanted = " or ".join(near) or "one that `refimpl show` names, or a loss"
+    raise ConfigError(f"{op}: no such operation; expected {wanted}")
 
 
 def of(op: str) -> dict[str, list[Vector]]:
@@ -132,7 +133,7 @@ class _Run:
             found = self.evaluator.forward(self.node, list(self.given))
             self.outputs = list(found) if len(self.node.outputs) > 1 else [found]
         else:
-            self.steps = dict(zip(self._keys(), self.given, strict=True))
+            self.steps = dict(zip(self.node.keys, self.given, strict=True))
             for key, step in self.inside.values.items():
                 self.steps[key] = value = self._step(key, step)
                 yield _vector("output", key, value)
@@ -145,7 +146,7 @@ class _Run:
         given = [self._bounded(dy) for dy in dys]
         if self.inside is not None:
             self.steps["d"] = given[0]
-            names = dict(zip(self._keys(), self.node.args, strict=True))
+            names = dict(zip(self.node.keys, self.node.args, strict=True))
             for key, step in self.inside.gradients.items():
                 self.steps[f"d.{key}"] = value = self._step(f"d.{key}", step)
                 yield _vector("gradient", f"d{names.get(key, key)}", value)
@@ -160,10 +161,6 @@ class _Run:
             ]
             found = self.evaluator.backward(self.node, dy, args, output, position)
             yield _vector("gradient", f"d{name}", found)
-
-    def _keys(self) -> list[str]:
-        count = len(self.node.inputs)
-        return [f"x{k}" for k in range(count)] + [f"p{k}" for k in range(len(self.args) - count)]
 
     def _step(self, key: str, step: insides.Step) -> Any:
         args = [self.steps[read] for read in step.reads]

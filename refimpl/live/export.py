@@ -23,6 +23,7 @@ OPS = (
     *("patch_embed", "pool", "position_embedding", "rescale", "rprelu", "shift", "sign"),
     *("softmax", "split_heads", "stop_gradient"),
 )
+EXPECTED = "expected a binary classifier without windows"
 
 
 def export(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
@@ -47,11 +48,11 @@ def export(config: Config, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def _require_known(network: Network, node: Node) -> None:
     what = f"{node.name}: found {node.op}"
     if node.op not in OPS:
-        raise ConfigError(f"{what}, which the page cannot run; expected one of its operations")
+        raise ConfigError(f"{what}, which the page cannot run; {EXPECTED}")
     if (found := node.attributes.get("binarize", "full")) != "full":
-        raise ConfigError(f"{what} with binarize={found!r}; the page's is of bits: 'full'")
+        raise ConfigError(f"{what} with binarize={found!r}, no product of bits; {EXPECTED}")
     if node.op == "matmul" and any(_maker(network, name) != "sign" for name in node.inputs):
-        raise ConfigError(f"{what} of real numbers; expected one of bits, the page counts them")
+        raise ConfigError(f"{what} of real numbers, not of bits; {EXPECTED}")
 
 
 def _maker(network: Network, name: str) -> str:

@@ -50,7 +50,7 @@ class InFile(NamedTuple):
         return math.prod(self.shape) * _bytes(self.type)
 
     def read(self) -> bytearray:
-        """Its bytes; ValueError where the file has changed meanwhile, OSError from the disk."""
+        """Read its bytes; ValueError where the file has changed since, OSError from the disk."""
         data = bytearray(self.nbytes)
         with open(self.path, "rb") as file:
             file.seek(self.start)
@@ -59,14 +59,14 @@ class InFile(NamedTuple):
         return data
 
     def array(self) -> np.ndarray:
-        """The array, which may be written to; errors as `read`, ValueError for other types."""
+        """Read the array, which may be written to; errors as `read`, ValueError for other types."""
         if not isinstance(self.dtype, np.dtype):
             raise ValueError(f"{self.name}: dtype {self.type}, which NumPy does not have")
         return np.frombuffer(self.read(), self.dtype).reshape(self.shape)
 
 
 def header(path: Path) -> tuple[dict[str, str], dict[str, InFile]]:
-    """Metadata, and the arrays by name in the order in which they lie in the file.
+    """Read metadata, and the arrays by name in the order in which they lie in the file.
 
     ValueError says what is wrong with the file; OSError from the disk.
     """

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from refimpl.conventions import ConfigError
+from refimpl.conventions import ConfigError, did_you_mean
 from refimpl.models.stage import Stage
 from refimpl.ops.bands import CLS, MODES
 from refimpl.ops.binary_linear import STAGES
@@ -226,11 +226,11 @@ patch_size 5
     @property
     def tokens(self) -> int:
         """N: the patches, and what is in front of them; of stage 0."""
-        return self.grid[0] * self.grid[1] + self.first_patch
+        return self.grid[0] * self.grid[1] + self.num_prefix_tokens
 
     @property
-    def first_patch(self) -> int:
-        """Index of the first patch token: 1 behind a class token, 2 with a distillation token."""
+    def num_prefix_tokens(self) -> int:
+        """Tokens in front of the patches: 1, the class token, 2 with a distillation token."""
         return int(self.pool != "mean") + int(self.distillation != "none")
 
     @property
@@ -267,7 +267,7 @@ patch_size 5
     @property
     def stages(self) -> Iterator[Stage]:
         """Every stage, as its first block, which has no shift, sees it."""
-        (gh, gw), first = self.grid, self.first_patch
+        (gh, gw), first = self.grid, self.num_prefix_tokens
         for s in range(len(self.depths)):
             window = min(self.window, gh, gw)
             yield Stage((gh, gw), first, 2**s * self.dim, 2**s * self.heads, window, shift=0)
@@ -285,14 +285,14 @@ patch_size 5
         return next(self.stages) if self.decoder == "fpn" else self.last_stage
 
     def stage_of(self, block: int) -> Stage:
-        """The stage of a block, counted through the whole network, with the block's shift."""
+        """Give the stage of a block, counted through the whole network, with the block's shift."""
         s, block = self.place_of(block)
         stage = list(self.stages)[s]
         shifted = block % 2 == 1 and min(stage.grid) > stage.window > 0
         return stage._replace(shift=stage.window // 2 * shifted)
 
     def place_of(self, block: int) -> tuple[int, int]:
-        """Which stage a block is in, and which block of it."""
+        """Say which stage a block is in, and which block of it."""
         s = 0
         while block >= self.depths[s]:
             block -= self.depths[s]
@@ -316,15 +316,15 @@ patch_size 5
         return (*(f"{t}{band}" for band in self.bands for t in "qk"), "v")
 
     def replace(self, **fields: Any) -> Config:
-        """A copy with other values in some fields."""
+        """Give a copy with other values in some fields."""
         return Config.from_json({**self.to_json(), **fields})
 
     def with_depths(self, depths: Sequence[int]) -> Config:
-        """A copy with other numbers of blocks, one a stage."""
+        """Give a copy with other numbers of blocks, one a stage."""
         return self.replace(depth=list(depths) if self.window else depths[0])
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; `Config.from_json` takes them back.
+        """Give plain JSON values; `Config.from_json` takes them back.
 
         Fields of [SPEC 6.8] are named where they are used: all other networks are said as before.
         """
@@ -335,13 +335,14 @@ patch_size 5
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Config:
-        """From a dict of fields; unknown and missing ones raise ConfigError."""
+        """Make one from a dict of fields; unknown and missing ones raise ConfigError."""
         if not isinstance(fields, dict):
             raise ConfigError(f"config: found {type(fields).__name__}; expected an object")
         known = {f.name: f for f in dataclasses.fields(cls)}
         if unknown := sorted(set(fields) - set(known)):
             raise ConfigError(
                 f"config: unknown field {unknown[0]!r}; expected one of {', '.join(known)}"
+                f"{did_you_mean(unknown[0], known)}"
             )
         required = [name for name, f in known.items() if f.default is dataclasses.MISSING]
         if missing := [name for name in required if name not in fields]:

@@ -149,7 +149,7 @@ def _write(
 
 
 def to_bytes(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
-    """A safetensors file; the same content always gives the same bytes."""
+    """Make a safetensors file; the same content always gives the same bytes."""
     from safetensors.numpy import save as serialise
 
     # some versions of safetensors write the memory of an array, whatever its strides
@@ -177,24 +177,24 @@ def load(name_or_path: str | os.PathLike) -> tuple[VisionTransformer, Params]:
 
 
 def read(name_or_path: str | os.PathLike) -> ModelFile:
-    """Everything a latent file holds; ModelFileError names the file, what it has and should."""
+    """Read all that a latent file holds; ModelFileError names the file, what it has and should."""
     return _read(name_or_path, "latent")
 
 
 def read_packed(name_or_path: str | os.PathLike) -> PackedFile:
-    """Everything a packed file holds, its arrays as `packing.pack` gave them; errors as `read`."""
+    """Read all that a packed file holds, arrays as `packing.pack` gave them; errors as `read`."""
     return _read(name_or_path, "packed")
 
 
 def read_config(name_or_path: str | os.PathLike) -> Config:
-    """The configuration of an architecture's name, or of a file of either kind as `read_any`."""
+    """Find the configuration of an architecture's name, or of a file as `read_any`."""
     if os.fspath(name_or_path) in architectures.NAMES:
         return architectures.named(os.fspath(name_or_path))
     return read_any(name_or_path).model.config
 
 
 def read_any(name_or_path: str | os.PathLike) -> ModelFile | PackedFile:
-    """A file of either kind; errors as `read`."""
+    """Read a file of either kind; errors as `read`."""
     return _read(name_or_path, *KINDS)
 
 
@@ -250,7 +250,7 @@ def _packed(path: Path, config: Config, stored: dict[str, InFile]) -> dict[str, 
 
 
 def shipped() -> list[str]:
-    """Names of the models that come with refimpl."""
+    """Name the models that come with refimpl."""
     return sorted(Path(f.name).stem for f in _weights().iterdir() if f.name.endswith(SUFFIX))
 
 
@@ -268,13 +268,16 @@ def list_models(pattern: str = "*", *, trained: bool = False) -> list[str]:
 
 
 def find(name_or_path: str | os.PathLike) -> Path:
-    """The path of a shipped model's file, by its name, or of any file, by its path."""
+    """Find the path of a shipped model's file, by its name, or of any file, by its path."""
     name = os.fspath(name_or_path)
     if name in shipped():
         return Path(str(_weights() / f"{name}{SUFFIX}"))
     path = Path(name)
     if path.is_file():
         return path
+    if path.exists() and name not in architectures.NAMES:
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise ModelFileError(f"{name}: is {kind}; expected a model's name or its {SUFFIX} file")
     if name in architectures.NAMES:
         meant = did_you_mean(name, shipped())
         raise ModelFileError(f"{name}: an untrained architecture; expected trained weights{meant}")

@@ -70,12 +70,12 @@ def threshold(node: Any) -> float:
 
 
 def of(node: Any) -> Inside | None:
-    """The steps inside a node; None where it is one step."""
+    """Give the steps inside a node; None where it is one step."""
     return of_operation(node.op, node.attributes)
 
 
 def of_operation(op: str, attributes: Mapping[str, Any]) -> Inside | None:
-    """The steps inside an operation; None where it is one step."""
+    """Give the steps inside an operation; None where it is one step."""
     if op not in INSIDES:
         return None
     real = attributes["binarize"] == "none"
@@ -131,16 +131,11 @@ def _binary_weight_gradient(d: np.ndarray, bit: np.ndarray, weight: np.ndarray) 
 
 
 def _boolean_attention(binarize: str, context: str) -> Inside:
-    def gradient(which):
-        def of(d, ratio, value, alpha):
-            bit = ratio > 0.5
-            product = ops.matmul.Cache(ops.boolean.step_of(alpha) * bit, value)
-            cache = ops.boolean.Cache(ratio, bit, alpha)
-            return ops.boolean_attention.backward(
-                d, ops.boolean_attention.Cache(cache, product, alpha, context)
-            )[which]
-
-        return Step("real", ("d", "prob.z", "x1", "p0"), of)
+    def cache(ratio, value, alpha):
+        bit = ratio > 0.5
+        product = ops.matmul.Cache(ops.boolean.step_of(alpha) * bit, value)
+        boolean = ops.boolean.Cache(ratio, bit, alpha)
+        return ops.boolean_attention.Cache(boolean, product, alpha, context)
 
     def product(bit, value):
         # whole numbers, exact in both float types
@@ -157,7 +152,7 @@ def _boolean_attention(binarize: str, context: str) -> Inside:
             "context.int": Step("int", ("prob.bit", "x1"), product),
         },
         Step("real", ("context.int", "p0"), scale),
-        {"x0": gradient(0), "x1": gradient(1), "p0": gradient(2)},
+        _attention_gradients(("d", "prob.z", "x1", "p0"), cache),
         {"x0": Step("real", ("prob.z", "p0"), lambda ratio, a: ratio * ops.boolean.step_of(a))},
     )
 
@@ -175,19 +170,26 @@ def _real_linear(binarize: str, ste: str) -> Inside:
 
 
 def _real_attention(binarize: str, context: str) -> Inside:
-    def gradient(which):
-        def of(d, prob, value, alpha):
-            product = ops.matmul.Cache(prob, value)
-            cache = ops.boolean_attention.Cache(None, product, alpha, context)
-            return ops.boolean_attention.backward(d, cache)[which]
-
-        return Step("real", ("d", "x0", "x1", "p0"), of)
+    def cache(prob, value, alpha):
+        return ops.boolean_attention.Cache(None, ops.matmul.Cache(prob, value), alpha, context)
 
     def product(prob, value):
         return ops.boolean_attention.product(prob, value, context)
 
-    gradients = {"x0": gradient(0), "x1": gradient(1), "p0": gradient(2)}
+    gradients = _attention_gradients(("d", "x0", "x1", "p0"), cache)
     return Inside({}, Step("real", ("x0", "x1"), product), gradients)
+
+
+def _attention_gradients(reads: tuple[str, ...], cache: Callable[..., Any]) -> dict[str, Step]:
+    """Those of probabilities, values and alpha; the cache is made of what is read behind "d"."""
+
+    def of(argument: int) -> Step:
+        def gradient(d, *kept):
+            return ops.boolean_attention.backward(d, cache(*kept))[argument]
+
+        return Step("real", reads, gradient)
+
+    return {"x0": of(0), "x1": of(1), "p0": of(2)}
 
 
 INSIDES = {"binary_linear": _binary_linear, "boolean_attention": _boolean_attention}

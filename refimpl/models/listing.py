@@ -43,7 +43,7 @@ class Line(NamedTuple):
 
 
 def lines(network: Network, block: int | None = None, backward: bool = False) -> Iterator[Line]:
-    """Every line of a network, or of one of its blocks; the headings are its layers.
+    """Give every line of a network, or of one of its blocks; the headings are its layers.
 
     B is the number of images of a batch, B*n that of their windows. ConfigError where there is no
     such block.
@@ -61,7 +61,7 @@ def lines(network: Network, block: int | None = None, backward: bool = False) ->
 
 
 def entries(network: Network, block: int | None = None, backward: bool = False) -> list[Entry]:
-    """What the lines say, as JSON, an object a node; arguments and errors as `lines`."""
+    """Give what the lines say as JSON, an object a node; arguments and errors as `lines`."""
     blocks = {node.block for node in network.nodes} - {None}
     if block is not None and block not in blocks:
         raise ConfigError(f"block is {block}; expected a number from 0 to {max(blocks)}")
@@ -126,8 +126,7 @@ def _steps(network: Network, node: Node, backward: bool) -> list[Entry]:
     inside = insides.of(node)
     if inside is None:
         return []
-    args = {f"x{k}": name for k, name in enumerate(node.inputs)}
-    args |= {f"p{k}": name for k, name in enumerate(node.params)}
+    args = dict(zip(node.keys, node.args, strict=True))
     names = args | dict(node.inside)
     gradients = {
         key: f"{PARAM if name in network.parameters else GRADS}{name}"
@@ -138,6 +137,7 @@ def _steps(network: Network, node: Node, backward: bool) -> list[Entry]:
     return [
         {
             "name": (gradients if backward else names)[key],
+            "step": key,
             "kind": step.kind,
             "reads": [read[name] for name in step.reads],
             "shape": shapes[key],

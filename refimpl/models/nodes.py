@@ -10,9 +10,9 @@ replay, shapes, parameters and costs follow from it and from nothing else: `bina
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from refimpl.conventions import ConfigError
@@ -94,14 +94,22 @@ class Node(NamedTuple):
         """Everything that it reads, in the order of the operation's arguments."""
         return self.inputs + self.params
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What `insides` calls the arguments: "x0", "x1", … inputs, "p0", … parameters."""
+        inputs, params = range(len(self.inputs)), range(len(self.params))
+        return (*(f"x{k}" for k in inputs), *(f"p{k}" for k in params))
+
 
 class Unit(NamedTuple):
-    """A run of nodes for which a backend may have one twin, where nobody listens."""
+    """Nodes for which a backend may have one twin, where nobody listens.
+
+    Nothing but the last one's output is read by others. So the twin runs in its place, with what
+    its nodes read of others and then their parameters, in the order of the list.
+    """
 
     op: str
-    begin: int
-    end: int
-    input: str
+    nodes: tuple[int, ...]  # in order; others may stand between them
     attributes: Mapping[str, Any]
 
 
@@ -170,45 +178,6 @@ class Network:
             order[begin:end] = [i for branch in reversed(region) for i in branch]
         return [i for i in reversed(order) if self.nodes[i].inputs]
 
-    @functools.cached_property
-    def last_reads(self) -> list[list[str]]:
-        """Node -> the values that nobody reads behind it."""
-        last: dict[str, int] = {}
-        for i, node in enumerate(self.nodes):
-            last |= dict.fromkeys((*node.outputs, *node.args), i)
-        found: list[list[str]] = [[] for _ in self.nodes]
-        for name, i in last.items():
-            if name not in self.parameters and name != self.output:
-                found[i].append(name)
-        return found
-
-    def renamed(self, name: Callable[[str], str]) -> Network:
-        """Give the same network under other names; the image keeps its own."""
-
-        def other(old: str) -> str:
-            return old if old == INPUT else name(old)
-
-        def many(names: Iterable[str]) -> tuple[str, ...]:
-            return tuple(map(other, names))
-
-        def values(names: Mapping[str, str]) -> dict[str, str]:
-            return {key: other(old) for key, old in names.items()}
-
-        nodes = tuple(
-            node._replace(
-                name=other(node.name),
-                inputs=many(node.inputs),
-                params=many(node.params),
-                outputs=many(node.outputs),
-                inside=values(node.inside),
-            )
-            for node in self.nodes
-        )
-        parameters = {name(p): q._replace(path=name(p)) for p, q in self.parameters.items()}
-        units = tuple(unit._replace(input=other(unit.input)) for unit in self.units)
-        shapes = {other(value): shape for value, shape in self.shapes.items()}
-        return replace(self, nodes=nodes, parameters=parameters, shapes=shapes, units=units)
-
 
 class Builder:
     """Collects nodes and parameters; calling it adds a node and gives the name of its output."""
@@ -219,6 +188,7 @@ class Builder:
         self.parameters: dict[str, Parameter] = {}
         self.shapes: dict[str, Shape] = {INPUT: input_shape}
         self._units: list[Unit] = []
+        self._unit: list[int] = []  # nodes of the innermost unit that is open
         self._regions: list[dict[Any, list[int]]] = []
         self._branch: list[int] = []
         self.layer = self.where = ""
@@ -245,6 +215,7 @@ class Builder:
         )  # fmt: skip
         if inputs:
             self._branch.append(len(self.nodes))
+            self._unit.append(len(self.nodes))
             self.nodes.append(node)
         else:
             self.of_parameters.append(node)
@@ -285,11 +256,12 @@ class Builder:
         self._branch = outer
 
     @contextmanager
-    def unit(self, op: str, source: str, **attributes: Any) -> Iterator[None]:
-        """Hold the nodes of a unit that reads one value."""
-        begin = len(self.nodes)
+    def unit(self, op: str, **attributes: Any) -> Iterator[None]:
+        """Hold the nodes of a unit, but those of units in it."""
+        outer, self._unit = self._unit, []
         yield
-        self._units.append(Unit(op, begin, len(self.nodes), source, attributes))
+        self._units.append(Unit(op, tuple(self._unit), attributes))
+        self._unit = outer
 
     def network(self) -> Network:
         """Give the finished list."""
@@ -298,7 +270,9 @@ class Builder:
             (*self.of_parameters, *self.nodes),
             self.parameters,
             self.shapes,
-            tuple(u._replace(begin=u.begin + first, end=u.end + first) for u in self._units),
+            tuple(
+                unit._replace(nodes=tuple(first + i for i in unit.nodes)) for unit in self._units
+            ),
             tuple(
                 tuple(tuple(first + i for i in branch) for branch in region.values())
                 for region in self._regions

@@ -149,7 +149,7 @@ def forward(node: Any, args: list[Any]) -> Any:
 
 
 def cache_of(node: Any, args: list[Any], output: Any) -> Any:
-    """The cache of a node's operation for its backward, from what `needs` or `of_output` say."""
+    """Make the cache of a node's operation for its backward of what `needs` or `of_output` say."""
     operation = OPERATIONS[node.op]
     if operation.of_output:
         return operation.cache(output)

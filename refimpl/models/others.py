@@ -48,7 +48,7 @@ def classify(net: Parts, x: str, c: Config) -> None:
 
 
 def binary_weights(net: Parts, p: str, z: str, weight: str) -> str:
-    """z W_b^T, with real activations."""
+    """List z W_b^T, with real activations."""
     used = net.hidden(f"{p}.weight.used", "weight_binarizer", [], [weight])
     return net(f"{p}.linear", "linear", [z], [used])
 
@@ -61,5 +61,5 @@ def boxes(net: Parts, p: str, x: str, c: Config, s: Stage) -> list[str]:
             q = f"{p}.box{side}.{name}"
             net.at(q)
             y = net(f"{q}.mean", "box", [x], grid=s.grid, side=side, axis=axis)
-            found.append(net.scaled(q, y, always=True))
+            found.append(net.layer_scale(q, y, "alpha", "beta"))
     return found

@@ -41,13 +41,13 @@ class Stored(NamedTuple):
 
 
 def binary_matrices(config: Config) -> frozenset[str]:
-    """Paths of the matrices of which a packed file holds bits; none unless binarize="full"."""
+    """Name the matrices of which a packed file holds bits; none unless binarize="full"."""
     declared = network(config).parameters
     return frozenset(path for path, found in declared.items() if found.traits.binary)
 
 
 def for_engine(config: Config) -> bool:
-    """Whether the engine runs it: a network whose blocks are binary throughout, as [SPEC 6.1-6.7].
+    """Say whether the engine runs it: blocks that are binary throughout, as [SPEC 6.1-6.7].
 
     What came with the networks of others [SPEC 6.8] it does not know.
     """
@@ -55,33 +55,33 @@ def for_engine(config: Config) -> bool:
 
 
 def imported_fields(config: Config) -> list[str]:
-    """Names of the fields of [SPEC 6.8] that a configuration uses."""
+    """Name the fields of [SPEC 6.8] that a configuration uses."""
     used = [name for name, usual in IMPORTED.items() if getattr(config, name) != usual]
     return used + ["pool"] * (config.pool == "patches")
 
 
 def extras(config: Config) -> bool:
-    """Whether the engine needs for it what is compiled for windows and decoders alone."""
+    """Say whether the engine needs for it what is compiled for windows and decoders alone."""
     return config.window > 0 or config.decoder != "none"
 
 
 def shapes(config: Config) -> dict[str, Shape]:
-    """Dotted name -> shape of every packed array, in the order in which a file holds them."""
+    """Give dotted name -> shape of every packed array, in the order in which a file holds them."""
     return {name: found.shape for name, found in _all_stored(config).items()}
 
 
 def stored(parameter: Parameter) -> dict[str, Stored]:
-    """Dotted name -> packed array of a parameter: bits and scales of a binary matrix, else one."""
+    """Give name -> packed array of a parameter: bits and scales of a binary matrix, else one."""
     if not parameter.traits.binary:
         return {parameter.path: Stored(parameter.shape, "floats")}
     outputs, inputs = parameter.shape
-    bits, scale = _bits_and_scale(parameter.path)
+    bits, scale = bits_and_scale(parameter.path)
     row = -(-inputs // WORD) * WORD // 8
     return {bits: Stored((outputs, row), "bits"), scale: Stored((outputs,), "floats")}
 
 
 def pack(config: Config, params: Params, floats: str = "float32") -> dict[str, np.ndarray]:
-    """Latent parameters -> packed arrays by dotted name, in the order of `shapes`.
+    """Pack latent parameters -> arrays by dotted name, in the order of `shapes`.
 
     Signs and scales are computed in the dtype of the parameters, then rounded to `floats`.
     ShapeError or DtypeError where the parameters are not the configuration's; NonFiniteError,
@@ -95,7 +95,7 @@ def pack(config: Config, params: Params, floats: str = "float32") -> dict[str, n
         require_finite("pack", path, flat[path])
         if found.traits.binary:
             centred, _, value = weight_binarizer.binarize(flat[path])
-            bits, scale = _bits_and_scale(path)
+            bits, scale = bits_and_scale(path)
             packed |= {bits: pack_rows(centred >= 0), scale: _cast(scale, value, floats)}
         else:
             packed[path] = _cast(path, flat[path], floats)
@@ -103,13 +103,13 @@ def pack(config: Config, params: Params, floats: str = "float32") -> dict[str, n
 
 
 def pack_rows(bit: np.ndarray) -> np.ndarray:
-    """bool (..., K) -> uint8 (..., ceil(K / 64) * 8), the bit layout of every file [SPEC 1]."""
+    """Pack bool (..., K) -> uint8 (..., ceil(K / 64) * 8), the layout of every file [SPEC 1]."""
     padding = [(0, 0)] * (bit.ndim - 1) + [(0, -bit.shape[-1] % WORD)]
     return np.packbits(np.pad(bit, padding), axis=-1, bitorder="little")
 
 
 def join(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What `pack` gave -> the two flat arrays of a file, `bits` and `floats`."""
+    """Join what `pack` gave -> the two flat arrays of a file, `bits` and `floats`."""
     bits, floats = (
         [array.ravel() for array in arrays.values() if array.dtype.name in dtypes]
         for dtypes in STORED.values()
@@ -119,7 +119,7 @@ def join(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def split(config: Config, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The two flat arrays of a file -> views on them by dotted name, the inverse of `join`.
+    """Split the two flat arrays of a file -> views on them by dotted name, the inverse of `join`.
 
     ModelFileError where an array is missing, unknown, or of another dtype or length than the
     configuration says, where a padding bit is not 0, and on NaN or infinity.
@@ -151,7 +151,7 @@ def check(config: Config, given: Mapping[str, np.ndarray | InFile]) -> None:
 def _check_values(config: Config, arrays: Mapping[str, np.ndarray]) -> None:
     declared = network(config).parameters
     for path in binary_matrices(config):
-        (name, _), (_, inputs) = _bits_and_scale(path), declared[path].shape
+        (name, _), (_, inputs) = bits_and_scale(path), declared[path].shape
         if np.unpackbits(arrays[name], axis=1, bitorder="little")[:, inputs:].any():
             raise ModelFileError(f"{name}: a padding bit is 1; expected 0 from bit {inputs} on")
     for name, array in arrays.items():
@@ -173,8 +173,8 @@ def _all_stored(config: Config) -> dict[str, Stored]:
     return {name: found for p in declared for name, found in stored(p).items()}
 
 
-def _bits_and_scale(path: str) -> tuple[str, str]:
-    """Names of the packed arrays of a binary matrix."""
+def bits_and_scale(path: str) -> tuple[str, str]:
+    """Name the packed arrays of a binary matrix."""
     stem = path.removesuffix("weight")
     return f"{stem}bits", f"{stem}scale"
 

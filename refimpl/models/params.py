@@ -20,24 +20,31 @@ Params = dict[str, Any]  # nested: a value is an array or again such a dict
 Declared = Mapping[str, Parameter]  # by path, as `Network.parameters`
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Flatten a nested dict to {dotted path: array}, in its order; ShapeError if one comes twice.
 
     >>> flatten({"head": {"weight": np.ones((10, 64)), "bias": np.zeros(10)}}).keys()
     dict_keys(['head.weight', 'head.bias'])
     """
     flat: dict[str, np.ndarray] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        found = flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
-        if twice := flat.keys() & found:
-            raise ShapeError(f"{min(twice)}: given twice; expected one value of a parameter")
-        flat |= found
+    _flatten(tree, "", flat)
     return flat
 
 
+def _flatten(tree: Mapping[str, Any], prefix: str, flat: dict[str, np.ndarray]) -> None:
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        # an array first: to ask for a Mapping takes longer than all else here
+        if not isinstance(value, np.ndarray) and isinstance(value, Mapping):
+            _flatten(value, f"{path}.", flat)
+        elif path in flat:
+            raise ShapeError(f"{path}: given twice; expected one value of a parameter")
+        else:
+            flat[path] = value
+
+
 def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
-    """{dotted path: array} -> nested dict, the inverse of `flatten`.
+    """Nest {dotted path: array} -> nested dict, the inverse of `flatten`.
 
     ShapeError where a path is a parameter and a group of them.
 
@@ -59,12 +66,12 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
 
 
 def shapes(config: Config) -> dict[str, Shape]:
-    """Dotted path -> shape of every parameter of a network, in the order of files [SPEC 6.4]."""
+    """Give path -> shape of every parameter of a network, in the order of files [SPEC 6.4]."""
     return {path: found.shape for path, found in network(config).parameters.items()}
 
 
 def repeated(config: Config) -> Iterator[tuple[Parameter, int]]:
-    """Every parameter of one block a stage, and how many blocks have it; of others that is 1.
+    """Give every parameter of one block a stage, and how many blocks have it; of others that is 1.
 
     For sums over all: a hostile file may say any depth, and a list would be as long.
     """
@@ -73,12 +80,12 @@ def repeated(config: Config) -> Iterator[tuple[Parameter, int]]:
 
 
 def decayed(declared: Declared) -> frozenset[str]:
-    """Paths of the matrices and kernels of real layers: those that get weight decay [SPEC 7]."""
+    """Name the matrices and kernels of real layers: those that get weight decay [SPEC 7]."""
     return frozenset(path for path, found in declared.items() if found.traits.decayed)
 
 
 def initialise(declared: Declared, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
-    """Fresh parameters of a network [SPEC 6.6]; the same generator gives the same ones."""
+    """Draw fresh parameters of a network [SPEC 6.6]; the same generator gives the same ones."""
     dtype = np.dtype(dtype)
     if dtype not in FLOATS:
         raise DtypeError(f"init: dtype is {dtype}; expected float32 or float64")
@@ -101,7 +108,7 @@ def _truncated_normal(shape: Shape, rng: np.random.Generator, deviation: float) 
 
 
 def draw(declared: Declared, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Random parameters that keep every threshold busy, float64 by path.
+    """Draw random parameters that keep every threshold busy, float64 by path.
 
     Unlike fresh ones no move, shift or bias is 0, signs are mixed, and probabilities lie on both
     sides of alpha / 2: few values are ties [SPEC 6.6].
@@ -137,6 +144,7 @@ def check(declared: Declared, flat: Mapping[str, np.ndarray]) -> np.dtype:
     first = next(iter(declared))
     dtype = float_dtype(first, parameter=flat[first])
     for path, value in flat.items():
-        if (found := float_dtype(path, parameter=value)) != dtype:
+        if getattr(value, "dtype", None) != dtype:
+            found = float_dtype(path, parameter=value)
             raise DtypeError(f"{path}: {found}; expected {dtype}, as {first} has it")
     return dtype

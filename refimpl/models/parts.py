@@ -46,7 +46,7 @@ class Parts(Builder):
         (N,), or (1, N, channels); with `patches_only` N is gh*gw.
         """
         own, new = self.own, self.stage
-        tokens = own.patches if patches_only else own.tokens
+        tokens = own.num_patches if patches_only else own.num_tokens
         self.param(path, (1, tokens, channels) if channels else (tokens,), role)
         if own.grid == new.grid:
             return path
@@ -55,16 +55,11 @@ class Parts(Builder):
 
     def alpha(self, path: str, shape: tuple[int, ...]) -> str:
         """Declare alpha, which starts at 1 / keys and goes with it."""
-        self.param(path, shape, "alpha", start=1 / self.own.keys)
-        if self.own.keys == self.stage.keys:
+        self.param(path, shape, "alpha", start=1 / self.own.num_keys)
+        if self.own.num_keys == self.stage.num_keys:
             return path
-        factor = self.own.keys / self.stage.keys
+        factor = self.own.num_keys / self.stage.num_keys
         return self.hidden(f"{path}.rescaled", "rescale", [], [path], factor=factor)
-
-    def linear_params(self, p: str, inputs: int, outputs: int, bias: bool = True) -> list[str]:
-        """Declare weight, and bias where there is one, of a real linear map."""
-        weight = self.param(f"{p}.weight", (outputs, inputs), "matrix")
-        return [weight, self.param(f"{p}.bias", (outputs,), "bias")] if bias else [weight]
 
     def attention_params(self, p: str, c: Config, s: Stage) -> dict[str, str]:
         """Declare those of binary attention that are no projection's, in the order of files."""
@@ -104,19 +99,16 @@ class Parts(Builder):
         self, name: str, p: str, x: str, outputs: int, shell: bool = False, bias: bool = True
     ) -> str:
         """Add x W^T, plus b with `bias`, with parameters below p."""
-        params = self.linear_params(p, self.channels(x), outputs, bias)
+        params = [self.param(f"{p}.weight", (outputs, self.channels(x)), "matrix")]
+        if bias:
+            params.append(self.param(f"{p}.bias", (outputs,), "bias"))
         return self(name, "linear", [x], params, shell=shell)
 
-    def scaled(self, p: str, x: str, always: bool = False) -> str:
-        """Add alpha x + beta, with both below p, where there is LayerScale or always; else x."""
-        if not (always or self.config.layer_scale):
-            return x
-        self.at(p)
-        shape = (self.channels(x),)
-        params = [
-            self.param(f"{p}.alpha", shape, "layer_scale"),
-            self.param(f"{p}.beta", shape, "bias"),
-        ]
+    def layer_scale(self, p: str, x: str, *leaves: str, where: str | None = None) -> str:
+        """Add x times the first leaf below p, plus the second where there are two."""
+        self.at(p, where)
+        roles = zip(leaves, ("layer_scale", "bias"))
+        params = [self.param(f"{p}.{leaf}", (self.channels(x),), role) for leaf, role in roles]
         return self.hidden(p, "layer_scale", [x], params)
 
     def cut(self, name: str, x: str, s: Stage, transposed: bool, tap: str = "real") -> str:

@@ -13,13 +13,14 @@ from refimpl.models.stage import Stage
 
 
 def block(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
-    """mid = x + proj(attention(LayerNorm1(x))), y = mid + fc2(gelu(fc1(LayerNorm2(mid)))).
+    """List mid = x + proj(attention(LayerNorm1(x))), y = mid + fc2(gelu(fc1(LayerNorm2(mid)))).
 
     With LayerScale each sum's second term is ls1(...), ls2(...) [SPEC 6.8].
     """
     net.at(f"{p}.norm1", p)
     y = _attention(net, f"{p}.attn", net.norm(f"{p}.norm1.out", f"{p}.norm1", x), c, s, p)
-    mid = net(f"{p}.mid", "add", [x, _scaled(net, f"{p}.ls1", y, c, p)], shell=True)
+    y = net.layer_scale(f"{p}.ls1", y, "gamma", where=p) if c.layer_scale else y
+    mid = net(f"{p}.mid", "add", [x, y], shell=True)
     net.at(f"{p}.norm2", p)
     y = net.norm(f"{p}.norm2.out", f"{p}.norm2", mid)
     net.at(f"{p}.mlp.fc1", p)
@@ -28,15 +29,8 @@ def block(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     y = net(f"{p}.mlp.gelu.out", "gelu", [y])
     net.at(f"{p}.mlp.fc2", p)
     y = net.linear(f"{p}.mlp.fc2.out", f"{p}.mlp.fc2", y, s.dim)
-    return net(f"{p}.out", "add", [mid, _scaled(net, f"{p}.ls2", y, c, p)], shell=True)
-
-
-def _scaled(net: Parts, p: str, x: str, c: Config, where: str) -> str:
-    if not c.layer_scale:
-        return x
-    net.at(p, where)
-    gamma = net.param(f"{p}.gamma", (net.channels(x),), "layer_scale")
-    return net.hidden(p, "layer_scale", [x], [gamma])
+    y = net.layer_scale(f"{p}.ls2", y, "gamma", where=p) if c.layer_scale else y
+    return net(f"{p}.out", "add", [mid, y], shell=True)
 
 
 def _attention(net: Parts, p: str, x: str, c: Config, s: Stage, where: str) -> str:

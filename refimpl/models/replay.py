@@ -46,15 +46,15 @@ class Evaluator:
         self.dtype = next(iter(params.values())).dtype
 
     def forward(self, node: Node, args: list[Any]) -> Any:
-        """The output of a node; a tuple where it has several."""
+        """Compute the output of a node; a tuple where it has several."""
         return forward(node, args)
 
     def backward(self, node: Node, dy: Any, args: list[Any], output: Any, position: int) -> Any:
-        """The gradient of the argument at `position`."""
+        """Compute the gradient of the argument at `position`."""
         return getattr(ops, node.op).backward(dy, cache_of(node, args, output))[position]
 
     def step(self, node: Node, key: str, function: Callable, args: list[Any]) -> Any:
-        """A step inside a node; of gradients, key begins with "d."."""
+        """Compute a step inside a node; of gradients, key begins with "d."."""
         return function(*args)
 
 
@@ -75,7 +75,7 @@ class Replay:
     def run(
         self, inputs: Sequence[Any], evaluator: Callable[..., Evaluator], params: Any = None
     ) -> Any:
-        """The value in another arithmetic, or with other parameters, flat by path."""
+        """Compute the value in another arithmetic, or with other parameters, flat by path."""
         taps = dict(zip(self.shown.reads, inputs, strict=True))
         return self.shown.make(evaluator(taps, self.params if params is None else params))
 
@@ -98,7 +98,7 @@ def taps(network: Network) -> Taps:
 
 
 def given(network: Network) -> Shown:
-    """The gradient of the logits."""
+    """Name the gradient of the logits, which is given."""
     last = len(network.nodes) - 1
     name, source = GRADS + network.output, network.output
     return Shown(name, "real", last, "d.value", source, (), (), (), None)
@@ -221,17 +221,11 @@ def _targets(visible: _Visible, i: int) -> list[_Target]:
     ]
     if i in visible.inside:
         keys = visible.inside[i].gradients
-        places = dict(zip(_keys(node), args, strict=True))
+        places = dict(zip(node.keys, args, strict=True))
         return [places.get(key, _Target("", i, key)) for key in keys]
     first = len(node.inputs)
     order = OPERATIONS[node.op].order or (*range(first, len(args)), *range(first))
     return [args[k] for k in order]
-
-
-def _keys(node: Node) -> list[str]:
-    """Names of a node's arguments in `insides`."""
-    inputs = [f"x{k}" for k in range(len(node.inputs))]
-    return inputs + [f"p{k}" for k in range(len(node.params))]
 
 
 def _has_gradient(visible: _Visible, name: str) -> bool:
@@ -316,7 +310,7 @@ class _Maker:
         return lambda e: e.step(node, key, step.function, [arg(e) for arg in args])
 
     def _of_step(self, node: Node, read: str) -> Make:
-        args = dict(zip(_keys(node), node.args, strict=True))
+        args = dict(zip(node.keys, node.args, strict=True))
         if read in args:
             return self.value(args[read])
         if read == "d":
@@ -337,7 +331,7 @@ class _Maker:
         """What a node sends back to one of its arguments."""
         node = self.network.nodes[i]
         if i in self.visible.inside:
-            key = _keys(node)[position]
+            key = node.keys[position]
             return self.step(i, f"d.{key}", self.visible.inside[i].gradients[key])
         self.nodes.add(i)
         operation, first = OPERATIONS[node.op], len(node.inputs)

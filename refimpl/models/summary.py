@@ -45,8 +45,8 @@ def working_bytes(config: Config, number: int) -> int:
     The scores of all heads in the largest stage, which are there four times (bits, whole numbers,
     scaled, as shares), or the channels within an MLP, and the image.
     """
-    scores = max(stage.heads * stage.tokens * stage.keys for stage in config.stages)
-    hidden = max(stage.tokens * stage.dim * config.mlp_ratio for stage in config.stages)
+    scores = max(stage.heads * stage.num_tokens * stage.num_keys for stage in config.stages)
+    hidden = max(stage.num_tokens * stage.dim * config.mlp_ratio for stage in config.stages)
     return number * (4 * max(scores, hidden) + 2 * config.channels * math.prod(config.image_size))
 
 
@@ -91,7 +91,7 @@ class Summary(NamedTuple):
         return self.total.macs_32bit + self.total.macs_1bit / 64
 
     def to_json(self) -> dict[str, Any]:
-        """{"config", "floats", "layers": [a Row each], "total": {…}}, plain JSON values."""
+        """Give {"config", "floats", "layers": [a Row each], "total": {…}}, plain JSON values."""
         total = self.total._asdict()
         del total["name"], total["shape"]
         total |= {
@@ -107,7 +107,7 @@ class Summary(NamedTuple):
         }
 
     def table(self) -> str:
-        """Lines of text, aligned: a row a layer, the sums, and the figures about the whole."""
+        """Write aligned lines: a row a layer, the sums, and the figures about the whole."""
         lines = _align([HEADER, *map(_cells, self.rows), _cells(self.total)])
         rule = "-" * max(map(len, lines))
         figures = (
@@ -122,7 +122,7 @@ class Summary(NamedTuple):
 
 
 def of(name_or_path: str | os.PathLike) -> Summary:
-    """Summary of an architecture's name, a shipped model's name, or a file of either kind.
+    """Summarise an architecture's name, a shipped model's name, or a file of either kind.
 
     A packed file is described with the floats it has. ModelFileError as in `files.read_any`.
     """
@@ -144,13 +144,13 @@ def of(name_or_path: str | os.PathLike) -> Summary:
 
 
 def summarise(config: Config, floats: str = "float32") -> Summary:
-    """Summary of a network; `floats` ("float32", "float16") is what a packed file is to hold."""
+    """Summarise a network; `floats` ("float32", "float16") is what a packed file is to hold."""
     require_choice("summary", "floats", floats, packing.FLOATS)
     return Summary(config, floats, rows(binary.network(config), floats))
 
 
 def rows(network: Network, floats: str = "float32") -> list[Row]:
-    """Every layer of a list of operations; `floats` as in `summarise`."""
+    """List every layer of a list of operations; `floats` as in `summarise`."""
     owned: dict[str, list[Parameter]] = {}
     for parameter in network.parameters.values():
         owned.setdefault(parameter.layer, []).append(parameter)
@@ -169,7 +169,7 @@ def rows(network: Network, floats: str = "float32") -> list[Row]:
 
 
 def layers(network: Network) -> dict[str, list[Node]]:
-    """Layer -> the nodes that compute in it, in order of computation."""
+    """Find layer -> the nodes that compute in it, in order of computation."""
     found: dict[str, list[Node]] = {}
     for node in network.nodes:
         if node.inputs:  # others make parameters ready, before the first layer

@@ -118,7 +118,7 @@ similarity='haar', attention='differential', rprelu='token')
     def forward(
         self, params: Params, images: np.ndarray, *, tap: Tap | None = None, backend: Any = ops
     ) -> tuple[np.ndarray, Cache]:
-        """images (B, channels, H, W) -> (logits (B, classes), cache for backward).
+        """Run images (B, channels, H, W) -> (logits (B, classes), cache for backward).
 
         Parameters go by name; the order of their keys never matters. H and W are any multiples of
         the patch, with windows such that these divide every stage's grid [SPEC 6.7]: for another
@@ -131,13 +131,13 @@ similarity='haar', attention='differential', rprelu='token')
         return self._run(params, images, backend=backend, tap=tap)
 
     def predict(self, params: Params, images: np.ndarray, *, backend: Any = ops) -> np.ndarray:
-        """images (B, channels, H, W) -> logits (B, classes), keeping no cache."""
+        """Run images (B, channels, H, W) -> logits (B, classes), keeping no cache."""
         return self._run(params, images, backend=backend, keep=False)[0]
 
     def backward(
         self, dlogits: np.ndarray, cache: Cache, *, tap: Tap | None = None
     ) -> tuple[np.ndarray, Params]:
-        """dlogits (B, classes) -> (dimages (B, channels, H, W), gradients by the names of params).
+        """Send back dlogits (B, classes) -> (dimages (B, channels, H, W), gradients like params).
 
         The gradients are those of forward's params, also where these were interpolated. Reads the
         cache and leaves it as it was: any number of backwards, in any order.

@@ -1,14 +1,18 @@
-"""Learning curves as a picture: loss, accuracies and learning rate over the epochs of a run."""
+"""Learning curves as pictures: those of one run, and those of the rows of an ablation."""
 
 import contextlib
 import io
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from refimpl.conventions import ConfigError, RefimplError
 from refimpl.disk import write_atomically
 from refimpl.training import EpochResult
+from refimpl.training.ablation import Result
 
 DOTS_PER_INCH = 100
 VALIDATION = {
@@ -84,6 +88,37 @@ def _figure(history: Sequence[EpochResult]) -> Any:
         axes.grid(alpha=0.3)
         _mark_stages(axes, history)
     loss.set_title(_title(history))
+    return figure
+
+
+def draw_rows(results: Sequence[Result], path: str | os.PathLike) -> None:
+    """Write score over epochs of an ablation's runs to a PNG file, 900 x 600 pixels.
+
+    Those of a row stand together in `results`, each with a curve. A line is the mean over the seeds
+    of a row, its band reaches from the lowest to the highest. ConfigError without matplotlib,
+    OSError from the disk.
+    """
+    with drawing(path):
+        write_png(_rows_figure(results), path)
+
+
+def _rows_figure(results: Sequence[Result]) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 6), dpi=DOTS_PER_INCH, layout="constrained")
+    axes = figure.subplots()
+    for name, runs in itertools.groupby(results, key=lambda result: result.row):
+        scores = 100 * np.array([run.curve for run in runs])
+        epochs = range(1, scores.shape[1] + 1)
+        seeds = "1 seed" if len(scores) == 1 else f"{len(scores)} seeds"
+        _line(axes, epochs, scores.mean(axis=0), f"{literally(name)}, {seeds}")
+        axes.fill_between(epochs, scores.min(axis=0), scores.max(axis=0), alpha=0.2)
+    what = "top-1" if results[0].mean_iou is None else "mean IoU"
+    axes.set_ylabel(f"{what} in % of images held out")
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
     return figure
 
 

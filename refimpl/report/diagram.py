@@ -71,7 +71,7 @@ INSIDE = {  # operation -> step inside it
     "boolean_attention": {
         "prob.z": "/ α",
         "prob.bit": "> ½",
-        "int": "AND, popcount",
+        "context.int": "AND, popcount",
     },
 }
 IDEAS = ("band_sum", "bands", "differential", "neighbours")
@@ -108,11 +108,10 @@ def svg(network: Network, block: int, title: str) -> bytes:
 
 
 def _projections(entries: Sequence[dict]) -> list[tuple[int, int]]:
-    """The stretches of the list that are a binary projection: from `p.x` to `p.out`."""
-    names = {entry["name"]: i for i, entry in enumerate(entries)}
-    ends = {i: names.get(f"{_path(entry)}.out") for i, entry in enumerate(entries)
-            if entry["op"] == "identity"}  # fmt: skip
-    return [(begin, end + 1) for begin, end in ends.items() if end is not None]
+    """The stretches of the list that are a binary projection: from its input to its RPReLU."""
+    begins = [i for i, entry in enumerate(entries) if entry["op"] == "identity"]
+    ends = [i for i, entry in enumerate(entries) if entry["op"] == "rprelu"]
+    return [(begin, 1 + min(end for end in ends if end > begin)) for begin in begins]
 
 
 def _path(entry: dict) -> str:
@@ -158,8 +157,8 @@ def _projection_rows(entries: Sequence[dict]) -> list[Row]:
 
 def _rows(entry: dict) -> list[Row]:
     """An operation as a row, or as one for each step inside it and one for what is behind them."""
-    steps, words = entry["inside"], INSIDE.get(entry["op"], {})
-    inner = {step["name"]: _step_words(words, step["name"]) for step in steps}
+    steps, words = entry["inside"], INSIDE.get(entry["op"])
+    inner = {step["name"]: words[step["step"]] for step in steps}
     known = {*entry["inputs"], *inner}
     rows = []
     for step in steps:
@@ -178,11 +177,6 @@ def _rows(entry: dict) -> list[Row]:
 def _is_idea(entry: dict) -> bool:
     """Whether an operation is what DIDB-ViT adds: a band, a difference, a shift for every token."""
     return entry["op"] in IDEAS or (entry["op"], len(entry["parameters"])) == ("rprelu", 5)
-
-
-def _step_words(words: dict[str, str], name: str) -> str:
-    known = [key for key in words if name.endswith(f".{key}")]
-    return words[max(known, key=len)] if known else name.rpartition(".")[2]
 
 
 def _step_shape(step: dict) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from refimpl.conventions import ConfigError, DtypeError, ShapeError
-from refimpl.models import VisionTransformer, binary, files, flatten, unflatten
+from refimpl.models import VisionTransformer, binary, files, flatten, unflatten, units
 from refimpl.models import params as parameters
 from refimpl.models.nodes import INPUT, Network
 from refimpl.models.params import Params
@@ -26,6 +26,11 @@ class Module(nn.Module):
     Names of its `state_dict()` are those of [SPEC 6.4]. What no step moves (the statistics of batch
     norms, band weights that are kept) are buffers, all else parameters. It computes the same in
     training and evaluation, and in the dtype of its parameters: autocast has no hold on it.
+
+    >>> import refimpl
+    >>> net = module(refimpl.create_model("didb_micro", depth=1))
+    >>> net.state_dict()["blocks.0.attn.q_low.weight"].shape
+    torch.Size([64, 64])
     """
 
     def __init__(self, model: VisionTransformer, params: Params):
@@ -46,11 +51,11 @@ class Module(nn.Module):
         """Compute the logits of images (B, channels, H, W), of any size that the model runs on."""
         network, values = self.network(images), {INPUT: images, **self.tensors()}
         with without_autocast(images.device.type):
-            for node, last in zip(network.nodes, network.last_reads, strict=True):
+            for node, step in zip(network.nodes, units.steps_of(network, frozenset()), strict=True):
                 args = [values[name] for name in node.args]
                 y = getattr(functions, node.op)(*args, **node.attributes)
                 values.update(zip(node.outputs, y if len(node.outputs) > 1 else (y,), strict=True))
-                for name in last:
+                for name in step.free:
                     del values[name]
         return values[network.output]
 
@@ -84,6 +89,11 @@ def module(model: VisionTransformer, params: Params | None = None) -> Module:
     Fresh ones are those of [SPEC 6.6] in float32, drawn with a seed from PyTorch's generator.
     The module's dtype is that of the parameters; `.to(...)` changes it, and the device. ShapeError
     and DtypeError where they are not the model's.
+
+    >>> import refimpl
+    >>> net = module(*refimpl.load("didb_micro_mnist"))
+    >>> net(torch.zeros(2, 1, 28, 28)).shape
+    torch.Size([2, 10])
     """
     if params is None:
         seed = torch.randint(2**63 - 1, ()).item()
@@ -96,6 +106,13 @@ def save(module: Module, path: str | os.PathLike, **described: Any) -> None:
 
     float32, or float64 where the module is; half precision is widened. ConfigError for another
     module, else errors as `refimpl.save`.
+
+    >>> import tempfile, refimpl
+    >>> net = module(refimpl.create_model("didb_micro", depth=1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(net, f"{folder}/mine.safetensors")
+    ...     refimpl.load(f"{folder}/mine.safetensors")[0].config.depth
+    1
     """
     if not isinstance(module, Module):
         raise ConfigError(

@@ -20,6 +20,11 @@ def taps(module: Module, images: Any, dlogits: Any = None) -> dict[str, np.ndarr
 
     Saved by `numpy.savez`, or `safetensors`, they are a candidate for `refimpl golden compare`.
     Errors as those of the module.
+
+    >>> import refimpl, refimpl.torch
+    >>> net = refimpl.torch.module(refimpl.create_model("didb_micro", depth=1))
+    >>> taps(net, torch.zeros(1, 1, 28, 28))["blocks.0.attn.low"].shape
+    (1, 50, 64)
     """
     images = images.detach().requires_grad_()
     network, inside = module.network(images), {}

@@ -4,6 +4,7 @@ Its file, TOML or JSON:
 
     images = 10000          # to train on, drawn by draw_seed (default 0), every class alike
     held_out = 5000         # of the rest of the training split, to choose recipes and readings on
+    curve_images = 1000     # of those held out, to evaluate on after every epoch (default 0: none)
     seeds = [0, 1, 2]       # a run each; a row may have seeds of its own
     baseline = "react"      # the row that all others are compared with
 
@@ -35,7 +36,7 @@ from typing import Any, NamedTuple
 from threadpoolctl import threadpool_limits
 
 from refimpl import ops
-from refimpl.conventions import ConfigError, DataError
+from refimpl.conventions import ConfigError, DataError, ModelFileError
 from refimpl.data.datasets import Dataset, require_classes
 from refimpl.data.image_folder import Array, in_batches, slices, subset
 from refimpl.data.preprocessing import Preprocessing
@@ -43,6 +44,7 @@ from refimpl.models import Config, VisionTransformer, cards, files, packing
 from refimpl.models.architectures import named
 from refimpl.models.summary import summarise
 from refimpl.training.batches import Objective, score
+from refimpl.training.history import EpochResult
 from refimpl.training.holdout import draw_evenly
 from refimpl.training.journal import fingerprint
 from refimpl.training.loop import train
@@ -123,6 +125,7 @@ class Result(NamedTuple):
     sha256: str  # of the run's settings
     data_sha256: str  # of the training images and labels
     mean_iou: float | None = None  # 0 to 1, of a segmenter
+    curve: Sequence[float] = ()  # score after each epoch on the ablation's curve_images
 
     @property
     def score(self) -> float:
@@ -138,6 +141,7 @@ class Images(NamedTuple):
     split: str  # of those that are evaluated: TEST or HELD_OUT
     class_names: list[str]
     preprocessing: Preprocessing
+    watched: tuple[Array, Array] | None = None  # held out, evaluated after every epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,12 +152,18 @@ class Ablation:
     rows: tuple[Row, ...]
     images: int
     held_out: int = 0
+    curve_images: int = 0
     draw_seed: int = 0
     baseline: str | None = None
 
     def __post_init__(self):
         require_integer("images", self.images, 1)
         require_integer("held_out", self.held_out, 0)
+        require_integer("curve_images", self.curve_images, 0)
+        if self.curve_images > self.held_out:
+            raise ConfigError(
+                f"curve_images is {self.curve_images}, expected at most held_out, {self.held_out}"
+            )
         require_integer("draw_seed", self.draw_seed, 0)
         names = [row.name for row in self.rows]
         for name in names:
@@ -179,8 +189,9 @@ class Ablation:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Ablation":
         """From the fields of the file."""
-        known = ("recipe", "rows", "images", "seeds", "held_out", "draw_seed", "baseline")
-        _require_fields("ablation", fields, known, known[:4])
+        required = ("recipe", "rows", "images", "seeds")
+        optional = ("held_out", "curve_images", "draw_seed", "baseline")
+        _require_fields("ablation", fields, required + optional, required)
         for name, kind in (("recipe", dict), ("rows", list)):
             if not isinstance(fields[name], kind) or (name == "rows" and not fields[name]):
                 wanted = "a table" if kind is dict else "a list of tables"
@@ -263,6 +274,11 @@ def read_images(
         test = load("test", plain)
         require_classes("test split", test.class_names, given.class_names)
         evaluated = test.images, test.labels
+    watched = None
+    if ablation.curve_images:
+        counts = (ablation.curve_images,)
+        (some,) = draw_evenly(subset(given.labels, held), counts, ablation.draw_seed)
+        watched = subset(given.images, held[some]), subset(given.labels, held[some])
     training = subset(given.images, chosen), subset(given.labels, chosen)
     batches = in_batches(training[0], slices(len(chosen), BATCH_SIZE))
     return Images(
@@ -271,6 +287,7 @@ def read_images(
         split,
         list(given.class_names),
         plain.measured_over(batches),
+        watched,
     )
 
 
@@ -302,6 +319,7 @@ def carry_out(
             preprocessing=images.preprocessing.to_json(),
             class_names=images.class_names,
             out=out,
+            validation=images.watched,
             progress=progress,
             backend=backend,
             threads=threads,
@@ -330,8 +348,22 @@ def carry_out(
         seconds=cards.number(out, "wall_time_seconds"),
         data_sha256=data,
         mean_iou=reached.mean_iou,
+        curve=_curve(out),
         **settings,
     )
+
+
+def _curve(out: Path) -> list[float]:
+    """The scores after the epochs of a run that is over, of its card; none where none were asked.
+
+    ModelFileError where the card has other things there.
+    """
+    history = cards.read(out).get("history")
+    try:
+        scores = [EpochResult(**epoch).score for epoch in history]
+    except TypeError as error:
+        raise ModelFileError(f"{cards.path_of(out)}: history: {error}") from None
+    return [] if None in scores else scores
 
 
 def stem(run: Run, data: str) -> str:

@@ -98,7 +98,7 @@ class Results:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(Result._fields)
         for each in self.results:
-            writer.writerow([json.dumps(v) if isinstance(v, dict) else v for v in each])
+            writer.writerow([_cell(value) for value in each])
         write_atomically(self.path, text.getvalue().encode())
         self.write_table()
 
@@ -114,6 +114,11 @@ class Results:
             _line(row, [r for r in self.results if r.row == row.name], baseline, base)
             for row in rows
         ]
+
+    def in_order(self) -> list[Result]:
+        """The runs that are over: by the rows of the ablation, then by seed."""
+        names = [row.name for row in self.ablation.rows]
+        return sorted(self.results, key=lambda result: (names.index(result.row), result.seed))
 
     def header(self) -> tuple[str, ...]:
         """The names of the table's columns."""
@@ -177,9 +182,11 @@ def read_results(path: Path) -> list[Result]:
         table = list(csv.reader(io.StringIO(read_text(path, "utf-8"), newline="")))
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
-    if not table or tuple(table[0]) != Result._fields:
+    columns = tuple(table[0]) if table else ()
+    later = Result._fields[len(columns) :]  # those that the file is older than
+    if columns + later != Result._fields or not set(later) <= set(Result._field_defaults):
         raise DataError(f"{path}: found other columns, expected {','.join(Result._fields)}")
-    return [_parse(path, number, line) for number, line in enumerate(table[1:], start=2)]
+    return [_parse(path, number, columns, line) for number, line in enumerate(table[1:], start=2)]
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -190,13 +197,17 @@ def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]
     return statistics.fmean(values), error
 
 
-def _parse(path: Path, number: int, line: Sequence[str]) -> Result:
+def _parse(path: Path, number: int, columns: Sequence[str], line: Sequence[str]) -> Result:
     kinds = Result.__annotations__
     try:
-        cells = dict(zip(Result._fields, line, strict=True))
+        cells = dict(zip(columns, line, strict=True))
         return Result(**{name: _value(kinds[name], text) for name, text in cells.items()})
     except ValueError as error:
         raise DataError(f"{path}: line {number}: {error}") from None
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (dict, list, tuple)) else value
 
 
 def _value(kind: Any, text: str) -> Any:
@@ -205,7 +216,10 @@ def _value(kind: Any, text: str) -> Any:
     if kind == float | None:
         return float(text) if text else None
     value = json.loads(text)
-    if not isinstance(value, dict):
+    if kind == Sequence[float]:
+        if not isinstance(value, list) or not all(isinstance(v, (int, float)) for v in value):
+            raise ValueError(f"found {text:.40}, expected a JSON list of numbers")
+    elif not isinstance(value, dict):
         raise ValueError(f"found {text:.40}, expected a JSON object")
     return value
 

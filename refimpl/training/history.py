@@ -27,6 +27,12 @@ class EpochResult(NamedTuple):
     elapsed: float  # seconds since the run began, validation and interruptions' part included
     validation_mean_iou: float | None = None  # 0 to 1, of a segmenter
 
+    @property
+    def score(self) -> float | None:
+        """What curves show: the mean IoU of a segmenter, else the accuracy, after the epoch."""
+        mean_iou = self.validation_mean_iou
+        return self.validation_accuracy if mean_iou is None else mean_iou
+
     def __str__(self) -> str:
         validation = ""
         if self.validation_accuracy is not None:

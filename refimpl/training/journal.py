@@ -6,6 +6,7 @@ They are written at the ends of epochs and nowhere else: a killed run loses the 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,8 @@ def require_free(out: Path, curves: bool, *, resume: bool, overwrite: bool) -> N
         epochs = len(checkpoints.load(checkpoint).progress["history"])
         if epochs > 0:
             raise ModelFileError(
-                f"{checkpoint}: holds {epochs} epochs of an interrupted run; "
-                "resume it, or delete the file to start afresh"
+                f"{checkpoint}: holds {epochs} epochs of an interrupted run; resume it (--resume), "
+                "or overwrite it to start afresh (--force)"
             )
     if curves:
         path = out.with_suffix(".csv")
@@ -129,6 +130,18 @@ def require_same(
             name = next(n for n in (before | value) if before.get(n) != value.get(n))
             what, before, value = f"{what}: {name}", before.get(name), value.get(name)
         raise ConfigError(
-            f"{path}: is of a run with another {what} ({before}, now {value}); "
-            "resume with the same or start afresh"
+            f"{path}: is of a run with another {_MEANT.get(what, what)} "
+            f"({_short(before)}, now {_short(value)}); resume with the same or start afresh"
         )
+
+
+# What a user gave for an entry of which a checkpoint holds a digest, or none.
+_MEANT = {"start": "start (the parameters of --init)", "training data": "training data (--data)"}
+
+
+def _short(value: Any) -> Any:
+    """The beginning of a digest, which nobody compares by eye; any other value as it is."""
+    if value is None:
+        return "none"
+    found = re.match("[0-9a-f]{12}(?=[0-9a-f]{52})", value) if isinstance(value, str) else None
+    return f"sha256 {found[0]}..." if found else value

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from refimpl.conventions import ConfigError
+from refimpl.conventions import ConfigError, did_you_mean
 from refimpl.disk import read_text
 
 
@@ -92,7 +92,10 @@ class Recipe:
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(fields) - set(known))
         if unknown:
-            raise ConfigError(f"recipe: unknown field {unknown[0]!r}, expected {', '.join(known)}")
+            meant = did_you_mean(unknown[0], known)
+            raise ConfigError(
+                f"recipe: unknown field {unknown[0]!r}, expected {', '.join(known)}{meant}"
+            )
         return cls(**fields)
 
 

@@ -48,19 +48,33 @@ def written(bundle: Path) -> dict[str, Any]:
 
 
 def is_held(bundle: Path) -> bool:
-    """Whether the page can run the network of a bundle, whose input is one image."""
+    """Whether the page can run the network of a bundle."""
     try:
         written(bundle)
     except ConfigError:
         return False
-    return len(np.load(bundle / "input_0.npy")) == 1
+    return True
+
+
+def images_of(bundle: Path) -> list[dict[str, Any]]:
+    """The images of a bundle, for JavaScript: the page reads one at a time."""
+    images = np.load(bundle / "input_0.npy").astype(np.float32)
+    return [{"shape": image[None].shape, "data": image.ravel().tolist()} for image in images]
 
 
 def image_of(bundle: Path) -> dict[str, Any]:
-    """The first image of a bundle, for JavaScript."""
-    images = np.load(bundle / "input_0.npy").astype(np.float32)
-    assert len(images) == 1
-    return {"shape": images.shape, "data": images.ravel().tolist()}
+    """The only image of a bundle."""
+    (image,) = images_of(bundle)
+    return image
+
+
+def together(taps: list[Path]) -> dict[str, np.ndarray]:
+    """The taps of several images as those of a batch; a tap of the weights has no images."""
+    read = [candidate.read(path) for path in taps]
+    return {
+        name: read[0][name] if ".weight." in name else np.concatenate([one[name] for one in read])
+        for name in read[0]
+    }
 
 
 def port(network: dict[str, Any], image: dict[str, Any], out: Path, **strengths: float) -> Path:

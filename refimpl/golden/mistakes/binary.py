@@ -361,7 +361,7 @@ def _length(site: Site) -> int:
 def _padding(site: Site) -> Iterator[Mistake]:
     """Padding bits counted as products of +1, or bits beyond K left in the length."""
     K = _length(site)
-    for other, of in ((site.node.stage.dim, "the network's dim"), (site.node.stage.keys, "keys")):
+    for other, of in ((site.node.stage.dim, "the network's dim"), (site.node.stage.num_keys, "keys")):
         if other != K:
             words = f"K is taken for {other}, the number of {of}, not {K}"
             words = words.replace("the number of the", "the")

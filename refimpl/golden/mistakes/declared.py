@@ -52,7 +52,7 @@ class Site(NamedTuple):
         step = _step(self.node, self.what)
         if step is not None:
             return step.reads
-        own = keys_of(self.node)
+        own = self.node.keys
         return ("d", *own, "y") if self.is_backward else own
 
     @property
@@ -65,7 +65,7 @@ class Site(NamedTuple):
 
     def name(self, key: str) -> str:
         """What the network calls an argument."""
-        named = dict(zip(keys_of(self.node), self.node.args, strict=True))
+        named = dict(zip(self.node.keys, self.node.args, strict=True))
         return named.get(key) or self.node.inside.get(key, self.node.name)
 
 
@@ -153,12 +153,6 @@ def mistake(*names: str, words: str, what: str = OUTPUT, rank: int = 0) -> Calla
     return register
 
 
-def keys_of(node: Node) -> tuple[str, ...]:
-    """Keys of a node's arguments."""
-    inputs = [f"x{k}" for k in range(len(node.inputs))]
-    return (*inputs, *(f"p{k}" for k in range(len(node.params))))
-
-
 def run(node: Node, what: str, args: list[Any]) -> Any:
     """Compute a site from its arguments, in the order of its keys."""
     step = _step(node, what)
@@ -167,7 +161,7 @@ def run(node: Node, what: str, args: list[Any]) -> Any:
     if not what.startswith("d."):
         return forward(node, args)
     dy, *own, output = args
-    position = keys_of(node).index(what.removeprefix("d."))
+    position = node.keys.index(what.removeprefix("d."))
     return getattr(ops, node.op).backward(dy, cache_of(node, own, output))[position]
 
 
@@ -207,7 +201,7 @@ class Wrong(Evaluator):
         return self._run(node, OUTPUT, args)
 
     def backward(self, node: Node, dy: Any, args: list[Any], output: Any, position: int) -> Any:
-        return self._run(node, f"d.{keys_of(node)[position]}", [dy, *args, output])
+        return self._run(node, f"d.{node.keys[position]}", [dy, *args, output])
 
     def step(self, node: Node, key: str, function: Callable, args: list[Any]) -> Any:
         return self._run(node, key, args)

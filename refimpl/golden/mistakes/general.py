@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from refimpl import ops
-from refimpl.golden.mistakes.declared import OUTPUT, Call, Mistake, Site, keys_of, run
+from refimpl.golden.mistakes.declared import OUTPUT, Call, Mistake, Site, run
 from refimpl.models import Config, insides
 from refimpl.models.nodes import Node, Parameter
 from refimpl.models.operations import OPERATIONS
@@ -276,7 +276,7 @@ def _is_blank(site: Site, key: str) -> bool:
     """Whether a gradient is computed without this input, so that it is not known."""
     if not site.is_backward or "d" not in site.keys or key[0] != "x":
         return False
-    operation, own = OPERATIONS[site.node.op], keys_of(site.node)
+    operation, own = OPERATIONS[site.node.op], site.node.keys
     if insides.of(site.node) is not None:
         return False
     argument = own.index(site.what.removeprefix("d."))

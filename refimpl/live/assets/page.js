@@ -421,7 +421,7 @@
   }
 
   board.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
+    if (event.button !== 0 || !event.isPrimary) return; // a second finger draws no second line
     board.setPointerCapture(event.pointerId);
     drawingNow = true;
     state.cursor = null;
@@ -429,6 +429,7 @@
     later(run);
   });
   board.addEventListener("pointermove", (event) => {
+    if (!event.isPrimary) return;
     const point = pointOf(event);
     if (drawingNow) {
       const between = event.getCoalescedEvents?.() ?? [];
@@ -441,8 +442,8 @@
     else if (other) later(() => (drawBoard(), drawChosen()));
   });
   for (const kind of ["pointerup", "pointercancel"]) {
-    board.addEventListener(kind, () => {
-      if (!drawingNow) return;
+    board.addEventListener(kind, (event) => {
+      if (!drawingNow || !event.isPrimary) return;
       drawingNow = false;
       later(() => (run(), say(state.answer)));
     });
