@@ -360,8 +360,8 @@ def _length(site: Site) -> int:
 
 def _padding(site: Site) -> Iterator[Mistake]:
     """Padding bits counted as products of +1, or bits beyond K left in the length."""
-    K = _length(site)
-    for other, of in ((site.node.stage.dim, "the network's dim"), (site.node.stage.num_keys, "keys")):
+    K, stage = _length(site), site.node.stage
+    for other, of in ((stage.dim, "the network's dim"), (stage.num_keys, "keys")):
         if other != K:
             words = f"K is taken for {other}, the number of {of}, not {K}"
             words = words.replace("the number of the", "the")
