@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from contextlib import AbstractContextManager, nullcontext
 
-from refimpl.models import decoders, others, real
+from refimpl.models import decoders, others, real, units
 from refimpl.models.config import Config
 from refimpl.models.nodes import INPUT, Network
 from refimpl.models.parts import Parts
@@ -95,8 +94,7 @@ def projection(net: Parts, p: str, x: str, outputs: int, c: Config, shell: bool 
     """List P(x) = RPReLU(LayerNorm(sign(x + move) W_b^T) + fit(x)) [SPEC 5]."""
     net.at(p)
     inputs = net.channels(x)
-    unit = net.unit("projection", binarize=c.binarize, ste=c.ste, eps=c.norm_eps)
-    with unit if _is_unit(c) else nullcontext():
+    with units.projection(net, c):
         x = net.hidden(f"{p}.x", "identity", [x])  # what the projection adds to dx is one term
         z = net(f"{p}.z", "shift", [x], [net.param(f"{p}.move", (inputs,), "move")], tap="reader")
         weight = net.param(f"{p}.weight", (outputs, inputs), net.matrix)
@@ -111,10 +109,6 @@ def projection(net: Parts, p: str, x: str, outputs: int, c: Config, shell: bool 
         y = net.norm(f"{p}.norm", f"{p}.norm", y)
         y = net.hidden(f"{p}.sum", "add", [y, net.hidden(f"{p}.fit", "fit", [x], outputs=outputs)])
         return _activate(net, p, y, c, shell)
-
-
-def _is_unit(c: Config) -> bool:
-    return c.norm == "layer" and c.binarize != "weights"
 
 
 def _activate(net: Parts, p: str, x: str, c: Config, shell: bool = False) -> str:
@@ -137,51 +131,34 @@ def _attention(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
         names, options = (f"{p}.low", f"{p}.high"), {"mode": c.haar_mode, "cls": c.haar_cls}
         low, high = net(names, "bands", [x], grid=s.grid, **options)
         read |= {"q_low": low, "k_low": low, "q_high": high, "k_high": high}
-    with _unit_of_attention(net, c, s):
-        o = _attend(net, p, read, c, s)
-    return projection(net, f"{p}.proj", o, s.dim, c)
-
-
-def _unit_of_attention(net: Parts, c: Config, s: Stage) -> AbstractContextManager:
-    """All between the projections, but in windows and in what only ablations have."""
-    plain = s.window == 0 and c.context == "sum" and c.neighbours != "none"
-    if not (plain and c.has_signs and _is_unit(c)):
-        return nullcontext()
-    return net.unit(
-        "attention", heads=s.heads, bands=len(c.bands), weighted=c.similarity == "haar",
-        differential=c.attention == "differential", grid=s.grid, border=c.neighbours, ste=c.ste,
-        eps=c.norm_eps,
-    )  # fmt: skip
-
-
-def _attend(net: Parts, p: str, read: dict[str, str], c: Config, s: Stage) -> str:
-    """The projections t of what they `read`, and o."""
     m, b = {}, {}
-    with net.branches() as branch:
-        for t, source in read.items():
-            branch(t)
-            m[t] = projection(net, f"{p}.{t}", source, s.dim, c)
-            b[t] = _signs(net, f"{p}.{t}", m[t], c, s, transposed=t == "v")
-    for t in read:
-        net.put_last(f"{p}.{t}_move")
-    own = net.attention_params(p, c, s)
-    net.at(f"{p}.scores", p)
-    scores = _scores(net, p, b, own, c, s)
-    net.at(f"{p}.prob", p)
-    prob = net.softmax(f"{p}.prob", scores, s, tap="gradient" if c.has_signs else "real")
-    net.at(f"{p}.context", p)
-    inside = net.inside(p, "prob.z", "prob.bit", "context.int")
-    y = net(
-        f"{p}.context", "boolean_attention", [prob, b["v"]], [own["alpha"]],
-        inside=inside, binarize=c.binarize if c.has_signs else "none", context=c.context,
-    )  # fmt: skip
-    net.at(f"{p}.norm", p)
-    y = net.norm(f"{p}.norm.out", f"{p}.norm", net.join(f"{p}.joined", y, s))
-    net.at(f"{p}.differential", p)
-    value = m["v"] if c.attention == "plain" else _differential(net, p, m["v"], own, c, s)
-    net.at(f"{p}.rprelu", p)
-    shortcuts = [m[t] for t in read if t != "v"]
-    return _activate(net, p, net.hidden(f"{p}.sum", "add", [y, *shortcuts, value]), c)
+    with units.attention(net, c, s):
+        with net.branches() as branch:
+            for t, source in read.items():
+                branch(t)
+                m[t] = projection(net, f"{p}.{t}", source, s.dim, c)
+                b[t] = _signs(net, f"{p}.{t}", m[t], c, s, transposed=t == "v")
+        for t in read:
+            net.put_last(f"{p}.{t}_move")
+        own = net.attention_params(p, c, s)
+        net.at(f"{p}.scores", p)
+        scores = _scores(net, p, b, own, c, s)
+        net.at(f"{p}.prob", p)
+        prob = net.softmax(f"{p}.prob", scores, s, tap="gradient" if c.has_signs else "real")
+        net.at(f"{p}.context", p)
+        inside = net.inside(p, "prob.z", "prob.bit", "context.int")
+        y = net(
+            f"{p}.context", "boolean_attention", [prob, b["v"]], [own["alpha"]],
+            inside=inside, binarize=c.binarize if c.has_signs else "none", context=c.context,
+        )  # fmt: skip
+        net.at(f"{p}.norm", p)
+        y = net.norm(f"{p}.norm.out", f"{p}.norm", net.join(f"{p}.joined", y, s))
+        net.at(f"{p}.differential", p)
+        value = m["v"] if c.attention == "plain" else _differential(net, p, m["v"], own, c, s)
+        net.at(f"{p}.rprelu", p)
+        shortcuts = [m[t] for t in read if t != "v"]
+        o = _activate(net, p, net.hidden(f"{p}.sum", "add", [y, *shortcuts, value]), c)
+    return projection(net, f"{p}.proj", o, s.dim, c)
 
 
 def _signs(net: Parts, p: str, m: str, c: Config, s: Stage, transposed: bool) -> str:
