@@ -31,6 +31,7 @@ from refimpl.kernels.compile import jit
 from refimpl.kernels.vector import (
     INTS,
     LANES,
+    WIDE,
     call,
     compiled_as,
     constant,
@@ -49,20 +50,23 @@ _WORDS = ir.VectorType(ir.IntType(32), LANES)
 _BYTES = ir.VectorType(ir.IntType(8), 4 * LANES)
 
 
+KEPT = 16 if WIDE else 4  # vectors that are kept in registers
+
+
 class Avx512(NamedTuple):
-    sums: int = 16  # vectors that are kept in registers
+    sums: int = 16
 
 
 class Avx2(NamedTuple):
-    sums: int = 4
+    sums: int = KEPT
 
 
 class Neon(NamedTuple):
-    sums: int = 4
+    sums: int = KEPT
 
 
 class Plain(NamedTuple):
-    sums: int = 4
+    sums: int = KEPT
 
 
 Path = Avx512 | Avx2 | Neon | Plain
@@ -318,6 +322,21 @@ def binary_rows(path, a, w, length, out):
             if blocks % 2:
                 lanes_at, to = w_at + (blocks - 1) * step, place + (blocks - 1) * LANES
                 xor_1x1(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
+
+
+@jit
+def sixteen_rows(path, a, a_at, words, w, length, out):
+    """A block of a, at its place, times w (blocks, words, 16) -> out (16, lanes of w) int32."""
+    step, blocks, stride = words * LANES, w.shape[0], out.shape[1]
+    offset = splat(np.int32(length))
+    for first in (0, 8):
+        for j in range(0, blocks // 2 * 2, 2):
+            place = first * stride + j * LANES
+            xor_8x2(path, w, j * step, a, a_at + first, words, offset, out, place, stride)
+        if blocks % 2:
+            j = blocks - 1
+            place = first * stride + j * LANES
+            xor_8x1(path, w, j * step, a, a_at + first, words, offset, out, place, stride)
 
 
 @jit

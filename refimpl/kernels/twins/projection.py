@@ -21,10 +21,27 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import NonFiniteError
-from refimpl.kernels import bits, rows
-from refimpl.kernels.compile import jit
-from refimpl.kernels.rows import pairwise_sum
-from refimpl.kernels.vector import LANES, broadcast, load, load_as_floats, select, splat, store
+from refimpl.kernels import bits, lookup, popcount, rows
+from refimpl.kernels.compile import inlined, jit
+from refimpl.kernels.lookup import FOUR, SIGNS, look_up, tabulate
+from refimpl.kernels.popcount import WORD, sixteen_rows
+from refimpl.kernels.rows import ROWS, pairwise_sum, sums
+from refimpl.kernels.vector import (
+    LANES,
+    broadcast,
+    load,
+    load_as_floats,
+    ones_of,
+    quotient,
+    select,
+    splat,
+    store,
+    store_2_times,
+    store_4_times,
+    sum_of_lanes,
+    sums_of_2,
+    sums_of_4,
+)
 
 
 class Cache(NamedTuple):
@@ -47,7 +64,7 @@ class _Full(NamedTuple):
 
     def product(self) -> np.ndarray:
         """Before the scale, int32 (R, O)."""
-        return np.ascontiguousarray(bits.binary_product(self.packed, self.weights))
+        return bits.binary_product(self.packed, self.weights)
 
     def used(self) -> np.ndarray:
         """W_b (O, I)."""
@@ -113,17 +130,14 @@ def forward(
     if binarize not in ("full", "activations") or ste not in ops.sign.STES:
         return None
     batch, tokens, _ = x.shape
-    x = np.ascontiguousarray(x)
-    linear = _multiply(move, weight, rows.matrix(x), binarize)
-    if linear is None:
-        return None
+    x, given = np.ascontiguousarray(x), _contiguous(channel, token, tokens)
     y = np.empty((batch, tokens, len(weight)), x.dtype)
     stats = np.empty((batch * tokens, 2), x.dtype)
-    given = _contiguous(channel, token, tokens)
-    _forward(
-        rows.matrix(x), linear.product(), linear.scale, x.dtype.type(eps), *given, stats,
-        rows.matrix(y),
-    )  # fmt: skip
+    linear = (_full if binarize == "full" else _activations)(
+        rows.matrix(x), move, weight, x.dtype.type(eps), given, stats, rows.matrix(y)
+    )
+    if linear is None:
+        return None
     per_token = token_shift_in is not None
     return y, Cache(x, move, given, per_token, linear, stats, ste)
 
@@ -152,18 +166,40 @@ def _fits(x: np.ndarray, move: np.ndarray, weight: np.ndarray, channel, token) -
     )
 
 
-def _multiply(move, weight: np.ndarray, x: np.ndarray, binarize: str) -> _Linear | None:
-    """The linear map of rows x (R, I); None where something is NaN or infinite."""
-    z = x + move
+def _full(x, move, weight, eps, given, stats, y) -> _Full | None:
+    """Stage "full" of rows x (R, I) -> y (R, O); None where something is NaN or infinite."""
+    centred, scale = np.empty(weight.shape, x.dtype), np.empty(len(weight), x.dtype)
+    _binarize(np.ascontiguousarray(weight), centred, scale)
     try:
-        if binarize == "full":
-            centred, scale = np.empty_like(weight), np.empty_like(weight[:, 0])
-            _binarize(np.ascontiguousarray(weight), centred, scale)
-            return _Full(bits.pack(z), bits.pack(centred), scale, centred)
-        signs, _ = ops.sign.forward(z)
+        weights = bits.pack(centred)
     except NonFiniteError:
         return None
-    return _Activations(weight, signs @ weight.T, np.ones(len(weight), weight.dtype))
+    length, inputs = x.shape
+    words = np.zeros((-(-length // LANES), -(-inputs // WORD), LANES), np.uint32)
+    packed = bits.Packed(words, length, inputs)
+    order, open_sums = _sums_of(len(weight))
+    found = _forward_of_signs(
+        popcount.path(), x, move, weights.words, scale, eps, *given, order, open_sums, words, stats,
+        y,
+    )  # fmt: skip
+    return _Full(packed, weights, scale, centred) if found else None
+
+
+def _activations(x, move, weight, eps, given, stats, y) -> _Activations | None:
+    """Stage "activations", likewise."""
+    try:
+        signs, _ = ops.sign.forward(x + move)
+    except NonFiniteError:
+        return None
+    linear = _Activations(weight, signs @ weight.T, np.ones(len(weight), weight.dtype))
+    order, open_sums = _sums_of(len(weight))
+    _forward(x, linear.result, 0, linear.scale, eps, *given, order, open_sums, stats, y)
+    return linear
+
+
+def _sums_of(outputs: int) -> tuple[np.ndarray, np.ndarray]:
+    """The order in which `rows.sums` adds up, and its room."""
+    return rows.order(outputs), np.empty(rows.room(outputs), np.float32)
 
 
 @jit
@@ -207,32 +243,82 @@ def _contiguous(channel, token, tokens: int) -> list[np.ndarray]:
 
 
 @jit
+def _forward_of_signs(
+    path, x, move, weights, scale, eps, weight, bias, shift_in, slope, shift_out, before, after,
+    order, open_sums, words, stats, y,
+):  # fmt: skip
+    """Sixteen rows after the other: their signs, packed, their product, and `_forward`.
+
+    False where a value is NaN or infinite.
+    """
+    length, inputs = x.shape
+    product = np.empty((LANES, y.shape[1]), np.int32)
+    step, largest = words.shape[1] * LANES, splat(np.int32(0))
+    for begin in range(0, length, LANES):
+        end, at = min(begin + LANES, length), begin // LANES * step
+        largest = bits.larger(largest, _pack(x, move, begin, end, words, at))
+        sixteen_rows(path, words, at, words.shape[1], weights, inputs, product)
+        _forward(
+            x[begin:end], product, begin, scale, eps, weight, bias, shift_in, slope, shift_out,
+            before, after, order, open_sums, stats[begin:end], y[begin:end],
+        )  # fmt: skip
+    return bits.is_finite(largest)
+
+
+@jit
+def _pack(x, move, begin, end, words, at):
+    """The signs of x + move in rows of a block; the largest exponent among them."""
+    inputs, largest = x.shape[1], splat(np.int32(0))
+    packed = words.reshape(-1)
+    for r in range(begin, end):
+        place = at + r - begin
+        for i in range(0, inputs, WORD):
+            low = load(x, r * inputs + i) + load(move, i)
+            largest = bits.larger(largest, bits.exponent(low))
+            word = ones_of(low >= splat(np.float32(0)))
+            if i + LANES < inputs:
+                high = load(x, r * inputs + i + LANES) + load(move, i + LANES)
+                largest = bits.larger(largest, bits.exponent(high))
+                word |= ones_of(high >= splat(np.float32(0))) << np.uint32(LANES)
+            packed[place] = word
+            place += LANES
+    return largest
+
+
+@jit
 def _forward(
-    x, product, scale, eps, weight, bias, shift_in, slope, shift_out, before, after, stats, y
-):
+    x, product, first, scale, eps, weight, bias, shift_in, slope, shift_out, before, after, order,
+    open_sums, stats, y,
+):  # fmt: skip
+    """Rows from `first` of the batch on, ROWS of them at a time."""
     (length, inputs), outputs, tokens = x.shape, y.shape[1], len(before)
-    normalised, squares = np.empty(outputs, np.float32), np.empty(outputs, np.float32)
+    linear, means = np.zeros(ROWS * outputs, np.float32), np.zeros(ROWS, np.float32)
     fitted, zero, count = np.empty(inputs, np.float32), splat(np.float32(0)), np.float32(outputs)
     channels = min(inputs, outputs)
-    for r in range(length):
-        at, n = r * outputs, r % tokens
-        for o in range(0, outputs, LANES):
-            store(normalised, o, load_as_floats(product, at + o) * load(scale, o))
-        mean = pairwise_sum(normalised, 0, outputs) / count
-        for o in range(0, outputs, LANES):
-            centred = load(normalised, o) - splat(mean)
-            store(normalised, o, centred)
-            store(squares, o, centred * centred)
-        std = np.sqrt(pairwise_sum(squares, 0, outputs) / count + eps)
-        stats[r, 0], stats[r, 1] = mean, std
-        shortcut, shortcut_at = _shortcut(x, r, fitted, outputs)
-        for first in range(0, outputs, channels):
-            for c in range(0, channels, LANES):
-                o = first + c
-                v = load(normalised, o) / splat(std) * load(weight, o) + load(bias, o)
-                v = v + load(shortcut, shortcut_at + c) - load(shift_in, o) - broadcast(before, n)
-                v = select(v > zero, v, load(slope, o) * v) + load(shift_out, o)
-                store(y, at + o, v + broadcast(after, n))
+    for begin in range(0, length, ROWS):
+        rows = min(ROWS, length - begin)
+        for r in range(rows):
+            for o in range(0, outputs, LANES):
+                whole = load_as_floats(product, (begin + r) * outputs + o)
+                store(linear, r * outputs + o, whole * load(scale, o))
+        sums(linear, 0, outputs, means, False, order, open_sums)
+        for r in range(ROWS):
+            means[r] = open_sums[r] / count
+        sums(linear, 0, outputs, means, True, order, open_sums)
+        for r in range(rows):
+            row = begin + r
+            n, mean = (first + row) % tokens, splat(means[r])
+            stats[row, 0], stats[row, 1] = means[r], np.sqrt(open_sums[r] / count + eps)
+            std, inverse = splat(stats[row, 1]), splat(np.float32(1) / stats[row, 1])
+            shortcut, shortcut_at = _shortcut(x, row, fitted, outputs)
+            for start in range(0, outputs, channels):
+                for c in range(0, channels, LANES):
+                    o = start + c
+                    v = quotient(load(linear, r * outputs + o) - mean, std, inverse)
+                    v = v * load(weight, o) + load(bias, o) + load(shortcut, shortcut_at + c)
+                    v = v - load(shift_in, o) - broadcast(before, n)
+                    v = select(v > zero, v, load(slope, o) * v) + load(shift_out, o)
+                    store(y, row * outputs + o, v + broadcast(after, n))
 
 
 @jit
@@ -241,55 +327,149 @@ def _shortcut(x, r, fitted, outputs):
     inputs = x.shape[1]
     if outputs >= inputs:
         return x.reshape(-1), r * inputs
-    share = inputs // outputs
-    fields = x.reshape(len(x), outputs, share)
-    for o in range(outputs):
-        fitted[o] = fields[r, o, 0]
-    for i in range(1, share):
-        for o in range(outputs):
-            fitted[o] += fields[r, o, i]
-    for o in range(outputs):
-        fitted[o] /= np.float32(share)
+    share, at = inputs // outputs, r * inputs
+    values = x.reshape(-1)
+    for o in range(0, outputs, LANES):
+        if share == 2:
+            store(fitted, o, sums_of_2(values, at + 2 * o) * splat(np.float32(0.5)))
+        elif share == 4:
+            store(fitted, o, sums_of_4(values, at + 4 * o) * splat(np.float32(0.25)))
+        else:
+            for k in range(o, o + LANES):
+                total = values[at + share * k]
+                for i in range(1, share):
+                    total += values[at + share * k + i]
+                fitted[k] = total / np.float32(share)
     return fitted, 0
 
 
 def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray | None, ...]:
     """dy (B, N, O) -> the gradients of forward's arrays, in their order."""
     x, move, given, per_token, linear, stats, ste = cache
-    grads = [np.zeros_like(array) for array in given]
-    dx, signs = np.empty(x.shape, x.dtype), np.empty((len(stats), x.shape[2]), x.dtype)
-    dlinear = np.empty((len(stats), dy.shape[2]), x.dtype)
-    inputs = rows.matrix(x), linear.product(), linear.scale, stats
-    _backward(rows.matrix(dy), *inputs, *given, dlinear, rows.matrix(dx), *grads)
-    dmove = np.zeros_like(move)
-    dsigns = dlinear @ linear.used()
-    _signs_backward(rows.matrix(x), move, dsigns, ste == "clip", signs, rows.matrix(dx), dmove)
-    dweight = linear.weight_gradient(np.ascontiguousarray(dlinear.T @ signs))
+    dx, dmove = np.empty(x.shape, x.dtype), np.zeros_like(move)
+    grads, clip = [np.zeros_like(array) for array in given], ste == "clip"
+    arrays = rows.matrix(dy), rows.matrix(x), move
+    if isinstance(linear, _Full) and lookup.pays(popcount.path()):
+        dweight = np.zeros_like(linear.centred)
+        signs = bits.pack(linear.centred.T).words
+        _backward_of_signs(
+            popcount.path(), *arrays, linear.packed.words, linear.weights.words, signs,
+            linear.scale, stats, *given, clip, rows.matrix(dx), dmove, dweight, *grads,
+        )  # fmt: skip
+    else:
+        dweight = _backward_by_blas(
+            *arrays, linear, stats, given, clip, rows.matrix(dx), dmove, grads
+        )
     token = grads[5:] if per_token else (None, None)
-    return dx, dmove, dweight, *grads[:5], *token
+    return dx, dmove, linear.weight_gradient(dweight), *grads[:5], *token
+
+
+def _backward_by_blas(dy, x, move, linear, stats, given, clip, dx, dmove, grads) -> np.ndarray:
+    """Gradients of all but the weights into dx, dmove and grads -> dW_b (O, I)."""
+    dlinear, signs = np.empty(dy.shape, dy.dtype), np.empty(x.shape, x.dtype)
+    _backward(dy, x, linear.product(), 0, linear.scale, stats, *given, dlinear, dx, *grads)
+    _each_sign_backward(x, move, dlinear @ linear.used(), clip, signs, dx, dmove)
+    return np.ascontiguousarray(dlinear.T @ signs)
+
+
+@jit
+def _backward_of_signs(
+    path, dy, x, move, words, weights, signs, scale, stats, weight, bias, shift_in, slope,
+    shift_out, before, after, clip, dx, dmove, dproduct, dweight, dbias, dshift_in, dslope,
+    dshift_out, dbefore, dafter,
+):  # fmt: skip
+    """All of it, WORD rows after the other, products by looking up.
+
+    words: signs of x + move, weights: of Wc, signs: of its transpose, all packed. dproduct (O, I)
+    is the gradient of W_b.
+    """
+    (length, inputs), outputs, count = x.shape, dy.shape[1], words.shape[1]
+    product = np.empty((WORD, outputs), np.int32)
+    dlinear, scaled = np.zeros((WORD, outputs), np.float32), np.empty((FOUR, outputs), np.float32)
+    dsigns, index = np.zeros((WORD, inputs), np.float32), np.empty(inputs, np.uint32)
+    groups, in_word = outputs // FOUR, WORD // FOUR
+    tables = np.empty(FOUR * max(groups, in_word) * LANES, np.float32)
+    for begin in range(0, length, WORD):
+        end = min(begin + WORD, length)
+        for first in range(begin, end, LANES):
+            block, at = product[first - begin : first - begin + LANES], first // LANES
+            sixteen_rows(path, words, at * count * LANES, count, weights, inputs, block)
+        _backward(
+            dy[begin:end], x[begin:end], product, begin, scale, stats[begin:end], weight, bias,
+            shift_in, slope, shift_out, before, after, dlinear, dx[begin:end], dweight, dbias,
+            dshift_in, dslope, dshift_out, dbefore, dafter,
+        )  # fmt: skip
+        for r in range(end - begin, WORD):
+            for o in range(0, outputs, LANES):
+                store(dlinear, r * outputs + o, splat(np.float32(0)))
+        for r in range(0, end - begin, FOUR):
+            for o in range(0, FOUR * outputs, LANES):
+                store(scaled, o, load(dlinear, r * outputs + o) * load(scale, o % outputs))
+            tabulate(SIGNS, scaled, 0, 1, outputs, groups, tables)
+            at, words_of_signs = r * inputs, signs.shape[1]
+            look_up(
+                path, tables, groups, signs, inputs, words_of_signs, False, dsigns, at, inputs
+            )
+        _signs_backward(x, begin, end, move, dsigns, clip, index, dx, dmove)
+        for o in range(0, outputs, FOUR):
+            tabulate(SIGNS, dlinear, o, outputs, 1, in_word, tables)
+            look_up(path, tables, in_word, index, inputs, 1, True, dproduct, o * inputs, inputs)
+
+
+@jit
+def _signs_backward(x, begin, end, move, dsigns, clip, index, dx, dmove):
+    """Adds the gradient of z = x + move, WORD rows at most, to dx, and sums it up in dmove.
+
+    index (I,): bit r is the sign of z in row begin + r.
+    """
+    inputs, zero = x.shape[1], splat(np.float32(0))
+    for i in range(0, inputs, LANES):
+        total, bit, word = zero, splat(np.int32(1)), splat(np.int32(0))
+        for r in range(begin, end):
+            at = r * inputs + i
+            z = load(x, at) + load(move, i)
+            word = word | select(z >= zero, bit, splat(np.int32(0)))
+            bit = bit + bit
+            dz = load(dsigns, at - begin * inputs) * surrogate(z, clip)
+            total = total + dz
+            store(dx, at, load(dx, at) + dz)
+        store(index, i, word)
+        store(dmove, i, load(dmove, i) + total)
+
+
+@inlined
+def surrogate(z, clip):
+    """The derivative that stands in for the sign's, see `ops.sign`."""
+    zero, one = splat(np.float32(0)), splat(np.float32(1))
+    size = select(z >= zero, z, zero - z)
+    slope = (one - size) + (one - size)
+    slope = select(slope > zero, slope, zero)
+    return select(size > one, zero, one) if clip else slope
 
 
 @jit
 def _backward(
-    dy, x, product, scale, stats, weight, bias, shift_in, slope, shift_out, before, after,
+    dy, x, product, start, scale, stats, weight, bias, shift_in, slope, shift_out, before, after,
     dlinear, dx, dweight, dbias, dshift_in, dslope, dshift_out, dbefore, dafter,
 ):  # fmt: skip
-    """Gradients of the linear map and, in dx, of the shortcut."""
+    """Gradients of the linear map and, in dx, of the shortcut; rows from `start` of the batch."""
     (length, inputs), outputs, tokens = x.shape, dy.shape[1], len(before)
     normalised, dnormalised = np.empty(outputs, np.float32), np.empty(outputs, np.float32)
-    fitted, sums = np.empty(inputs, np.float32), np.empty(4 * LANES, np.float32)
-    zero, count, channels = splat(np.float32(0)), np.float32(outputs), min(inputs, outputs)
+    fitted, channels = np.empty(inputs, np.float32), min(inputs, outputs)
+    zero, count = splat(np.float32(0)), np.float32(outputs)
     for r in range(length):
-        at, n, mean, std = r * outputs, r % tokens, splat(stats[r, 0]), splat(stats[r, 1])
+        at, n, mean, std = r * outputs, (start + r) % tokens, splat(stats[r, 0]), splat(stats[r, 1])
+        inverse = splat(np.float32(1) / stats[r, 1])
         shortcut, shortcut_at = _shortcut(x, r, fitted, outputs)
         all_dy, all_du, all_dnormalised, along = zero, zero, zero, zero
         for first in range(0, outputs, channels):
             for c in range(0, channels, LANES):
                 # what forward had in its registers
                 o = first + c
-                norm = (load_as_floats(product, at + o) * load(scale, o) - mean) / std
-                u = norm * load(weight, o) + load(bias, o)
-                u = u + load(shortcut, shortcut_at + c) - load(shift_in, o) - broadcast(before, n)
+                linear = load_as_floats(product, at + o) * load(scale, o)
+                norm = quotient(linear - mean, std, inverse)
+                u = norm * load(weight, o) + load(bias, o) + load(shortcut, shortcut_at + c)
+                u = u - load(shift_in, o) - broadcast(before, n)
                 # RPReLU
                 d = load(dy, at + o)
                 du = select(u > zero, d, load(slope, o) * d)
@@ -307,17 +487,13 @@ def _backward(
                 all_dnormalised, along = all_dnormalised + dnorm, along + dnorm * norm
                 store(normalised, o, norm)
                 store(dnormalised, o, dnorm)
-        store(sums, 0, all_dy)
-        store(sums, LANES, all_du)
-        store(sums, 2 * LANES, all_dnormalised)
-        store(sums, 3 * LANES, along)
-        dafter[n] += pairwise_sum(sums, 0, LANES)
-        dbefore[n] -= pairwise_sum(sums, LANES, LANES)
-        level = splat(pairwise_sum(sums, 2 * LANES, LANES) / count)
-        share = splat(pairwise_sum(sums, 3 * LANES, LANES) / count)
+        dafter[n] += sum_of_lanes(all_dy)
+        dbefore[n] -= sum_of_lanes(all_du)
+        level = splat(sum_of_lanes(all_dnormalised) / count)
+        share = splat(sum_of_lanes(along) / count)
         for o in range(0, outputs, LANES):
             d = load(dnormalised, o) - level - load(normalised, o) * share
-            store(dlinear, at + o, d / std)
+            store(dlinear, at + o, d * inverse)
         _shortcut_backward(fitted, channels, r, dx)
     for o in range(outputs):
         dshift_in[o] = -dbias[o]
@@ -327,36 +503,31 @@ def _backward(
 def _shortcut_backward(dfitted, channels, r, dx):
     """Row r of the gradient of fit's input; the repeats are added up already."""
     inputs = dx.shape[1]
-    if channels == inputs:
-        for c in range(0, inputs, LANES):
-            store(dx, r * inputs + c, load(dfitted, c))
-        return
-    share = inputs // channels
-    dfields = dx.reshape(len(dx), channels, share)
-    for c in range(channels):
-        dfitted[c] /= np.float32(share)
-    for i in range(share):
-        for c in range(channels):
-            dfields[r, c, i] = dfitted[c]
+    share, at = inputs // channels, r * inputs
+    part = splat(np.float32(1) / np.float32(share))
+    for c in range(0, channels, LANES):
+        if share == 1:
+            store(dx, at + c, load(dfitted, c))
+        elif share == 2:
+            store_2_times(dx, at + 2 * c, load(dfitted, c) * part)
+        elif share == 4:
+            store_4_times(dx, at + 4 * c, load(dfitted, c) * part)
+        else:
+            for k in range(c, c + LANES):
+                for i in range(share):
+                    dx[r, share * k + i] = dfitted[k] / np.float32(share)
 
 
 @jit
-def _signs_backward(x, move, dsigns, clip, signs, dx, dmove):
-    """Adds the gradient of z = x + move to dx, and sums it up in dmove."""
+def _each_sign_backward(x, move, dsigns, clip, signs, dx, dmove):
+    """`_signs_backward` of all rows, with the signs (R, I) as floats."""
     length, inputs = x.shape
     zero, one = splat(np.float32(0)), splat(np.float32(1))
-    two = one + one
     for r in range(length):
         for i in range(0, inputs, LANES):
             at = r * inputs + i
             z = load(x, at) + load(move, i)
-            positive = z >= zero
-            store(signs, at, select(positive, one, zero - one))
-            size = select(positive, z, zero - z)
-            slope = two - two * size
-            slope = select(slope > zero, slope, zero)
-            if clip:
-                slope = select(size > one, zero, one)
-            dz = load(dsigns, at) * slope
+            store(signs, at, select(z >= zero, one, zero - one))
+            dz = load(dsigns, at) * surrogate(z, clip)
             store(dmove, i, load(dmove, i) + dz)
             store(dx, at, load(dx, at) + dz)
