@@ -231,7 +231,7 @@ RIGHT = {  # the cause names the truth
     "mean_deviation": "the mean absolute deviation in the place of the deviation",
     "reciprocal_of_a_table": "the deviation of rows is off, by a factor each: an approximate root",
     "sign_bit_of_words": "bits 31, 63 of 65 are not counted; every product is 2 too large",
-    "second_word_of_next_row": "None",
+    "second_word_of_next_row": "the words behind the first are those of the row behind",
     "ones_of_first_query": "boolean product with popcount(a) of the first query for all",
     "scale_of_largest": "scale is the largest weight, not the mean",
     "scale_as_shift": "scale rounded to a power of 2",

@@ -1,6 +1,7 @@
 """Mistakes of porters that `golden compare` did not know when they were written.
 
     python -m tests.foreign_mistakes [--bundle NAME] [--only WORDS] [--counts]
+    python -m tests.foreign_mistakes --dump bits|shell [--every N]
 
 Each is a method of `foreign_port.Port` that is replaced by a wrong one, with the truth in plain
 words, a bundle that should show it and the first tap that differs from the right port's. The table
@@ -9,9 +10,13 @@ has what the command gave: outcome, first tap, cause; and what a person made of 
 somebody who had not seen which mistakes are known. The second and the third are by the one who then
 declared more kinds, each part written as a whole and tried before anything was declared for it.
 `--counts` says of each how many causes were right at the first try, and how many are now.
+
+`--dump` gives the comparison bits, whole numbers and logits alone, or what leaves a block and its
+middle alone, of forward mistakes, and counts how many causes have the words of RIGHT.
 """
 
 import argparse
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -2348,8 +2353,8 @@ def class_token_of_zeros(port, x):
 @wrong(
     "deviation",
     "eps is added to the sum of squares, before the division by C",
-    "small_adversarial",
-    "blocks.0.attn.norm.out",
+    "small_long",
+    "blocks.0.norm1.out",
 )
 def eps_before_division(port, d):
     total = port.sum(d * d) + port.dtype(port.config["norm_eps"])
@@ -2921,7 +2926,10 @@ def derivative_at_output(port, dy, x):
     "grads/blocks.1.attn.q_low.out",
 )
 def gradient_not_rolled_back(port, dbit, name, place):
-    return Port.head_bits_back(port, dbit, name, replace(place, shift=0))
+    Port.head_bits_back(port, dbit, name, place)
+    dz = port.taps[f"grads/{place.path}.attn.{name}.head_z"]
+    dz = dz.swapaxes(-1, -2) if name == "v" else dz
+    return port.uncut(port.joined(dz), replace(place, shift=0))
 
 
 @wrong(
@@ -3418,18 +3426,43 @@ class Found(NamedTuple):
     cause: str | None
 
 
-def find(mistakes: list[Mistake], mode: str = "replay") -> Iterator[Found]:
-    """Judge each by its bundle, all that it computes dumped, as `golden compare` does."""
+def find(mistakes: list[Mistake], mode: str = "replay", way: str = "full") -> Iterator[Found]:
+    """Judge each by its bundle, as `golden compare` does; `way`: all that it computes is dumped."""
     bundles, files = {}, {}
     for mistake in mistakes:
         if mistake.bundle not in bundles:
             bundles[mistake.bundle] = golden.read(SHIPPED / mistake.bundle)
             files[mistake.bundle] = read(SHIPPED / mistake.bundle)
         bundle = bundles[mistake.bundle]
-        dumped = run(mistake, files[mistake.bundle])
+        dumped = kept(run(mistake, files[mistake.bundle]), way)
         comparison = golden.compare(bundle, dumped, mode=mode)
         first = comparison.first.name if comparison.first else None
         yield Found(mistake, comparison.outcome, first, causes(comparison, bundle).get(first))
+
+
+SHELL = re.compile(r"tokens|blocks\.\d+\.(mid|out)|merges\.\d+\.proj\.out|logits")
+
+
+def kept(dumped: dict[str, Array], way: str) -> dict[str, Array]:
+    """What of a port's taps it dumps: full, bits (and whole numbers and logits), shell."""
+    keep = {
+        "full": lambda name: True,
+        "bits": lambda name: name == "logits" or dumped[name].dtype.kind in "iu",
+        "shell": SHELL.fullmatch,
+    }[way]
+    return {name: value for name, value in dumped.items() if keep(name)}
+
+
+def sparse(way: str, every: int) -> None:
+    """Print what is said of sparse dumps, and count."""
+    mistakes = [m for m in MISTAKES if not m.backward and JUDGED[m.name] != "UNSEEN"][::every]
+    said: Counter = Counter()
+    for found in find(mistakes, way=way):
+        shows = found.outcome == "FAIL"
+        key = "not shown" if not shows else "no cause" if found.cause is None else "another"
+        said["named" if shows and right(found) else key] += 1
+        print(f"{found.mistake.name} {found.outcome} [{found.first}]: {found.cause}", flush=True)
+    print(f"{way}: {len(mistakes)} mistakes; {dict(said)}")
 
 
 def causes(comparison: Comparison, bundle: golden.Bundle) -> dict[str, str]:
@@ -3458,7 +3491,12 @@ def main() -> None:
     parser.add_argument("--bundle", help="those of one bundle")
     parser.add_argument("--only", default="", help="those whose name has this part")
     parser.add_argument("--counts", action="store_true", help="run nothing: count the judgements")
+    parser.add_argument("--dump", choices=("bits", "shell"), help="dump these alone, forward")
+    parser.add_argument("--every", type=int, default=1, help="with --dump, every n-th mistake")
     args = parser.parse_args()
+    if args.dump:
+        sparse(args.dump, args.every)
+        return
     wanted = [m for m in MISTAKES if args.bundle in (None, m.bundle) and args.only in m.name]
     for mistake, outcome, first, cause in () if args.counts else find(wanted):
         found = Found(mistake, outcome, first, cause)
