@@ -80,10 +80,13 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "bands": Operation(lambda x, **attributes: (x, x), _nothing),
     "batch_norm": Operation(_same),
-    "binary_linear": Operation(_rows, macs=_of_weight),
+    "binary_linear": Operation(
+        _rows, lambda argument: (0,) if argument == 1 else (), macs=_of_weight
+    ),
     "boolean_attention": Operation(
         lambda prob, value, alpha, **attributes: (*prob[:3], value[2]),
         lambda argument: (0, 1),
+        order=(0, 1, 2),
         macs=_of_two,
     ),
     "box": Operation(_same, _nothing),
