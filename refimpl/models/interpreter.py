@@ -19,6 +19,7 @@ from refimpl.models.replay import Replay
 from refimpl.models.units import Step
 
 Flat = Mapping[str, np.ndarray]  # parameters or gradients by path
+Gradients = dict[str, np.ndarray]  # of values and parameters, as far as their readers have run
 
 
 class Tap(Protocol):
@@ -158,19 +159,22 @@ def backward(
     return gradients.pop(INPUT), gradients
 
 
-def _add(gradients: dict[str, np.ndarray], names: Sequence[str], found: Sequence[Any]) -> None:
-    """Add one gradient to each name; of optional arguments that were left out there is None."""
+def _add(gradients: Gradients, names: Sequence[str], found: Sequence[Any], own=False) -> None:
+    """Add one gradient to each name; of optional arguments that were left out there is None.
+
+    own: what is found is nobody else's, as that of a unit's twin, and may take the sum.
+    """
     given = [gradient for gradient in found if gradient is not None]
     if len(given) != len(names):
         listed = ", ".join(names)
         raise ShapeError(f"{listed}: found {len(given)} gradients; expected {len(names)}")
     for name, gradient in zip(names, given, strict=True):
-        gradients[name] = gradients[name] + gradient if name in gradients else gradient
+        if name in gradients:
+            gradient = np.add(gradients[name], gradient, out=gradient if own else None)
+        gradients[name] = gradient
 
 
-def _through_parameters(
-    names: Sequence[str], gradients: dict[str, np.ndarray], cache: Cache
-) -> None:
+def _through_parameters(names: Sequence[str], gradients: Gradients, cache: Cache) -> None:
     """Back through the nodes that made values of parameters alone."""
     network = cache.network
     for name in names:
@@ -181,11 +185,11 @@ def _through_parameters(
             _add(gradients, network.nodes[i].params, found)
 
 
-def _unit_backward(ran: Ran, gradients: dict[str, np.ndarray], cache: Cache) -> None:
+def _unit_backward(ran: Ran, gradients: Gradients, cache: Cache) -> None:
     step = ran.step
     dy = gradients.pop(cache.network.nodes[step.nodes[-1]].name)
     found = getattr(cache.backend, step.unit.op).backward(dy, ran.cache)
-    _add(gradients, [*step.inputs, *step.params], found)
+    _add(gradients, [*step.inputs, *step.params], found, own=True)
     _through_parameters(step.params, gradients, cache)
 
 

@@ -108,10 +108,7 @@ OPERATIONS: dict[str, Operation] = {
     "interpolate": Operation(lambda x, size, mode: (*x[:-2], *size), _nothing),
     "join_windows": Operation(_joined, _nothing),
     "layer_norm": Operation(_same),
-    "layer_scale": Operation(
-        _same,
-        cache=lambda x, alpha, beta=None: ops.layer_scale.Cache(x, alpha, beta is not None),
-    ),
+    "layer_scale": Operation(_same),
     "linear": Operation(
         _rows, cache=lambda x, w, b=None: ops.linear.Cache(x, w, b is not None), macs=_of_weight
     ),
