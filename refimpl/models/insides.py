@@ -76,18 +76,13 @@ def of(node: Any) -> Inside | None:
 
 def of_operation(op: str, attributes: Mapping[str, Any]) -> Inside | None:
     """Give the steps inside an operation; None where it is one step."""
-    if op not in INSIDES:
+    if op not in INSIDES or attributes["binarize"] == "none":
         return None
-    real = attributes["binarize"] == "none"
-    return (REAL if real else INSIDES)[op](**attributes)
-
-
-def _rows(x: np.ndarray) -> np.ndarray:
-    return x.reshape(-1, x.shape[-1])
+    return INSIDES[op](**attributes)
 
 
 def _weight_gradient(dlinear: np.ndarray, x: np.ndarray) -> np.ndarray:
-    return _rows(dlinear).T @ _rows(x)
+    return dlinear.reshape(-1, dlinear.shape[-1]).T @ x.reshape(-1, x.shape[-1])
 
 
 def _binary_linear(binarize: str, ste: str) -> Inside:
@@ -131,11 +126,15 @@ def _binary_weight_gradient(d: np.ndarray, bit: np.ndarray, weight: np.ndarray) 
 
 
 def _boolean_attention(binarize: str, context: str) -> Inside:
-    def cache(ratio, value, alpha):
-        bit = ratio > 0.5
-        product = ops.matmul.Cache(ops.boolean.step_of(alpha) * bit, value)
-        boolean = ops.boolean.Cache(ratio, bit, alpha)
-        return ops.boolean_attention.Cache(boolean, product, alpha, context)
+    def gradient(argument):
+        def of(d, ratio, value, alpha):
+            bit = ratio > 0.5
+            product = ops.matmul.Cache(ops.boolean.step_of(alpha) * bit, value)
+            boolean = ops.boolean.Cache(ratio, bit, alpha)
+            cache = ops.boolean_attention.Cache(boolean, product, alpha, context)
+            return ops.boolean_attention.backward(d, cache)[argument]
+
+        return Step("real", ("d", "prob.z", "x1", "p0"), of)
 
     def product(bit, value):
         # whole numbers, exact in both float types
@@ -152,45 +151,9 @@ def _boolean_attention(binarize: str, context: str) -> Inside:
             "context.int": Step("int", ("prob.bit", "x1"), product),
         },
         Step("real", ("context.int", "p0"), scale),
-        _attention_gradients(("d", "prob.z", "x1", "p0"), cache),
+        {"x0": gradient(0), "x1": gradient(1), "p0": gradient(2)},
         {"x0": Step("real", ("prob.z", "p0"), lambda ratio, a: ratio * ops.boolean.step_of(a))},
     )
 
 
-def _real_linear(binarize: str, ste: str) -> Inside:
-    """Stage "none": a plain product, shown in one step."""
-    return Inside(
-        {},
-        Step("real", ("x0", "p0"), lambda z, w: z @ w.T),
-        {
-            "p0": Step("real", ("d", "x0"), _weight_gradient),
-            "x0": Step("real", ("d", "p0"), lambda d, w: d @ w),
-        },
-    )
-
-
-def _real_attention(binarize: str, context: str) -> Inside:
-    def cache(prob, value, alpha):
-        return ops.boolean_attention.Cache(None, ops.matmul.Cache(prob, value), alpha, context)
-
-    def product(prob, value):
-        return ops.boolean_attention.product(prob, value, context)
-
-    gradients = _attention_gradients(("d", "x0", "x1", "p0"), cache)
-    return Inside({}, Step("real", ("x0", "x1"), product), gradients)
-
-
-def _attention_gradients(reads: tuple[str, ...], cache: Callable[..., Any]) -> dict[str, Step]:
-    """Those of probabilities, values and alpha; the cache is made of what is read behind "d"."""
-
-    def of(argument: int) -> Step:
-        def gradient(d, *kept):
-            return ops.boolean_attention.backward(d, cache(*kept))[argument]
-
-        return Step("real", reads, gradient)
-
-    return {"x0": of(0), "x1": of(1), "p0": of(2)}
-
-
 INSIDES = {"binary_linear": _binary_linear, "boolean_attention": _boolean_attention}
-REAL = {"binary_linear": _real_linear, "boolean_attention": _real_attention}

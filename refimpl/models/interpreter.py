@@ -13,12 +13,13 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import NonFiniteError, ShapeError
-from refimpl.models import insides, replay, units
+from refimpl.models import insides, operations, replay, units
 from refimpl.models.nodes import INPUT, Network, Node
 from refimpl.models.replay import Replay
 from refimpl.models.units import Step
 
 Flat = Mapping[str, np.ndarray]  # parameters or gradients by path
+Gradients = dict[str, np.ndarray]  # of values and parameters, as far as their readers have run
 
 
 class Tap(Protocol):
@@ -44,6 +45,7 @@ class Tap(Protocol):
 class Ran(NamedTuple):
     """A unit that ran as one: what it read, parameters too, and the cache of its twin."""
 
+    step: Step
     args: list[np.ndarray]
     cache: Any
 
@@ -72,7 +74,7 @@ def forward(
     keep: bool = True,
 ) -> tuple[np.ndarray, Cache]:
     """Run images (B, channels, H, W) -> (logits, cache); with `keep` false the cache is empty."""
-    cache, values = Cache(network, params, backend, len(images), {}, {}), {INPUT: images}
+    cache, values = Cache(network, params, backend, len(images), {}, {}), {INPUT: images, **params}
     for step in units.steps_of(network, _twins(network, backend) if tap is None else frozenset()):
         if step.unit is None or not _run_unit(step, values, cache):
             for i in step.nodes:
@@ -92,28 +94,22 @@ def resized(network: Network, params: Flat, other: Network) -> dict[str, np.ndar
 
     network: `other` as it reads `params`: what the two lists do not share is what interpolates.
     """
-    cache, values = Cache(network, params, ops, 0, {}, {}), {}
     made = {}
     for name, i in network.of_parameters.items():
-        if name in other.of_parameters:
-            continue
-        _run_node(i, values, cache)
-        made[network.nodes[i].params[0]] = values[name]
+        if name not in other.of_parameters:
+            node = network.nodes[i]
+            made[node.params[0]] = operations.forward(node, [params[path] for path in node.params])
     return {**params, **made}
 
 
 def _run_node(i: int, values: dict[str, np.ndarray], cache: Cache) -> None:
     node = cache.network.nodes[i]
-    args = [_argument(name, values, cache.params) for name in node.args]
+    args = [values[name] for name in node.args]
     try:
         y, cache.nodes[i] = getattr(cache.backend, node.op).forward(*args, **node.attributes)
     except NonFiniteError as error:
         raise NonFiniteError(error.message, layer=node.where) from None
     values.update(zip(node.outputs, y if len(node.outputs) > 1 else (y,), strict=True))
-
-
-def _argument(name: str, values: Flat, params: Flat) -> np.ndarray:
-    return params[name] if name in params else values[name]
 
 
 def _twins(network: Network, backend: Any) -> frozenset[str]:
@@ -123,14 +119,14 @@ def _twins(network: Network, backend: Any) -> frozenset[str]:
 
 def _run_unit(step: Step, values: dict[str, np.ndarray], cache: Cache) -> bool:
     """Run it as one, where its twin can."""
-    args = [_argument(name, values, cache.params) for name in (*step.inputs, *step.params)]
+    args = [values[name] for name in (*step.inputs, *step.params)]
     twin = getattr(cache.backend, step.unit.op)
     found = twin.forward(*args, **step.unit.attributes)
     if found is None:
         return False
     last = step.nodes[-1]
     values[cache.network.nodes[last].name], of_twin = found
-    cache.units[last] = Ran(args, of_twin)
+    cache.units[last] = Ran(step, args, of_twin)
     return True
 
 
@@ -146,12 +142,10 @@ def backward(
         cache = _step_by_step(cache)
         given = replay.given(network)
         tap(given.name, dlogits, given.make, given.reads)
-    steps = units.steps_of(network, _twins(network, cache.backend) if cache.units else frozenset())
-    fused = {step.nodes[-1]: step for step in steps if step.nodes[-1] in cache.units}
-    done = {i for step in fused.values() for i in step.nodes}
+    done = {i for ran in cache.units.values() for i in ran.step.nodes}
     for place, i in enumerate(network.backward_order):
-        if i in fused:
-            _unit_backward(fused[i], gradients, cache)
+        if i in cache.units:
+            _unit_backward(cache.units[i], gradients, cache)
         if i in done:
             continue
         node = network.nodes[i]
@@ -165,9 +159,7 @@ def backward(
     return gradients.pop(INPUT), gradients
 
 
-def _add(
-    gradients: dict[str, np.ndarray], names: Sequence[str], found: Sequence[Any], own: bool = False
-) -> None:
+def _add(gradients: Gradients, names: Sequence[str], found: Sequence[Any], own=False) -> None:
     """Add one gradient to each name; of optional arguments that were left out there is None.
 
     own: what is found is nobody else's, as that of a unit's twin, and may take the sum.
@@ -182,9 +174,7 @@ def _add(
         gradients[name] = gradient
 
 
-def _through_parameters(
-    names: Sequence[str], gradients: dict[str, np.ndarray], cache: Cache
-) -> None:
+def _through_parameters(names: Sequence[str], gradients: Gradients, cache: Cache) -> None:
     """Back through the nodes that made values of parameters alone."""
     network = cache.network
     for name in names:
@@ -195,11 +185,10 @@ def _through_parameters(
             _add(gradients, network.nodes[i].params, found)
 
 
-def _unit_backward(step: Step, gradients: dict[str, np.ndarray], cache: Cache) -> None:
-    last = step.nodes[-1]
-    dy = gradients.pop(cache.network.nodes[last].name)
-    twin = getattr(cache.backend, step.unit.op)
-    found = twin.backward(dy, cache.units[last].cache)
+def _unit_backward(ran: Ran, gradients: Gradients, cache: Cache) -> None:
+    step = ran.step
+    dy = gradients.pop(cache.network.nodes[step.nodes[-1]].name)
+    found = getattr(cache.backend, step.unit.op).backward(dy, ran.cache)
     _add(gradients, [*step.inputs, *step.params], found, own=True)
     _through_parameters(step.params, gradients, cache)
 
@@ -209,21 +198,19 @@ def _unit_backward(step: Step, gradients: dict[str, np.ndarray], cache: Cache) -
 
 def _step_by_step(cache: Cache) -> Cache:
     """The cache with every unit that ran as one taken apart: a listener wants each node."""
-    network, nodes = cache.network, dict(cache.nodes)
+    nodes = dict(cache.nodes)
     part = cache._replace(backend=ops, nodes=nodes)
-    for step in units.steps_of(network, _twins(network, cache.backend)):
-        if step.nodes[-1] in cache.units:
-            names, args = (*step.inputs, *step.params), cache.units[step.nodes[-1]].args
-            values = dict(zip(names, args, strict=True))
-            for i in step.nodes:
-                _run_node(i, values, part)
+    for step, args, _ in cache.units.values():
+        values = dict(zip((*step.inputs, *step.params), args, strict=True))
+        for i in step.nodes:
+            _run_node(i, values, part)
     return cache._replace(nodes=nodes, units={})
 
 
 def _show_forward(i: int, values: Flat, cache: Cache, tap: Tap) -> None:
     network, params = cache.network, cache.params
     node = network.nodes[i]
-    steps = _arguments(node, values, params)
+    steps = _arguments(node, values)
     for shown in replay.taps(network).forward[i]:
         if shown.what == "output":
             value = insides.to_tap(shown.kind, values[shown.source])
@@ -241,12 +228,11 @@ def _show_backward(place: int, dy: Any, gradients: Flat, cache: Cache, tap: Tap)
         else:
             node = network.nodes[shown.node]
             step = insides.of(node).gradients[shown.what.removeprefix("d.")]
-            steps = {"d": dy, **_arguments(node, {}, params)}
+            steps = {"d": dy, **_arguments(node, params)}
             value = step.function(*(steps[read] for read in step.reads))
         tap(shown.name, value, Replay(shown, network, params), shown.reads)
 
 
-def _arguments(node: Node, values: Flat, params: Flat) -> dict[str, np.ndarray]:
+def _arguments(node: Node, known: Flat) -> dict[str, np.ndarray]:
     """What the steps inside a node read of it, by their names for it."""
-    known = {**values, **params}
     return {key: known[name] for key, name in zip(node.keys, node.args) if name in known}

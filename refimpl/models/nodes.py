@@ -10,7 +10,7 @@ replay, shapes, parameters and costs follow from it and from nothing else: `bina
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -266,17 +266,16 @@ class Builder:
     def network(self) -> Network:
         """Give the finished list."""
         first = len(self.of_parameters)
+
+        def moved(indices: Iterable[int]) -> tuple[int, ...]:
+            return tuple(first + i for i in indices)
+
         return Network(
             (*self.of_parameters, *self.nodes),
             self.parameters,
             self.shapes,
-            tuple(
-                unit._replace(nodes=tuple(first + i for i in unit.nodes)) for unit in self._units
-            ),
-            tuple(
-                tuple(tuple(first + i for i in branch) for branch in region.values())
-                for region in self._regions
-            ),
+            tuple(unit._replace(nodes=moved(unit.nodes)) for unit in self._units),
+            tuple(tuple(map(moved, region.values())) for region in self._regions),
         )
 
     def _shape(self, name: str) -> Shape:

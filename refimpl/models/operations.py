@@ -80,10 +80,13 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "bands": Operation(lambda x, **attributes: (x, x), _nothing),
     "batch_norm": Operation(_same),
-    "binary_linear": Operation(_rows, macs=_of_weight),
+    "binary_linear": Operation(
+        _rows, lambda argument: (0,) if argument == 1 else (), macs=_of_weight
+    ),
     "boolean_attention": Operation(
         lambda prob, value, alpha, **attributes: (*prob[:3], value[2]),
         lambda argument: (0, 1),
+        order=(0, 1, 2),
         macs=_of_two,
     ),
     "box": Operation(_same, _nothing),
@@ -105,10 +108,7 @@ OPERATIONS: dict[str, Operation] = {
     "interpolate": Operation(lambda x, size, mode: (*x[:-2], *size), _nothing),
     "join_windows": Operation(_joined, _nothing),
     "layer_norm": Operation(_same),
-    "layer_scale": Operation(
-        _same,
-        cache=lambda x, alpha, beta=None: ops.layer_scale.Cache(x, alpha, beta is not None),
-    ),
+    "layer_scale": Operation(_same),
     "linear": Operation(
         _rows, cache=lambda x, w, b=None: ops.linear.Cache(x, w, b is not None), macs=_of_weight
     ),

@@ -92,16 +92,15 @@ def taps(network: Network) -> Taps:
     """List all taps of a network, in order of computation."""
     visible = _Visible(network)
     return Taps(
-        [list(_of_node(visible, i)) for i in range(len(network.nodes))],
+        [_of_node(visible, i) for i in range(len(network.nodes))],
         [[_of_gradient(visible, t) for t in targets] for targets in _schedule(visible)],
     )
 
 
 def given(network: Network) -> Shown:
     """Name the gradient of the logits, which is given."""
-    last = len(network.nodes) - 1
-    name, source = GRADS + network.output, network.output
-    return Shown(name, "real", last, "d.value", source, (), (), (), None)
+    source, last = network.output, len(network.nodes) - 1
+    return Shown(GRADS + source, "real", last, "d.value", source, (), (), (), None)
 
 
 class _Visible:
@@ -122,23 +121,18 @@ class _Visible:
                 self.gradients.update(node.outputs)
 
 
-def _of_node(visible: _Visible, i: int):
+def _of_node(visible: _Visible, i: int) -> list[Shown]:
     """Taps of a node: what a reader was to show, the steps inside, the outputs."""
-    node, inside = visible.network.nodes[i], visible.inside.get(i, Inside({}, None, {}))
-    steps = list(inside.values)
+    nodes, maker = visible.network.nodes, visible.network.maker
+    node, inside = nodes[i], visible.inside.get(i, Inside({}, None, {}))
+    steps = [_of_step(visible, i, key, step) for key, step in inside.values.items()]
+    made = [name for name in node.inputs if name in maker and nodes[maker[name]].tap == "reader"]
+    readers = [_of_output(visible, maker[name], name) for name in made]
+    shown = node.outputs if node.tap in ("real", "bit", "int") else ()
+    outputs = [_of_output(visible, i, name) for name in shown]
     # z stands beside its bit
-    before = steps.index("bit") if "bit" in steps else len(steps)
-    for key in steps[:before]:
-        yield _of_step(visible, i, key, inside.values[key])
-    for name in node.inputs:
-        maker = visible.network.maker.get(name)
-        if maker is not None and visible.network.nodes[maker].tap == "reader":
-            yield _of_output(visible, maker, name)
-    for key in steps[before:]:
-        yield _of_step(visible, i, key, inside.values[key])
-    if node.tap in ("real", "bit", "int"):
-        for name in node.outputs:
-            yield _of_output(visible, i, name)
+    before = [*inside.values].index("bit") if "bit" in inside.values else len(steps)
+    return [*steps[:before], *readers, *steps[before:], *outputs]
 
 
 def _of_step(visible: _Visible, i: int, key: str, step: Step) -> Shown:

@@ -112,7 +112,7 @@ def thresholds(network: Network) -> Iterator[tuple[Node, str, float]]:
 
 
 def _has_bits(node: Node) -> bool:
-    return bool(insides.of(node).values)
+    return insides.of(node) is not None
 
 
 def _margins(name: str, z: np.ndarray, threshold: float) -> Margins:

@@ -55,7 +55,7 @@ def taps(module: Module, images: Any, dlogits: Any = None) -> dict[str, np.ndarr
 def _run(node: Node, args: list[Any]) -> tuple[dict[str, Any], Any]:
     """Values inside a node, and its output."""
     run, options = getattr(functions, node.op), node.attributes
-    if insides.of(node) is None or options["binarize"] == "none":
+    if insides.of(node) is None:
         return {}, run(*args, **options)
     if node.op == "boolean_attention":
         prob, value, alpha = args

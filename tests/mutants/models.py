@@ -511,8 +511,9 @@ def norm_of_a_unit_bias_first(original):
 def gradients_of_a_unit_by_the_order_of_names(original):
     """A twin's gradients go to the parameters in alphabetical order."""
 
-    def _unit_backward(step, gradients, cache):
-        return original(step._replace(params=tuple(sorted(step.params))), gradients, cache)
+    def _unit_backward(ran, gradients, cache):
+        step = ran.step._replace(params=tuple(sorted(ran.step.params)))
+        return original(ran._replace(step=step), gradients, cache)
 
     return _unit_backward
 
