@@ -28,7 +28,7 @@ from numba.core import cgutils
 from numba.core.cgutils import get_or_insert_function
 
 from refimpl.conventions import ConfigError
-from refimpl.kernels.compile import jit
+from refimpl.kernels.compile import inlined, jit
 from refimpl.kernels.vector import (
     INTS,
     LANES,
@@ -352,6 +352,21 @@ def binary_rows(path, a, w, length, out):
             if blocks % 2:
                 lanes_at, to = w_at + (blocks - 1) * step, place + (blocks - 1) * LANES
                 xor_1x1(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
+
+
+@inlined
+def sixteen_rows(path, a, a_at, words, w, length, out):
+    """A block of a, at its place, times w (blocks, words, 16) -> out (16, lanes of w) int32."""
+    step, blocks, stride = words * LANES, w.shape[0], out.shape[1]
+    offset = splat(np.int32(length))
+    for first in (0, 8):
+        for j in range(0, blocks // 2 * 2, 2):
+            place = first * stride + j * LANES
+            xor_8x2(path, w, j * step, a, a_at + first, words, offset, out, place, stride)
+        if blocks % 2:
+            j = blocks - 1
+            place = first * stride + j * LANES
+            xor_8x1(path, w, j * step, a, a_at + first, words, offset, out, place, stride)
 
 
 @jit

@@ -23,7 +23,7 @@ def _divisors(site: Site) -> dict[str, float]:
         "division by the root of all channels, not of a head's": math.sqrt(stage.dim),
         "division by all channels": float(stage.dim),
         "division by the root of the number of heads": math.sqrt(stage.heads),
-        "division by the root of the number of keys": math.sqrt(stage.keys),
+        "division by the root of the number of keys": math.sqrt(stage.num_keys),
         "division by the number of heads": float(stage.heads),
         "division by 2 sqrt(d)": 2 * math.sqrt(d),
         "division by sqrt(2 d)": math.sqrt(2 * d),
