@@ -57,6 +57,58 @@ def _fma(x, y, z, out):
     store(out, 0, vector.fma(load(x, 0), load(y, 0), load(z, 0)))
 
 
+@numba.njit
+def _neighbours(x, y, out, of_lanes):
+    store(out, 0, vector.sums_of_2(x, 3))
+    store(out, 16, vector.sums_of_4(x, 3))
+    vector.store_2_times(out, 32, load(x, 0))
+    vector.store_4_times(out, 64, load(x, 0))
+    divisor = load(y, 0)
+    store(out, 128, vector.quotient(load(x, 0), divisor, vector.splat(np.float32(1)) / divisor))
+    of_lanes[0] = vector.max_of_lanes(load(x, 5))
+    of_lanes[1] = vector.sum_of_lanes(load(x, 5))
+
+
+@given(strategies.seeds())
+def test_neighbours_and_all_lanes(seed):
+    rng = np.random.default_rng(seed)
+    x = strategies.normal(rng, (80,), np.dtype(np.float32))
+    y = np.exp(rng.uniform(-8, 8, LANES)).astype(np.float32)
+    out, of_lanes = np.empty(144, np.float32), np.empty(2, np.float32)
+    _neighbours(x, y, out, of_lanes)
+    twos, fours = x[3 : 3 + 32].reshape(LANES, 2), x[3 : 3 + 64].reshape(LANES, 4)
+    expected = [
+        twos[:, 0] + twos[:, 1],
+        ((fours[:, 0] + fours[:, 1]) + fours[:, 2]) + fours[:, 3],
+        x[:LANES].repeat(2),
+        x[:LANES].repeat(4),
+        x[:LANES] / y,
+    ]
+    np.testing.assert_array_equal(out, np.concatenate(expected))
+    assert of_lanes[0] == x[5 : 5 + LANES].max()
+    np.testing.assert_allclose(of_lanes[1], x[5 : 5 + LANES].sum(), atol=1e-5)
+
+
+def test_a_quotient_is_rounded_correctly():
+    """Of many none is another than the division's, also where the divisor is all ones."""
+    rng = np.random.default_rng(0)
+    x = strategies.normal(rng, (1 << 16,), np.dtype(np.float32))
+    for y in (
+        np.exp(rng.uniform(-6, 8, len(x))).astype(np.float32),
+        (rng.integers(0, 2**8, len(x)) | 0x3F7FFF00).astype(np.uint32).view(np.float32),
+    ):
+        out = np.empty_like(x)
+        _quotients(x, y, out)
+        np.testing.assert_array_equal(out, x / y)
+
+
+@numba.njit
+def _quotients(x, y, out):
+    for i in range(0, len(x), LANES):
+        inverse = vector.splat(np.float32(1)) / load(y, i)
+        store(out, i, vector.quotient(load(x, i), load(y, i), inverse))
+
+
 def products_with_sums(rng: np.random.Generator) -> tuple[np.ndarray, ...]:
     """Three times sixteen float32; here and there x * y + z nearly cancels, or is next to a tie."""
     x, y, z = strategies.normal(rng, (3, LANES), np.dtype(np.float32))
