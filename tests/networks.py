@@ -366,7 +366,6 @@ def list_renamed(network: nodes.Network, name: Callable[[str], str]) -> nodes.Ne
         nodes=listed,
         parameters={name(p): q._replace(path=name(p)) for p, q in network.parameters.items()},
         shapes={other(value): shape for value, shape in network.shapes.items()},
-        units=tuple(unit._replace(input=other(unit.input)) for unit in network.units),
     )
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 
 from refimpl import ops
 from refimpl.conventions import RefimplError
-from refimpl.models import binary, interpreter
+from refimpl.models import binary, interpreter, units
 from refimpl.models.nodes import INPUT, Network
 from tests import networks, strategies
 
@@ -85,18 +85,36 @@ def test_a_list_is_in_order_of_computation(config):
 
 
 @given(ANY)
-def test_a_unit_reads_one_value_and_gives_one(config):
+def test_a_unit_gives_one_value(config):
+    """Others read nothing of it but its last output; a step reads what its nodes do of others."""
     for listed in lists(config):
+        ops_of_units = [unit.op for unit in listed.units]
         projections = sum(node.op == "binary_linear" for node in listed.nodes)
-        assert [unit.op for unit in listed.units] == ["projection"] * projections
+        assert ops_of_units.count("projection") == projections
+        assert ops_of_units.count("attention") <= config.num_blocks
+        together = [i for unit in listed.units for i in unit.nodes]
+        assert len(together) == len(set(together))
         for unit in listed.units:
-            own = range(unit.begin, unit.end)
-            made = {name for i in own for name in listed.nodes[i].outputs}
-            given_ = {name for i in own for name in listed.nodes[i].inputs} - made
-            assert given_ == {unit.input}
-            last = listed.nodes[unit.end - 1].name
+            made = {name for i in unit.nodes for name in listed.nodes[i].outputs}
+            last = listed.nodes[unit.nodes[-1]].name
             for i, node in enumerate(listed.nodes):
-                assert i in own or not (made - {last}) & set(node.inputs), node.name
+                assert i in unit.nodes or not (made - {last}) & set(node.inputs), node.name
+
+
+@given(ANY)
+def test_steps_do_all_nodes_with_what_is_there(config):
+    for listed in lists(config):
+        for twins in (set(), {"projection"}, {"attention"}, {"projection", "attention"}):
+            steps = units.steps_of(listed, frozenset(twins))
+            assert sorted(i for step in steps for i in step.nodes) == [*range(len(listed.nodes))]
+            chosen = [unit for unit in listed.units if unit.op in twins]
+            assert sorted(step.unit for step in steps if step.unit) == sorted(chosen)
+            known = {INPUT, *listed.parameters}
+            for step in steps:
+                assert known.issuperset((*step.inputs, *step.params))
+                for i in step.nodes:
+                    assert known.issuperset(listed.nodes[i].args)
+                    known.update(listed.nodes[i].outputs)
 
 
 # Order of backward
@@ -157,17 +175,19 @@ def test_what_readers_send_is_added_from_left_to_right(name, node, terms):
 @given(ANY)
 def test_a_value_is_freed_by_its_last_reader(config):
     for listed in lists(config):
-        alive = {INPUT}
-        for i, node in enumerate(listed.nodes):
-            reads = set(node.args) - set(listed.parameters)
-            assert reads <= alive, node.name
-            alive.update(node.outputs)
-            freed = listed.last_reads[i]
-            assert set(freed) <= reads | set(node.outputs), node.name
-            for name in freed:
-                assert not any(name in later.args for later in listed.nodes[i + 1 :]), name
-            alive.difference_update(freed)
-        assert alive == {listed.output}
+        for twins in (set(), {"projection"}, {"projection", "attention"}):
+            alive = {INPUT}
+            steps = units.steps_of(listed, frozenset(twins))
+            for k, step in enumerate(steps):
+                reads = set(step.inputs + step.params) - set(listed.parameters)
+                assert reads <= alive
+                own = {name for i in step.nodes for name in listed.nodes[i].outputs}
+                alive |= own
+                assert set(step.free) <= reads | own
+                for name in step.free:
+                    assert not any(name in later.inputs + later.params for later in steps[k + 1 :])
+                alive.difference_update(step.free)
+            assert alive == {listed.output}
 
 
 @pytest.mark.parametrize("name", BRANCHED)

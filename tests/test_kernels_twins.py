@@ -397,6 +397,20 @@ def test_nothing_in_a_batch_is_nothing_afterwards():
         np.testing.assert_array_equal(gradients[1], 0)
 
 
+@given(seeds, st.integers(1, 1000))
+def test_sums_of_several_rows_in_the_order_of_numpy(seed, count):
+    rng = np.random.default_rng(seed)
+    x, stride, at = rng.standard_normal((rows.ROWS + 1, count + 3)).astype(F32), count + 3, 2
+    values = x.reshape(-1)[at : at + rows.ROWS * stride].reshape(rows.ROWS, stride)[:, :count]
+    means, found = values.mean(axis=1), np.empty(rows.room(count), F32)
+    for squared, expected in (
+        (False, np.ascontiguousarray(values)),
+        (True, (values - means[:, None]) ** 2),
+    ):
+        rows.sums(x, at, stride, means, squared, rows.order(count), found)
+        np.testing.assert_array_equal(found[: rows.ROWS], expected.sum(axis=1))
+
+
 @given(seeds, st.integers(1, 3000), floats)
 def test_sums_in_the_order_of_numpy(seed, count, dtype):
     values = np.random.default_rng(seed).standard_normal((3, count)).astype(dtype)
@@ -405,7 +419,7 @@ def test_sums_in_the_order_of_numpy(seed, count, dtype):
 
 
 def test_the_backend_has_what_the_operations_have():
-    assert set(backend.__all__) == {*ops.__all__, "projection"}  # a whole unit, in one pass
+    assert set(backend.__all__) == {*ops.__all__, "attention", "projection"}  # whole units
     for name in ops.__all__:
         module: ModuleType = getattr(backend, name)
         assert hasattr(module, "forward") == hasattr(getattr(ops, name), "forward")

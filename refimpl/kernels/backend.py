@@ -11,6 +11,7 @@ would be, or too little time is spent in it.
 
 from refimpl import ops
 from refimpl.kernels.twins import (  # noqa: F401 - read by name
+    attention,
     band_sum,
     bands,
     binary_linear,
@@ -25,5 +26,5 @@ from refimpl.kernels.twins import (  # noqa: F401 - read by name
     softmax,
 )
 
-__all__ = [*ops.__all__, "projection"]
+__all__ = [*ops.__all__, "attention", "projection"]
 globals().update({name: getattr(ops, name) for name in ops.__all__ if name not in globals()})

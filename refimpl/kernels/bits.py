@@ -112,7 +112,7 @@ def _pack(x, steps, shape, threshold, strictly, packed):
     batch, heads, rows, length = shape
     words, rest = -(-length // WORD), length // WORD * WORD
     last = np.full(WORD, np.float32(-1e38))  # the rest of a row, filled up with 0 bits
-    level, size, largest = splat(threshold), splat(np.int32(0x7FFFFFFF)), splat(np.int32(0))
+    level, largest = splat(threshold), splat(np.int32(0))
     block_at = 0
     for b in range(batch):
         for h in range(heads):
@@ -123,18 +123,17 @@ def _pack(x, steps, shape, threshold, strictly, packed):
                     low, high = load(x, first), load(x, first + LANES)
                     packed[at] = _word(low, high, level, strictly)
                     at += LANES
-                    largest = _larger(largest, bits_of(low) & size)
-                    largest = _larger(largest, bits_of(high) & size)
+                    largest = larger(largest, exponent(low))
+                    largest = larger(largest, exponent(high))
                 if rest < length:
                     for k in range(rest, length):
                         last[k - rest] = x[row + k]
                     low, high = load(last, 0), load(last, LANES)
                     packed[at] = _word(low, high, level, strictly)
-                    largest = _larger(largest, bits_of(low) & size)
-                    largest = _larger(largest, bits_of(high) & size)
+                    largest = larger(largest, exponent(low))
+                    largest = larger(largest, exponent(high))
             block_at += -(-rows // LANES) * words * LANES
-    # the exponent of NaN and infinity is the largest there is
-    return not any_of(largest >= splat(np.int32(0x7F800000)))
+    return is_finite(largest)
 
 
 @inlined
@@ -146,5 +145,18 @@ def _word(low, high, level, strictly):
 
 
 @inlined
-def _larger(a, b):
+def larger(a, b):
+    """The larger one of each lane."""
     return select(a > b, a, b)
+
+
+@inlined
+def exponent(x):
+    """What is larger of a larger |x|, and largest of NaN and infinity."""
+    return bits_of(x) & splat(np.int32(0x7FFFFFFF))
+
+
+@inlined
+def is_finite(largest):
+    """Whether no NaN or infinity was among the numbers whose largest `exponent` this is."""
+    return not any_of(largest >= splat(np.int32(0x7F800000)))

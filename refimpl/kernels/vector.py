@@ -9,6 +9,7 @@ compilation (NUMBA_DISABLE_JIT=1) the same kernels run on NumPy arrays of sixtee
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 
@@ -24,6 +25,16 @@ LANES = 16
 X86 = binding.get_process_triple().startswith(("x86", "i386", "i686"))
 # Whether this CPU multiplies and adds with one rounding: all but x86 before 2013.
 FUSED = not X86 or bool(binding.get_host_cpu_features().get("fma"))
+
+
+def able(feature: str) -> bool:
+    """Whether machine code is made for a CPU that has a feature, by LLVM's name for it."""
+    if config.CPU_NAME is None:
+        return bool(binding.get_host_cpu_features().get(feature))
+    return f"+{feature}" in (config.CPU_FEATURES or "").split(",")
+
+
+WIDE = able("avx512f")  # whether there are 32 registers of sixteen lanes
 
 _INT, _BIT = ir.IntType(32), ir.IntType(1)
 _ELEMENTS = {"float32": ir.FloatType(), "int32": _INT, "bool": _BIT}
@@ -154,6 +165,78 @@ def _gather(typing, array, indices):
 def gather(array: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """Sixteen values of a flat float32 array, from a flat index each, none of them negative."""
     return array.reshape(-1)[indices]
+
+
+def _sum_of(neighbours: int):
+    """The generator of sums of so many neighbours, a power of two."""
+
+    def typed(typing, array, index):
+        def generate(context, builder, signature, values):
+            start = _lanes_at(context, builder, signature.args, values, FLOATS)
+            places = [builder.gep(start, [ir.Constant(_INT, k)]) for k in range(neighbours)]
+            terms = [[builder.load(place, align=4) for place in places]]
+            while len(terms[0]) > 1:  # every second value: of 0, 1, 2, 3 first 0, 2 and 1, 3
+                terms = [_halved(builder, some, odd) for odd in (0, 1) for some in terms]
+            total = terms[0][0]
+            for (term,) in terms[1:]:
+                total = builder.fadd(total, term)
+            return total
+
+        return (FLOATS(array, types.intp), generate) if _of_array(array) == FLOATS else None
+
+    return typed
+
+
+def _halved(builder, vectors, odd: int):
+    """Every second value of vectors that lie side by side, from the first or the second on."""
+    chosen = [ir.Constant(_INT, lane) for lane in range(odd, 2 * LANES, 2)]
+    chosen = ir.Constant(ir.VectorType(_INT, LANES), chosen)
+    pairs = zip(vectors[::2], vectors[1::2], strict=True)
+    return [builder.shuffle_vector(a, b, chosen) for a, b in pairs]
+
+
+def _store_repeated(times: int):
+    """The generator that writes each lane so many times in a row."""
+
+    def typed(typing, array, index, lanes):
+        def generate(context, builder, signature, values):
+            start = _lanes_at(context, builder, signature.args, values, FLOATS)
+            for k in range(times):
+                chosen = [(k * LANES + lane) // times for lane in range(LANES)]
+                chosen = ir.Constant(ir.VectorType(_INT, LANES), chosen)
+                repeated = builder.shuffle_vector(values[2], values[2], chosen)
+                builder.store(repeated, builder.gep(start, [ir.Constant(_INT, k)]), align=4)
+            return context.get_dummy_value()
+
+        known = (_of_array(array), lanes) == (FLOATS, FLOATS)
+        return (types.none(array, types.intp, lanes), generate) if known else None
+
+    return typed
+
+
+def _summing(neighbours: int) -> Callable:
+    """sixteen sums of so many neighbours each, added from left to right."""
+
+    @compiled_as(_sum_of(neighbours))
+    def sums(array: np.ndarray, index: int) -> np.ndarray:
+        terms = array.reshape(-1)[index : index + neighbours * LANES].reshape(LANES, neighbours)
+        return functools.reduce(np.add, terms.T)
+
+    return sums
+
+
+def _repeating(times: int) -> Callable:
+    """Write each lane so many times in a row."""
+
+    @compiled_as(_store_repeated(times))
+    def write(array: np.ndarray, index: int, lanes: np.ndarray) -> None:
+        array.reshape(-1)[index : index + times * LANES] = lanes.repeat(times)
+
+    return write
+
+
+sums_of_2, sums_of_4 = _summing(2), _summing(4)
+store_2_times, store_4_times = _repeating(2), _repeating(4)
 
 
 # --- lanes ----------------------------------------------------------------------------------------
@@ -337,6 +420,66 @@ def popcount(x: np.ndarray) -> np.ndarray:
     """The number of ones in each lane."""
     bits = np.unpackbits(x.view(np.uint8).reshape(LANES, 4), axis=1)
     return bits.sum(axis=1, dtype=np.int32)
+
+
+def _of_lanes(combine: Callable) -> Callable:
+    """The generator of one number of all lanes: of halves, and of their halves."""
+
+    def typed(typing, x):
+        def generate(context, builder, signature, values):
+            total = values[0]
+            while total.type.count > 1:
+                half = total.type.count // 2
+                none = ir.Constant(total.type, ir.Undefined)
+                low, high = (
+                    ir.Constant(ir.VectorType(_INT, half), list(range(begin, begin + half)))
+                    for begin in (0, half)
+                )
+                low, high = (builder.shuffle_vector(total, none, part) for part in (low, high))
+                total = combine(builder, low, high)
+            return builder.extract_element(total, ir.Constant(_INT, 0))
+
+        return (types.float32(x), generate) if x == FLOATS else None
+
+    return typed
+
+
+@compiled_as(_of_lanes(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y)))
+def max_of_lanes(x: np.ndarray) -> np.float32:
+    """The largest lane of x."""
+    return x.max()
+
+
+@compiled_as(_of_lanes(lambda b, x, y: b.fadd(x, y)))
+def sum_of_lanes(x: np.ndarray) -> np.float32:
+    """The lanes of x added up: halves first, the same order on every CPU."""
+    while len(x) > 1:
+        x = x[: len(x) // 2] + x[len(x) // 2 :]
+    return x[0]
+
+
+def _quotient(typing, x, y, inverse):
+    def generate(context, builder, signature, values):
+        x, y, inverse = values
+        if not FUSED:
+            return builder.fdiv(x, y)
+        minus = builder.fsub(ir.Constant(y.type, [0.0] * LANES), y)
+        q = builder.fmul(x, inverse)
+        for _ in range(2):
+            q = fused(builder, fused(builder, minus, q, x), inverse, q)
+        return q
+
+    return (x(x, y, inverse), generate) if (x, y, inverse) == (FLOATS,) * 3 else None
+
+
+@compiled_as(_quotient)
+def quotient(x: np.ndarray, y: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    """x / y, correctly rounded, where many are divided by the same: inverse is 1 / y.
+
+    A division takes as long as ten multiplications. By Markstein's theorem a quotient that is next
+    to the right one becomes it by one step more; both may differ where the result is denormal.
+    """
+    return x / y
 
 
 def _register_operator(function: Callable, kind: Vector, make: Callable, result: Vector) -> None:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from contextlib import nullcontext
 
-from refimpl.models import decoders, others, real
+from refimpl.models import decoders, others, real, units
 from refimpl.models.config import Config
 from refimpl.models.nodes import INPUT, Network
 from refimpl.models.parts import Parts
@@ -95,8 +94,7 @@ def projection(net: Parts, p: str, x: str, outputs: int, c: Config, shell: bool 
     """List P(x) = RPReLU(LayerNorm(sign(x + move) W_b^T) + fit(x)) [SPEC 5]."""
     net.at(p)
     inputs = net.channels(x)
-    unit = net.unit("projection", x, binarize=c.binarize, ste=c.ste, eps=c.norm_eps)
-    with unit if c.norm == "layer" and c.binarize != "weights" else nullcontext():
+    with units.projection(net, c):
         x = net.hidden(f"{p}.x", "identity", [x])  # what the projection adds to dx is one term
         z = net(f"{p}.z", "shift", [x], [net.param(f"{p}.move", (inputs,), "move")], tap="reader")
         weight = net.param(f"{p}.weight", (outputs, inputs), net.matrix)
@@ -133,32 +131,33 @@ def _attention(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
         names, options = (f"{p}.low", f"{p}.high"), {"mode": c.haar_mode, "cls": c.haar_cls}
         low, high = net(names, "bands", [x], grid=s.grid, **options)
         read |= {"q_low": low, "k_low": low, "q_high": high, "k_high": high}
-    m, b = {}, {}
-    with net.branches() as branch:
-        for t, source in read.items():
-            branch(t)
-            m[t] = projection(net, f"{p}.{t}", source, s.dim, c)
-            b[t] = _signs(net, f"{p}.{t}", m[t], c, s, transposed=t == "v")
-    for t in read:
-        net.put_last(f"{p}.{t}_move")
-    own = net.attention_params(p, c, s)
-    net.at(f"{p}.scores", p)
-    scores = _scores(net, p, b, own, c, s)
-    net.at(f"{p}.prob", p)
-    prob = net.softmax(f"{p}.prob", scores, s, tap="gradient" if c.has_signs else "real")
-    net.at(f"{p}.context", p)
-    inside = net.inside(p, "prob.z", "prob.bit", "context.int")
-    y = net(
-        f"{p}.context", "boolean_attention", [prob, b["v"]], [own["alpha"]],
-        inside=inside, binarize=c.binarize if c.has_signs else "none", context=c.context,
-    )  # fmt: skip
-    net.at(f"{p}.norm", p)
-    y = net.norm(f"{p}.norm.out", f"{p}.norm", net.join(f"{p}.joined", y, s))
-    net.at(f"{p}.differential", p)
-    value = m["v"] if c.attention == "plain" else _differential(net, p, m["v"], own, c, s)
-    net.at(f"{p}.rprelu", p)
-    shortcuts = [m[t] for t in read if t != "v"]
-    o = _activate(net, p, net.hidden(f"{p}.sum", "add", [y, *shortcuts, value]), c)
+    with units.attention(net, c, s):
+        m, b = {}, {}
+        with net.branches() as branch:
+            for t, source in read.items():
+                branch(t)
+                m[t] = projection(net, f"{p}.{t}", source, s.dim, c)
+                b[t] = _signs(net, f"{p}.{t}", m[t], c, s, transposed=t == "v")
+        for t in read:
+            net.put_last(f"{p}.{t}_move")
+        own = net.attention_params(p, c, s)
+        net.at(f"{p}.scores", p)
+        scores = _scores(net, p, b, own, c, s)
+        net.at(f"{p}.prob", p)
+        prob = net.softmax(f"{p}.prob", scores, s, tap="gradient" if c.has_signs else "real")
+        net.at(f"{p}.context", p)
+        inside = net.inside(p, "prob.z", "prob.bit", "context.int")
+        y = net(
+            f"{p}.context", "boolean_attention", [prob, b["v"]], [own["alpha"]],
+            inside=inside, binarize=c.binarize if c.has_signs else "none", context=c.context,
+        )  # fmt: skip
+        net.at(f"{p}.norm", p)
+        y = net.norm(f"{p}.norm.out", f"{p}.norm", net.join(f"{p}.joined", y, s))
+        net.at(f"{p}.differential", p)
+        value = m["v"] if c.attention == "plain" else _differential(net, p, m["v"], own, c, s)
+        net.at(f"{p}.rprelu", p)
+        shortcuts = [m[t] for t in read if t != "v"]
+        o = _activate(net, p, net.hidden(f"{p}.sum", "add", [y, *shortcuts, value]), c)
     return projection(net, f"{p}.proj", o, s.dim, c)
 
 

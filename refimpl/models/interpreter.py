@@ -6,7 +6,6 @@ back. A listener hears every tap; without one, a backend may run a unit of nodes
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -14,9 +13,10 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import NonFiniteError, ShapeError
-from refimpl.models import insides, replay
-from refimpl.models.nodes import INPUT, Network, Node, Unit
+from refimpl.models import insides, replay, units
+from refimpl.models.nodes import INPUT, Network, Node
 from refimpl.models.replay import Replay
+from refimpl.models.units import Step
 
 Flat = Mapping[str, np.ndarray]  # parameters or gradients by path
 
@@ -41,6 +41,13 @@ class Tap(Protocol):
     ) -> None: ...
 
 
+class Ran(NamedTuple):
+    """A unit that ran as one: what it read, parameters too, and the cache of its twin."""
+
+    args: list[np.ndarray]
+    cache: Any
+
+
 class Cache(NamedTuple):
     """What forward leaves for backward."""
 
@@ -49,7 +56,7 @@ class Cache(NamedTuple):
     backend: Any
     batch: int
     nodes: dict[int, Any]  # cache of each node that ran
-    units: dict[int, Any]  # of each unit that ran as one, by its first node
+    units: dict[int, Ran]  # of each unit that ran as one, by its last node
 
     def __repr__(self) -> str:
         return f"Cache({self.network}, {self.batch} images)"
@@ -66,22 +73,17 @@ def forward(
 ) -> tuple[np.ndarray, Cache]:
     """Run images (B, channels, H, W) -> (logits, cache); with `keep` false the cache is empty."""
     cache, values = Cache(network, params, backend, len(images), {}, {}), {INPUT: images}
-    units = _twins(network, backend) if tap is None else {}
-    begin = 0
-    while begin < len(network.nodes):
-        unit, end = units.get(begin), begin + 1
-        if unit is not None and _run_unit(unit, values, cache):
-            end = unit.end
-        else:
-            _run_node(begin, values, cache)
-            if tap is not None:
-                _show_forward(begin, values, cache, tap)
+    for step in units.steps_of(network, _twins(network, backend) if tap is None else frozenset()):
+        if step.unit is None or not _run_unit(step, values, cache):
+            for i in step.nodes:
+                _run_node(i, values, cache)
+                if tap is not None:
+                    _show_forward(i, values, cache, tap)
         if not keep:
             cache.nodes.clear()
             cache.units.clear()
-        for name in itertools.chain(*network.last_reads[begin:end]):
+        for name in step.free:
             values.pop(name, None)
-        begin = end
     return values[network.output], cache
 
 
@@ -114,20 +116,21 @@ def _argument(name: str, values: Flat, params: Flat) -> np.ndarray:
     return params[name] if name in params else values[name]
 
 
-def _twins(network: Network, backend: Any) -> dict[int, Unit]:
-    """Units that the backend may run as one, by their first node."""
-    return {unit.begin: unit for unit in network.units if hasattr(backend, unit.op)}
+def _twins(network: Network, backend: Any) -> frozenset[str]:
+    """Kinds of units that the backend may run as one."""
+    return frozenset(unit.op for unit in network.units if hasattr(backend, unit.op))
 
 
-def _run_unit(unit: Unit, values: dict[str, np.ndarray], cache: Cache) -> bool:
-    """Run it as one, where its twin can; it takes what its nodes take, in their order."""
-    nodes = cache.network.nodes[unit.begin : unit.end]
-    names = [unit.input, *(name for node in nodes for name in node.params)]
-    args = [_argument(name, values, cache.params) for name in names]
-    found = getattr(cache.backend, unit.op).forward(*args, **unit.attributes)
+def _run_unit(step: Step, values: dict[str, np.ndarray], cache: Cache) -> bool:
+    """Run it as one, where its twin can."""
+    args = [_argument(name, values, cache.params) for name in (*step.inputs, *step.params)]
+    twin = getattr(cache.backend, step.unit.op)
+    found = twin.forward(*args, **step.unit.attributes)
     if found is None:
         return False
-    values[nodes[-1].name], cache.units[unit.begin] = found
+    last = step.nodes[-1]
+    values[cache.network.nodes[last].name], of_twin = found
+    cache.units[last] = Ran(args, of_twin)
     return True
 
 
@@ -143,11 +146,12 @@ def backward(
         cache = _step_by_step(cache)
         given = replay.given(network)
         tap(given.name, dlogits, given.make, given.reads)
-    units = {unit.end - 1: unit for unit in network.units if unit.begin in cache.units}
-    done = {i for unit in units.values() for i in range(unit.begin, unit.end)}
+    steps = units.steps_of(network, _twins(network, cache.backend) if cache.units else frozenset())
+    fused = {step.nodes[-1]: step for step in steps if step.nodes[-1] in cache.units}
+    done = {i for step in fused.values() for i in step.nodes}
     for place, i in enumerate(network.backward_order):
-        if i in units:
-            _unit_backward(units[i], gradients, cache)
+        if i in fused:
+            _unit_backward(fused[i], gradients, cache)
         if i in done:
             continue
         node = network.nodes[i]
@@ -161,14 +165,21 @@ def backward(
     return gradients.pop(INPUT), gradients
 
 
-def _add(gradients: dict[str, np.ndarray], names: Sequence[str], found: Sequence[Any]) -> None:
-    """Add one gradient to each name; of optional arguments that were left out there is None."""
+def _add(
+    gradients: dict[str, np.ndarray], names: Sequence[str], found: Sequence[Any], own: bool = False
+) -> None:
+    """Add one gradient to each name; of optional arguments that were left out there is None.
+
+    own: what is found is nobody else's, as that of a unit's twin, and may take the sum.
+    """
     given = [gradient for gradient in found if gradient is not None]
     if len(given) != len(names):
         listed = ", ".join(names)
         raise ShapeError(f"{listed}: found {len(given)} gradients; expected {len(names)}")
     for name, gradient in zip(names, given, strict=True):
-        gradients[name] = gradients[name] + gradient if name in gradients else gradient
+        if name in gradients:
+            gradient = np.add(gradients[name], gradient, out=gradient if own else None)
+        gradients[name] = gradient
 
 
 def _through_parameters(
@@ -184,13 +195,13 @@ def _through_parameters(
             _add(gradients, network.nodes[i].params, found)
 
 
-def _unit_backward(unit: Unit, gradients: dict[str, np.ndarray], cache: Cache) -> None:
-    nodes = cache.network.nodes[unit.begin : unit.end]
-    dy = gradients.pop(nodes[-1].name)
-    found = getattr(cache.backend, unit.op).backward(dy, cache.units[unit.begin])
-    names = [name for node in nodes for name in node.params]
-    _add(gradients, [unit.input, *names], found)
-    _through_parameters(names, gradients, cache)
+def _unit_backward(step: Step, gradients: dict[str, np.ndarray], cache: Cache) -> None:
+    last = step.nodes[-1]
+    dy = gradients.pop(cache.network.nodes[last].name)
+    twin = getattr(cache.backend, step.unit.op)
+    found = twin.backward(dy, cache.units[last].cache)
+    _add(gradients, [*step.inputs, *step.params], found, own=True)
+    _through_parameters(step.params, gradients, cache)
 
 
 # --- for listeners ---
@@ -198,12 +209,13 @@ def _unit_backward(unit: Unit, gradients: dict[str, np.ndarray], cache: Cache) -
 
 def _step_by_step(cache: Cache) -> Cache:
     """The cache with every unit that ran as one taken apart: a listener wants each node."""
-    nodes = dict(cache.nodes)
-    for unit in cache.network.units:
-        if unit.begin in cache.units:
-            values = {unit.input: cache.units[unit.begin].x}
-            part = cache._replace(backend=ops, nodes=nodes)
-            for i in range(unit.begin, unit.end):
+    network, nodes = cache.network, dict(cache.nodes)
+    part = cache._replace(backend=ops, nodes=nodes)
+    for step in units.steps_of(network, _twins(network, cache.backend)):
+        if step.nodes[-1] in cache.units:
+            names, args = (*step.inputs, *step.params), cache.units[step.nodes[-1]].args
+            values = dict(zip(names, args, strict=True))
+            for i in step.nodes:
                 _run_node(i, values, part)
     return cache._replace(nodes=nodes, units={})
 

@@ -102,12 +102,14 @@ class Node(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """A run of nodes for which a backend may have one twin, where nobody listens."""
+    """Nodes for which a backend may have one twin, where nobody listens.
+
+    Nothing but the last one's output is read by others. So the twin runs in its place, with what
+    its nodes read of others and then their parameters, in the order of the list.
+    """
 
     op: str
-    begin: int
-    end: int
-    input: str
+    nodes: tuple[int, ...]  # in order; others may stand between them
     attributes: Mapping[str, Any]
 
 
@@ -176,18 +178,6 @@ class Network:
             order[begin:end] = [i for branch in reversed(region) for i in branch]
         return [i for i in reversed(order) if self.nodes[i].inputs]
 
-    @functools.cached_property
-    def last_reads(self) -> list[list[str]]:
-        """Node -> the values that nobody reads behind it."""
-        last: dict[str, int] = {}
-        for i, node in enumerate(self.nodes):
-            last |= dict.fromkeys((*node.outputs, *node.args), i)
-        found: list[list[str]] = [[] for _ in self.nodes]
-        for name, i in last.items():
-            if name not in self.parameters and name != self.output:
-                found[i].append(name)
-        return found
-
 
 class Builder:
     """Collects nodes and parameters; calling it adds a node and gives the name of its output."""
@@ -198,6 +188,7 @@ class Builder:
         self.parameters: dict[str, Parameter] = {}
         self.shapes: dict[str, Shape] = {INPUT: input_shape}
         self._units: list[Unit] = []
+        self._unit: list[int] = []  # nodes of the innermost unit that is open
         self._regions: list[dict[Any, list[int]]] = []
         self._branch: list[int] = []
         self.layer = self.where = ""
@@ -224,6 +215,7 @@ class Builder:
         )  # fmt: skip
         if inputs:
             self._branch.append(len(self.nodes))
+            self._unit.append(len(self.nodes))
             self.nodes.append(node)
         else:
             self.of_parameters.append(node)
@@ -264,11 +256,12 @@ class Builder:
         self._branch = outer
 
     @contextmanager
-    def unit(self, op: str, source: str, **attributes: Any) -> Iterator[None]:
-        """Hold the nodes of a unit that reads one value."""
-        begin = len(self.nodes)
+    def unit(self, op: str, **attributes: Any) -> Iterator[None]:
+        """Hold the nodes of a unit, but those of units in it."""
+        outer, self._unit = self._unit, []
         yield
-        self._units.append(Unit(op, begin, len(self.nodes), source, attributes))
+        self._units.append(Unit(op, tuple(self._unit), attributes))
+        self._unit = outer
 
     def network(self) -> Network:
         """Give the finished list."""
@@ -277,7 +270,9 @@ class Builder:
             (*self.of_parameters, *self.nodes),
             self.parameters,
             self.shapes,
-            tuple(u._replace(begin=u.begin + first, end=u.end + first) for u in self._units),
+            tuple(
+                unit._replace(nodes=tuple(first + i for i in unit.nodes)) for unit in self._units
+            ),
             tuple(
                 tuple(tuple(first + i for i in branch) for branch in region.values())
                 for region in self._regions

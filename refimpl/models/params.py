@@ -20,20 +20,27 @@ Params = dict[str, Any]  # nested: a value is an array or again such a dict
 Declared = Mapping[str, Parameter]  # by path, as `Network.parameters`
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Flatten a nested dict to {dotted path: array}, in its order; ShapeError if one comes twice.
 
     >>> flatten({"head": {"weight": np.ones((10, 64)), "bias": np.zeros(10)}}).keys()
     dict_keys(['head.weight', 'head.bias'])
     """
     flat: dict[str, np.ndarray] = {}
+    _flatten(tree, "", flat)
+    return flat
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str, flat: dict[str, np.ndarray]) -> None:
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        found = flatten(value, f"{path}.") if isinstance(value, Mapping) else {path: value}
-        if twice := flat.keys() & found:
-            raise ShapeError(f"{min(twice)}: given twice; expected one value of a parameter")
-        flat |= found
-    return flat
+        # an array first: to ask for a Mapping takes longer than all else here
+        if not isinstance(value, np.ndarray) and isinstance(value, Mapping):
+            _flatten(value, f"{path}.", flat)
+        elif path in flat:
+            raise ShapeError(f"{path}: given twice; expected one value of a parameter")
+        else:
+            flat[path] = value
 
 
 def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
@@ -137,6 +144,7 @@ def check(declared: Declared, flat: Mapping[str, np.ndarray]) -> np.dtype:
     first = next(iter(declared))
     dtype = float_dtype(first, parameter=flat[first])
     for path, value in flat.items():
-        if (found := float_dtype(path, parameter=value)) != dtype:
+        if getattr(value, "dtype", None) != dtype:
+            found = float_dtype(path, parameter=value)
             raise DtypeError(f"{path}: {found}; expected {dtype}, as {first} has it")
     return dtype

@@ -31,6 +31,7 @@ from refimpl.models.params import Declared, decayed
 from refimpl.training.recipes import Recipe
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+CHUNK = 1 << 15  # entries that are worked on at a time: all that is needed of them is in the caches
 
 
 class AdamW:
@@ -51,36 +52,40 @@ class AdamW:
         self.shares = {name: shares.get(name, 1.0) for name in params}
         self.decay = {name: decay if name in decayed else 0.0 for name in params}
         self.steps = 0
-        self.first = {name: np.zeros_like(value) for name, value in params.items()}
-        self.second = {name: np.zeros_like(value) for name, value in params.items()}
-        self._scratch = {name: np.empty_like(value) for name, value in params.items()}
+        # each is one array, of which every name has its part: some long operations a step
+        # instead of a dozen for each of hundreds of names
+        size, dtype = sum(value.size for value in params.values()), _dtype_of(params)
+        self._first, self._second = np.zeros(size, dtype), np.zeros(size, dtype)
+        self._change = np.empty(size, dtype)
+        self.first, self.second = self._parts(self._first), self._parts(self._second)
+        self._changes = self._parts(self._change)
 
     def step(self, gradients: Mapping[str, np.ndarray], rate: float) -> None:
         """One update with learning rate `rate`; gradients are named and shaped like params."""
         self.steps += 1
         length = rate / (1 - BETA1**self.steps)
         scale = 1 / math.sqrt(1 - BETA2**self.steps)
+        for name, part in self._changes.items():
+            part[...] = gradients[name]
+        for begin in range(0, self._change.size, CHUNK):
+            some = slice(begin, begin + CHUNK)
+            _update(self._first[some], self._second[some], self._change[some], scale)
         for name, value in self.params.items():
-            gradient, first, second = gradients[name], self.first[name], self.second[name]
-            scratch = self._scratch[name]
+            share, change = self.shares[name], self._changes[name]
+            if self.decay[name]:
+                value *= 1 - rate * share * self.decay[name]
+            change *= length * share
+            value -= change
 
-            first *= BETA1
-            np.multiply(gradient, 1 - BETA1, out=scratch)
-            first += scratch
-
-            second *= BETA2
-            np.multiply(gradient, gradient, out=scratch)
-            scratch *= 1 - BETA2
-            second += scratch
-
-            share = self.shares[name]
-            value *= 1 - rate * share * self.decay[name]
-            np.sqrt(second, out=scratch)
-            scratch *= scale
-            scratch += EPS
-            np.divide(first, scratch, out=scratch)
-            scratch *= length * share
-            value -= scratch
+    def _parts(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        """Views of a flat array, one for each parameter."""
+        sizes = [value.size for value in self.params.values()]
+        parts = np.split(array, np.cumsum(sizes)[:-1])
+        shapes = [value.shape for value in self.params.values()]
+        return {
+            name: part.reshape(shape)
+            for name, part, shape in zip(self.params, parts, shapes, strict=True)
+        }
 
     def state(self) -> dict[str, np.ndarray]:
         """All that a later `restore` needs: `steps`, `first.<name>` and `second.<name>`."""
@@ -94,6 +99,27 @@ class AdamW:
         for name in self.params:
             self.first[name][...] = state[f"first.{name}"]
             self.second[name][...] = state[f"second.{name}"]
+
+
+def _dtype_of(params: Mapping[str, np.ndarray]) -> np.dtype:
+    return next(iter(params.values())).dtype
+
+
+def _update(first: np.ndarray, second: np.ndarray, change: np.ndarray, scale: float) -> None:
+    """The moments, and in `change`, which holds the gradient, the step of length 1."""
+    scratch = change * (1 - BETA1)
+    first *= BETA1
+    first += scratch
+
+    np.multiply(change, change, out=scratch)
+    scratch *= 1 - BETA2
+    second *= BETA2
+    second += scratch
+
+    np.sqrt(second, out=scratch)
+    scratch *= scale
+    scratch += EPS
+    np.divide(first, scratch, out=change)
 
 
 def for_network(declared: Declared, params: dict[str, np.ndarray], recipe: Recipe) -> AdamW:

@@ -31,7 +31,7 @@ def edited(network: Network, change: Change) -> Network:
     return replace(
         network,
         nodes=tuple(itertools.chain(*found)),
-        units=tuple(u._replace(begin=first[u.begin], end=first[u.end]) for u in network.units),
+        units=tuple(unit._replace(nodes=moved(unit.nodes)) for unit in network.units),
         branches=tuple(tuple(map(moved, region)) for region in network.branches),
     )
 
@@ -378,34 +378,35 @@ def what_nobody_reads_is_listed(original):
     return lambda network: None
 
 
-@mutant("models.nodes.Network.last_reads", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
+@mutant("models.units.steps_of", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
 def nothing_is_freed(original):
     """Values stay until the end."""
-    return property(lambda network: [[] for _ in network.nodes])
+    return lambda network, twins: [s._replace(free=()) for s in original(network, twins)]
 
 
-@mutant("models.nodes.Network.last_reads", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
+@mutant("models.units.steps_of", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
 def freed_by_the_first_reader(original):
     """A value goes when it was read once."""
 
-    def last_reads(network):
+    def steps(network, twins):
         found, seen = [], set()
-        for node in network.nodes:
-            found.append([name for name in node.inputs if name not in seen])
-            seen.update(node.inputs)
+        for step in original(network, twins):
+            found.append(step._replace(free=tuple(n for n in step.inputs if n not in seen)))
+            seen.update(step.inputs)
         return found
 
-    return property(last_reads)
+    return steps
 
 
-@mutant("models.nodes.Network.last_reads", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
+@mutant("models.units.steps_of", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
 def the_image_is_never_freed(original):
     """Nor is what nobody reads."""
 
-    def last_reads(network):
-        return [[n for n in names if n != INPUT] for names in original.func(network)]
+    def steps(network, twins):
+        found = original(network, twins)
+        return [s._replace(free=tuple(n for n in s.free if n != INPUT)) for s in found]
 
-    return property(last_reads)
+    return steps
 
 
 @mutant("models.interpreter._run_node", f"{WALK}.test_prediction_holds_no_cache", name="react")
@@ -490,21 +491,18 @@ TWIN = "test_kernels_projection.test_values_to_the_bit_and_gradients_to_the_ladd
 @mutant("models.interpreter._twins", TWIN)
 def no_unit_has_a_twin(original):
     """The backend's twins are never asked."""
-    return lambda network, backend: {}
+    return lambda network, backend: frozenset()
 
 
 @mutant("models.interpreter._run_unit", TWIN)
 def norm_of_a_unit_bias_first(original):
     """A twin gets the bias of its norm in the place of the weight."""
 
-    def _run_unit(unit, values, cache):
-        nodes = cache.network.nodes[unit.begin : unit.end]
-        params = [cache.params[name] for node in nodes for name in node.params]
-        move, matrix, weight, bias, *rprelu = params
-        args = values[unit.input], move, matrix, bias, weight, *rprelu
-        found = getattr(cache.backend, unit.op).forward(*args, **unit.attributes)
-        values[nodes[-1].name], cache.units[unit.begin] = found
-        return True
+    def _run_unit(step, values, cache):
+        params = list(step.params)
+        if step.unit.op == "projection":
+            params[2:4] = params[3], params[2]
+        return original(step._replace(params=tuple(params)), values, cache)
 
     return _run_unit
 
@@ -513,12 +511,8 @@ def norm_of_a_unit_bias_first(original):
 def gradients_of_a_unit_by_the_order_of_names(original):
     """A twin's gradients go to the parameters in alphabetical order."""
 
-    def _unit_backward(unit, gradients, cache):
-        nodes = cache.network.nodes[unit.begin : unit.end]
-        dy = gradients.pop(nodes[-1].name)
-        found = getattr(cache.backend, unit.op).backward(dy, cache.units[unit.begin])
-        names = sorted(name for node in nodes for name in node.params)
-        gradients.update(zip([unit.input, *names], found))
+    def _unit_backward(step, gradients, cache):
+        return original(step._replace(params=tuple(sorted(step.params))), gradients, cache)
 
     return _unit_backward
 
@@ -531,7 +525,10 @@ def a_unit_taken_apart_on_another_input(original):
     """A listener of gradients hears nodes that read something else than the twin did."""
 
     def _step_by_step(cache):
-        units = {i: found._replace(x=np.flip(found.x)) for i, found in cache.units.items()}
+        units = {
+            i: ran._replace(args=[np.flip(ran.args[0]), *ran.args[1:]])
+            for i, ran in cache.units.items()
+        }
         return original(cache._replace(units=units))
 
     return _step_by_step

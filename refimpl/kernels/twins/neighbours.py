@@ -17,10 +17,9 @@ def forward(
     """x (B, N, C), N = gh*gw or 1 + gh*gw (class token first) -> mean (B, N, C)."""
     if not _fits(x, grid) or border not in ops.neighbours.BORDERS:
         return ops.neighbours.forward(x, grid, border)
-    count = _count(grid)
-    divisor = (count if border == "existing" else np.full_like(count, 8)).astype(x.dtype)
+    divisor = divisor_of(grid, border).astype(x.dtype)
     mean = np.zeros(x.shape, x.dtype)
-    _forward(np.ascontiguousarray(x), divisor, mean)
+    add_neighbours(np.ascontiguousarray(x), divisor, mean)
     return mean, Cache(grid, divisor[:, :, None])
 
 
@@ -28,14 +27,16 @@ def _fits(x: np.ndarray, grid: tuple[int, int]) -> bool:
     return rows.fits(x) and x.ndim == 3 and x.shape[1] - grid[0] * grid[1] in (0, 1)
 
 
-def _count(grid: tuple[int, int]) -> np.ndarray:
-    """Neighbours of each place in the grid; 1 where there is none, since they are a divisor."""
+def divisor_of(grid: tuple[int, int], border: str) -> np.ndarray:
+    """Neighbours of each place in the grid (gh, gw); 1 where there is none, or 8 everywhere."""
     along = [3 - (np.arange(n) == 0) - (np.arange(n) == n - 1) for n in grid]
-    return np.maximum(np.outer(*along) - 1, 1)
+    count = np.maximum(np.outer(*along) - 1, 1)
+    return count if border == "existing" else np.full_like(count, 8)
 
 
 @jit
-def _forward(x, divisor, mean):
+def add_neighbours(x, divisor, mean):
+    """The mean of the neighbours into `mean`, which is 0."""
     rows, columns = divisor.shape
     first = x.shape[1] - rows * columns
     for b in range(x.shape[0]):
@@ -58,12 +59,13 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray]:
     if not _fits(dy, grid) or divisor.dtype != dy.dtype:
         return ops.neighbours.backward(dy, cache)
     dx = np.zeros(dy.shape, dy.dtype)
-    _backward(np.ascontiguousarray(dy), divisor[:, :, 0], dx)
+    add_back(np.ascontiguousarray(dy), divisor[:, :, 0], dx)
     return (dx,)
 
 
 @jit
-def _backward(dy, divisor, dx):
+def add_back(dy, divisor, dx):
+    """Add the gradient of x to dx."""
     rows, columns = divisor.shape
     first, dtotal = dy.shape[1] - rows * columns, np.empty(dy.shape[1:], dy.dtype)
     for b in range(dy.shape[0]):

@@ -21,10 +21,27 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import NonFiniteError
-from refimpl.kernels import bits, rows
-from refimpl.kernels.compile import jit
-from refimpl.kernels.rows import pairwise_sum
-from refimpl.kernels.vector import LANES, broadcast, load, load_as_floats, select, splat, store
+from refimpl.kernels import bits, lookup, popcount, rows
+from refimpl.kernels.compile import inlined, jit
+from refimpl.kernels.lookup import FOUR, SIGNS, look_up, tabulate
+from refimpl.kernels.popcount import WORD, sixteen_rows
+from refimpl.kernels.rows import ROWS, sums
+from refimpl.kernels.vector import (
+    LANES,
+    broadcast,
+    load,
+    load_as_floats,
+    ones_of,
+    quotient,
+    select,
+    splat,
+    store,
+    store_2_times,
+    store_4_times,
+    sum_of_lanes,
+    sums_of_2,
+    sums_of_4,
+)
 
 
 class Cache(NamedTuple):
@@ -42,12 +59,13 @@ class _Full(NamedTuple):
 
     packed: bits.Packed  # signs of x + move
     weights: bits.Packed  # signs of Wc
+    turned: np.ndarray  # those of its transpose (blocks of inputs, words of outputs, 16)
     scale: np.ndarray  # (O,)
     centred: np.ndarray  # (O, I) Wc
 
     def product(self) -> np.ndarray:
         """Before the scale, int32 (R, O)."""
-        return np.ascontiguousarray(bits.binary_product(self.packed, self.weights))
+        return bits.binary_product(self.packed, self.weights)
 
     def used(self) -> np.ndarray:
         """W_b (O, I)."""
@@ -57,7 +75,9 @@ class _Full(NamedTuple):
 
     def weight_gradient(self, dused: np.ndarray) -> np.ndarray:
         """From that of W_b (O, I), which is overwritten."""
-        _weight_backward(self.centred, dused)
+        inputs = dused.shape[1]
+        room = np.empty(rows.room(inputs), dused.dtype)
+        _weight_backward(self.centred, rows.order(inputs), room, dused)
         return dused
 
 
@@ -113,17 +133,14 @@ def forward(
     if binarize not in ("full", "activations") or ste not in ops.sign.STES:
         return None
     batch, tokens, _ = x.shape
-    x = np.ascontiguousarray(x)
-    linear = _multiply(move, weight, rows.matrix(x), binarize)
-    if linear is None:
-        return None
+    x, given = np.ascontiguousarray(x), _contiguous(channel, token, tokens)
     y = np.empty((batch, tokens, len(weight)), x.dtype)
     stats = np.empty((batch * tokens, 2), x.dtype)
-    given = _contiguous(channel, token, tokens)
-    _forward(
-        rows.matrix(x), linear.product(), linear.scale, x.dtype.type(eps), *given, stats,
-        rows.matrix(y),
-    )  # fmt: skip
+    linear = (_full if binarize == "full" else _activations)(
+        rows.matrix(x), move, weight, x.dtype.type(eps), given, stats, rows.matrix(y)
+    )
+    if linear is None:
+        return None
     per_token = token_shift_in is not None
     return y, Cache(x, move, given, per_token, linear, stats, ste)
 
@@ -152,32 +169,85 @@ def _fits(x: np.ndarray, move: np.ndarray, weight: np.ndarray, channel, token) -
     )
 
 
-def _multiply(move, weight: np.ndarray, x: np.ndarray, binarize: str) -> _Linear | None:
-    """The linear map of rows x (R, I); None where something is NaN or infinite."""
-    z = x + move
+def _full(x, move, weight, eps, given, stats, y) -> _Full | None:
+    """Stage "full" of rows x (R, I) -> y (R, O); None where something is NaN or infinite."""
+    (length, inputs), outputs = x.shape, len(weight)
+    centred, scale = np.empty(weight.shape, x.dtype), np.empty(outputs, x.dtype)
+    weights, turned = _room_of_bits(outputs, inputs), _room_of_bits(inputs, outputs)
+    if not _binarize(
+        np.ascontiguousarray(weight), rows.order(inputs), *_room_of_sums(inputs), centred, scale,
+        weights, turned,
+    ):  # fmt: skip
+        return None
+    words, product = _room_of_bits(length, inputs), np.empty((LANES, outputs), np.int32)
+    found = _forward_of_signs(
+        popcount.path(), x, move, weights, scale, eps, *given, rows.order(outputs),
+        *_room_of_sums(outputs), _room_of_shortcut(inputs, outputs), product, words, stats, y,
+    )  # fmt: skip
+    if not found:
+        return None
+    packed, weights = bits.Packed(words, length, inputs), bits.Packed(weights, outputs, inputs)
+    return _Full(packed, weights, turned, scale, centred)
+
+
+def _room_of_bits(length: int, count: int) -> np.ndarray:
+    """Of `bits.Packed` rows."""
+    return np.zeros((-(-length // LANES), -(-count // WORD), LANES), np.uint32)
+
+
+def _room_of_sums(count: int) -> tuple[np.ndarray, ...]:
+    """ROWS rows of so many values, their means, and what `rows.sums` needs."""
+    sizes = ROWS * count, ROWS, rows.room(count)
+    return tuple(np.zeros(size, np.float32) for size in sizes)
+
+
+def _room_of_shortcut(inputs: int, outputs: int) -> np.ndarray:
+    return np.empty(min(inputs, outputs), np.float32)
+
+
+def _activations(x, move, weight, eps, given, stats, y) -> _Activations | None:
+    """Stage "activations", likewise."""
     try:
-        if binarize == "full":
-            centred, scale = np.empty_like(weight), np.empty_like(weight[:, 0])
-            _binarize(np.ascontiguousarray(weight), centred, scale)
-            return _Full(bits.pack(z), bits.pack(centred), scale, centred)
-        signs, _ = ops.sign.forward(z)
+        signs, _ = ops.sign.forward(x + move)
     except NonFiniteError:
         return None
-    return _Activations(weight, signs @ weight.T, np.ones(len(weight), weight.dtype))
+    linear = _Activations(weight, signs @ weight.T, np.ones(len(weight), weight.dtype))
+    outputs, inputs = weight.shape
+    _forward(
+        x, linear.result, 0, len(x), 0, linear.scale, eps, *given, rows.order(outputs),
+        *_room_of_sums(outputs), _room_of_shortcut(inputs, outputs), stats, y,
+    )  # fmt: skip
+    return linear
 
 
 @jit
-def _binarize(weight, centred, scale):
-    """As `ops.weight_binarizer.binarize`, without the signs."""
-    outputs, inputs = weight.shape
-    count, sizes = np.float32(inputs), np.empty(inputs, np.float32)
-    for o in range(outputs):
-        for i in range(inputs):
-            sizes[i] = abs(weight[o, i])
-        scale[o] = pairwise_sum(sizes, 0, inputs) / count
-        mean = pairwise_sum(weight.reshape(-1), o * inputs, inputs) / count
-        for i in range(inputs):
-            centred[o, i] = weight[o, i] - mean
+def _binarize(weight, order, sizes, means, open_sums, centred, scale, words, turned):
+    """As `ops.weight_binarizer.binarize`, the signs packed; False where one is not finite."""
+    (outputs, inputs), zero = weight.shape, splat(np.float32(0))
+    count, largest = np.float32(inputs), splat(np.int32(0))
+    places, lanes = words.reshape(-1), turned.reshape(-1)
+    for first in range(0, outputs, ROWS):
+        begin = first * inputs
+        for i in range(0, ROWS * inputs, LANES):
+            w = load(weight, begin + i)
+            store(sizes, i, select(w > zero, w, zero - w))
+        sums(sizes, 0, inputs, means, False, order, open_sums)
+        for r in range(ROWS):
+            scale[first + r] = open_sums[r] / count
+        sums(weight, begin, inputs, means, False, order, open_sums)
+        for r in range(ROWS):
+            o, mean = first + r, splat(open_sums[r] / count)
+            bit = splat(np.uint32(np.uint32(1) << np.uint32(o % WORD)))
+            place = o // LANES * words.shape[1] * LANES + o % LANES
+            for i in range(0, inputs, LANES):
+                w = load(weight, o * inputs + i) - mean
+                store(centred, o * inputs + i, w)
+                largest = bits.larger(largest, bits.exponent(w))
+                places[place + i // WORD * LANES] |= ones_of(w >= zero) << np.uint32(i % WORD)
+                at = (i // LANES * turned.shape[1] + o // WORD) * LANES
+                chosen = select(w >= zero, bit, splat(np.int32(0)))
+                store(lanes, at, load(lanes, at) | chosen)
+    return bits.is_finite(largest)
 
 
 @jit
@@ -188,15 +258,19 @@ def _scaled_signs(centred, scale, used):
 
 
 @jit
-def _weight_backward(centred, dweight):
+def _weight_backward(centred, order, open_sums, dweight):
     """As `ops.weight_binarizer.backward`, in place."""
-    outputs, inputs = centred.shape
-    for o in range(outputs):
-        for i in range(inputs):
-            dweight[o, i] = dweight[o, i] if abs(centred[o, i]) <= 1 else np.float32(0)
-        mean = pairwise_sum(dweight.reshape(-1), o * inputs, inputs) / np.float32(inputs)
-        for i in range(inputs):
-            dweight[o, i] -= mean
+    (outputs, inputs), zero, one = centred.shape, splat(np.float32(0)), splat(np.float32(1))
+    for first in range(0, outputs, ROWS):
+        for at in range(first * inputs, (first + ROWS) * inputs, LANES):
+            w = load(centred, at)
+            outside = (w > one) | (zero - w > one)
+            store(dweight, at, select(outside, zero, load(dweight, at)))
+        sums(dweight, first * inputs, inputs, open_sums, False, order, open_sums)
+        for r in range(ROWS):
+            mean, begin = splat(open_sums[r] / np.float32(inputs)), (first + r) * inputs
+            for at in range(begin, begin + inputs, LANES):
+                store(dweight, at, load(dweight, at) - mean)
 
 
 def _contiguous(channel, token, tokens: int) -> list[np.ndarray]:
@@ -207,89 +281,244 @@ def _contiguous(channel, token, tokens: int) -> list[np.ndarray]:
 
 
 @jit
-def _forward(
-    x, product, scale, eps, weight, bias, shift_in, slope, shift_out, before, after, stats, y
-):
-    (length, inputs), outputs, tokens = x.shape, y.shape[1], len(before)
-    normalised, squares = np.empty(outputs, np.float32), np.empty(outputs, np.float32)
-    fitted, zero, count = np.empty(inputs, np.float32), splat(np.float32(0)), np.float32(outputs)
-    channels = min(inputs, outputs)
-    for r in range(length):
-        at, n = r * outputs, r % tokens
-        for o in range(0, outputs, LANES):
-            store(normalised, o, load_as_floats(product, at + o) * load(scale, o))
-        mean = pairwise_sum(normalised, 0, outputs) / count
-        for o in range(0, outputs, LANES):
-            centred = load(normalised, o) - splat(mean)
-            store(normalised, o, centred)
-            store(squares, o, centred * centred)
-        std = np.sqrt(pairwise_sum(squares, 0, outputs) / count + eps)
-        stats[r, 0], stats[r, 1] = mean, std
-        shortcut, shortcut_at = _shortcut(x, r, fitted, outputs)
-        for first in range(0, outputs, channels):
-            for c in range(0, channels, LANES):
-                o = first + c
-                v = load(normalised, o) / splat(std) * load(weight, o) + load(bias, o)
-                v = v + load(shortcut, shortcut_at + c) - load(shift_in, o) - broadcast(before, n)
-                v = select(v > zero, v, load(slope, o) * v) + load(shift_out, o)
-                store(y, at + o, v + broadcast(after, n))
+def _forward_of_signs(
+    path, x, move, weights, scale, eps, weight, bias, shift_in, slope, shift_out, before, after,
+    order, linear, means, open_sums, shortcut, product, words, stats, y,
+):  # fmt: skip
+    """Sixteen rows after the other: their signs, packed, their product, and `_forward`.
+
+    False where a value is NaN or infinite.
+    """
+    length, inputs = x.shape
+    step, largest = words.shape[1] * LANES, splat(np.int32(0))
+    for begin in range(0, length, LANES):
+        end, at = min(begin + LANES, length), begin // LANES * step
+        largest = bits.larger(largest, _pack(x, move, begin, end, words, at))
+        sixteen_rows(path, words, at, words.shape[1], weights, inputs, product)
+        _forward(
+            x, product, begin, end, begin, scale, eps, weight, bias, shift_in, slope, shift_out,
+            before, after, order, linear, means, open_sums, shortcut, stats, y,
+        )  # fmt: skip
+    return bits.is_finite(largest)
 
 
 @jit
-def _shortcut(x, r, fitted, outputs):
-    """Row r of fit(x), before it is repeated: an array, and where it begins there."""
-    inputs = x.shape[1]
-    if outputs >= inputs:
-        return x.reshape(-1), r * inputs
-    share = inputs // outputs
-    fields = x.reshape(len(x), outputs, share)
-    for o in range(outputs):
-        fitted[o] = fields[r, o, 0]
-    for i in range(1, share):
-        for o in range(outputs):
-            fitted[o] += fields[r, o, i]
-    for o in range(outputs):
-        fitted[o] /= np.float32(share)
-    return fitted, 0
+def _pack(x, move, begin, end, words, at):
+    """The signs of x + move in rows of a block; the largest exponent among them."""
+    inputs, largest = x.shape[1], splat(np.int32(0))
+    packed = words.reshape(-1)
+    for r in range(begin, end):
+        place = at + r - begin
+        for i in range(0, inputs, WORD):
+            low = load(x, r * inputs + i) + load(move, i)
+            largest = bits.larger(largest, bits.exponent(low))
+            word = ones_of(low >= splat(np.float32(0)))
+            if i + LANES < inputs:
+                high = load(x, r * inputs + i + LANES) + load(move, i + LANES)
+                largest = bits.larger(largest, bits.exponent(high))
+                word |= ones_of(high >= splat(np.float32(0))) << np.uint32(LANES)
+            packed[place] = word
+            place += LANES
+    return largest
+
+
+@jit
+def _forward(
+    x, product, first, end, base, scale, eps, weight, bias, shift_in, slope, shift_out, before,
+    after, order, linear, means, open_sums, shortcut, stats, y,
+):  # fmt: skip
+    """Some rows, ROWS of them at a time; row r is r - base of the product."""
+    outputs, channels, tokens = y.shape[1], len(shortcut), len(before)
+    zero, count = splat(np.float32(0)), np.float32(outputs)
+    for begin in range(first, end, ROWS):
+        rows = min(ROWS, end - begin)
+        for r in range(rows):
+            for o in range(0, outputs, LANES):
+                whole = load_as_floats(product, (begin - base + r) * outputs + o)
+                store(linear, r * outputs + o, whole * load(scale, o))
+        sums(linear, 0, outputs, means, False, order, open_sums)
+        for r in range(ROWS):
+            means[r] = open_sums[r] / count
+        sums(linear, 0, outputs, means, True, order, open_sums)
+        for r in range(rows):
+            row = begin + r
+            n, mean, deviation = row % tokens, means[r], np.sqrt(open_sums[r] / count + eps)
+            stats[row, 0], stats[row, 1] = mean, deviation
+            level, std, inverse = splat(mean), splat(deviation), splat(np.float32(1) / deviation)
+            _fit(x, row, shortcut)
+            for start in range(0, outputs, channels):
+                for c in range(0, channels, LANES):
+                    o = start + c
+                    v = quotient(load(linear, r * outputs + o) - level, std, inverse)
+                    v = v * load(weight, o) + load(bias, o) + load(shortcut, c)
+                    v = v - load(shift_in, o) - broadcast(before, n)
+                    v = select(v > zero, v, load(slope, o) * v) + load(shift_out, o)
+                    store(y, row * outputs + o, v + broadcast(after, n))
+
+
+@jit
+def _fit(x, r, fitted):
+    """Row r of fit(x), before it is repeated."""
+    inputs, channels = x.shape[1], len(fitted)
+    share, at = inputs // channels, r * inputs
+    for c in range(0, channels, LANES):
+        if share == 1:
+            store(fitted, c, load(x, at + c))
+        elif share == 2:
+            store(fitted, c, sums_of_2(x, at + 2 * c) * splat(np.float32(0.5)))
+        elif share == 4:
+            store(fitted, c, sums_of_4(x, at + 4 * c) * splat(np.float32(0.25)))
+        else:
+            for k in range(c, c + LANES):
+                total = x[r, share * k]
+                for i in range(1, share):
+                    total += x[r, share * k + i]
+                fitted[k] = total / np.float32(share)
 
 
 def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray | None, ...]:
     """dy (B, N, O) -> the gradients of forward's arrays, in their order."""
     x, move, given, per_token, linear, stats, ste = cache
-    grads = [np.zeros_like(array) for array in given]
-    dx, signs = np.empty(x.shape, x.dtype), np.empty((len(stats), x.shape[2]), x.dtype)
-    dlinear = np.empty((len(stats), dy.shape[2]), x.dtype)
-    inputs = rows.matrix(x), linear.product(), linear.scale, stats
-    _backward(rows.matrix(dy), *inputs, *given, dlinear, rows.matrix(dx), *grads)
-    dmove = np.zeros_like(move)
-    dsigns = dlinear @ linear.used()
-    _signs_backward(rows.matrix(x), move, dsigns, ste == "clip", signs, rows.matrix(dx), dmove)
-    dweight = linear.weight_gradient(np.ascontiguousarray(dlinear.T @ signs))
+    dx, dmove = np.empty(x.shape, x.dtype), np.zeros_like(move)
+    grads, clip = [np.zeros_like(array) for array in given], ste == "clip"
+    arrays, chosen = (rows.matrix(dy), rows.matrix(x), move), (linear, stats, given, clip)
+    by_signs = isinstance(linear, _Full) and lookup.pays(popcount.path())
+    back = _backward_by_signs if by_signs else _backward_by_blas
+    dweight = back(*arrays, *chosen, rows.matrix(dx), dmove, grads)
     token = grads[5:] if per_token else (None, None)
-    return dx, dmove, dweight, *grads[:5], *token
+    return dx, dmove, linear.weight_gradient(dweight), *grads[:5], *token
+
+
+def _backward_by_blas(dy, x, move, linear, stats, given, clip, dx, dmove, grads) -> np.ndarray:
+    """Gradients of all but the weights into dx, dmove and grads -> dW_b (O, I)."""
+    dlinear, signs = np.empty(dy.shape, dy.dtype), np.empty(x.shape, x.dtype)
+    room = _room_of_backward(x.shape[1], dy.shape[1])
+    _backward(
+        dy, x, linear.product(), 0, len(dy), 0, linear.scale, stats, *given, *room, dlinear, dx,
+        *grads,
+    )  # fmt: skip
+    _each_sign_backward(x, move, dlinear @ linear.used(), clip, signs, dx, dmove)
+    return np.ascontiguousarray(dlinear.T @ signs)
+
+
+def _room_of_backward(inputs: int, outputs: int) -> tuple[np.ndarray, ...]:
+    """For a row: of the shortcut and its gradient, of the norm and its gradient."""
+    few = min(inputs, outputs)
+    return tuple(np.empty(count, np.float32) for count in (few, few, outputs, outputs))
+
+
+def _backward_by_signs(dy, x, move, linear, stats, given, clip, dx, dmove, grads) -> np.ndarray:
+    """As `_backward_by_blas`, for stage "full"."""
+    (outputs, inputs), dtype = linear.centred.shape, x.dtype
+    product, dweight = np.empty((WORD, outputs), np.int32), np.zeros((outputs, inputs), dtype)
+    dlinear, scaled = np.empty((WORD, outputs), dtype), np.empty((FOUR, outputs), dtype)
+    dsigns, index = np.empty((WORD, inputs), dtype), np.empty(inputs, np.uint32)
+    tables = np.empty(max(outputs, WORD) * LANES, dtype)
+    _backward_of_signs(
+        popcount.path(), dy, x, move, linear.packed.words, linear.weights.words, linear.turned,
+        linear.scale, stats, *given, clip, product, *_room_of_backward(inputs, outputs), dlinear,
+        scaled, dsigns, index, tables, dx, dmove, dweight, *grads,
+    )  # fmt: skip
+    return dweight
+
+
+@jit
+def _backward_of_signs(
+    path, dy, x, move, words, weights, turned, scale, stats, weight, bias, shift_in, slope,
+    shift_out, before, after, clip, product, shortcut, dshortcut, normalised, dnormalised, dlinear,
+    scaled, dsigns, index, tables, dx, dmove, dproduct, dweight, dbias, dshift_in, dslope,
+    dshift_out, dbefore, dafter,
+):  # fmt: skip
+    """All of it, WORD rows after the other, products by looking up.
+
+    words: signs of x + move, weights: of Wc, turned: of its transpose, all packed. dproduct (O, I)
+    is the gradient of W_b.
+    """
+    (length, inputs), outputs, count = x.shape, dy.shape[1], words.shape[1]
+    groups, in_word = outputs // FOUR, WORD // FOUR
+    for begin in range(0, length, WORD):
+        end = min(begin + WORD, length)
+        for first in range(begin, end, LANES):
+            at, block = first // LANES * count * LANES, product[first - begin :]
+            sixteen_rows(path, words, at, count, weights, inputs, block)
+        _backward(
+            dy, x, product, begin, end, begin, scale, stats, weight, bias, shift_in, slope,
+            shift_out, before, after, shortcut, dshortcut, normalised, dnormalised, dlinear, dx,
+            dweight, dbias, dshift_in, dslope, dshift_out, dbefore, dafter,
+        )  # fmt: skip
+        for at in range((end - begin) * outputs, WORD * outputs, LANES):
+            store(dlinear, at, splat(np.float32(0)))
+        for r in range(0, end - begin, FOUR):
+            for k in range(FOUR):
+                for o in range(0, outputs, LANES):
+                    d = load(dlinear, (r + k) * outputs + o) * load(scale, o)
+                    store(scaled, k * outputs + o, d)
+            tabulate(SIGNS, scaled, 0, 1, outputs, groups, tables)
+            at, steps = r * inputs, turned.shape[1]
+            look_up(path, tables, groups, turned, inputs, steps, False, dsigns, at, inputs)
+        _signs_backward(x, begin, end, move, dsigns, clip, index, dx, dmove)
+        for o in range(0, outputs, FOUR):
+            tabulate(SIGNS, dlinear, o, outputs, 1, in_word, tables)
+            look_up(path, tables, in_word, index, inputs, 1, True, dproduct, o * inputs, inputs)
+
+
+@jit
+def _signs_backward(x, begin, end, move, dsigns, clip, index, dx, dmove):
+    """Adds the gradient of z = x + move, WORD rows at most, to dx, and sums it up in dmove.
+
+    index (I,): bit r is the sign of z in row begin + r.
+    """
+    inputs, zero = x.shape[1], splat(np.float32(0))
+    for i in range(0, inputs, LANES):
+        total, bit, word = zero, splat(np.int32(1)), splat(np.int32(0))
+        for r in range(begin, end):
+            at = r * inputs + i
+            z = load(x, at) + load(move, i)
+            word = word | select(z >= zero, bit, splat(np.int32(0)))
+            bit = bit + bit
+            dz = load(dsigns, at - begin * inputs) * surrogate(z, clip)
+            total = total + dz
+            store(dx, at, load(dx, at) + dz)
+        store(index, i, word)
+        store(dmove, i, load(dmove, i) + total)
+
+
+@inlined
+def surrogate(z, clip):
+    """The derivative that stands in for the sign's, see `ops.sign`."""
+    zero, one = splat(np.float32(0)), splat(np.float32(1))
+    size = select(z >= zero, z, zero - z)
+    slope = (one - size) + (one - size)
+    slope = select(slope > zero, slope, zero)
+    return select(size > one, zero, one) if clip else slope
 
 
 @jit
 def _backward(
-    dy, x, product, scale, stats, weight, bias, shift_in, slope, shift_out, before, after,
-    dlinear, dx, dweight, dbias, dshift_in, dslope, dshift_out, dbefore, dafter,
+    dy, x, product, begin, end, base, scale, stats, weight, bias, shift_in, slope, shift_out,
+    before, after, shortcut, dshortcut, normalised, dnormalised, dlinear, dx, dweight, dbias,
+    dshift_in, dslope, dshift_out, dbefore, dafter,
 ):  # fmt: skip
-    """Gradients of the linear map and, in dx, of the shortcut."""
-    (length, inputs), outputs, tokens = x.shape, dy.shape[1], len(before)
-    normalised, dnormalised = np.empty(outputs, np.float32), np.empty(outputs, np.float32)
-    fitted, sums = np.empty(inputs, np.float32), np.empty(4 * LANES, np.float32)
-    zero, count, channels = splat(np.float32(0)), np.float32(outputs), min(inputs, outputs)
-    for r in range(length):
-        at, n, mean, std = r * outputs, r % tokens, splat(stats[r, 0]), splat(stats[r, 1])
-        shortcut, shortcut_at = _shortcut(x, r, fitted, outputs)
+    """Gradients of the linear map and, in dx, of the shortcut, for some rows.
+
+    Row r is r - base of the product and of dlinear.
+    """
+    outputs, channels, tokens = dy.shape[1], len(shortcut), len(before)
+    zero, count = splat(np.float32(0)), np.float32(outputs)
+    for r in range(begin, end):
+        at, there, n = r * outputs, (r - base) * outputs, r % tokens
+        mean, std, inverse = splat(stats[r, 0]), splat(stats[r, 1]), np.float32(1) / stats[r, 1]
+        inverse = splat(inverse)
+        _fit(x, r, shortcut)
         all_dy, all_du, all_dnormalised, along = zero, zero, zero, zero
         for first in range(0, outputs, channels):
             for c in range(0, channels, LANES):
                 # what forward had in its registers
                 o = first + c
-                norm = (load_as_floats(product, at + o) * load(scale, o) - mean) / std
-                u = norm * load(weight, o) + load(bias, o)
-                u = u + load(shortcut, shortcut_at + c) - load(shift_in, o) - broadcast(before, n)
+                linear = load_as_floats(product, there + o) * load(scale, o)
+                norm = quotient(linear - mean, std, inverse)
+                u = norm * load(weight, o) + load(bias, o) + load(shortcut, c)
+                u = u - load(shift_in, o) - broadcast(before, n)
                 # RPReLU
                 d = load(dy, at + o)
                 du = select(u > zero, d, load(slope, o) * d)
@@ -299,26 +528,22 @@ def _backward(
                 all_dy, all_du = all_dy + d, all_du + du
                 # the shortcut, and the norm
                 if first == 0:
-                    store(fitted, c, du)
+                    store(dshortcut, c, du)
                 else:
-                    store(fitted, c, load(fitted, c) + du)
+                    store(dshortcut, c, load(dshortcut, c) + du)
                 store(dweight, o, load(dweight, o) + du * norm)
                 dnorm = du * load(weight, o)
                 all_dnormalised, along = all_dnormalised + dnorm, along + dnorm * norm
                 store(normalised, o, norm)
                 store(dnormalised, o, dnorm)
-        store(sums, 0, all_dy)
-        store(sums, LANES, all_du)
-        store(sums, 2 * LANES, all_dnormalised)
-        store(sums, 3 * LANES, along)
-        dafter[n] += pairwise_sum(sums, 0, LANES)
-        dbefore[n] -= pairwise_sum(sums, LANES, LANES)
-        level = splat(pairwise_sum(sums, 2 * LANES, LANES) / count)
-        share = splat(pairwise_sum(sums, 3 * LANES, LANES) / count)
+        dafter[n] += sum_of_lanes(all_dy)
+        dbefore[n] -= sum_of_lanes(all_du)
+        level = splat(sum_of_lanes(all_dnormalised) / count)
+        share = splat(sum_of_lanes(along) / count)
         for o in range(0, outputs, LANES):
             d = load(dnormalised, o) - level - load(normalised, o) * share
-            store(dlinear, at + o, d / std)
-        _shortcut_backward(fitted, channels, r, dx)
+            store(dlinear, there + o, d * inverse)
+        _shortcut_backward(dshortcut, channels, r, dx)
     for o in range(outputs):
         dshift_in[o] = -dbias[o]
 
@@ -327,36 +552,31 @@ def _backward(
 def _shortcut_backward(dfitted, channels, r, dx):
     """Row r of the gradient of fit's input; the repeats are added up already."""
     inputs = dx.shape[1]
-    if channels == inputs:
-        for c in range(0, inputs, LANES):
-            store(dx, r * inputs + c, load(dfitted, c))
-        return
-    share = inputs // channels
-    dfields = dx.reshape(len(dx), channels, share)
-    for c in range(channels):
-        dfitted[c] /= np.float32(share)
-    for i in range(share):
-        for c in range(channels):
-            dfields[r, c, i] = dfitted[c]
+    share, at = inputs // channels, r * inputs
+    part = splat(np.float32(1) / np.float32(share))
+    for c in range(0, channels, LANES):
+        if share == 1:
+            store(dx, at + c, load(dfitted, c))
+        elif share == 2:
+            store_2_times(dx, at + 2 * c, load(dfitted, c) * part)
+        elif share == 4:
+            store_4_times(dx, at + 4 * c, load(dfitted, c) * part)
+        else:
+            for k in range(c, c + LANES):
+                for i in range(share):
+                    dx[r, share * k + i] = dfitted[k] / np.float32(share)
 
 
 @jit
-def _signs_backward(x, move, dsigns, clip, signs, dx, dmove):
-    """Adds the gradient of z = x + move to dx, and sums it up in dmove."""
+def _each_sign_backward(x, move, dsigns, clip, signs, dx, dmove):
+    """`_signs_backward` of all rows, with the signs (R, I) as floats."""
     length, inputs = x.shape
     zero, one = splat(np.float32(0)), splat(np.float32(1))
-    two = one + one
     for r in range(length):
         for i in range(0, inputs, LANES):
             at = r * inputs + i
             z = load(x, at) + load(move, i)
-            positive = z >= zero
-            store(signs, at, select(positive, one, zero - one))
-            size = select(positive, z, zero - z)
-            slope = two - two * size
-            slope = select(slope > zero, slope, zero)
-            if clip:
-                slope = select(size > one, zero, one)
-            dz = load(dsigns, at) * slope
+            store(signs, at, select(z >= zero, one, zero - one))
+            dz = load(dsigns, at) * surrogate(z, clip)
             store(dmove, i, load(dmove, i) + dz)
             store(dx, at, load(dx, at) + dz)
