@@ -51,10 +51,10 @@ def _stop_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    from refimpl import machine
+    from refimpl import cli
 
     _received.append(number)
-    machine.interrupt()
+    cli.machine.interrupt()
 
 
 def _open_streams() -> None:

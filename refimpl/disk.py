@@ -15,12 +15,14 @@ import secrets
 import shutil
 import stat
 import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from refimpl.conventions import LFS, OutputError, is_lfs_pointer
 
 MOST = 2**24  # bytes of a file of text
+_ZIP_END, _ZIP_LAST = 22, b"PK\x05\x06"  # the last record of a zip: its size, how it begins
 LONGEST = 200  # bytes of a name that a temporary one repeats: file systems take 255 in all
 
 
@@ -77,6 +79,14 @@ def read_text(path: str | os.PathLike, encoding: str = "utf-8-sig") -> str:
     if is_lfs_pointer(content):
         raise OSError(errno.EINVAL, LFS, os.fspath(path))
     return content.decode(encoding)
+
+
+def is_single(archive: zipfile.ZipFile) -> bool:
+    """Tell whether a zip is all that its file holds: of joined ones Python reads the last alone."""
+    archive.fp.seek(-_ZIP_END - len(archive.comment), os.SEEK_END)
+    last = archive.fp.read(len(_ZIP_LAST)) == _ZIP_LAST
+    begin = min((info.header_offset for info in archive.infolist()), default=0)
+    return begin == 0 and last
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:

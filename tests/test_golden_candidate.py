@@ -456,6 +456,16 @@ def test_maps_that_are_none(tmp_path, text, words) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_joined_archives_are_no_candidate(tmp_path) -> None:
+    """Of them Python reads the last one, and half of the dump would be missing without a word."""
+    for name, tap in (("a", "tokens"), ("b", "logits")):
+        np.savez(tmp_path / f"{name}.npz", **{tap: np.zeros(3)})
+    joined = tmp_path / "joined.npz"
+    joined.write_bytes((tmp_path / "a.npz").read_bytes() + (tmp_path / "b.npz").read_bytes())
+    with pytest.raises(GoldenFileError, match=r"joined\.npz: goes on after its end"):
+        candidate.read(joined)
+
+
 def test_a_map_that_is_not_there_or_no_text(tmp_path) -> None:
     with pytest.raises(GoldenFileError, match="not a readable map"):
         candidate.read_names(tmp_path / "none.json")

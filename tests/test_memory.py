@@ -24,9 +24,9 @@ from refimpl import classifiers, training
 from refimpl.conventions import ConfigError, DataError, ModelFileError
 from refimpl.data import datasets, images, mnist
 from refimpl.data.preprocessing import MAX_PIXELS, Preprocessing
-from refimpl.models import files
+from refimpl.models import files, summary
 from refimpl.segmenters import ENLARGED, Segmenter
-from refimpl.training.batches import kept_bytes, parts
+from refimpl.training.batches import parts
 from tests.command_line import SEVEN, SMALL, assert_one_line, run, save_model, save_segmenter
 from tests.make_samples import write_idx
 from tests.test_data import encoded, idx_bytes, png_chunk
@@ -209,7 +209,7 @@ def test_the_parts_of_a_batch_are_those_of_the_recipe_unless_one_is_too_large():
         assert parts(refimpl.create_model(name).network, 100, 4) == 4
     network = refimpl.create_model("didb_micro").network
     assert parts(network, 3, 4) == 3
-    one = kept_bytes(network)
+    one = summary.value_bytes(network, 4)
     assert parts(network, 10_000, 4) == -(-10_000 * one // 2**30) > 4
     assert parts(network, 10_000, 500) == 500
 
@@ -223,6 +223,15 @@ def test_images_are_evaluated_in_batches_that_memory_holds(monkeypatch):
     found = ask.evaluate(images[:30], labels[:30], 10**6, sizes.append)
     assert sizes == [7, 7, 7, 7, 2]
     assert (found.top1, found.per_class) == (whole.top1, whole.per_class)
+
+
+def test_golden_make_of_many_images(tmp_path):
+    call = ("golden", "make", "--random", 1, "--model", "didb_micro", "--set", "depth=1")
+    usual = (*call, "--taps", "io", "-o", tmp_path / "usual", "--force")
+    status, err = hostile(usual, (*call, "--images", 10**9, "-o", tmp_path / "o"))
+    assert status == 2
+    assert "all values of 1,000,000,000 images take" in err[0]
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("scenes", [2, 60])

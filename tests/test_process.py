@@ -405,6 +405,36 @@ def test_an_empty_name_is_not_the_folder_here(tmp_path, monkeypatch, arguments, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (("models", "--jsn"), "unrecognized arguments: --jsn; did you mean '--json'?"),
+        (("show", "didb_micro", "--blok=1"), "--blok=1; did you mean '--block'?"),
+        (("train", "--data", SMALL, "--modle", "x"), "did you mean '--model'?"),
+        (("classify", SEVEN, "--topp", 3), "did you mean '--top'?"),
+        (("bench", "model", "--zzzz"), "unrecognized arguments: --zzzz"),
+    ],
+)
+def test_the_nearest_option_is_told(arguments, meant) -> None:
+    done = run(*arguments)
+    assert (done.status, done.out) == (2, "")
+    assert done.err.endswith(f"{meant}\n")
+
+
+@pytest.mark.parametrize("kind", ["recipe", "ablation", "map", "class names"])
+def test_a_pointer_of_git_lfs_is_told_of_a_text_too(tmp_path, kind) -> None:
+    text = tmp_path / "text.json"
+    text.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 3\n")
+    out = ("-o", tmp_path / "o.safetensors")
+    calls = {
+        "recipe": ("train", "--data", SMALL, "--model", "didb_micro", "--recipe", text, *out),
+        "ablation": ("ablate", "--data", SMALL, "--recipe", text, "-o", tmp_path / "o"),
+        "map": ("golden", "compare", "small_tie_free", tmp_path, "--map", text),
+        "class names": ("evaluate", "--data", SMALL, "--class-names", text),
+    }
+    assert_one_line(run(*calls[kind]), str(text), "a pointer of Git LFS, expected the file itself")
+
+
 @pytest.mark.parametrize("verb", [("classify", SEVEN, "--model"), ("pack",), ("summary",)])
 def test_a_model_that_is_no_file_is_told_what_it_is(tmp_path, verb) -> None:
     output = ("-o", tmp_path / "o.safetensors") if verb == ("pack",) else ()

@@ -274,6 +274,23 @@ def make(args: argparse.Namespace) -> int:
     return 0
 
 
+def _require_room(model: Any, dtype: Any, count: int) -> None:
+    """ConfigError for images so large, or so many of them, that memory does not hold their values.
+
+    All of them are kept, as float64; those of one are the business of whoever takes the network.
+    """
+    from refimpl.models.summary import value_bytes
+    from refimpl.predictors import ROOM, require_room
+
+    require_room(model.config, dtype)
+    needed = count * value_bytes(model.network, number=8)
+    if count > 1 and needed > 2 * ROOM:
+        raise ConfigError(
+            f"all values of {count:,} images take {needed / 1e9:,.1f} GB, expected at most "
+            f"{2 * ROOM / 1e9:,.1f}; fewer images do"
+        )
+
+
 def _adversarial(args: argparse.Namespace) -> Any:
     from refimpl.golden import adversarial
 
@@ -291,16 +308,16 @@ def _case(args: argparse.Namespace) -> Any:
 
     from refimpl.golden import search
     from refimpl.models import architectures, create_model, files
-    from refimpl.predictors import ready, require_room
+    from refimpl.predictors import ready
 
     if args.model is None:
         raise ConfigError("--model is missing; expected a model's name or file")
     if args.images and args.random is None:
         raise ConfigError("--images draws images; expected --random beside it")
-    count = args.images or 1
+    count = args.images or len(args.image or [None])
     if args.random is not None and args.model in architectures.NAMES:
         model = create_model(args.model, **dict(args.set))
-        require_room(model.config, np.dtype(args.dtype))
+        _require_room(model, np.dtype(args.dtype), count)
         return model, *search.draw(model.config, args.random, count)
     file = files.read(args.model)
     if args.set:
@@ -309,7 +326,7 @@ def _case(args: argparse.Namespace) -> Any:
             "expected an architecture with --random"
         )
     try:
-        require_room(file.model.config, np.dtype(args.dtype))
+        _require_room(file.model, np.dtype(args.dtype), count)
     except ConfigError as error:
         raise ConfigError(f"{file.path}: {error}") from None
     if args.random is not None:

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from refimpl import disk
 from refimpl.conventions import DataError, is_lfs_pointer, lfs_error
 
 MAX_BYTES = 256 * 2**20  # of a member, unpacked
@@ -32,7 +33,6 @@ MAX_DEPTH = 16  # of folders; a link to a folder above would never end
 
 _CONTROL = frozenset(map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029)))
 _ZIP = (b"PK\3\4", b"PK\5\6")  # a file comes first, or the archive is empty
-_ZIP_END = 22  # bytes of a zip's last record, without its comment
 _ZIP_UTF8 = 0x800  # a flag
 
 
@@ -61,7 +61,8 @@ def members(path: str | Path) -> Iterator[Member]:
                 raise DataError(lfs_error(path))
             found = _zip(path) if begin.startswith(_ZIP) else _tar(path)
     else:
-        raise DataError(f"{path}: no such file or folder, expected a data set")
+        found = "is neither a file nor a folder" if path.exists() else "no such file or folder"
+        raise DataError(f"{path}: {found}, expected a data set")
     for member in found:
         if not _hidden(member.name):
             yield member
@@ -156,7 +157,8 @@ def _zip(path: Path) -> Iterator[Member]:
         archive = zipfile.ZipFile(path)
     with archive:
         with _told(path):
-            _require_single(path, archive)
+            if not disk.is_single(archive):
+                raise DataError(f"{path}: {_GOES_ON}")
         for info in archive.infolist():
             name = _safe(path, _zip_name(info))
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was not packed under Unix
@@ -167,15 +169,6 @@ def _zip(path: Path) -> Iterator[Member]:
             _require_size(path, name, info.file_size)
             if not info.is_dir():
                 yield Member(name, lambda info=info: _read_zip(path, archive, info))
-
-
-def _require_single(path: Path, archive: zipfile.ZipFile) -> None:
-    """The first file begins where the archive does, and its last record is the end of it."""
-    archive.fp.seek(-_ZIP_END - len(archive.comment), os.SEEK_END)
-    last = archive.fp.read(4) == _ZIP[1]
-    begin = min((info.header_offset for info in archive.infolist()), default=0)
-    if begin != 0 or not last:
-        raise DataError(f"{path}: {_GOES_ON}")
 
 
 def _zip_name(info: zipfile.ZipInfo) -> str:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refimpl.conventions import GoldenFileError, is_lfs_pointer, lfs_error
-from refimpl.disk import read_text
+from refimpl.disk import is_single, read_text
 from refimpl.golden import npy
 from refimpl.models import arrays
 
@@ -170,6 +170,8 @@ def _folder(path: Path) -> Iterator[Found]:
 
 def _npz(path: Path) -> Iterator[Found]:
     with _reading(path), zipfile.ZipFile(path) as archive:
+        if not is_single(archive):
+            raise GoldenFileError(f"{path}: goes on after its end; expected a single .npz")
         for member in archive.infolist():
             if member.filename.endswith(".npy") and not _is_litter(member.filename):
                 _check_member(path, member)

@@ -499,7 +499,8 @@ def read(path: str | os.PathLike) -> Bundle:
     """
     path = Path(path)
     if not path.is_dir():
-        raise GoldenFileError(f"{path}: no such folder; expected a golden bundle")
+        found = "is no folder" if path.exists() else "no such folder"
+        raise GoldenFileError(f"{path}: {found}; expected a golden bundle")
     manifest = _manifest(path)
     hashes = manifest["sha256"]
     data = {name: _read_hashed(path, name, hashes.get(name)) for name in HASHED}

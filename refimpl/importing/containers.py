@@ -95,7 +95,8 @@ def _places(path: Path) -> dict[str, str]:
 def _file(path: Path) -> Path:
     if not path.is_dir():
         if not path.is_file():
-            raise ModelFileError(f"{path}: no such file; expected a checkpoint, or a folder of one")
+            found = "is neither a file nor a folder" if path.exists() else "no such file"
+            raise ModelFileError(f"{path}: {found}; expected a checkpoint, or a folder of one")
         return path
     for name in NAMES:
         if (path / name).is_file():

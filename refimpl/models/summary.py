@@ -50,6 +50,11 @@ def working_bytes(config: Config, number: int) -> int:
     return number * (4 * max(scores, hidden) + 2 * config.channels * math.prod(config.image_size))
 
 
+def value_bytes(network: Network, number: int) -> int:
+    """Count the bytes of all values of one image, with numbers of so many bytes."""
+    return number * sum(map(math.prod, network.shapes.values()))
+
+
 class Row(NamedTuple):
     """One layer; the fields are those of its JSON object."""
 

@@ -4,7 +4,6 @@ NumPy lets go of the interpreter lock, so threads do. The parts' gradients are a
 of the parts, never in the order they finish: the sum is the same whatever the timing.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -19,8 +18,10 @@ from refimpl.machine import cpus
 from refimpl.models import VisionTransformer
 from refimpl.models.nodes import Network
 from refimpl.models.params import flatten
+from refimpl.models.summary import value_bytes
 from refimpl.training import losses
 
+FLOAT = 4  # bytes of a number
 PART = 2**30  # bytes that the backward pass may keep of a part of a batch
 
 Prepare = Callable[[np.ndarray], np.ndarray]  # uint8 images -> float (n, channels, H, W)
@@ -58,12 +59,7 @@ def parts(network: Network, count: int, shards: int) -> int:
     More where the backward pass of one would keep more than PART bytes. That is a matter of the
     network and never of the machine, so the sums have the same order everywhere.
     """
-    return min(count, max(shards, -(-count * kept_bytes(network) // PART)))
-
-
-def kept_bytes(network: Network) -> int:
-    """Bytes of all values of an image in float32; backward keeps up to four fifths of them."""
-    return np.dtype(np.float32).itemsize * sum(map(math.prod, network.shapes.values()))
+    return min(count, max(shards, -(-count * value_bytes(network, FLOAT) // PART)))
 
 
 def batch_gradients(

@@ -25,14 +25,15 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus, memory
 from refimpl.models import VisionTransformer, cards, files
 from refimpl.models.params import check, flatten, shapes, unflatten
+from refimpl.models.summary import value_bytes
 from refimpl.training import optimizers, stages, teachers
 from refimpl.training.augmentation import augment, augment_with_labels
 from refimpl.training.batches import (
+    FLOAT,
     BatchResult,
     Objective,
     Prepare,
     batch_gradients,
-    kept_bytes,
     parts,
     score,
 )
@@ -336,7 +337,8 @@ def _check(
     """All that can be known before the first step, so that nothing fails after the last one."""
     needed = BYTES * sum(math.prod(shape) for shape in shapes(model.config).values())
     _require_memory("the parameters, their gradients and the optimizer take", needed)
-    _require_memory("what the backward pass keeps of an image takes", kept_bytes(model.network))
+    # of which the backward pass keeps up to four fifths
+    _require_memory("the values of an image take", value_bytes(model.network, FLOAT))
     pixels = min(recipe.batch_size, len(images)) * math.prod(images.shape[1:])
     if pixels > MOST:
         size = " x ".join(map(str, images.shape[1:3]))
