@@ -6,9 +6,9 @@
 
 A dump holds every tap and the logits of small networks that cover all readings, and of one of usual
 width; names with wildcards behind the file choose some of them. What both dumps hold is compared.
-NUMBA_CPU_NAME and
-NUMBA_CPU_FEATURES make machine code for another CPU of the same family, such as `haswell` and an
-empty list; another family takes an emulator. What has no fused multiply-add may differ.
+NUMBA_CPU_NAME and NUMBA_CPU_FEATURES make machine code for another CPU of the same family, such as
+`haswell` and `+avx2,+fma`; another family takes an emulator, as in `.ci/aarch64`. What has no fused
+multiply-add may differ.
 """
 
 from __future__ import annotations

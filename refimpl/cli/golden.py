@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from refimpl.cli import outputs
-from refimpl.cli.options import FILES, add_fields, add_json, not_negative, positive
+from refimpl.cli.options import FILES, add_fields, add_json, not_negative, picture, positive
 from refimpl.cli.output import complain, print_json, print_table, warn
 from refimpl.cli.verbs import Parser, Verbs
 from refimpl.conventions import ConfigError, GoldenFileError
@@ -289,7 +289,6 @@ def _case(args: argparse.Namespace) -> Any:
     """Model, parameters and images that the options name."""
     import numpy as np
 
-    from refimpl.data.images import open_image
     from refimpl.golden import search
     from refimpl.models import architectures, create_model, files
     from refimpl.predictors import ready, require_room
@@ -316,7 +315,7 @@ def _case(args: argparse.Namespace) -> Any:
     if args.random is not None:
         return file.model, file.params, search.draw(file.model.config, args.random, count)[1]
     preprocessing = ready(file, "numpy", None)[2]
-    images = [preprocessing.apply(open_image(name)) for name in args.image]
+    images = [preprocessing.apply(picture(name)) for name in args.image]
     return file.model, file.params, np.stack(images)
 
 

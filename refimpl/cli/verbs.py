@@ -53,9 +53,9 @@ class Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        """The value of an argument; an empty text is none: as a path it would be the folder "."."""
-        if not arg_string and action.nargs != argparse.PARSER:  # that of a verb looks at its own
-            raise argparse.ArgumentError(action, "is empty; expected a name or a value")
+        """The value of an argument; an empty name of a file would be the folder "."."""
+        if not arg_string and hasattr(action, "complete"):  # see options.FILES
+            raise argparse.ArgumentError(action, "is empty; expected the name of a file")
         return super()._get_value(action, arg_string)
 
 
