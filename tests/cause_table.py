@@ -1,6 +1,7 @@
 """How often the cause of a mistake is named: every list of mistakes, dumped in four ways.
 
     python -m tests.cause_table [--all] [--words]
+    python -m tests.cause_table --bundle FOLDER [--every N]     # time alone, of any network
 
 full        all taps and gradients, forward and backward counted apart
 bits        bits, whole numbers and logits alone
@@ -15,7 +16,11 @@ every fourth of the sparse ones.
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
+import importlib.util
 import re
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -27,7 +32,7 @@ import numpy as np
 
 from refimpl import golden
 from refimpl.golden import candidate, diagnose, record
-from tests import c_port, golden_networks, injected_bugs_ops, injected_bugs_python
+from tests import c_port, exported_c, golden_networks, injected_bugs_ops, injected_bugs_python
 from tests.injected_bugs import IN_C
 
 SHELL = re.compile(r"patch_embed\.out|tokens|blocks\.\d+\.(mid|out)|merges\.\d+\.proj\.out|logits")
@@ -71,7 +76,11 @@ def wrong_port(right: str, wrong: str, bundle: Path, folder: Path) -> Path:
 
 def dumped(case: Case, way: str) -> dict[str, np.ndarray]:
     """What of a port's taps is dumped."""
-    steps = injected_bugs_ops.bundle(case.network).reference.steps
+    return _kept(case, way, injected_bugs_ops.bundle(case.network))
+
+
+def _kept(case: Case, way: str, bundle: golden.Bundle) -> dict[str, np.ndarray]:
+    steps = bundle.reference.steps
     kinds = {name: record.kind_of(steps[name].value) for name in case.port if name in steps}
     keep = {
         "full": lambda name: True,
@@ -96,18 +105,71 @@ def verdict(case: Case, cause: str | None) -> str:
 
 
 def right_candidates(count: int = RIGHT) -> Iterator[tuple[golden.Bundle, dict[str, np.ndarray]]]:
-    """Ports that are right and round otherwise: float32, sums in other orders, both, sparse."""
-    names = [name for name in injected_bugs_ops.CONFIGS if name != "negative"]
+    """Ports that are right and round otherwise: the reference in both types, PyTorch, C.
+
+    Sums in other orders, sparse dumps. Where PyTorch or a compiler is missing: the reference.
+    """
     ways = ("full", "bits", "shell")
     for i in range(count):
-        name = names[i % len(names)]
-        bundle, rng = injected_bugs_ops.bundle(name), np.random.default_rng(i)
-        dtype = (np.float32, np.float64)[i // len(names) % 2]
-        dlogits = bundle.reference.steps["grads/logits"].value
-        port = golden_networks.taps_of(bundle, dlogits, dtype)
+        make = (_of_reference, _of_reference, _of_torch, _of_c)[i % 4]
+        network, port = make(i // 4) or _of_reference(i // 4)
         if i % 3 == 2:  # as another order of its sums gives it: off by some of the last place
-            port = {n: _disturbed(v, rng) for n, v in port.items()}
-        yield bundle, dumped(Case(name, name, None, False, port), ways[i % 7 % 3])
+            rng = np.random.default_rng(i)
+            port = {name: _disturbed(value, rng) for name, value in port.items()}
+        yield (
+            injected_bugs_ops.bundle(network),
+            dumped(Case(network, network, None, False, port), ways[i % 7 % 3]),
+        )
+
+
+Port = tuple[str, dict[str, np.ndarray]]
+NETWORKS = [name for name in injected_bugs_ops.CONFIGS if name != "negative"]
+
+
+def _of_reference(i: int) -> Port:
+    name = NETWORKS[i % len(NETWORKS)]
+    bundle = injected_bugs_ops.bundle(name)
+    dlogits = bundle.reference.steps["grads/logits"].value
+    dtype = (np.float32, np.float64)[i // len(NETWORKS) % 2]
+    return name, golden_networks.taps_of(bundle, dlogits, dtype)
+
+
+def _of_torch(i: int) -> Port | None:
+    """The mirror, float32 or float64, forward and backward."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    name = NETWORKS[i % len(NETWORKS)]
+    torch, room = (importlib.import_module(module) for module in ("torch", "refimpl.torch"))
+    bundle = injected_bugs_ops.bundle(name)
+    dtype = (torch.float32, torch.float64)[i // len(NETWORKS) % 2]
+    module = room.module(bundle.model, bundle.params).to(dtype)
+    images, dlogits = bundle.input, bundle.reference.steps["grads/logits"].value
+    given = (torch.tensor(np.array(a), dtype=dtype) for a in (images, dlogits))
+    return name, dict(room.taps(module, *given))
+
+
+def _of_c(i: int) -> Port | None:
+    """The exported C of a shipped bundle, compiled in one of several ways."""
+    if shutil.which("cc") is None:
+        return None
+    name = SHIPPED[i % len(SHIPPED)]
+    return name, dict(_exported(name, FLAGS[i // len(SHIPPED) % len(FLAGS)]))
+
+
+SHIPPED = ("small_tie_free", "small_batch", "small_swin", "small_deit", "small_wide", "small_long")
+FLAGS = ("-O1", "-O3 -ffast-math", "-O2 -ffp-contract=fast")
+
+
+@functools.cache
+def _exported(name: str, flags: str) -> Mapping[str, np.ndarray]:
+    bundle = injected_bugs_ops.bundle(name)
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        code = exported_c.export(folder, bundle.model, bundle.params)
+        program = exported_c.compile(code, folder / "net", *flags.split(), "-DTAPS")
+        images = injected_bugs_ops.SHIPPED / name / "input_0.npy"
+        found = candidate.read(exported_c.show([program], images, folder / "taps"))
+        return {tap: np.array(value) for tap, value in found.items()}
 
 
 def _disturbed(value: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -128,11 +190,58 @@ def false_causes(count: int = RIGHT) -> list[str]:
     return found
 
 
+def of_bundle(folder: Path, every: int) -> Iterator[str]:
+    """Of mistakes of operations that a bundle has: seconds of the comparison and of the cause.
+
+    Last a candidate that no known mistake explains, so that all are tried.
+    """
+    bundle = golden.read(folder)
+    has = {node.op for node in bundle.model.network.nodes}
+    with_gradients = "grads/logits" in bundle.reference.steps
+    bugs = [
+        (name, bug)
+        for name, bug in injected_bugs_ops.BUGS.items()
+        if bug.target.split(".")[1] in has and (with_gradients or not bug.is_backward)
+    ][::every]
+    stored = set(bundle.entries)
+    for name, bug in bugs:
+        try:
+            port = injected_bugs_ops.taps(bundle, bug)
+        except ValueError:  # it is one of its own network's shapes
+            continue
+        case = Case(name, "", bug.cause, bug.is_backward, {n: port[n] for n in port if n in stored})
+        for way in ("full",) if bug.is_backward else ("full", "shell"):
+            yield _timed(f"{way:6} {name}", bundle, _kept(case, way, bundle))
+    rng = np.random.default_rng(0)
+    step = next(name for name in bundle.reference.steps if name.endswith(".mid"))
+    value = bundle.reference.steps[step].value
+    yield _timed("noise", bundle, {step: value * (1 + 0.1 * rng.standard_normal(value.shape))})
+
+
+def _timed(name: str, bundle: golden.Bundle, port: Mapping[str, np.ndarray]) -> str:
+    start = time.process_time()
+    comparison = golden.compare(bundle, port, mode="replay", fail_fast=True)
+    middle = time.process_time()
+    first = comparison.first
+    if first is None:
+        return f"{name}: not shown"
+    cause = diagnose.cause(first, bundle, comparison.taps)
+    end = time.process_time()
+    return f"{middle - start:6.1f} {end - middle:6.1f}  {name} [{first.name}]: {cause}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure how often causes are named.")
+    parser.add_argument("--bundle", type=Path, help="time alone, on a bundle of any network")
+    parser.add_argument("--every", type=int, default=1, help="with --bundle, every n-th mistake")
     parser.add_argument("--all", action="store_true", help="every mistake in every way")
     parser.add_argument("--words", action="store_true", help="print what was said of each")
     args = parser.parse_args()
+    if args.bundle:
+        print("seconds of CPU: comparison, cause")
+        for line in of_bundle(args.bundle, args.every):
+            print(line, flush=True)
+        return
     counts: dict[str, Counter] = {}
     slowest = 0.0
     total = 0

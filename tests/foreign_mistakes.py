@@ -1,11 +1,14 @@
-"""Mistakes of porters, made up by somebody who has not seen which ones `golden compare` knows.
+"""Mistakes of porters that `golden compare` did not know when they were written.
 
     python -m tests.foreign_mistakes [--bundle NAME] [--only WORDS] [--counts]
 
 Each is a method of `foreign_port.Port` that is replaced by a wrong one, with the truth in plain
 words, a bundle that should show it and the first tap that differs from the right port's. The table
 has what the command gave: outcome, first tap, cause; and what a person made of the cause, which
-`foreign_judged` keeps.
+`foreign_judged` keeps, also of the first try. There are three parts: PARTS. The first is by
+somebody who had not seen which mistakes are known. The second and the third are by the one who then
+declared more kinds, each part written as a whole and tried before anything was declared for it.
+`--counts` says of each how many causes were right at the first try, and how many are now.
 """
 
 import argparse
@@ -20,7 +23,7 @@ import numpy as np
 from refimpl import golden
 from refimpl.golden import diagnose
 from refimpl.golden.compare import Comparison
-from tests.foreign_judged import JUDGED, RIGHT
+from tests.foreign_judged import FIRST_TRY, JUDGED, RIGHT
 from tests.foreign_port import MERGED, NEIGHBOURS, Array, Files, Port, packed, read
 
 SHIPPED = Path(__file__).parent.parent / "weights" / "golden"
@@ -2274,6 +2277,1138 @@ def not_cleared(port, path, value):
     Port.grad_param(port, path, 2 * value)
 
 
+# The second part: of kinds that stand neither above nor in the lists of `cause_table`
+
+FIRST_PART = len(MISTAKES)
+
+
+@wrong(
+    "patches",
+    "the image is read one pixel further right, the last column wraps around",
+    "small_tie_free",
+    "patch_embed.out",
+)
+def one_pixel_late(port, images):
+    return Port.patches(port, np.roll(images, -1, axis=3))
+
+
+@wrong("patches", "the image is mirrored, left for right", "small_deit", "patch_embed.out")
+def mirrored_image(port, images):
+    return Port.patches(port, images[..., ::-1])
+
+
+@wrong(
+    "patches",
+    "pixels are normalised once more, (x - 1/2) / (1/2)",
+    "small_batch",
+    "patch_embed.out",
+)
+def normalised_twice(port, images):
+    return Port.patches(port, (images - port.dtype(0.5)) / port.dtype(0.5))
+
+
+@wrong(
+    "patches",
+    "planes of the image are taken in the order 1, 2, 0",
+    "small_adversarial",
+    "patch_embed.out",
+)
+def planes_rotated(port, images):
+    return Port.patches(port, np.roll(images, -1, axis=1))
+
+
+@wrong("patches", "pixels are whole multiples of 1/255, rounded", "small_deit", "patch_embed.out")
+def pixels_of_a_byte(port, images):
+    return Port.patches(port, np.rint(images * port.dtype(255)) / port.dtype(255))
+
+
+@wrong("add_bias", "the bias of the head is added twice", "small_wide", "logits")
+def head_bias_twice(port, y, path):
+    y = Port.add_bias(port, y, path)
+    return Port.add_bias(port, y, path) if path == "head" else y
+
+
+@wrong(
+    "with_positions",
+    "tokens are multiplied by the root of C before positions are added",
+    "small_deit",
+    "tokens",
+)
+def tokens_times_root(port, x):
+    return x * np.sqrt(port.dtype(x.shape[-1])) + port.params["pos_embed"]
+
+
+@wrong(
+    "with_class_token", "the class token is 0, its parameter not read", "small_tie_free", "tokens"
+)
+def class_token_of_zeros(port, x):
+    return np.concatenate([np.zeros_like(x[:, :1]), x], axis=1)
+
+
+@wrong(
+    "deviation",
+    "eps is added to the sum of squares, before the division by C",
+    "small_adversarial",
+    "blocks.0.attn.norm.out",
+)
+def eps_before_division(port, d):
+    total = port.sum(d * d) + port.dtype(port.config["norm_eps"])
+    return np.sqrt(total / port.dtype(d.shape[-1]))
+
+
+@wrong(
+    "layer_norm",
+    "the norm behind the heads is taken over each head's channels alone",
+    "small_tie_free",
+    "blocks.0.attn.norm.out",
+)
+def norm_of_each_head(port, x, path):
+    if not path.endswith("attn.norm"):
+        return Port.layer_norm(port, x, path)
+    heads = port.config["heads"]
+    n, _ = port.normed(x.reshape(*x.shape[:-1], heads, -1))
+    return port.params[f"{path}.weight"] * n.reshape(x.shape) + port.params[f"{path}.bias"]
+
+
+@wrong(
+    "layer_norm",
+    "a row is normalised with the mean and deviation of the row before it",
+    "small_batch",
+    "blocks.0.norm1.out",
+)
+def statistics_one_row_late(port, x, path):
+    rows = x.reshape(-1, x.shape[-1])
+    d = rows - np.roll(port.mean(rows), 1, axis=0)
+    n = d / np.roll(port.deviation(rows - port.mean(rows)), 1, axis=0)
+    return port.params[f"{path}.weight"] * n.reshape(x.shape) + port.params[f"{path}.bias"]
+
+
+@wrong(
+    "deviation",
+    "the deviation is the mean of |x - mean|",
+    "small_tie_free",
+    "blocks.0.norm1.out",
+)
+def mean_deviation(port, d):
+    return port.mean(np.abs(d)) + port.dtype(port.config["norm_eps"])
+
+
+@wrong(
+    "normed",
+    "1 / deviation comes from a table, of 8 bits of mantissa",
+    "small_deit",
+    "blocks.0.norm1.out",
+)
+def reciprocal_of_a_table(port, x):
+    d = x - port.mean(x)
+    s = port.deviation(d)
+    mantissa, exponent = np.frexp(1 / s)
+    return d * np.ldexp(np.rint(mantissa * 256) / port.dtype(256), exponent), s
+
+
+@wrong(
+    "words",
+    "words of 32 bits are signed and their sign bit is lost: bit 31 of each is not counted",
+    "small_adversarial",
+    "blocks.0.attn.q_low.int",
+)
+def sign_bit_of_words(port, bits):
+    return packed(bits) & np.uint64(0x7FFFFFFF7FFFFFFF)
+
+
+@wrong(
+    "binary_product",
+    "the second word of a row is that of the row behind it",
+    "small_adversarial",
+    "blocks.0.attn.q_low.int",
+)
+def second_word_of_next_row(port, a, b):
+    words = packed(b)
+    if words.shape[-1] < 2:
+        return Port.binary_product(port, a, b)
+    words = np.concatenate([words[..., :1], np.roll(words[..., 1:], -1, axis=-2)], axis=-1)
+    differ = packed(a)[..., :, None, :] ^ words[..., None, :, :]
+    return np.int32(a.shape[-1]) - 2 * port.popcount(differ)
+
+
+@wrong(
+    "boolean_product",
+    "popcount(a) is that of the first query for all queries",
+    "small_tie_free",
+    "blocks.0.attn.context.int",
+)
+def ones_of_first_query(port, a, v):
+    ones = packed(a)
+    both = ones[..., :, None, :] & packed(v)[..., None, :, :]
+    return 2 * port.popcount(both) - port.popcount(ones)[..., :1, None]
+
+
+@wrong(
+    "scale",
+    "the scale is the largest magnitude of a row",
+    "small_tie_free",
+    "blocks.0.attn.q_low.weight.scale",
+)
+def scale_of_largest(port, weight):
+    return np.abs(weight).max(axis=-1)
+
+
+@wrong(
+    "scale",
+    "scales are rounded to powers of two",
+    "small_batch",
+    "blocks.0.attn.q_low.weight.scale",
+)
+def scale_as_shift(port, weight):
+    return np.exp2(np.rint(np.log2(Port.scale(port, weight)))).astype(port.dtype)
+
+
+@wrong(
+    "scale",
+    "the scale is the mean of |W| over the outputs, one for each input",
+    "small_tie_free",
+    "blocks.0.attn.q_low.weight.scale",
+)
+def scale_of_columns(port, weight):
+    return np.resize(np.abs(weight).mean(axis=0), len(weight)).astype(port.dtype)
+
+
+@wrong(
+    "fit",
+    "a shortcut to more channels is padded with zeros",
+    "small_tie_free",
+    "blocks.0.mlp.up.out",
+)
+def padded_with_zeros(port, x, size):
+    y = Port.fit(port, x, size).copy()
+    y[..., x.shape[-1] :] = 0
+    return y
+
+
+@wrong(
+    "fit",
+    "a shortcut to fewer channels takes the largest of its neighbours",
+    "small_batch",
+    "blocks.0.mlp.down.out",
+)
+def largest_neighbour(port, x, size):
+    if size >= x.shape[-1]:
+        return Port.fit(port, x, size)
+    return x.reshape(*x.shape[:-1], size, -1).max(axis=-1)
+
+
+@wrong("bent", "slopes are clamped to 0 to 1", "small_adversarial", "blocks.0.attn.q_low.out")
+def slope_clamped(port, u, slope):
+    return np.where(u > 0, u, np.clip(slope, 0, 1) * u)
+
+
+@wrong(
+    "bent",
+    "below 0 RPReLU is ELU's curve, slope (e^u - 1)",
+    "small_batch",
+    "blocks.0.attn.q_low.out",
+)
+def bent_as_elu(port, u, slope):
+    return np.where(u > 0, u, slope * np.expm1(np.minimum(u, 0)))
+
+
+@wrong(
+    "haar",
+    "the high band is the sum of the details' magnitudes",
+    "small_tie_free",
+    "blocks.0.attn.high",
+)
+def magnitudes_of_details(port, x):
+    low, _ = Port.haar(port, x)
+    x00, x01, x10, x11 = port.corners(x)
+    quarter = port.dtype(0.25)
+    rows = np.abs((x00 + x01) - (x10 + x11))
+    columns = np.abs((x00 - x01) + (x10 - x11))
+    return low, (rows + columns + np.abs((x00 - x01) - (x10 - x11))) * quarter
+
+
+@wrong(
+    "haar",
+    "bands of the second level: the transform is applied to its own low band again",
+    "small_batch",
+    "blocks.0.attn.low",
+)
+def second_level(port, x):
+    return Port.haar(port, Port.haar(port, x)[0])
+
+
+@wrong(
+    "haar",
+    "bands are made of the first half of the channels, the others pass as they are",
+    "small_tie_free",
+    "blocks.0.attn.low",
+)
+def half_the_channels(port, x):
+    low, high = Port.haar(port, x)
+    half = x.shape[-1] // 2
+    rest = x[..., half:]
+    return np.concatenate([low[..., :half], rest], -1), np.concatenate([high[..., :half], rest], -1)
+
+
+@wrong(
+    "neighbour_mean",
+    "neighbours beside and above count twice (1 2 1), diagonal ones once",
+    "small_batch",
+    "blocks.0.attn.neighbour_mean",
+)
+def weighted_neighbours(port, v, place):
+    grid = port.to_grid(v, place)
+    total, count = np.zeros_like(grid), np.zeros((*place.grid, 1), port.dtype)
+    for (r, c), (here, there) in zip(NEIGHBOURS, port.pairs(place.grid), strict=True):
+        weight = port.dtype(1 if r and c else 2)
+        total[:, here[0], here[1]] += weight * grid[:, there[0], there[1]]
+        count[here] += weight
+    return port.with_front(np.zeros_like(v[:, : place.front]), total / count)
+
+
+@wrong(
+    "neighbour_mean",
+    "neighbours are two patches away (dilated)",
+    "small_adversarial",
+    "blocks.0.attn.neighbour_mean",
+)
+def distant_neighbours(port, v, place):
+    grid = port.to_grid(v, place)
+    rows, columns = place.grid
+    total, count = np.zeros_like(grid), np.zeros((rows, columns, 1), port.dtype)
+    for r, c in ((2 * r, 2 * c) for r, c in NEIGHBOURS):
+        if abs(r) < rows and abs(c) < columns:
+            here = slice(max(-r, 0), rows - max(r, 0)), slice(max(-c, 0), columns - max(c, 0))
+            there = slice(max(r, 0), rows + min(r, 0)), slice(max(c, 0), columns + min(c, 0))
+            total[:, here[0], here[1]] += grid[:, there[0], there[1]]
+            count[here] += 1
+    return port.with_front(np.zeros_like(v[:, : place.front]), total / np.maximum(count, 1))
+
+
+@wrong(
+    "shared", "the sum of neighbours is divided by 9", "small_batch", "blocks.0.attn.neighbour_mean"
+)
+def nine_neighbours(port, total, count):
+    return total / port.dtype(9)
+
+
+@wrong(
+    "heads",
+    "heads lie in front of images: (B heads) is read as (heads B)",
+    "small_batch",
+    "blocks.0.attn.q_low.head_z",
+)
+def heads_before_images(port, x, heads):
+    y = Port.heads(port, x, heads)
+    return y.swapaxes(0, 1).reshape(y.shape)
+
+
+@wrong(
+    "divided", "scores are multiplied by the root of d", "small_adversarial", "blocks.0.attn.scores"
+)
+def times_root(port, scores, d):
+    return scores * np.sqrt(port.dtype(d))
+
+
+@wrong(
+    "softmax",
+    "attention is causal: keys behind the query are masked",
+    "small_deit",
+    "blocks.0.attn.prob",
+)
+def causal(port, scores):
+    behind = np.triu(np.ones(scores.shape[-2:], bool), 1)
+    return Port.softmax(port, np.where(behind, port.dtype(-np.inf), scores))
+
+
+@wrong(
+    "softmax",
+    "the sum of the softmax has 1 added (softmax of one more, silent key)",
+    "small_tie_free",
+    "blocks.0.attn.prob.z",
+)
+def silent_key(port, scores):
+    e = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return e / (1 + port.sum(e))
+
+
+@wrong(
+    "softmax",
+    "the argument of exp is rounded to 1/16 (a table)",
+    "small_batch",
+    "blocks.0.attn.prob.z",
+)
+def exponential_of_a_table(port, scores):
+    x = scores - scores.max(axis=-1, keepdims=True)
+    e = np.exp(np.rint(x * 16) / port.dtype(16))
+    return e / port.sum(e)
+
+
+@wrong(
+    "alpha", "alpha is read as a logarithm: e^alpha", "small_adversarial", "blocks.0.attn.prob.z"
+)
+def alpha_of_logarithm(port, a):
+    return np.exp(port.params[f"{a}.alpha"])
+
+
+@wrong(
+    "boolean",
+    "the bit of the attention is that of the largest probability of a row alone",
+    "small_tie_free",
+    "blocks.0.attn.prob.bit",
+)
+def one_of_a_row(port, q):
+    return q == q.max(axis=-1, keepdims=True)
+
+
+@wrong("joined", "heads are joined in reverse order", "small_batch", "blocks.0.attn.norm.out")
+def joined_backwards(port, x):
+    return Port.joined(port, x[:, ::-1])
+
+
+@wrong(
+    "shortcuts",
+    "the shortcuts of attention are averaged: divided by their number",
+    "small_adversarial",
+    "blocks.0.attn.out",
+)
+def shortcuts_averaged(port, norm, m, place):
+    return norm + (Port.shortcuts(port, norm, m, place) - norm) / port.dtype(len(m))
+
+
+@wrong(
+    "residual", "the sum of a residual is divided by the root of 2", "small_deit", "blocks.0.mid"
+)
+def residual_over_root(port, x, branch):
+    return (x + branch) / np.sqrt(port.dtype(2))
+
+
+@wrong(
+    "scaled_branch",
+    "LayerScale multiplies the branch with its shift added, alpha (x + beta)",
+    "small_tie_free",
+    "blocks.0.mid",
+)
+def beta_inside(port, x, path):
+    return port.params[f"{path}.alpha"] * (x + port.params[f"{path}.beta"])
+
+
+@wrong(
+    "scaled_branch",
+    "dropout stays on in scale: branches are divided by 0.9",
+    "small_batch",
+    "blocks.0.mid",
+)
+def dropout_scale(port, x, path):
+    return Port.scaled_branch(port, x, path) / port.dtype(0.9)
+
+
+@wrong("pool", "the mean of class token and mean of tokens is pooled", "small_deit", "logits")
+def half_of_both(port, x):
+    return (x[:, 0] + x.mean(axis=1)) / port.dtype(2)
+
+
+@wrong("add_bias", "logits leave as probabilities, behind a softmax", "small_adversarial", "logits")
+def logits_as_probabilities(port, y, path):
+    y = Port.add_bias(port, y, path)
+    return Port.softmax(port, y) if path == "head" else y
+
+
+@wrong(
+    "probabilities",
+    "the mask of window w is taken for image w: repeated, not tiled, over the batch",
+    "small_swin",
+    "blocks.1.attn.prob.z",
+)
+def mask_repeated(port, scores, place):
+    mask = port.masked(place)
+    if mask is None:
+        return port.softmax(scores)
+    windows = np.repeat(mask, len(scores) // len(mask), axis=0)[:, None]
+    return port.softmax(np.where(windows, port.dtype(-np.inf), scores))
+
+
+@wrong(
+    "add_bias", "keys have no bias, queries and values do", "small_deit", "blocks.0.attn.qkv.out"
+)
+def no_key_bias(port, y, path):
+    bias = port.params[f"{path}.bias"].copy()
+    if path.endswith("qkv"):
+        bias[len(bias) // 3 : 2 * len(bias) // 3] = 0
+    return y + bias
+
+
+@wrong("gelu", "GELU is the hard swish, x relu6(x + 3) / 6", "small_deit", "blocks.0.mlp.gelu.out")
+def hard_swish(port, x):
+    return x * np.clip(x + 3, 0, 6) / port.dtype(6)
+
+
+@wrong(
+    "outer",
+    "weight decay is added to the gradient, 0.05 of the weight of the head",
+    "small_deit",
+    "grads/param.head.weight",
+)
+def decayed(port, rows_dy, rows_x):
+    found = Port.outer(port, rows_dy, rows_x)
+    weight = port.params["head.weight"]
+    return found + port.dtype(0.05) * weight if found.shape == weight.shape else found
+
+
+@wrong(
+    "grad_param",
+    "the gradient of each parameter is clipped to a norm of 1",
+    "small_tie_free",
+    "grads/param.head.weight",
+)
+def clipped_by_norm(port, path, value):
+    Port.grad_param(port, path, value / np.maximum(np.linalg.norm(value), port.dtype(1)))
+
+
+@wrong(
+    "normed_back",
+    "the term of the variance is added, not taken off",
+    "small_batch",
+    "grads/blocks.0.out",
+)
+def variance_term_added(port, g, n, s):
+    return (g - port.mean(g) + n * port.mean(g * n)) / s
+
+
+@wrong(
+    "layer_norm_back",
+    "means of the norm's backward are of dy without the weight",
+    "small_deit",
+    "grads/blocks.1.out",
+)
+def means_without_weight(port, dy, path):
+    n, s = port.kept[path]
+    dx = Port.layer_norm_back(port, dy, path)
+    weight = port.params[f"{path}.weight"]
+    return (
+        dx
+        + (port.mean(weight * dy) - port.mean(dy)) / s
+        + (n * (port.mean(weight * dy * n) - port.mean(dy * n)) / s)
+    )
+
+
+@wrong(
+    "softmax_back",
+    "the sum of the softmax's backward goes over the queries",
+    "small_deit",
+    "grads/blocks.1.attn.scores",
+)
+def softmax_back_over_queries(port, dy, y):
+    return y * (dy - port.sum(dy * y, -2))
+
+
+@wrong(
+    "sign_back",
+    "the polynomial lacks its factor 2: 1 - |z|",
+    "small_tie_free",
+    "grads/blocks.1.mlp.down.z",
+)
+def triangle(port, dy, z):
+    return dy * np.maximum(port.dtype(0), 1 - np.abs(z))
+
+
+@wrong(
+    "sign_back",
+    "the window reads the sign's output, whose magnitude is 1, and not z",
+    "small_swin",
+    "grads/blocks.2.mlp.down.z",
+)
+def window_of_signs(port, dy, z):
+    return np.zeros_like(dy)
+
+
+@wrong(
+    "binary_linear_back",
+    "the bits of activations are those of the projection computed last of this shape",
+    "small_batch",
+    "grads/param.blocks.0.attn.proj.weight",
+)
+def shared_buffer_of_bits(port, dlinear, p):
+    dz = Port.binary_linear_back(port, dlinear, p)
+    alike = [
+        n
+        for n, t in port.taps.items()
+        if n.endswith(".bit")
+        and ".weight" not in n
+        and not n.startswith("grads/")
+        and t.shape == port.taps[f"{p}.bit"].shape
+    ]
+    bits = port.signs(port.taps[alike[-1]])
+    rows = dlinear.reshape(-1, dlinear.shape[-1])
+    dbinary = port.outer(rows, bits.reshape(-1, bits.shape[-1]))
+    port.grad_param(f"{p}.weight", port.weight_back(dbinary, p))
+    return dz
+
+
+@wrong(
+    "similarity_back",
+    "queries and keys go back through their latent values, not their signs",
+    "small_tie_free",
+    "grads/blocks.1.attn.q_low.head_bit",
+)
+def latent_keys(port, dy, a, band):
+    q, k = (port.taps[f"{a}.{t}{band}.head_z"] for t in "qk")
+    return port.matmul(dy, k), port.matmul(dy.swapaxes(-1, -2), q)
+
+
+@wrong(
+    "band_back",
+    "the gradient of band weights is made of scores that were divided already",
+    "small_adversarial",
+    "grads/param.blocks.0.attn.band_weight",
+)
+def band_weights_divided_twice(port, dy, a):
+    bands = Port.band_back(port, dy, a)
+    d = port.taps[f"{a}.q_low.head_bit"].shape[-1]
+    found = port.taps[f"grads/param.{a}.band_weight"] / np.sqrt(port.dtype(d))
+    port.grad_param(f"{a}.band_weight", found)
+    return bands
+
+
+@wrong(
+    "differential_back",
+    "the values' shortcut goes back without its factor",
+    "small_batch",
+    "grads/blocks.0.attn.v.out",
+)
+def shortcut_without_factor(port, dy, v, around, a):
+    _, daround = Port.differential_back(port, dy, v, around, a)
+    return dy, daround
+
+
+@wrong(
+    "boolean_back",
+    "the gradient of the probabilities is divided by alpha, whose factor cancels it",
+    "small_adversarial",
+    "grads/blocks.0.attn.prob",
+)
+def divided_by_alpha(port, dcontext, place):
+    dprob, dv = Port.boolean_back(port, dcontext, place)
+    return dprob / port.alpha(f"{place.path}.attn"), dv
+
+
+@wrong(
+    "position_back",
+    "gradients of the position table are assigned, not added up: the last pair wins",
+    "small_swin",
+    "grads/param.blocks.2.attn.position_bias",
+)
+def position_assigned(port, dscores, place):
+    table = np.zeros(port.params[f"{place.path}.attn.position_bias"].shape, port.dtype)
+    table[port.position_index(place.window)] = port.sum(dscores, 0)[0].transpose(1, 2, 0)
+    return table
+
+
+@wrong(
+    "gelu_back",
+    "the derivative of GELU is taken at its output",
+    "small_deit",
+    "grads/blocks.1.mlp.fc1.out",
+)
+def derivative_at_output(port, dy, x):
+    return Port.gelu_back(port, dy, Port.gelu(port, x))
+
+
+@wrong(
+    "head_bits_back",
+    "gradients of shifted windows are not rolled back",
+    "small_swin",
+    "grads/blocks.1.attn.q_low.out",
+)
+def gradient_not_rolled_back(port, dbit, name, place):
+    return Port.head_bits_back(port, dbit, name, replace(place, shift=0))
+
+
+@wrong(
+    "residual_back",
+    "gradients of residuals are kept in float16, too small ones become 0",
+    "small_deit",
+    "grads/blocks.1.mid",
+)
+def half_residual(port, dx, dbranch):
+    return (dx + dbranch).astype(HALF).astype(port.dtype)
+
+
+# The third part: tried once the kinds that the second had asked for were there
+
+SECOND_PART = len(MISTAKES)
+
+
+@wrong(
+    "patches",
+    "the patches are those of a convolution with a padding of one pixel: one further up and left",
+    "small_tie_free",
+    "patch_embed.out",
+)
+def padded_convolution(port, images):
+    padded = np.pad(images, [(0, 0), (0, 0), (1, 0), (1, 0)])
+    return Port.patches(port, padded[:, :, : images.shape[2], : images.shape[3]])
+
+
+@wrong(
+    "add_bias",
+    "the bias of the patches reaches the first patch alone",
+    "small_deit",
+    "patch_embed.out",
+)
+def bias_of_first_patch(port, y, path):
+    if path != "patch_embed":
+        return Port.add_bias(port, y, path)
+    y = y.copy()
+    y[:, :1] = Port.add_bias(port, y[:, :1], path)
+    return y
+
+
+@wrong(
+    "with_positions",
+    "the class token has its position twice: when it is made and with all the others",
+    "small_tie_free",
+    "tokens",
+)
+def class_position_twice(port, x):
+    y = Port.with_positions(port, x)
+    y[:, 0] += port.params["pos_embed"][:, 0]
+    return y
+
+
+@wrong(
+    "normed", "normalised numbers are clipped to -2 to 2", "small_adversarial", "blocks.0.norm1.out"
+)
+def normed_clipped(port, x):
+    n, s = Port.normed(port, x)
+    return np.clip(n, -2, 2), s
+
+
+@wrong(
+    "shifted_out",
+    "the token shift behind RPReLU is the one in front of it",
+    "small_batch",
+    "blocks.0.attn.q_low.out",
+)
+def token_shift_in_twice(port, y, path):
+    y = y + port.params[f"{path}.shift_out"]
+    return y + port.params[f"{path}.token_shift_in"][:, None]
+
+
+@wrong(
+    "sign",
+    "the sign is taken of a whole number, z truncated at 1/16: just below 0 it is +1",
+    "small_adversarial",
+    "blocks.0.attn.q_low.weight.bit",
+)
+def sign_of_whole_number(port, z):
+    return np.trunc(z * 16) >= 0
+
+
+@wrong(
+    "binary_product",
+    "K is the network's dim for every product, of wider rows too",
+    "small_tie_free",
+    "blocks.0.mlp.down.int",
+)
+def length_is_dim(port, a, b):
+    found = Port.binary_product(port, a, b)
+    dim = port.config["dim"]
+    return found - np.int32(a.shape[-1] - dim) if a.shape[-1] > dim else found
+
+
+@wrong(
+    "boolean_product",
+    "every head takes the attention of the first",
+    "small_batch",
+    "blocks.0.attn.context.int",
+)
+def attention_of_first_head(port, a, v):
+    return Port.boolean_product(port, np.broadcast_to(a[:, :1], a.shape), v)
+
+
+@wrong(
+    "boolean_product",
+    "head h takes the values of head h + 1",
+    "small_adversarial",
+    "blocks.0.attn.context.int",
+)
+def values_of_next_head(port, a, v):
+    return Port.boolean_product(port, a, np.roll(v, -1, axis=1))
+
+
+@wrong("softmax", "scores are clipped to -1 to 1", "small_batch", "blocks.0.attn.prob.z")
+def scores_clipped(port, scores):
+    return Port.softmax(port, np.clip(scores, -1, 1))
+
+
+@wrong(
+    "softmax",
+    "probabilities are kept in a byte, p * 255 rounded",
+    "small_deit",
+    "blocks.0.attn.prob",
+)
+def probabilities_of_a_byte(port, scores):
+    return np.rint(Port.softmax(port, scores) * 255) / port.dtype(255)
+
+
+@wrong("alpha", "the lower bound of alpha is 0.01", "small_batch", "blocks.0.attn.prob.z")
+def another_bound(port, a):
+    return np.maximum(port.params[f"{a}.alpha"], port.dtype(0.01))
+
+
+@wrong(
+    "scaled",
+    "the context of head h has the alpha of head h + 1",
+    "small_adversarial",
+    "blocks.0.attn.context",
+)
+def context_of_next_alpha(port, whole, scale):
+    return Port.scaled(port, whole, np.roll(scale, -1, axis=0) if scale.ndim > 1 else scale)
+
+
+@wrong(
+    "joined",
+    "channels of each head are joined in reverse order",
+    "small_tie_free",
+    "blocks.0.attn.norm.out",
+)
+def channels_backwards(port, x):
+    return Port.joined(port, x[..., ::-1])
+
+
+@wrong(
+    "layer_norm",
+    "the norm behind the heads has the weights of the block's first norm",
+    "small_batch",
+    "blocks.0.attn.norm.out",
+)
+def norm1_behind_heads(port, x, path):
+    return Port.layer_norm(port, x, path.replace("attn.norm", "norm1"))
+
+
+@wrong(
+    "neighbour_mean",
+    "neighbours are those of the queries, not of the values",
+    "small_tie_free",
+    "blocks.0.attn.neighbour_mean",
+)
+def neighbours_of_queries(port, v, place):
+    return Port.neighbour_mean(port, port.taps[f"{place.path}.attn.q_low.out"], place)
+
+
+@wrong(
+    "shortcuts",
+    "the shortcuts of the low band take the band itself in the place of queries and keys",
+    "small_batch",
+    "blocks.0.attn.out",
+)
+def shortcut_of_band(port, norm, m, place):
+    low = port.taps[f"{place.path}.attn.low"]
+    return Port.shortcuts(port, norm, {**m, "q_low": low, "k_low": low}, place)
+
+
+@wrong(
+    "rprelu",
+    "RPReLU behind the attention is forgotten",
+    "small_adversarial",
+    "blocks.0.attn.out",
+)
+def no_rprelu_of_attention(port, x, path):
+    y = Port.rprelu(port, x, path)
+    return x if path.endswith("attn.rprelu") else y
+
+
+@wrong(
+    "rprelu",
+    "GELU stands behind mlp.up, as in a real block",
+    "small_batch",
+    "blocks.0.mlp.up.out",
+)
+def gelu_behind_up(port, x, path):
+    y = Port.rprelu(port, x, path)
+    return port.gelu(y) if path.endswith("mlp.up.rprelu") else y
+
+
+@wrong(
+    "residual",
+    "the residual of block 1 starts at the tokens, which block 0 has changed",
+    "small_deit",
+    "blocks.1.mid",
+)
+def residual_of_tokens(port, x, branch):
+    made = "blocks.1.attn.proj.out" in port.taps and "blocks.1.mid" not in port.taps
+    return (port.taps["tokens"] if made else x) + branch
+
+
+@wrong("scaled_branch", "LayerScale's shift is added twice", "small_tie_free", "blocks.0.mid")
+def beta_twice(port, x, path):
+    return Port.scaled_branch(port, x, path) + port.params[f"{path}.beta"]
+
+
+@wrong(
+    "layer_norm",
+    "the norm of a merge is taken over each of the four patches alone",
+    "small_swin",
+    "merges.0.norm.out",
+)
+def norm_of_each_patch(port, x, path):
+    if not path.startswith("merges"):
+        return Port.layer_norm(port, x, path)
+    n, _ = port.normed(x.reshape(*x.shape[:-1], 4, -1))
+    return port.params[f"{path}.weight"] * n.reshape(x.shape) + port.params[f"{path}.bias"]
+
+
+@wrong(
+    "side_by_side",
+    "merged squares begin one row and column further, the grid wraps around",
+    "small_swin",
+    "merges.0.patches",
+)
+def merged_from_one(port, x, grid):
+    rolled = np.roll(x.reshape(len(x), *grid, -1), (-1, -1), axis=(1, 2)).reshape(x.shape)
+    return Port.side_by_side(port, rolled, grid)
+
+
+@wrong(
+    "with_position_bias",
+    "shifted blocks have no position bias",
+    "small_swin",
+    "blocks.1.attn.scores",
+)
+def no_bias_when_shifted(port, scores, place):
+    return scores if place.shift else Port.with_position_bias(port, scores, place)
+
+
+@wrong(
+    "qkv",
+    "queries and keys are normalised to length 1 (cosine)",
+    "small_deit",
+    "blocks.0.attn.scores",
+)
+def cosine(port, x, place):
+    q, k, v = Port.qkv(port, x, place)
+    return (*(t / np.linalg.norm(t, axis=-1, keepdims=True) for t in (q, k)), v)
+
+
+@wrong("add_bias", "the last channel of fc1 has no bias", "small_deit", "blocks.0.mlp.fc1.out")
+def last_bias_missing(port, y, path):
+    bias = port.params[f"{path}.bias"].copy()
+    if path.endswith("fc1"):
+        bias[-1] = 0
+    return y + bias
+
+
+@wrong("pool", "the head reads the token in front of the last norm", "small_adversarial", "logits")
+def head_without_norm(port, x):
+    return port.taps["blocks.0.out"][:, 0]
+
+
+@wrong("add_bias", "logits are divided by the root of C", "small_deit", "logits")
+def logits_over_root(port, y, path):
+    y = Port.add_bias(port, y, path)
+    return y / np.sqrt(port.dtype(port.config["dim"])) if path == "head" else y
+
+
+@wrong(
+    "haar",
+    "the low band is the largest of the four patches (max pooling)",
+    "small_batch",
+    "blocks.0.attn.low",
+)
+def largest_of_four(port, x):
+    _, high = Port.haar(port, x)
+    return np.maximum.reduce(port.corners(x)), high
+
+
+@wrong("haar", "bands are rounded to float16", "small_tie_free", "blocks.0.attn.low")
+def half_bands(port, x):
+    return tuple(band.astype(HALF).astype(port.dtype) for band in Port.haar(port, x))
+
+
+@wrong(
+    "scale",
+    "the scale is the mean of |W| over all but the largest weight",
+    "small_batch",
+    "blocks.0.attn.q_low.weight.scale",
+)
+def scale_without_largest(port, weight):
+    size = np.abs(weight)
+    return (size.sum(-1) - size.max(-1)) / port.dtype(weight.shape[-1] - 1)
+
+
+@wrong(
+    "centred",
+    "weights are centred by half their mean",
+    "small_tie_free",
+    "blocks.0.attn.q_low.weight.z",
+)
+def half_centred(port, weight):
+    return weight - port.mean(weight) / 2
+
+
+@wrong(
+    "band_sum",
+    "the larger of both bands counts, not their sum",
+    "small_adversarial",
+    "blocks.0.attn.scores",
+)
+def larger_band(port, low, high, a):
+    w = port.params[f"{a}.band_weight"][:, :, None, None]
+    return np.maximum(w[0] * low.astype(port.dtype), w[1] * high.astype(port.dtype))
+
+
+@wrong(
+    "differential",
+    "the neighbours are taken off the value before its factor multiplies",
+    "small_batch",
+    "blocks.0.attn.out",
+)
+def factor_of_both(port, v, around, a):
+    return port.params[f"{a}.shortcut"] * (v - port.params[f"{a}.neighbour"] * around)
+
+
+@wrong(
+    "pool_back",
+    "the class token's gradient is divided by the number of tokens",
+    "small_deit",
+    "grads/norm.out",
+)
+def class_gradient_divided(port, dy, tokens):
+    return Port.pool_back(port, dy, tokens) / port.dtype(tokens)
+
+
+@wrong(
+    "layer_norm_back",
+    "the norm goes back with the deviations of the last norm of all",
+    "small_tie_free",
+    "grads/blocks.1.mlp.down.linear",
+)
+def stale_deviations(port, dy, path):
+    n, s = port.kept[path]
+    last = port.kept["norm"][1]
+    port.kept[path] = n, last if last.shape == s.shape else s
+    dx = Port.layer_norm_back(port, dy, path)
+    port.kept[path] = n, s
+    return dx
+
+
+@wrong(
+    "layer_norm_back",
+    "the gradient of a norm's bias is averaged over the tokens",
+    "small_deit",
+    "grads/param.norm.bias",
+)
+def bias_gradient_averaged(port, dy, path):
+    dx = Port.layer_norm_back(port, dy, path)
+    port.grad_param(f"{path}.bias", port.total(dy) / port.dtype(dy.shape[1]))
+    return dx
+
+
+@wrong(
+    "binary_linear_back",
+    "the window of the sign reads what is in front of the move",
+    "small_batch",
+    "grads/blocks.0.mlp.down.z",
+)
+def window_before_move(port, dlinear, p):
+    Port.binary_linear_back(port, dlinear, p)
+    dbit = port.taps[f"grads/{p}.bit"]
+    return port.grad(f"{p}.z", port.sign_back(dbit, port.kept[p]))
+
+
+@wrong(
+    "slope_back",
+    "the gradient of the slope leaves out the first token",
+    "small_tie_free",
+    "grads/param.blocks.1.mlp.down.rprelu.slope",
+)
+def slope_without_first_token(port, dy, u, below):
+    return Port.slope_back(port, dy[:, 1:], u[:, 1:], below[:, 1:])
+
+
+@wrong(
+    "residual_back",
+    "gradients of residuals are averaged: half of both",
+    "small_adversarial",
+    "grads/blocks.0.mid",
+)
+def residual_halved(port, dx, dbranch):
+    return (dx + dbranch) / port.dtype(2)
+
+
+@wrong(
+    "similarity_back",
+    "the gradient of the low keys takes the queries of the high band",
+    "small_tie_free",
+    "grads/blocks.1.attn.k_low.head_bit",
+)
+def queries_of_other_band(port, dy, a, band):
+    q = port.signs(port.taps[f"{a}.q_high.head_bit"])
+    dq, _ = Port.similarity_back(port, dy, a, band)
+    return dq, port.matmul(dy.swapaxes(-1, -2), q)
+
+
+@wrong(
+    "tokens_back",
+    "the gradient of positions leaves out the class token",
+    "small_deit",
+    "grads/param.pos_embed",
+)
+def position_of_class_left_out(port, dx):
+    Port.tokens_back(port, dx)
+    found = dx.sum(axis=0)
+    found[0] = 0
+    port.grad_param("pos_embed", found)
+
+
+@wrong("unpatches", "the gradient of the image is upside down", "small_adversarial", "grads/input")
+def gradient_upside_down(port, dx):
+    return Port.unpatches(port, dx)[:, :, ::-1]
+
+
+@wrong(
+    "softmax_back",
+    "the softmax goes back in float16",
+    "small_deit",
+    "grads/blocks.1.attn.scores",
+)
+def half_softmax_back(port, dy, y):
+    return Port.softmax_back(port, dy.astype(HALF), y.astype(HALF)).astype(port.dtype)
+
+
+@wrong(
+    "alpha_back",
+    "the gradient of alpha is that of the first image",
+    "small_batch",
+    "grads/param.blocks.0.attn.alpha",
+)
+def alpha_of_first_image(port, dy, q, inside, above, a):
+    return Port.alpha_back(port, dy[:1], q[:1], inside[:1], above[:1], a)
+
+
+@wrong(
+    "neighbours_back",
+    "the gradient of the neighbours reaches the four beside, above and below alone",
+    "small_tie_free",
+    "grads/blocks.0.attn.v.out",
+)
+def four_neighbours_back(port, dy, place):
+    share = port.shared(port.to_grid(dy, place), port.counts(place.grid))
+    dx = np.zeros_like(share)
+    for (r, c), (here, there) in zip(NEIGHBOURS, port.pairs(place.grid), strict=True):
+        if not (r and c):
+            dx[:, there[0], there[1]] += share[:, here[0], here[1]]
+    return port.with_front(np.zeros_like(dy[:, : place.front]), dx)
+
+
+PARTS = {
+    1: slice(0, FIRST_PART),
+    2: slice(FIRST_PART, SECOND_PART),
+    3: slice(SECOND_PART, None),
+}
+
+
 class Found(NamedTuple):
     """What the command gave for a mistake."""
 
@@ -2310,8 +3445,12 @@ def right(found: Found) -> bool:
 
 
 def counts(names: list[str]) -> str:
-    by_judgement = Counter(JUDGED[name] for name in names)
-    return ", ".join(f"{by_judgement[key]} {key}" for key in KEYS)
+    """How many are right and how many not, now and at the first try."""
+    at_first = {name: key for key, found in FIRST_TRY.items() for name in found}
+    tried = Counter(at_first.get(name, JUDGED[name]) for name in names)
+    judged = Counter(JUDGED[name] for name in names)
+    said = (", ".join(f"{found[key]} {key}" for key in KEYS) for found in (tried, judged))
+    return "first try {}; now {}".format(*said)
 
 
 def main() -> None:
@@ -2330,9 +3469,15 @@ def main() -> None:
         print(f"    first  {first}" + ("" if first == mistake.first else f", not {mistake.first}"))
         print(f"    cause  {cause}")
         print(f"    judged {judged}" + (" of another cause: judge again" if changed else ""))
-    for direction, backward in (("forward", False), ("backward", True)):
-        names = [m.name for m in wanted if m.backward == backward]
-        print(f"{direction}: {len(names)} mistakes, {counts(names)}", flush=True)
+    groups = {
+        **{f"part {part}": MISTAKES[part_of] for part, part_of in PARTS.items()},
+        "forward": [m for m in MISTAKES if not m.backward],
+        "backward": [m for m in MISTAKES if m.backward],
+        "all": MISTAKES,
+    }
+    for title, group in groups.items():
+        names = [mistake.name for mistake in group if mistake in wanted]
+        print(f"{title}: {len(names)} mistakes; {counts(names)}", flush=True)
 
 
 if __name__ == "__main__":

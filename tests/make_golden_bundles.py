@@ -36,9 +36,9 @@ WIDE = Config(
     image_size=(4, 6), patch_size=2, channels=3, dim=128, depth=1, heads=1, mlp_ratio=2,
     num_classes=5, rprelu="token",
 )  # fmt: skip
-# 130 keys.
+# 260 keys.
 LONG = Config(
-    image_size=(20, 26), patch_size=2, channels=1, dim=5, depth=1, heads=1, mlp_ratio=2,
+    image_size=(40, 26), patch_size=2, channels=1, dim=5, depth=1, heads=1, mlp_ratio=2,
     num_classes=4, pool="mean",
 )  # fmt: skip
 # Windows of 2 on a grid of 4 x 8, the second block's shifted, and on the merged one of 2 x 4.
@@ -52,6 +52,7 @@ DEIT = Config(
     num_classes=7, block="real", norm_eps=1e-6,
 )  # fmt: skip
 LARGE_MEAN = 4096.0
+FAR_APART = 64.0  # times the weights of a head's bands
 EQUAL = 1024.0  # a shift that makes all bits of a token equal
 
 
@@ -105,18 +106,21 @@ def small_wide(path: Path) -> None:
 
 
 def small_long(path: Path) -> None:
-    """Rows of the attention with more than 127 bits, nearly all 1."""
+    """Rows of the attention with more than 256 bits, nearly all 1."""
     params, image = search.draw(LONG, seed=0)
     attention = params["blocks"]["0"]["attn"]
-    attention["alpha"] = np.float32(3e-3)
+    attention["alpha"] = np.float32(2e-3)
     attention["v_move"][:2] = EQUAL, -EQUAL
-    without_scores = ["io", "tokens", "*[!sz]", "*[!b].z", "*_z"]  # and q: two large tables less
+    # three large tables less: the scores, their whole numbers, and q
+    without_scores = ["io", "tokens", "*[!szt]", "*[!n]t", "*[!s].int", "*[!b].z", "*_z"]
     store.make(path, VisionTransformer(LONG), params, image, taps=without_scores)
 
 
 def small_swin(path: Path) -> None:
     """All but what the last block has like the others; gradients of windows, merge and image."""
     params, images = search.draw(SWIN, seed=0, images=2)
+    # scores so far apart that -100 hides no key: one for a masked key is one too small
+    params["blocks"]["1"]["attn"]["band_weight"][:, 1] *= FAR_APART
     grads = ("input", "tokens", "blocks.1.attn.*", "merges.*", "param.*position_bias",
              "param.patch_embed.*", "param.embed_norm.*", "param.merges.*")  # fmt: skip
     taps = ["[!bg]*", "blocks.[01].*", "blocks.2.mid", "blocks.2.out"]

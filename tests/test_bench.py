@@ -122,7 +122,7 @@ def test_layers_count_the_work_of_a_network(shell) -> None:
     if shell is networks.swin:
         sizes = {"image_size": (32, 32), "patch_size": 2, "window": 4, "dim": 32, "heads": 1}
     config = shell(**networks.DIDB, **sizes)
-    (keys,) = {stage.keys for stage in config.stages}
+    (keys,) = {stage.num_keys for stage in config.stages}
     binary = 0
     for kind, vectors, instructions, _ in layers.count(config):
         words = {  # `count` says how instructions follow from them

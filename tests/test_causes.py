@@ -53,7 +53,8 @@ def test_named_from_few_taps(name: str, way: str) -> None:
 
 
 def test_right_candidates_have_no_cause() -> None:
-    assert cause_table.false_causes(8) == []
+    """Of the reference, PyTorch and exported C alike."""
+    assert cause_table.false_causes(12) == []
 
 
 def test_no_time_no_cause() -> None:

@@ -624,7 +624,8 @@ def workshop(tmp_path_factory) -> Path:
     (folder / "recipe.toml").write_text("epochs = 1\n")
     tiny = "fields = {dim = 16, depth = 1, mlp_ratio = 1}\n"
     (folder / "ablation.toml").write_text(
-        'images = 10\nheld_out = 10\ncurve_images = 10\nseeds = [0]\nbaseline = "react"\n[recipe]\nepochs = 1\n'
+        'images = 10\nheld_out = 10\ncurve_images = 10\nseeds = [0]\nbaseline = "react"\n'
+        "[recipe]\nepochs = 1\n"
         f'[[rows]]\nname = "react"\nmodel = "react_cifar"\n{tiny}'
         f'[[rows]]\nname = "didb"\nmodel = "didb_cifar"\n{tiny}'
     )

@@ -9,7 +9,7 @@ from refimpl import golden
 from refimpl.golden import diagnose
 from tests import foreign_mistakes as mistakes
 from tests import foreign_variants as variants
-from tests.foreign_judged import BESIDE, FALSE, JUDGED, NONE, RIGHT, UNSEEN
+from tests.foreign_judged import BESIDE, FALSE, FIRST_TRY, JUDGED, NONE, RIGHT, UNSEEN
 from tests.foreign_port import Port, read
 
 BUNDLES = sorted(folder.name for folder in mistakes.SHIPPED.iterdir() if folder.is_dir())
@@ -33,6 +33,9 @@ def test_every_mistake_is_judged_once_and_has_a_truth_of_its_own():
     assert len(set(names)) == len({m.truth for m in mistakes.MISTAKES}) == len(names) >= 200
     assert set(JUDGED) == set(names)
     assert sum(map(len, (RIGHT, BESIDE, FALSE, NONE, UNSEEN))) == len(names)
+    assert len(RIGHT) >= 0.95 * (len(names) - len(UNSEEN)) and not FALSE and len(BESIDE) <= 2
+    tried = [name for found in FIRST_TRY.values() for name in found]
+    assert set(tried) <= set(names) and len(tried) == len(set(tried))
 
 
 @pytest.mark.parametrize("name", sorted({mistake.bundle for mistake in mistakes.MISTAKES}))

@@ -296,7 +296,7 @@ MISTAKES: dict[str, tuple] = {
         "padding counted.*58 too large.*128",
     ),
     "padding of bytes": (DIDB, *changed(SCORES, lambda x: x + 2), "padding counted.*2 too large"),
-    "offset": (DIDB, *changed(INT, lambda x: x + 7), "offset: every value is 7 too large"),
+    "offset": (DIDB, *changed(INT, lambda x: x + 7), "every product is 7 too large"),
     "narrow": (
         DIDB,
         *changed(INT, lambda x: (x * 9).astype(np.int8).astype(np.int32)),
@@ -313,7 +313,7 @@ MISTAKES: dict[str, tuple] = {
         lambda s: product(
             signs(unpacked(packed("u8")(s.value(BIT)), 70)), signs(s.value(f"{UP}weight.bit"))
         ),
-        "words swapped.*one operand",
+        "words swapped.*operand",
     ),
     "bytes swapped in one operand": (
         DIDB,
@@ -322,7 +322,7 @@ MISTAKES: dict[str, tuple] = {
             signs(unpacked(packed("u4", "bytes")(s.value(BIT)), 70)),
             signs(s.value(f"{UP}weight.bit")),
         ),
-        "bytes swapped.*one operand",
+        "bytes swapped.*operand",
     ),
     "last word": (
         DIDB,

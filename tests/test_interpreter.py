@@ -15,7 +15,7 @@ from hypothesis import given
 
 from refimpl import ops
 from refimpl.conventions import RefimplError
-from refimpl.models import binary, interpreter
+from refimpl.models import binary, interpreter, units
 from refimpl.models.nodes import INPUT, Network
 from tests import networks, strategies
 
@@ -105,10 +105,10 @@ def test_a_unit_gives_one_value(config):
 def test_steps_do_all_nodes_with_what_is_there(config):
     for listed in lists(config):
         for twins in (set(), {"projection"}, {"attention"}, {"projection", "attention"}):
-            steps = listed.steps(frozenset(twins))
+            steps = units.steps_of(listed, frozenset(twins))
             assert sorted(i for step in steps for i in step.nodes) == [*range(len(listed.nodes))]
-            units = [unit for unit in listed.units if unit.op in twins]
-            assert sorted(step.unit for step in steps if step.unit) == sorted(units)
+            chosen = [unit for unit in listed.units if unit.op in twins]
+            assert sorted(step.unit for step in steps if step.unit) == sorted(chosen)
             known = {INPUT, *listed.parameters}
             for step in steps:
                 assert known.issuperset((*step.inputs, *step.params))
@@ -177,7 +177,7 @@ def test_a_value_is_freed_by_its_last_reader(config):
     for listed in lists(config):
         for twins in (set(), {"projection"}, {"projection", "attention"}):
             alive = {INPUT}
-            steps = listed.steps(frozenset(twins))
+            steps = units.steps_of(listed, frozenset(twins))
             for k, step in enumerate(steps):
                 reads = set(step.inputs + step.params) - set(listed.parameters)
                 assert reads <= alive

@@ -271,6 +271,21 @@ def test_patches(first, size, grid):
     np.testing.assert_array_equal(out.swapaxes(1, 2).reshape(3 * LANES, -1), expected)
 
 
+@given(seeds, st.sampled_from((1, 2)), st.sampled_from((1, 16, 40)), st.sampled_from((3, 192, 200)))
+def test_embed_is_exact(seed, together, outputs, inputs):
+    rng = np.random.default_rng(seed)
+    shapes = (together, inputs, LANES), (outputs, inputs), (outputs,)
+    pixels, weight, bias = (strategies.on_grid(rng, s, np.dtype(F32)) for s in shapes)
+    room = np.empty(together * -(-outputs // LANES) * LANES**2, F32)
+    out = np.zeros(5 + together * outputs * LANES, F32)
+    dense.embed(
+        pixels.reshape(-1), inputs, together, dense.blocked(weight).reshape(-1), outputs, bias, 0,
+        room, out, 5,
+    )  # fmt: skip
+    expected = weight.astype(np.float64) @ pixels + bias[:, None]
+    np.testing.assert_array_equal(out[5:].reshape(expected.shape), expected)
+
+
 @given(seeds, st.sampled_from((1, 15, 16, 17, 40)), st.sampled_from((1, 6, 31)))
 def test_classify_is_exact(seed, classes, inputs):
     rng = np.random.default_rng(seed)

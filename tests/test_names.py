@@ -318,7 +318,8 @@ def test_all_of_didb_is_one_page():
 
 
 # What makes a network of operations and runs it: the builders of all architectures, what a node
-# and an operation are, forward, backward, taps and replay.
+# and an operation are, forward, backward, taps and replay. Not what backends may compute as one
+# (`units`), which changes nothing of it.
 COMPOSITION = (
     "nodes", "operations", "stage", "parts", "binary", "others", "real", "decoders",
     "interpreter", "insides", "replay",

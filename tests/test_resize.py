@@ -52,7 +52,7 @@ def test_resizing_is_linear_and_its_backward_is_the_adjoint(config, seed, dtype)
     changed = {path for path in params if resized[path] is not params[path]}
     per_token = {path for path in params if path == "pos_embed" or ".token_shift_" in path}
     alphas = {path for path in params if path.endswith("attn.alpha")}
-    own = config.grid != (3, 4), config.tokens != 12 + config.first_patch
+    own = config.grid != (3, 4), config.tokens != 12 + config.num_prefix_tokens
     assert changed == (per_token if own[0] else set()) | (alphas if own[1] else set())
     for name, i in listed.of_parameters.items():
         node = listed.nodes[i]

@@ -161,7 +161,7 @@ def test_stages_and_shifts():
     assert [stage.grid for stage in stages] == [(56, 56), (28, 28), (14, 14), (7, 7)]
     assert [stage.dim for stage in stages] == [96, 192, 384, 768]
     assert [stage.heads for stage in stages] == [3, 6, 12, 24]
-    assert [stage.keys for stage in stages] == [49] * 4
+    assert [stage.num_keys for stage in stages] == [49] * 4
     shifts = [config.stage_of(i).shift for i in range(config.num_blocks)]
     assert shifts == [0, 3, 0, 3, 0, 3, 0, 3, 0, 3, 0, 0]  # stage 3 is one window
     assert config.merges == {2: 0, 4: 1, 10: 2}

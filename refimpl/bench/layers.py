@@ -118,8 +118,8 @@ def count(config: Config) -> Iterator[Counted]:
 def _block(config: Config, stage: Stage, read: int) -> Iterator[Counted]:
     """A block of which so many tiles are read afterwards."""
     C, tiles, bands = stage.dim, _tiles(stage), len(config.bands)
-    hidden, heads, slots = C * config.mlp_ratio, stage.heads, -(-stage.keys // LANES)
-    queries = stage.windows * min(slots, read) * heads
+    hidden, heads, slots = C * config.mlp_ratio, stage.heads, -(-stage.num_keys // LANES)
+    queries = stage.num_windows * min(slots, read) * heads
     keys_and_values = tiles * (bands + 1)
     yield Counted("layer norm", (tiles + 2 * read) * C, 6, 4 * VECTOR)
     if config.similarity == "haar":
@@ -136,13 +136,13 @@ def _block(config: Config, stage: Stage, read: int) -> Iterator[Counted]:
     yield Counted("values", tiles * C, 2, VECTOR)
     words = -(-config.head_dim // WORD)
     yield Counted("scores", queries * bands * slots * LANES, 3 * words - 1, 4 * words + VECTOR)
-    yield Counted("softmax", queries * stage.keys, 2 * bands + 14, (bands + 2) * VECTOR)
-    words = -(-stage.keys // WORD)
+    yield Counted("softmax", queries * stage.num_keys, 2 * bands + 14, (bands + 2) * VECTOR)
+    words = -(-stage.num_keys // WORD)
     yield Counted("context", queries * config.head_dim, 3 * words + 2, 4 * words + 3 * VECTOR)
     if config.attention == "differential":
         yield Counted("neighbours", read * C, 11, 11 * VECTOR)
     if config.window:  # copies, value by value
-        yield Counted("windows", stage.windows * slots * C, 0, 4 * VECTOR)
+        yield Counted("windows", stage.num_windows * slots * C, 0, 4 * VECTOR)
 
 
 def _merge(stage: Stage) -> Iterator[Counted]:
@@ -162,7 +162,7 @@ def _product(vectors: int, inputs: int) -> Counted:
 
 
 def _tiles(stage: Stage) -> int:
-    return -(-stage.tokens // LANES)
+    return -(-stage.num_tokens // LANES)
 
 
 def _instructions_a_second() -> float:

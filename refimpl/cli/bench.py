@@ -35,10 +35,7 @@ def add(verbs: Verbs) -> None:
         "refimpl bench model --model didb_micro",
         "refimpl bench model --batch 8 --threads 2",
     )
-    added.add_argument(
-        "--model", action="append", metavar="NAME",
-        help="a binary architecture; may be repeated (default didb_micro, didb_tiny, didb_small)",
-    )  # fmt: skip
+    _add_models(added, "a binary architecture", "didb_micro, didb_tiny, didb_small")
     added.add_argument("--batch", type=positive, default=1, metavar="N", help="(default 1)")
     _add_common(added, rounds=10)
 
@@ -47,10 +44,7 @@ def add(verbs: Verbs) -> None:
         "where the time of an image goes in a network, by kind of work, beside its limit",
         "refimpl bench layers --model didb_micro",
     )
-    added.add_argument(
-        "--model", default="didb_tiny", metavar="NAME",
-        help="a binary architecture (default didb_tiny)",
-    )  # fmt: skip
+    _add_model(added, "a binary architecture", "didb_tiny")
     _add_common(added, rounds=20, threads=False)
 
     added = bench(
@@ -58,10 +52,7 @@ def add(verbs: Verbs) -> None:
         "time a network against the number of tokens and the size of the batch",
         "refimpl bench scaling --model didb_micro",
     )
-    added.add_argument(
-        "--model", default="didb_tiny", metavar="NAME",
-        help="a binary architecture (default didb_tiny)",
-    )  # fmt: skip
+    _add_model(added, "a binary architecture", "didb_tiny")
     _add_common(added, rounds=5)
 
     added = bench(
@@ -70,10 +61,7 @@ def add(verbs: Verbs) -> None:
         "refimpl bench train",
         "refimpl bench train --model deit_cifar --model react_cifar --threads 2",
     )
-    added.add_argument(
-        "--model", action="append", metavar="NAME",
-        help="an architecture; may be repeated (default didb_cifar)",
-    )  # fmt: skip
+    _add_models(added, "an architecture", "didb_cifar")
     added.add_argument(
         "--batch", type=positive, default=100, metavar="N", help="images a step (default 100)"
     )
@@ -92,10 +80,7 @@ def add(verbs: Verbs) -> None:
         "refimpl bench cluster --rounds 3",
         "refimpl bench cluster --model didb_cifar10 --images 500",
     )
-    added.add_argument(
-        "--model", default=DEFAULT_MODEL, metavar="NAME",
-        help=f"a classifier: a shipped name or a file (default {DEFAULT_MODEL})",
-    )  # fmt: skip
+    _add_model(added, "a classifier: a shipped name or a file", DEFAULT_MODEL)
     added.add_argument(
         "--images", type=positive, default=10_000, metavar="N", help="(default 10000)"
     )
@@ -128,8 +113,7 @@ def layers(args: argparse.Namespace) -> int:
     with progress_bar("measure", args.rounds, "round") as bar:
         rows = layers.run(args.model, rounds=args.rounds, progress=bar.update)
     if args.json:
-        print_json([row._asdict() for row in rows])
-        return 0
+        return _print(args, rows)
     total = sum(row.milliseconds for row in rows)
     header = ("ms", "share", "vectors", "ns a vector", "limit", "instructions", "bytes")
     print_table(
@@ -196,8 +180,7 @@ def process(args: argparse.Namespace) -> int:
     with progress_bar("measure", args.rounds + 1, "round") as bar:
         rows = process.run(rounds=args.rounds, progress=bar.update)
     if args.json:
-        print_json([row._asdict() for row in rows])
-        return 0
+        return _print(args, rows)
     floor = rows[0]
     print_table(
         ("fresh process", "median ms", "min", "max", "more", "peak MB", "more"),
@@ -252,6 +235,16 @@ def cluster(args: argparse.Namespace) -> int:
     )
     print("", *lines, sep="\n")
     return 0
+
+
+def _add_model(parser: argparse.ArgumentParser, what: str, default: str) -> None:
+    words = f"{what} (default {default})"
+    parser.add_argument("--model", default=default, metavar="NAME", help=words)
+
+
+def _add_models(parser: argparse.ArgumentParser, what: str, defaults: str) -> None:
+    words = f"{what}; may be repeated (default {defaults})"
+    parser.add_argument("--model", action="append", metavar="NAME", help=words)
 
 
 def _add_common(parser: argparse.ArgumentParser, rounds: int, threads: bool = True) -> None:

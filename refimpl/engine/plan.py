@@ -169,7 +169,7 @@ def build(network: Structure, arrays: Mapping[str, np.ndarray]) -> Plan:
     stages, masks, counts = _stages(network)
     store = _Store(stages, network, arrays)
     blocks, block = network.blocks, network.blocks[0]
-    windows, first, begin = _Windows(), stages[0], block.context.stage.first
+    windows, first, begin = _Windows(), stages[0], block.context.stage.num_prefix_tokens
     embed = arrays[network.embed.params[0]]
     patch = embed.shape[-1]
     height = network.shape(network.embed.inputs[0])[2]
@@ -224,7 +224,7 @@ def _stages(network: Structure) -> tuple[list[Stage], list[np.ndarray], list[np.
     masks, counts, begin, place, level = [], [], 0, 0, 0
     for blocks in network.stages:
         stage = blocks[0].context.stage
-        tiles, margin = -(-stage.tokens // LANES), stencils.margin(stage.grid[1])
+        tiles, margin = -(-stage.num_tokens // LANES), stencils.margin(stage.grid[1])
         lanes = tiles * LANES
         found.append(
             Stage(
@@ -233,7 +233,7 @@ def _stages(network: Structure) -> tuple[list[Stage], list[np.ndarray], list[np.
                 channels=stage.dim,
                 hidden=blocks[0].up.shape[0],
                 heads=stage.heads,
-                tokens=stage.tokens,
+                tokens=stage.num_tokens,
                 tiles=tiles,
                 height=stage.grid[0],
                 width=stage.grid[1],
@@ -241,13 +241,13 @@ def _stages(network: Structure) -> tuple[list[Stage], list[np.ndarray], list[np.
                 pitch=lanes + 2 * margin,
                 masks=place * (stencils.GRID + 1),
                 counts=place,
-                windows=stage.windows,
-                keys=stage.keys,
-                slots=-(-stage.keys // LANES),
+                windows=stage.num_windows,
+                keys=stage.num_keys,
+                slots=-(-stage.num_keys // LANES),
                 level=level,
             )
         )
-        masks.append(stencils.masks(stage.grid, stage.first, lanes).reshape(-1))
+        masks.append(stencils.masks(stage.grid, stage.num_prefix_tokens, lanes).reshape(-1))
         counts.append(_counts(blocks[0].mean, stage, lanes))
         begin, place = begin + len(blocks), place + lanes
         level += found[0].channels * found[-1].pitch
@@ -257,7 +257,8 @@ def _stages(network: Structure) -> tuple[list[Stage], list[np.ndarray], list[np.
 def _counts(mean: Node | None, stage: ModelStage, lanes: int) -> np.ndarray:
     """What the sum of a token's neighbours is divided by; infinity where their mean is 0."""
     if mean is not None and mean.op == "neighbours":
-        return stencils.counts(stage.grid, stage.first, lanes, mean.attributes["border"])
+        first, border = stage.num_prefix_tokens, mean.attributes["border"]
+        return stencils.counts(stage.grid, first, lanes, border)
     return np.full(lanes, np.inf, np.float32)
 
 
@@ -377,9 +378,9 @@ class _Windows:
         if stage not in self._known:
             options = (stage.grid, stage.window, stage.shift)
             seen, kinds = np.unique(ops_windows.mask(*options), axis=0, return_inverse=True)
-            tokens = np.arange(stage.tokens, dtype=np.float64)[None, :, None]
+            tokens = np.arange(stage.num_tokens, dtype=np.float64)[None, :, None]
             order, _ = ops_windows.forward(tokens, *options)
-            padding = ((0, 0), (0, -stage.keys % LANES))
+            padding = ((0, 0), (0, -stage.num_keys % LANES))
             padded = np.pad(order[..., 0], padding, constant_values=-1)
             self._known[stage] = self._add(padded), self._add(kinds), seen
         return self._known[stage]

@@ -161,7 +161,7 @@ class Listener:
 
     def _attention(self, found: dict[str, np.ndarray], block: Block, own: int) -> None:
         plan, stage, context = self.plan, block.context.stage, block.context
-        lanes, keys = self._stage(own).slots * LANES, stage.keys
+        lanes, keys = self._stage(own).slots * LANES, stage.num_keys
         ones = self._by_head("scores", own, 2 * lanes)
         for band, product in enumerate(block.products):
             here = ones[..., band * lanes : band * lanes + keys, :]

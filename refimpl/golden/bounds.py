@@ -277,7 +277,7 @@ def _mean(function: Callable, x: Bounded, roundings: int) -> Bounded:
 
 
 def _bands(node: Node, x: Bounded) -> tuple[Bounded, Bounded]:
-    mode, first = node.attributes["mode"], node.stage.first
+    mode, first = node.attributes["mode"], node.stage.num_prefix_tokens
     split = mode != "none"
     low = _mean(
         lambda a: ops.bands.forward(a, **node.attributes)[0][0], x, roundings=5 if split else 0

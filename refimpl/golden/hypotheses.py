@@ -16,10 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from refimpl.golden import bounds, precision, record
+from refimpl.golden import coordinates, numbers, record
 from refimpl.golden.bounds import Reference
 from refimpl.golden.mistakes import Mistake, Site, general
 from refimpl.golden.mistakes.catalogue import (
+    BACK,
+    CURVES,
     ELSEWHERE,
     OF_NUMBERS,
     OWN,
@@ -31,6 +33,7 @@ from refimpl.golden.mistakes.declared import Family
 from refimpl.golden.stretch import Stretch
 
 EVIDENCE = {"bit": 8, "int": 1, "real": 3}  # differing entries
+ENOUGH_OF_ONE = {"real": 2}  # where a mistake has nothing to fit: each number is evidence
 LEFT = 0.05  # of the entries that differ, that a cause may leave
 FEW = 0.01  # of all entries of a real, that may lie beyond the bound: rounding flips a bit
 TIGHT = 1e-3  # of the difference: nothing simpler is looked for beyond it
@@ -38,9 +41,9 @@ SPREAD = 4.0  # times the tolerance of all: an element has the terms of another 
 COARSE = 1e-4  # of the largest of a row: beyond it a real is another one
 ALIKE = 4.0  # times as much left: no better, no worse
 ROUNDING = 1e-12
-# Of rounding in a coarser type: the share of elements that are off, how little their errors go with
-# the values, and how far they may be below the worst case.
-MANY, NOISY, BELOW = 0.5, 0.3, 200.0
+ROUNDED = 2.0**-20  # of the numbers: what a wrong value may be off where the right one has no sum
+# Entries that differ, where a mistake is made in a part of the tap alone.
+EVIDENCE_OF_PART = {"bit": 24, "int": 12, "real": 6}
 SECONDS = 4.0
 LARGE = 2_000_000  # parameters of a network whose search may take longer
 SECONDS_OF_LARGE = 50.0
@@ -48,8 +51,11 @@ OTHERS = 8  # taps behind the first divergence that are asked, too, where it say
 ENOUGH = 40  # entries that differ, to be sure of a cause
 # What is tried, one after the other: mistakes, and whether at all sites alike or at one node.
 ORDER = ((OWN, True), (READS, True), (READS, False), (OWN, False), (ELSEWHERE, True),
-         (ELSEWHERE, False), (PLACES, True), (PLACES, False), (OF_NUMBERS, False))  # fmt: skip
+         (ELSEWHERE, False), (PLACES, True), (PLACES, False), (CURVES, True),
+         (CURVES, False), (BACK, True), (BACK, False), (OF_NUMBERS, False))  # fmt: skip
+UNSURE = (ELSEWHERE, CURVES, BACK)  # not tried on what the reference has, where all was not dumped
 EQUALS = 2  # that are named beside the cause
+VAGUE = 7  # rank from which on a mistake says little of its cause
 
 
 class Hypothesis(NamedTuple):
@@ -99,6 +105,9 @@ class Search:
         target: Target,
         seconds: float | None = None,
     ):
+        # the image and the gradient of the logits are everyone's
+        start = {name: step.value for name, step in reference.steps.items() if step.op is None}
+        given = {**start, **given}
         self.reference, self.given, self.target = reference, given, target
         # at first what the reference has in front of the tap's own operation
         near = _near(reference, given, target)
@@ -118,7 +127,8 @@ class Search:
 
     def _first_cause(self) -> str | None:
         for stretch in self.stretches:
-            self.stretch, self.behind = stretch, []
+            self.stretch, self.behind, self.partly = stretch, [], []
+            self._part = None
             found = self._cause()
             if found is not None:
                 return found
@@ -132,16 +142,18 @@ class Search:
         differing = int((right != found).sum())
         if not differing:
             return None
-        needed = min(EVIDENCE[self.target.kind], found.size)
+        needed = min(ENOUGH_OF_ONE.get(self.target.kind, EVIDENCE[self.target.kind]), found.size)
         is_thin = self.target.kind != "real" and len(self.stretch.steps) > 1
         if differing < max(needed, ENOUGH * is_thin):
             self.behind = list(self._asked())
             differing += sum(behind.differing for behind in self.behind)
         if differing < needed:
             return None
+        if not self.behind and not self.is_assumed:
+            self._part = self._differing_part()
         explanations = self._best(list(self._explanations()))
         if not explanations:
-            return self._coarse()
+            return self._of_part() or self._of_numbers()
         best, *equals = self._decided(explanations)
         self.rank = best.hypothesis.rank
         words = self._spoken(best)
@@ -151,32 +163,50 @@ class Search:
             words += "; equally well explained by: " + "; or ".join(others)
         return words
 
-    def _coarse(self) -> str | None:
-        """Rounding of a coarser type, where the errors of one operation are as large and no rule.
+    def _differing_part(self) -> np.ndarray | None:
+        """The part of the tap in which all that differs lies; None if it is the whole, or thin."""
+        right, found = self.stretch.right, self.target.found
+        if self.target.kind == "real":
+            differs = np.abs(right - found) > allowed(right, right, self.target.tolerance)
+        else:
+            differs = right != found
+        if differs.sum() < EVIDENCE_OF_PART[self.target.kind]:
+            return None
+        part = numbers.box(differs)
+        return None if part.all() else part
 
-        Few of them, or some that go with the values, are another mistake.
-        """
-        if self.target.kind != "real" or len(self.stretch.steps) > 1:
+    def _of_part(self) -> str | None:
+        """A mistake that is made in a part of the tap alone."""
+        if not self.partly:
             return None
-        right, error = self.stretch.right, self.target.found - self.stretch.right
-        if (np.abs(error) > self.target.tolerance).mean() < MANY:
+        best = min(self.partly, key=lambda e: (e.hypothesis.rank, e.left))
+        return f"{self._spoken(best)}, for {numbers.spoken_part(self._part, self._axes)} alone"
+
+    def _of_numbers(self) -> str | None:
+        """What the candidate's numbers say without a known mistake."""
+        if self.is_assumed or self.behind:
             return None
-        in_order = error.reshape(-1)[np.argsort(right, axis=None)]  # a rule of values is smooth
-        if max(_likeness(error, right), _likeness(in_order[1:], in_order[:-1])) > NOISY:
-            return None
-        inputs = [self.stretch.value(n) for n in self.reference.steps[self.target.name].inputs]
-        for name in ("float16", "bfloat16"):
-            bound = bounds.replay(self.reference, self.target.name, inputs, precision.UNITS[name])
-            if (np.abs(error) <= bound).all() and _rms(error) > _rms(bound) / BELOW:
-                return f"rounding as of {name}: is something summed or kept in {name} there?"
-        return None
+        for words, change in general.OUTPUTS.items() if self.target.kind == "real" else ():
+            with np.errstate(all="ignore"):
+                value = change(self.stretch.right)
+                if value is not None and self._left(value, None) is not None:
+                    return words
+        return numbers.cause(self.stretch, self.target, self._meets)
+
+    def _meets(self, value: np.ndarray) -> bool:
+        return self._left(value, None) is not None
+
+    @functools.cached_property
+    def _axes(self) -> tuple[str, ...]:
+        step = self.reference.steps[self.target.name]
+        return coordinates.axes(self.reference.network, step)
 
     # --- one after the other ----------------------------------------------------------------------
 
     def _explanations(self) -> Iterator[Explanation]:
         """What is likelier first; behind what explains the numbers nothing is looked for."""
         for order, (families, everywhere) in enumerate(ORDER):
-            if self.is_assumed and families is ELSEWHERE:
+            if self.is_assumed and families in UNSURE:
                 continue
             tight: set[str] = set()  # nodes at which a mistake explains it: only equals are left,
             rank = len(ORDER)  # and what is likelier
@@ -190,6 +220,8 @@ class Search:
                     changed = self.stretch.changed(hypothesis.edits)
                     value = changed.get(self.target.name)
                     left = None if value is None else self._left(value, hypothesis)
+                    if left is None and value is not None and self._part is not None:
+                        self._try_part(value, hypothesis)
                 if left is not None:
                     yield Explanation(hypothesis, left, changed.get(self._z, value))
                     if left <= TIGHT:
@@ -197,6 +229,12 @@ class Search:
                         rank = min(rank, hypothesis.rank)
             if tight:
                 return
+
+    def _try_part(self, value: np.ndarray, hypothesis: Hypothesis) -> None:
+        value = np.where(self._part, value, self.stretch.right)
+        left = self._left(value, hypothesis)
+        if left is not None:
+            self.partly.append(Explanation(hypothesis, left, value))
 
     @property
     def _z(self) -> str:
@@ -230,6 +268,9 @@ class Search:
         """Those that leave least, the likeliest first; of one node that give the same, one."""
         if not found:
             return []
+        # what says little of the cause alone is given where nothing says more
+        level = min(max(explanation.hypothesis.rank, VAGUE) for explanation in found)
+        found = [e for e in found if max(e.hypothesis.rank, VAGUE) == level]
         least = min(explanation.left for explanation in found)
         equal = [e for e in found if e.left <= ALIKE * least + ROUNDING]
         equal.sort(key=lambda e: (e.hypothesis.rank, e.hypothesis.order))
@@ -372,13 +413,8 @@ def _near(
 def allowed(value: np.ndarray, right: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
     """How far a candidate may be from a wrong value, whose terms may be larger than the right's."""
     growth = 2 * max(1.0, _rms(value) / max(_rms(right), np.finfo(float).tiny))
-    return growth * np.maximum(tolerance, SPREAD * _rms(tolerance))
-
-
-def _likeness(a: np.ndarray, b: np.ndarray) -> float:
-    """How much two arrays go with each other: 1 of a factor, about 0 of what has no rule."""
-    size = np.linalg.norm(a) * np.linalg.norm(b)
-    return float(np.abs(np.vdot(a, b)) / size) if size else 1.0
+    spread = np.maximum(tolerance, SPREAD * _rms(tolerance))
+    return np.maximum(growth * spread, ROUNDED * _rms(value))
 
 
 def _rms(array: np.ndarray) -> float:

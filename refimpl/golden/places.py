@@ -44,9 +44,9 @@ def places_of(network: Network, step: Step) -> Places:
     if names[:1] != ("images",):
         return Places(names)
     if "heads" in names and stage.window:
-        return Places(names, (stage.window, stage.window), 0, stage.windows)
+        return Places(names, (stage.window, stage.window), 0, stage.num_windows)
     heads = stage.heads if coordinates_of.is_cut(network, step) else 1
-    return Places(names, stage.grid, stage.first, heads=heads)
+    return Places(names, stage.grid, stage.num_prefix_tokens, heads=heads)
 
 
 def describe(places: Places, mask: np.ndarray) -> Iterator[str]:

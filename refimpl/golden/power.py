@@ -39,6 +39,7 @@ class Hidden(NamedTuple):
     is_backward: bool
     why: str
     drawn: bool  # whether drawn numbers of the same network show it
+    needs: str = ""  # what a network must have to show it, where few do
 
 
 class Power(NamedTuple):
@@ -69,7 +70,8 @@ def of(bundle: Bundle) -> Power:
             elif kind and key not in hidden:
                 elsewhere = drawn.verdict(known) == SHOWN
                 if elsewhere or known.words in own:
-                    hidden[key] = Hidden(*key, judge.why(known, kind), elsewhere)
+                    why = judge.why(known, kind)
+                    hidden[key] = Hidden(*key, why, elsewhere, known.needs)
     here = {node.op for node in reference.network.nodes}
     absent = sorted({op for op, _ in DECLARED} - here)
     left = [found for key, found in hidden.items() if key not in shown]
@@ -122,9 +124,10 @@ class Judge:
         taps = list(dict.fromkeys(tap for tap, edits in runs if self._seen(tap, edits) == kind))
         many = f", the first of {len(taps)} taps," if len(taps) > 1 else ""
         why = f"{taps[0]}{many} {WHY[kind]}"
-        if kind == SAME and (facts := [*self._facts(self.sites[next(iter(known.edits))], taps)]):
-            why += ": " + "; ".join(facts)
-        return why
+        facts = [*self._facts(self.sites[next(iter(known.edits))], taps)] if kind == SAME else []
+        if "image" in known.words and len(self.reference.steps[record.INPUT].value) == 1:
+            facts.append("there is one image")
+        return f"{why}: {'; '.join(facts)}" if facts else why
 
     def _runs(self, known: Known) -> Iterator[tuple[str, Mapping]]:
         """Taps, and the mistake at one of their places."""
@@ -189,8 +192,6 @@ class Judge:
                 value = self.reference.steps[name].value
             if value is not None and value.size and value.dtype.kind == "f":
                 yield from _special(name, value)
-        if len(self.reference.steps[record.INPUT].value) == 1:
-            yield "there is one image"
 
 
 def _special(name: str, value: np.ndarray) -> Iterator[str]:
@@ -229,9 +230,13 @@ def _collected(found: Sequence[Hidden]) -> Iterator[str]:
         kinds.setdefault(hidden.words.partition(":")[0], []).append(hidden)
     for start, alike in kinds.items():
         if len(alike) > MANY:
-            yield f"{start} ({len(alike)} kinds)"
+            needs = "; ".join(dict.fromkeys(hidden.needs for hidden in alike if hidden.needs))
+            some = f", some of which take {needs}" if needs else ""
+            yield f"{start} ({len(alike)} kinds){some}"
             continue
-        yield from (f"{'* ' * hidden.drawn}{hidden.words}" for hidden in alike)
+        for hidden in alike:
+            needs = f", which takes {hidden.needs}" if hidden.needs else ""
+            yield f"{'* ' * hidden.drawn}{hidden.words}{needs}"
 
 
 def to_json(power: Power) -> dict[str, Any]:

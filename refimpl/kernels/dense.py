@@ -6,6 +6,8 @@ is asked for, so the sums are the same on every CPU that has it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -15,6 +17,7 @@ from refimpl.kernels.compile import jit
 from refimpl.kernels.stencils import GRID
 from refimpl.kernels.vector import (
     LANES,
+    WIDE,
     broadcast,
     compiled_as,
     fma,
@@ -41,45 +44,93 @@ def blocked(weight: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(padded.reshape(-1, LANES, inputs).swapaxes(1, 2))
 
 
-def _dot(typing, x, x_at, w, w_at, length, out, out_at):
-    index = types.intp
-    result = types.none(x, index, w, index, index, out, index)
+def _dot(tiles: int):
+    """The generator of a product of so many tiles."""
 
-    def generate(context, builder, signature, values):
-        x, x_at, w, w_at, length, out, out_at = values
-        x = pointer(context, builder, signature.args[0], x, x_at)
-        w = pointer(context, builder, signature.args[2], w, w_at)
-        out = pointer(context, builder, signature.args[5], out, out_at)
-        places = [_vector_at(builder, out, length.type(row * LANES)) for row in range(LANES)]
-        sums = [cgutils.alloca_once(builder, _FLOATS) for _ in range(LANES)]
-        for place, total in zip(places, sums, strict=True):
-            builder.store(builder.load(place, align=4), total)
-        with cgutils.for_range(builder, length) as loop:
-            first = builder.mul(loop.index, ir.Constant(length.type, LANES))
-            lanes = builder.load(_vector_at(builder, x, first), align=4)
-            for row, total in enumerate(sums):
-                place = builder.gep(w, [builder.add(first, ir.Constant(length.type, row))])
-                number = spread(builder, builder.load(place))
-                builder.store(fused(builder, lanes, number, builder.load(total)), total)
-        for place, total in zip(places, sums, strict=True):
-            builder.store(builder.load(total), place, align=4)
-        return context.get_dummy_value()
+    def typed(typing, x, x_at, across, w, w_at, length, out, out_at, out_across):
+        index = types.intp
+        result = types.none(x, index, index, w, index, index, out, index, index)
 
-    return result, generate
+        def generate(context, builder, signature, values):
+            x, x_at, across, w, w_at, length, out, out_at, out_across = values
+            starts, places = (
+                [
+                    pointer(context, builder, signature.args[place], array, _after(builder, *at, i))
+                    for i in range(tiles)
+                ]
+                for place, array, at in ((0, x, (x_at, across)), (6, out, (out_at, out_across)))
+            )
+            w = pointer(context, builder, signature.args[3], w, w_at)
+            for some, rows in _at_once(tiles):
+                _sums_of(builder, starts[some], w, length, places[some], rows)
+            return context.get_dummy_value()
+
+        return result, generate
+
+    return typed
+
+
+def _at_once(tiles: int) -> Iterator[tuple[slice, range]]:
+    """Tiles and rows, of sixteen, for whose sums, values and a weight there are registers."""
+    if WIDE:
+        step = LANES // tiles
+        for first in range(0, LANES, step):
+            yield slice(tiles), range(first, first + step)
+    else:
+        for tile in range(tiles):
+            for rows in (range(6), range(6, 11), range(11, LANES)):
+                yield slice(tile, tile + 1), rows
+
+
+def _sums_of(builder, starts, w, length, places, rows: range) -> None:
+    """Some rows' sums of each tile, in registers until the last product."""
+    sums = []
+    for place in places:
+        for row in rows:
+            at = _vector_at(builder, place, length.type(row * LANES))
+            sums.append((at, cgutils.alloca_once_value(builder, builder.load(at, align=4))))
+    with cgutils.for_range(builder, length) as loop:
+        first = builder.mul(loop.index, ir.Constant(length.type, LANES))
+        lanes = [builder.load(_vector_at(builder, start, first), align=4) for start in starts]
+        for i, row in enumerate(rows):
+            place = builder.gep(w, [builder.add(first, ir.Constant(length.type, row))])
+            number = spread(builder, builder.load(place))
+            for tile, values in enumerate(lanes):
+                _, total = sums[tile * len(rows) + i]
+                builder.store(fused(builder, values, number, builder.load(total)), total)
+    for at, total in sums:
+        builder.store(builder.load(total), at, align=4)
+
+
+def _after(builder, at, across, tile: int):
+    return builder.add(at, builder.mul(across, ir.Constant(across.type, tile)))
 
 
 def _vector_at(builder, base, at):
     return builder.bitcast(builder.gep(base, [at]), _FLOATS.as_pointer())
 
 
-@compiled_as(_dot)
-def dot(x, x_at, w, w_at, length, out, out_at):
-    """out (16, 16) += x[k, lane] * w[k, row], one k after the other; places are flat indices."""
-    sums = out.reshape(-1)[out_at : out_at + LANES * LANES].reshape(LANES, LANES)
-    for k in range(length):
-        lanes = load(x, x_at + k * LANES)
-        for row in range(LANES):
-            sums[row] = fma(lanes, broadcast(w, w_at + k * LANES + row), sums[row])
+def _function(tiles: int):
+    """A product of so many tiles as a function: compiled, or where nothing is compiled in NumPy.
+
+    out (16, 16) += x[k, lane] * w[k, row], one k after the other; places are flat indices. The
+    second tile's x and out begin `across` and `out_across` behind the first one's.
+    """
+
+    @compiled_as(_dot(tiles))
+    def dot(x, x_at, across, w, w_at, length, out, out_at, out_across):
+        for tile in range(tiles):
+            begin = out_at + tile * out_across
+            sums = out.reshape(-1)[begin : begin + LANES * LANES].reshape(LANES, LANES)
+            for k in range(length):
+                lanes = load(x, x_at + tile * across + k * LANES)
+                for row in range(LANES):
+                    sums[row] = fma(lanes, broadcast(w, w_at + k * LANES + row), sums[row])
+
+    return dot
+
+
+dot, dot_of_two = _function(1), _function(TOGETHER)
 
 
 def corners(grid: tuple[int, int], first: int, lanes: int, size: int) -> np.ndarray:
@@ -113,8 +164,9 @@ def patches(image, corners, token, size, out, out_at):
 
 @jit
 def embed(pixels, inputs, tiles, weight, outputs, floats, bias, sums, out, out_at):
-    """weight . pixels + bias of some tiles: pixels (tiles, inputs, 16) -> out (tiles, outputs, 16).
+    """weight . pixels + bias of one tile or two.
 
+    pixels (tiles, inputs, 16) -> out (tiles, outputs, 16);
     sums (tiles, outputs in whole sixteens, 16) is room. A piece of the inputs at a time, which for
     all rows of the weight stays in the nearest cache.
     """
@@ -124,10 +176,11 @@ def embed(pixels, inputs, tiles, weight, outputs, floats, bias, sums, out, out_a
     for begin in range(0, inputs, PIECE):
         length, at = min(PIECE, inputs - begin), begin * LANES
         for first in range(0, outputs, LANES):
-            rows = first * inputs + at
-            for tile in range(tiles):
-                pixels_at = tile * inputs * LANES + at
-                dot(pixels, pixels_at, weight, rows, length, sums, tile * room + first * LANES)
+            rows, place, across = first * inputs + at, first * LANES, inputs * LANES
+            if tiles == TOGETHER:
+                dot_of_two(pixels, at, across, weight, rows, length, sums, place, room)
+            else:
+                dot(pixels, at, across, weight, rows, length, sums, place, room)
     for tile in range(tiles):
         for o in range(outputs):
             y = load(sums, tile * room + o * LANES) + broadcast(floats, bias + o)
@@ -170,7 +223,7 @@ def linear(x, inputs, weight, weight_at, outputs, floats, bias, sums, field, pit
     for first in range(0, outputs, LANES):
         for row in range(LANES):
             store(sums, row * LANES, splat(np.float32(0)))
-        dot(x, 0, weight, weight_at + first * inputs, inputs, sums, 0)
+        dot(x, 0, 0, weight, weight_at + first * inputs, inputs, sums, 0, 0)
         for o in range(first, min(first + LANES, outputs)):
             y = load(sums, (o - first) * LANES) + broadcast(floats, bias + o)
             store(field, o * pitch + here, y)

@@ -131,8 +131,8 @@ def _attention(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
         names, options = (f"{p}.low", f"{p}.high"), {"mode": c.haar_mode, "cls": c.haar_cls}
         low, high = net(names, "bands", [x], grid=s.grid, **options)
         read |= {"q_low": low, "k_low": low, "q_high": high, "k_high": high}
-    m, b = {}, {}
     with units.attention(net, c, s):
+        m, b = {}, {}
         with net.branches() as branch:
             for t, source in read.items():
                 branch(t)

@@ -15,7 +15,7 @@ def pixels(net: Parts, x: str, c: Config) -> str:
     grid = c.decoded_stage.grid
     if c.decoder == "fpn":
         x = _pyramid(net, [*net.features, x], c)
-    elif c.first_patch:
+    elif c.num_prefix_tokens:
         x = net.hidden("patches", "drop_class_token", [x])
     net.at("head")
     token = net.linear("head.out", "head", x, c.num_classes, shell=True)

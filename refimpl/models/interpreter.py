@@ -13,9 +13,10 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import NonFiniteError, ShapeError
-from refimpl.models import insides, replay
-from refimpl.models.nodes import INPUT, Network, Node, Step
+from refimpl.models import insides, replay, units
+from refimpl.models.nodes import INPUT, Network, Node
 from refimpl.models.replay import Replay
+from refimpl.models.units import Step
 
 Flat = Mapping[str, np.ndarray]  # parameters or gradients by path
 
@@ -72,7 +73,7 @@ def forward(
 ) -> tuple[np.ndarray, Cache]:
     """Run images (B, channels, H, W) -> (logits, cache); with `keep` false the cache is empty."""
     cache, values = Cache(network, params, backend, len(images), {}, {}), {INPUT: images}
-    for step in network.steps(_twins(network, backend) if tap is None else frozenset()):
+    for step in units.steps_of(network, _twins(network, backend) if tap is None else frozenset()):
         if step.unit is None or not _run_unit(step, values, cache):
             for i in step.nodes:
                 _run_node(i, values, cache)
@@ -145,12 +146,12 @@ def backward(
         cache = _step_by_step(cache)
         given = replay.given(network)
         tap(given.name, dlogits, given.make, given.reads)
-    steps = network.steps(_twins(network, cache.backend) if cache.units else frozenset())
-    units = {step.nodes[-1]: step for step in steps if step.nodes[-1] in cache.units}
-    done = {i for step in units.values() for i in step.nodes}
+    steps = units.steps_of(network, _twins(network, cache.backend) if cache.units else frozenset())
+    fused = {step.nodes[-1]: step for step in steps if step.nodes[-1] in cache.units}
+    done = {i for step in fused.values() for i in step.nodes}
     for place, i in enumerate(network.backward_order):
-        if i in units:
-            _unit_backward(units[i], gradients, cache)
+        if i in fused:
+            _unit_backward(fused[i], gradients, cache)
         if i in done:
             continue
         node = network.nodes[i]
@@ -210,7 +211,7 @@ def _step_by_step(cache: Cache) -> Cache:
     """The cache with every unit that ran as one taken apart: a listener wants each node."""
     network, nodes = cache.network, dict(cache.nodes)
     part = cache._replace(backend=ops, nodes=nodes)
-    for step in network.steps(_twins(network, cache.backend)):
+    for step in units.steps_of(network, _twins(network, cache.backend)):
         if step.nodes[-1] in cache.units:
             names, args = (*step.inputs, *step.params), cache.units[step.nodes[-1]].args
             values = dict(zip(names, args, strict=True))

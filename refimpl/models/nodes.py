@@ -113,16 +113,6 @@ class Unit(NamedTuple):
     attributes: Mapping[str, Any]
 
 
-class Step(NamedTuple):
-    """What is done at a time: a node, or the twin of a unit."""
-
-    nodes: tuple[int, ...]
-    unit: Unit | None
-    inputs: tuple[str, ...]
-    params: tuple[str, ...]
-    free: tuple[str, ...]  # values that nobody reads behind it
-
-
 @dataclass(frozen=True, eq=False)
 class Network:
     """The list, and what is known of it before any number is. No two are equal: it is a key."""
@@ -187,39 +177,6 @@ class Network:
             begin, end = min(region[0]), 1 + max(region[-1])
             order[begin:end] = [i for branch in reversed(region) for i in branch]
         return [i for i in reversed(order) if self.nodes[i].inputs]
-
-    def steps(self, twins: frozenset[str]) -> list[Step]:
-        """Give what is done in order, where units of these operations run as one."""
-        if twins not in self._steps:
-            self._steps[twins] = self._find_steps(twins)
-        return self._steps[twins]
-
-    @functools.cached_property
-    def _steps(self) -> dict[frozenset[str], list[Step]]:
-        return {}
-
-    def _find_steps(self, twins: frozenset[str]) -> list[Step]:
-        units = {unit.nodes[-1]: unit for unit in self.units if unit.op in twins}
-        inside = {i for unit in units.values() for i in unit.nodes}
-        found = []
-        for i in range(len(self.nodes)):
-            if i in units or i not in inside:
-                nodes = units[i].nodes if i in units else (i,)
-                own = [self.nodes[k] for k in nodes]
-                made = {name for node in own for name in node.outputs}
-                read = dict.fromkeys(name for node in own for name in node.inputs)
-                inputs = tuple(name for name in read if name not in made)
-                params = tuple(name for node in own for name in node.params)
-                found.append(Step(nodes, units.get(i), inputs, params, ()))
-        last: dict[str, int] = {}
-        for k, step in enumerate(found):
-            outputs = (name for i in step.nodes for name in self.nodes[i].outputs)
-            last |= dict.fromkeys((*outputs, *step.inputs, *step.params), k)
-        free: list[list[str]] = [[] for _ in found]
-        for name, k in last.items():
-            if name not in self.parameters and name != self.output:
-                free[k].append(name)
-        return [step._replace(free=tuple(names)) for step, names in zip(found, free, strict=True)]
 
 
 class Builder:

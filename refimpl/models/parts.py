@@ -46,7 +46,7 @@ class Parts(Builder):
         (N,), or (1, N, channels); with `patches_only` N is gh*gw.
         """
         own, new = self.own, self.stage
-        tokens = own.patches if patches_only else own.tokens
+        tokens = own.num_patches if patches_only else own.num_tokens
         self.param(path, (1, tokens, channels) if channels else (tokens,), role)
         if own.grid == new.grid:
             return path
@@ -55,10 +55,10 @@ class Parts(Builder):
 
     def alpha(self, path: str, shape: tuple[int, ...]) -> str:
         """Declare alpha, which starts at 1 / keys and goes with it."""
-        self.param(path, shape, "alpha", start=1 / self.own.keys)
-        if self.own.keys == self.stage.keys:
+        self.param(path, shape, "alpha", start=1 / self.own.num_keys)
+        if self.own.num_keys == self.stage.num_keys:
             return path
-        factor = self.own.keys / self.stage.keys
+        factor = self.own.num_keys / self.stage.num_keys
         return self.hidden(f"{path}.rescaled", "rescale", [], [path], factor=factor)
 
     def attention_params(self, p: str, c: Config, s: Stage) -> dict[str, str]:

@@ -12,28 +12,28 @@ class Stage(NamedTuple):
     """For one block; blocks of a stage differ in the shift alone."""
 
     grid: tuple[int, int]  # gh, gw
-    first: int  # tokens in front of the grid's: 1 with a class token, else 0
+    num_prefix_tokens: int  # in front of the grid's: 1 with a class token, else 0
     dim: int  # C
     heads: int
     window: int  # M, the side of a window; 0: attention over all tokens
     shift: int  # rows and columns by which the grid is rolled before it is cut
 
     @property
-    def patches(self) -> int:
+    def num_patches(self) -> int:
         """N without a class token."""
         return self.grid[0] * self.grid[1]
 
     @property
-    def tokens(self) -> int:
+    def num_tokens(self) -> int:
         """N."""
-        return self.first + self.patches
+        return self.num_prefix_tokens + self.num_patches
 
     @property
-    def keys(self) -> int:
+    def num_keys(self) -> int:
         """Tokens among which a query looks: M * M, or N."""
-        return self.window**2 or self.tokens
+        return self.window**2 or self.num_tokens
 
     @property
-    def windows(self) -> int:
+    def num_windows(self) -> int:
         """nW, windows an image."""
-        return self.tokens // self.keys
+        return self.num_tokens // self.num_keys

@@ -45,8 +45,8 @@ def working_bytes(config: Config, number: int) -> int:
     The scores of all heads in the largest stage, which are there four times (bits, whole numbers,
     scaled, as shares), or the channels within an MLP, and the image.
     """
-    scores = max(stage.heads * stage.tokens * stage.keys for stage in config.stages)
-    hidden = max(stage.tokens * stage.dim * config.mlp_ratio for stage in config.stages)
+    scores = max(stage.heads * stage.num_tokens * stage.num_keys for stage in config.stages)
+    hidden = max(stage.num_tokens * stage.dim * config.mlp_ratio for stage in config.stages)
     return number * (4 * max(scores, hidden) + 2 * config.channels * math.prod(config.image_size))
 
 

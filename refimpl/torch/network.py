@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from refimpl.conventions import ConfigError, DtypeError, ShapeError
-from refimpl.models import VisionTransformer, binary, files, flatten, unflatten
+from refimpl.models import VisionTransformer, binary, files, flatten, unflatten, units
 from refimpl.models import params as parameters
 from refimpl.models.nodes import INPUT, Network
 from refimpl.models.params import Params
@@ -51,7 +51,7 @@ class Module(nn.Module):
         """Compute the logits of images (B, channels, H, W), of any size that the model runs on."""
         network, values = self.network(images), {INPUT: images, **self.tensors()}
         with without_autocast(images.device.type):
-            for node, step in zip(network.nodes, network.steps(frozenset()), strict=True):
+            for node, step in zip(network.nodes, units.steps_of(network, frozenset()), strict=True):
                 args = [values[name] for name in node.args]
                 y = getattr(functions, node.op)(*args, **node.attributes)
                 values.update(zip(node.outputs, y if len(node.outputs) > 1 else (y,), strict=True))

@@ -378,13 +378,13 @@ def what_nobody_reads_is_listed(original):
     return lambda network: None
 
 
-@mutant("models.nodes.Network.steps", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
+@mutant("models.units.steps_of", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
 def nothing_is_freed(original):
     """Values stay until the end."""
     return lambda network, twins: [s._replace(free=()) for s in original(network, twins)]
 
 
-@mutant("models.nodes.Network.steps", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
+@mutant("models.units.steps_of", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
 def freed_by_the_first_reader(original):
     """A value goes when it was read once."""
 
@@ -398,7 +398,7 @@ def freed_by_the_first_reader(original):
     return steps
 
 
-@mutant("models.nodes.Network.steps", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
+@mutant("models.units.steps_of", f"{WALK}.test_a_value_is_freed_by_its_last_reader")
 def the_image_is_never_freed(original):
     """Nor is what nobody reads."""
 
@@ -499,9 +499,10 @@ def norm_of_a_unit_bias_first(original):
     """A twin gets the bias of its norm in the place of the weight."""
 
     def _run_unit(step, values, cache):
-        move, matrix, weight, bias, *rprelu = step.params
-        params = (move, matrix, bias, weight, *rprelu)
-        return original(step._replace(params=params), values, cache)
+        params = list(step.params)
+        if step.unit.op == "projection":
+            params[2:4] = params[3], params[2]
+        return original(step._replace(params=tuple(params)), values, cache)
 
     return _run_unit
 

@@ -106,7 +106,7 @@ def norm(config: Config, parameter: Callable, path: str, x: Any) -> Any:
 
 def cut(x: Any, stage: Stage) -> Any:
     """(B, N, C) -> windows (B nW, M M, C) [SPEC 6.7]; x itself where all tokens are one."""
-    if stage.windows == 1:  # without windows, too
+    if stage.num_windows == 1:  # without windows, too
         return x
     (gh, gw), M = stage.grid, stage.window
     x = x.unflatten(1, stage.grid)
@@ -118,7 +118,7 @@ def cut(x: Any, stage: Stage) -> Any:
 
 def put_back(x: Any, stage: Stage) -> Any:
     """(B nW, M M, C) -> (B, N, C), the inverse."""
-    if stage.windows == 1:
+    if stage.num_windows == 1:
         return x
     (gh, gw), M = stage.grid, stage.window
     x = x.unflatten(1, (M, M)).unflatten(0, (-1, gh // M, gw // M))

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from refimpl.golden.mistakes.declared import Call, Mistake, Site, family, mistake
+from refimpl.golden.mistakes.declared import NUMBERS, Call, Mistake, Site, family, mistake
+from refimpl.golden.mistakes.tokens import interleaved
 
 # --- RPReLU ---------------------------------------------------------------------------------------
 
@@ -75,6 +76,11 @@ RPRELU: dict[str, Formula] = {
         lambda p: p.out(np.where(p.u > 0, p.u, 0.01 * p.u)),
     "RPReLU: the slope on both sides": lambda p: p.out(p.slope * p.u),
     "RPReLU: max(u, slope u)": lambda p: p.out(np.maximum(p.u, p.slope * p.u)),
+    "RPReLU: ELU's curve, slope (e^u - 1)": lambda p: p.out(
+        np.where(p.u > 0, p.u, p.slope * np.expm1(np.minimum(p.u, 0)))),
+    "RPReLU: u is clipped at 6, as in ReLU6": lambda p: p.out(np.minimum(p.curve(p.u), 6)),
+    "RPReLU: 1 + slope in the place of the slope": lambda p: p.out(
+        np.where(p.u > 0, p.u, (1 + p.slope) * p.u)),
     "RPReLU: |u| below 0": lambda p: p.out(np.where(p.u > 0, p.u, -p.slope * p.u)),
     "RPReLU: the shift is added back below 0 alone":
         lambda p: np.where(p.u > 0, p.u, p.slope * p.u + p.shift_out + p.token_out),
@@ -108,6 +114,12 @@ RPRELU: dict[str, Formula] = {
     "the token shift of token 0 for all tokens": lambda p: _tokens(
         p, lambda t: np.broadcast_to(t[:1], t.shape)),
     "token shifts in reverse order": lambda p: _tokens(p, lambda t: t[::-1]),
+    "token shifts of row / B: tokens of the images interleaved": lambda p: _tokens(
+        p, lambda t: t[interleaved(p.x)]),
+    "token shifts of row / B in front: tokens of the images interleaved": lambda p: _if_tokens(
+        p, lambda: p.out(p.curve(p.x - p.shift_in - p.token_in[interleaved(p.x)]))),
+    "token shifts of row / B behind: tokens of the images interleaved": lambda p: _if_tokens(
+        p, lambda: p.curve(p.u) + p.shift_out + p.token_out[interleaved(p.x)]),
     "token shifts with the wrong sign": lambda p: _tokens(p, lambda t: -t),
 }  # fmt: skip
 
@@ -246,6 +258,14 @@ GELU: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "GELU without its half": lambda x: x * (1 + _erf(x / math.sqrt(2))),
     "GELU: the distribution alone, not times x": lambda x: 0.5 * (1 + _erf(x / math.sqrt(2))),
     "tanh GELU with 0.0447 left out": lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * x)),
+    "GELU by the sigmoid of sqrt(8 / pi) x": lambda x: x * _sigmoid(math.sqrt(8 / math.pi) * x),
+    "hard swish: x * relu6(x + 3) / 6, no GELU": lambda x: x * np.clip(x + 3, 0, 6) / 6,
+    "softplus: log(1 + e^x), no GELU": lambda x: np.logaddexp(0, x),
+    "mish: x * tanh(softplus(x)), no GELU": lambda x: x * np.tanh(np.logaddexp(0, x)),
+    "ELU, no GELU": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
+    "leaky ReLU, slope 0.01, no GELU": lambda x: np.where(x > 0, x, 0.01 * x),
+    "ReLU squared, no GELU": lambda x: np.maximum(x, 0) ** 2,
+    "tanh, no GELU": np.tanh,
     "GELU with 1.7 in its sigmoid": lambda x: x * _sigmoid(1.7 * x),
 }
 
@@ -254,6 +274,39 @@ GELU: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 def gelu(site: Site) -> Iterator[Mistake]:
     for words, function in GELU.items():
         yield Mistake(words, lambda call, function=function: function(call["x0"]))
+
+
+ALIKE = 0.05  # of the largest value, up to which another curve is one of GELU
+
+
+@mistake("gelu", what=NUMBERS, rank=8, words="another approximation of GELU: its values follow x "
+         "alone, smoothly")  # fmt: skip
+def another_curve(call: Call) -> np.ndarray | None:
+    found, x = call.given.get(call.node.name), call["x0"]
+    if found is None or x.size < MANY:
+        return None
+    error = (found - call.right()).reshape(-1)[np.argsort(x, axis=None)]
+    size = np.abs(error).max()
+    # of neighbours along x the errors are alike
+    is_smooth = np.abs(np.diff(error)).mean() < ALIKE * size
+    return found if is_smooth and size < ALIKE * np.abs(found).max() else None
+
+
+MANY = 64  # values, to see that they follow one curve
+
+
+@mistake("rprelu", what=NUMBERS, rank=8, words="RPReLU follows another curve below 0, above it "
+         "all is right")  # fmt: skip
+def another_curve_below(call: Call) -> np.ndarray | None:
+    found = call.given.get(call.node.name)
+    return None if found is None else np.where(_Parts(call).u > 0, call.right(), found)
+
+
+@mistake("rprelu", what=NUMBERS, rank=8, words="RPReLU follows another curve above 0, below it "
+         "all is right")  # fmt: skip
+def another_curve_above(call: Call) -> np.ndarray | None:
+    found = call.given.get(call.node.name)
+    return None if found is None else np.where(_Parts(call).u > 0, found, call.right())
 
 
 def _slope_of(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
@@ -294,6 +347,9 @@ GELU_SLOPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         lambda x: _cdf(x) + x * _density(x) * math.sqrt(2 * math.pi),
     "the derivative of GELU with exp(-x^2)":
         lambda x: _cdf(x) + x * np.exp(-np.square(x)) / math.sqrt(2 * math.pi),
+    "the derivative of the hard swish": lambda x: np.where(
+        np.abs(x) < 3, (2 * x + 3) / 6, 1.0 * (x > 0)),
+    "the derivative of SiLU": lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x))),
     "the derivative of ReLU": lambda x: 1.0 * (x > 0),
 }  # fmt: skip
 
@@ -389,6 +445,25 @@ def _fit_back(call: Call, wide: Callable | None, narrow: Callable | None) -> np.
 _declare("fit", "d.x0", FIT_BACK)
 
 
+# --- sums -----------------------------------------------------------------------------------------
+
+
+@family("add")
+def sums(site: Site) -> Iterator[Mistake]:
+    number = len(site.node.inputs)
+    for words, divisor in {
+        "the sum is a mean, divided by the number of its terms": number,
+        "the sum is divided by the root of the number of its terms": math.sqrt(number),
+    }.items():
+        yield Mistake(words, lambda call, n=divisor: call.right() / n)
+    words = "the terms behind the first are divided by their number"
+    yield Mistake(words, lambda call: call["x0"] + (call.right() - call["x0"]) / (number - 1))
+    for key in site.keys if not site.is_backward else ():
+        for words, factor in (("counts twice", 2.0), ("has the wrong sign", -1.0)):
+            edit = lambda call, k=key, f=factor: call.right({k: f * call[k]})  # noqa: E731
+            yield Mistake(f"{site.name(key)} {words}", edit, f"{key} {words}")
+
+
 # --- the differential term ------------------------------------------------------------------------
 
 
@@ -406,6 +481,10 @@ def differential(site: Site) -> Iterator[Mistake]:
         "the differential term: the plain value, no neighbours": lambda c: c["x0"],
         "the differential term: 1 + the shortcut's weight":
             lambda c: (1 + c["p0"]) * c["x0"] - c["p1"] * c["x1"],
+        "the differential term: the neighbours taken off before the shortcut's weight multiplies":
+            lambda c: c["p0"] * (c["x0"] - c["p1"] * c["x1"]),
+        "the differential term: the magnitude of the difference":
+            lambda c: np.abs(c["p0"] * c["x0"] - c["p1"] * c["x1"]),
         "the differential term: weights of both exchanged":
             lambda c: c["p1"] * c["x0"] - c["p0"] * c["x1"],
     }.items():  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from refimpl import ops
-from refimpl.golden.mistakes.declared import Call, Mistake, Site, family, mistake
+from refimpl.golden.mistakes.declared import NUMBERS, Call, Mistake, Site, family, mistake
 
 # --- scores ---------------------------------------------------------------------------------------
 
@@ -23,7 +23,7 @@ def _divisors(site: Site) -> dict[str, float]:
         "division by the root of all channels, not of a head's": math.sqrt(stage.dim),
         "division by all channels": float(stage.dim),
         "division by the root of the number of heads": math.sqrt(stage.heads),
-        "division by the root of the number of keys": math.sqrt(stage.keys),
+        "division by the root of the number of keys": math.sqrt(stage.num_keys),
         "division by the number of heads": float(stage.heads),
         "division by 2 sqrt(d)": 2 * math.sqrt(d),
         "division by sqrt(2 d)": math.sqrt(2 * d),
@@ -108,6 +108,17 @@ def _band_gradient(call: Call, bands: tuple[int, int], axes: tuple[int, ...] = (
     return np.stack([(d * inputs[band]).sum(axis=axes) for band in bands])
 
 
+@family("band_sum")
+def larger_band(site: Site) -> Iterator[Mistake]:
+    for words, which in (("larger", np.maximum), ("smaller", np.minimum)):
+        yield Mistake(f"the {words} of both bands, not their sum",
+                      lambda c, w=which: w(_without(c, "x1"), _without(c, "x0")))  # fmt: skip
+
+
+def _without(call: Call, key: str) -> np.ndarray:
+    return call.right({key: np.zeros_like(call[key])})
+
+
 @family("band_sum", what="d.p0")
 def band_weight_gradients(site: Site) -> Iterator[Mistake]:
     for words, edit in {
@@ -168,6 +179,27 @@ def _by_whole_vectors(e: np.ndarray, width: int) -> np.ndarray:
     return e / e[..., : e.shape[-1] // width * width].sum(axis=-1, keepdims=True)
 
 
+def _exp_by(
+    x: np.ndarray,
+    exp: Callable[[np.ndarray], np.ndarray],
+    total: Callable[[np.ndarray], np.ndarray] = lambda e: e.sum(-1, keepdims=True),
+) -> np.ndarray:
+    e = exp(x - x.max(axis=-1, keepdims=True))
+    return e / total(e)
+
+
+def _straight(t: np.ndarray) -> np.ndarray:
+    whole = np.floor(t)
+    return np.exp2(whole) * (1 + t - whole)
+
+
+def _with_blank_keys(x: np.ndarray, number: int) -> np.ndarray | None:
+    if not number:
+        return None
+    blank = np.zeros((*x.shape[:-1], number))
+    return _softmax(np.concatenate([x, blank], axis=-1), -1)[..., : x.shape[-1]]
+
+
 SOFTMAX: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "softmax over the queries, not the keys": lambda x: _softmax(x, -2),
     "softmax over the heads": lambda x: _softmax(x, 1),
@@ -186,6 +218,34 @@ SOFTMAX: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         np.concatenate([x[..., :1] * 0 - np.inf, x[..., 1:]], axis=-1), -1),
     "the token itself left out of its keys": lambda x: _softmax(
         np.where(np.eye(x.shape[-1], dtype=bool), -np.inf, x), -1),
+    **{
+        f"softmax's exp of arguments rounded to 1/{n}: a table": lambda x, n=n: _exp_by(
+            x, lambda t: np.exp(np.rint(t * n) / n))
+        for n in (4, 8, 16, 32, 64)
+    },
+    **{
+        f"softmax's exp as (1 + x / {n})^{n}": lambda x, n=n: _exp_by(
+            x, lambda t: (1 + t / n) ** n)
+        for n in (4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+    },
+    **{
+        f"softmax's exp as a polynomial of degree {n}, its first terms": lambda x, n=n: _exp_by(
+            x, lambda t: sum(t**k / math.factorial(k) for k in range(n + 1)))
+        for n in (2, 3, 4, 5, 6)
+    },
+    "softmax's exp as 2^x with a straight line between whole powers (Schraudolph's)":
+        lambda x: _exp_by(x, lambda t: _straight(t / math.log(2))),
+    **{
+        f"softmax's sum has keys of score 0 that fill a vector of {width}":
+            lambda x, w=width: _with_blank_keys(x, -x.shape[-1] % w)
+        for width in (4, 8, 16, 64)
+    },
+    "softmax without its largest score in the sum": lambda x: _exp_by(
+        x, np.exp, lambda e: e.sum(-1, keepdims=True) - e.max(-1, keepdims=True)),
+    "softmax divided by its largest, not by the sum": lambda x: _exp_by(
+        x, np.exp, lambda e: e.max(-1, keepdims=True)),
+    "softmax divided by the root of the sum of squares": lambda x: _exp_by(
+        x, np.exp, lambda e: np.sqrt(np.square(e).sum(-1, keepdims=True))),
     "softmax's exp as 1 + x, its first terms": lambda x: (
         lambda e: e / e.sum(-1, keepdims=True))(1 + (x - x.max(axis=-1, keepdims=True))),
     **{
@@ -231,6 +291,58 @@ SOFTMAX_BACK: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 def softmax_backward(site: Site) -> Iterator[Mistake]:
     for words, change in SOFTMAX_BACK.items():
         yield Mistake(words, lambda call, change=change: change(call["d"], call["y"]))
+    for step, words in (("prob.bit", "bits of the attention"), ("prob.z", "quotients by alpha")):
+        yield Mistake(f"softmax's gradient with the {words} in the place of the probabilities",
+                      lambda c, s=step: c.right({"y": _of_reader(c, s)}))  # fmt: skip
+
+
+def _of_reader(call: Call, step: str) -> np.ndarray:
+    """A step of the boolean attention that reads these probabilities."""
+    network = call.site.network
+    readers = [network.nodes[i] for i, _ in network.readers[call.node.name]]
+    names = [node.inside[step] for node in readers if step in node.inside]
+    return call.value(names[0]).astype(np.float64)
+
+
+APPROXIMATE = 0.15  # of exp, up to which another function is an approximation of it
+
+
+@family("softmax", what=NUMBERS)
+@family("window_softmax", what=NUMBERS)
+def approximate_exp(site: Site) -> Iterator[Mistake]:
+    words = "softmax by an approximate exp: rows are right but for that, each by what its score is"
+    yield Mistake(words, _approximate, rank=8)
+
+
+def _approximate(call: Call) -> np.ndarray | None:
+    """The candidate's own rows, where their errors follow the scores alone."""
+    found, right = _dumped(call), call.right()
+    if found is None or not (found[right > 0] > 0).all():
+        return None
+    x, seen = call["x0"], right > 0
+    best = np.argmax(np.where(seen, x, -np.inf), axis=-1)[..., None]
+    # of the largest the argument is 0: the others, beside it, are exp of what they are less
+    ratio = np.ones_like(right)
+    ratio[seen] = found[seen] / right[seen]
+    ratio = ratio / np.take_along_axis(ratio, best, -1)
+    argument = (x - np.take_along_axis(x, best, -1))[seen]
+    error = np.log(ratio[seen])[np.argsort(argument, kind="stable")]
+    if np.abs(error).max() > APPROXIMATE or np.abs(found.sum(axis=-1) - 1).max() > 1e-5:
+        return None
+    is_smooth = np.abs(np.diff(error)).mean() < np.abs(error - error.mean()).mean() / 3
+    return found if is_smooth else None
+
+
+def _dumped(call: Call) -> np.ndarray | None:
+    """The candidate's probabilities, or what their quotients by alpha say of them."""
+    if call.node.name in call.given:
+        return call.given[call.node.name]
+    network = call.site.network
+    for reader in (network.nodes[i] for i, _ in network.readers[call.node.name]):
+        quotients = call.given.get(reader.inside.get("prob.z", ""))
+        if quotients is not None:
+            return quotients * ops.boolean.step_of(call.params[reader.params[0]])
+    return None
 
 
 # --- heads ----------------------------------------------------------------------------------------
@@ -470,9 +582,12 @@ def window_softmax(site: Site) -> Iterator[Mistake]:
         "masked keys get - 100, not minus infinity": _softly(-100.0),
         "masked keys get + 100, not minus infinity": _softly(100.0),
     }.items():  # fmt: skip
-        yield Mistake(words, edit)
+        yield Mistake(words, edit, needs=SCORES_APART if "- 100," in words else "")
     for words, change in SOFTMAX.items():
         yield Mistake(words, lambda call, change=change: _within(call, change))
+
+
+SCORES_APART = "a masked key's score some 80 above the others, for e^-100 of them is almost 0"
 
 
 def _hidden(call: Call) -> np.ndarray:

@@ -64,8 +64,16 @@ SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "scale is a mean over one weight too few": lambda w: np.abs(w).sum(axis=1) / (w.shape[1] - 1),
     "scale is a mean over the outputs, not over the inputs":
         lambda w: np.resize(np.abs(w).mean(axis=0), len(w)),
+    "scale rounded to a power of 2": lambda w: _power(np.rint, w),
+    "scale is the next power of 2": lambda w: _power(np.ceil, w),
+    "scale is the power of 2 below": lambda w: _power(np.floor, w),
+    "scale is half the range of the weights": lambda w: (w.max(axis=1) - w.min(axis=1)) / 2,
     "scale is the median of the magnitudes": lambda w: np.median(np.abs(w), axis=1),
 }  # fmt: skip
+
+
+def _power(rounded: Callable[[np.ndarray], np.ndarray], w: np.ndarray) -> np.ndarray:
+    return np.exp2(rounded(np.log2(np.abs(w).mean(axis=1))))
 
 
 @family("binary_linear", what="weight.scale")
@@ -162,7 +170,7 @@ def half_threshold_of_sign(call: Call) -> np.ndarray:
 # --- products of bits -----------------------------------------------------------------------------
 
 
-def _operands(call: Call) -> tuple[np.ndarray, np.ndarray, bool] | None:
+def operands(call: Call) -> tuple[np.ndarray, np.ndarray, bool] | None:
     """Bits a, b and whether a is boolean; None of a product that is not one of bits."""
     if call.node.op == "matmul":
         a, b = call.args
@@ -229,6 +237,7 @@ def _lower(a: np.ndarray, b: np.ndarray, boolean: bool) -> np.ndarray | None:
     return a.shape[-1] - 2 * _popcounts(a[..., kept], b[..., kept], False)
 
 
+OPERANDS = ("the first operand", "the second operand")
 RULES: dict[str, Rule] = {
     "polarity inverted: every product has the other sign": _counted(lambda n, K: 2 * n - K),
     "scale missing: popcount(a ^ w), not K - 2 popcount(a ^ w)": _counted(lambda n, K: n),
@@ -240,6 +249,14 @@ RULES: dict[str, Rule] = {
     "boolean product with popcount(v) in the place of popcount(a)":
         lambda a, b, boolean: (2 * _popcounts(a, b, True) - _ones(b).swapaxes(-1, -2)
                                if boolean else None),
+    "boolean product with popcount(a) of the first query for all": _boolean(
+        lambda n, k, K: 2 * n - k[..., :1, :]),
+    "boolean product with popcount(a) of the query before": _boolean(
+        lambda n, k, K: 2 * n - np.roll(k, 1, axis=-2)),
+    "boolean product with popcount(a) of the query behind": _boolean(
+        lambda n, k, K: 2 * n - np.roll(k, -1, axis=-2)),
+    "boolean product with popcount(a) of head 0 for all": _boolean(
+        lambda n, k, K: 2 * n - k[:, :1]),
     "boolean product with K in the place of popcount(a)": _boolean(lambda n, k, K: 2 * n - K),
     "boolean product popcount(a & v) - popcount(a), without the factor 2":
         _boolean(lambda n, k, K: n - k),
@@ -269,20 +286,39 @@ NARROW: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
+# Overflows that few networks reach, by words in their own.
+NEEDS = {
+    "int16": "sums of 32,768, so rows of as many bits",
+    "at 255": "popcounts of 256, so rows of as many bits",
+    "at 256": "popcounts of 256, so rows of as many bits",
+}
+
+
+def _needed(words: str) -> str:
+    """What a network must have to show an overflow."""
+    return next((needs for part, needs in NEEDS.items() if part in words), "")
+
+
 def _declare(op: str, what: str) -> None:
     @family(op, what=what)
     def products(site: Site) -> Iterator[Mistake]:
         """A product of the right bits, counted or read wrongly."""
         for words, rule in RULES.items():
-            yield Mistake(words, _by_rule(rule))
+            yield Mistake(words, _by_rule(rule), needs=_needed(words))
         for words, change in NARROW.items():
-            yield Mistake(words, lambda call, change=change: _narrowed(call, change))
+            edit = lambda call, change=change: _narrowed(call, change)  # noqa: E731
+            yield Mistake(words, edit, needs=_needed(words))
         yield from _padding(site)
         yield from _last_words(site)
+        yield from _strides(site)
+        yield Mistake("1 << i is an int of 32 bits: bit 32 + i falls on bit i, bit 31 on all above",
+                      lambda c: _of_words(c, _shifted_int))  # fmt: skip
+        yield Mistake("bit 32 + i falls on bit i: a shift of 32 bits",
+                      lambda c: _of_words(c, _shifted_unsigned))  # fmt: skip
         for words, change in LAYOUTS.items():
             for which in (0, 1):
-                spoken = f"{words}, in one operand of the product"
-                yield Mistake(spoken, _laid_out(which, change), f"{spoken}: {which}")
+                spoken = f"{words}, in {OPERANDS[which]} of the product"
+                yield Mistake(spoken, _laid_out(which, change))
         yield Mistake("a query's own value counted once, not once for each of its keys", _own_once)
         yield Mistake("the boolean matrix taken as -1 and +1; its bits mean 0 and 1", _as_signs)
         yield Mistake("polarity inverted: the boolean matrix's bits", _inverted)
@@ -299,21 +335,21 @@ def _result(call: Call, value: np.ndarray | None) -> np.ndarray | None:
         return None
     value = value.astype(np.int32)
     if call.site.what == "context.int" and call.node.attributes["context"] == "differences":
-        a, b, _ = _operands(call)
+        a, b, _ = operands(call)
         value = value - _ones(a) * signs(b, np.int32).swapaxes(-1, -2)
     return value.astype(call.args[0].dtype) if call.node.op == "matmul" else value
 
 
 def _by_rule(rule: Rule) -> Callable[[Call], np.ndarray | None]:
     def edit(call: Call) -> np.ndarray | None:
-        found = _operands(call)
+        found = operands(call)
         return None if found is None else _result(call, rule(*found))
 
     return edit
 
 
 def _narrowed(call: Call, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
-    found = _operands(call)
+    found = operands(call)
     return None if found is None else _result(call, change(_product(call, *found)))
 
 
@@ -324,7 +360,12 @@ def _length(site: Site) -> int:
 
 def _padding(site: Site) -> Iterator[Mistake]:
     """Padding bits counted as products of +1, or bits beyond K left in the length."""
-    K = _length(site)
+    K, stage = _length(site), site.node.stage
+    for other, of in ((stage.dim, "the network's dim"), (stage.num_keys, "keys")):
+        if other != K:
+            words = f"K is taken for {other}, the number of {of}, not {K}"
+            words = words.replace("the number of the", "the")
+            yield Mistake(words, _moved(other - K), f"K is that of {of}")
     for width in (WORD, 32, 8):
         padding = -K % width
         for sign, word in ((1, "large"), (-1, "small")) if padding else ():
@@ -340,7 +381,7 @@ def _padding(site: Site) -> Iterator[Mistake]:
 
 def _moved(by: int) -> Callable[[Call], np.ndarray | None]:
     def edit(call: Call) -> np.ndarray | None:
-        found = _operands(call)
+        found = operands(call)
         return None if found is None else _result(call, _product(call, *found) + by)
 
     return edit
@@ -360,7 +401,7 @@ def _last_words(site: Site) -> Iterator[Mistake]:
 
 def _cut_off(rest: int, counted: bool) -> Callable[[Call], np.ndarray | None]:
     def edit(call: Call) -> np.ndarray | None:
-        found = _operands(call)
+        found = operands(call)
         if found is None or (counted and found[2]):
             return None
         a, b, boolean = found
@@ -370,56 +411,114 @@ def _cut_off(rest: int, counted: bool) -> Callable[[Call], np.ndarray | None]:
     return edit
 
 
-def _laid_out(which: int, change: Callable) -> Callable[[Call], np.ndarray | None]:
-    def edit(call: Call) -> np.ndarray | None:
-        found = _operands(call)
-        if found is None:
-            return None
-        operands = list(found)
-        operands[which] = change(operands[which])
-        return _result(call, _product(call, *operands))
+def _words(bits: np.ndarray) -> np.ndarray:
+    """Rows padded with zeros to whole words (..., words, 64)."""
+    padded = np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, -bits.shape[-1] % WORD)])
+    return padded.reshape(*bits.shape[:-1], -1, WORD)
 
-    return edit
+
+def _shifted_unsigned(words: np.ndarray) -> np.ndarray:
+    low = words[..., : WORD // 2] | words[..., WORD // 2 :]
+    return np.concatenate([low, np.zeros_like(low)], axis=-1)
+
+
+def _shifted_int(words: np.ndarray) -> np.ndarray:
+    low = words[..., : WORD // 2] | words[..., WORD // 2 :]
+    return np.concatenate([low, np.broadcast_to(low[..., -1:], low.shape)], axis=-1)
+
+
+def _of_words(call: Call, change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
+    """Words filled in another way, on both sides; the length stays."""
+    found = operands(call)
+    if found is None or found[2]:
+        return None
+    a, b = (change(_words(bits)).reshape(*bits.shape[:-1], -1) for bits in found[:2])
+    return _result(call, found[0].shape[-1] - 2 * _popcounts(a, b, False))
+
+
+def _strides(site: Site) -> Iterator[Mistake]:
+    """Rows of words that are looked for at other places of the memory."""
+    K = _length(site)
+    whole, least = -(-K // WORD) * WORD, K // WORD * WORD
+    for stride in dict.fromkeys((-(-K // 8) * 8, -(-K // 32) * 32, least, whole + WORD)):
+        for which in (0, 1) if stride not in (0, whole) else ():
+            words = f"rows looked for {stride} bits apart, not {whole}, in {OPERANDS[which]}"
+            yield Mistake(words, lambda c, s=stride, w=which: _strided(c, s, w))
+    for which in (0, 1) if K > WORD else ():
+        for step, word in ((-1, "behind"), (1, "before")):
+            words = f"the words behind the first are those of the row {word}, in {OPERANDS[which]}"
+            yield Mistake(words, lambda c, s=step, w=which: _next_words(c, s, w))
+
+
+def _strided(call: Call, stride: int, which: int) -> np.ndarray | None:
+    def change(bits: np.ndarray) -> np.ndarray:
+        memory = _words(bits).reshape(*bits.shape[:-2], -1)
+        rows, length = bits.shape[-2:]
+        places = np.arange(rows)[:, None] * stride + np.arange(length)
+        return memory[..., places % memory.shape[-1]]
+
+    return _with_operand(call, change, which)
+
+
+def _next_words(call: Call, step: int, which: int) -> np.ndarray | None:
+    def change(bits: np.ndarray) -> np.ndarray:
+        rest = np.roll(bits[..., WORD:], step, axis=-2)
+        return np.concatenate([bits[..., :WORD], rest], axis=-1)
+
+    return _with_operand(call, change, which)
+
+
+def _with_operand(call: Call, change: Callable, which: int) -> np.ndarray | None:
+    found = operands(call)
+    if found is None:
+        return None
+    changed = list(found)
+    changed[which] = change(changed[which])
+    return _result(call, _product(call, *changed))
+
+
+def _laid_out(which: int, change: Callable) -> Callable[[Call], np.ndarray | None]:
+    return lambda call: _with_operand(call, change, which)
 
 
 def _own_once(call: Call) -> np.ndarray | None:
     if call.node.attributes.get("context") != "differences":
         return None
-    a, b, _ = _operands(call)
+    a, b, _ = operands(call)
     return _product(call, a, b, True) - signs(b, np.int32).swapaxes(-1, -2)
 
 
 def _as_signs(call: Call) -> np.ndarray | None:
-    found = _operands(call)
+    found = operands(call)
     return _result(call, _product(call, *found[:2], False)) if found and found[2] else None
 
 
 def _inverted(call: Call) -> np.ndarray | None:
-    found = _operands(call)
+    found = operands(call)
     return _result(call, _product(call, ~found[0], *found[1:])) if found and found[2] else None
 
 
 def _second_inverted(call: Call) -> np.ndarray | None:
-    found = _operands(call)
+    found = operands(call)
     return _result(call, -_product(call, *found)) if found and found[2] else None
 
 
 def _as_zeros(call: Call) -> np.ndarray | None:
-    found = _operands(call)
+    found = operands(call)
     if found is None or found[2]:
         return None
     return _result(call, dot(found[0].astype(np.int32), found[1].astype(np.int32)))
 
 
 def _second_transposed(call: Call) -> np.ndarray | None:
-    found = _operands(call)
+    found = operands(call)
     if found is None or found[1].shape[-1] != found[1].shape[-2]:
         return None
     return _result(call, _product(call, found[0], found[1].swapaxes(-1, -2), found[2]))
 
 
 def _second_as_if_transposed(call: Call) -> np.ndarray | None:
-    found = _operands(call)
+    found = operands(call)
     if found is None or found[1].shape[-1] == found[1].shape[-2]:
         return None
     b = found[1]
@@ -428,7 +527,7 @@ def _second_as_if_transposed(call: Call) -> np.ndarray | None:
 
 
 def _second_read_transposed(call: Call) -> np.ndarray | None:
-    found = _operands(call)
+    found = operands(call)
     if found is None or found[1].shape[-1] == found[1].shape[-2]:
         return None
     b = found[1]
@@ -437,7 +536,7 @@ def _second_read_transposed(call: Call) -> np.ndarray | None:
 
 
 def _reversed_bits(call: Call) -> np.ndarray | None:
-    found = _operands(call)
+    found = operands(call)
     return _result(call, _product(call, found[0][..., ::-1], *found[1:])) if found else None
 
 
@@ -471,6 +570,10 @@ ALPHAS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray | None]] = {
     "1 / N in the place of alpha": lambda p, a: p * p.shape[-1],
     "alpha's square root": lambda p, a: p / np.sqrt(ops.boolean.step_of(a)),
     "alpha is subtracted, not divided by": lambda p, a: p - ops.boolean.step_of(a) + 0.5,
+    **{
+        f"alpha with a minimum of {least:g}, not 1e-5": lambda p, a, m=least: p / np.maximum(a, m)
+        for least in (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-7, 1e-8, 1e-12)
+    },
     "the row's largest probability in the place of alpha":
         lambda p, a: p / p.max(axis=-1, keepdims=True),
 }  # fmt: skip
@@ -740,7 +843,7 @@ VALUE_GRADIENTS: dict[str, Callable[[Call], np.ndarray]] = {
 
 
 def _of_summed(terms: Callable[[Call], np.ndarray]) -> Callable[[Call], np.ndarray]:
-    return lambda call: _summed(call, terms(call))
+    return lambda call: _summed(call, terms(call)) * (call["p0"] >= ops.boolean.ALPHA_MIN)
 
 
 ALPHA_GRADIENTS: dict[str, Callable[[Call], np.ndarray]] = {

@@ -31,6 +31,7 @@ class Known(NamedTuple):
     is_backward: bool
     edits: Mapping[tuple[str, str], Edit]  # by node and what of it
     reference: Reference
+    needs: str = ""  # what a network must have to show it, where few do
 
     @property
     def nodes(self) -> list[str]:
@@ -91,7 +92,9 @@ def numbers(site: Site) -> Iterator[Mistake]:
 OWN: tuple[Family, ...] = (own, general.attributes)
 READS: tuple[Family, ...] = (general.parameters, general.inputs)
 ELSEWHERE: tuple[Family, ...] = (general.layers, general.others, general.elsewhere)
-PLACES: tuple[Family, ...] = (general.views, general.outputs)
+CURVES: tuple[Family, ...] = (general.curves, general.changed_inputs)
+BACK: tuple[Family, ...] = (general.elsewhere_back,)
+PLACES: tuple[Family, ...] = (general.orders, general.views, general.outputs)
 OF_NUMBERS: tuple[Family, ...] = (numbers,)
 
 
@@ -112,7 +115,7 @@ def known(reference: Reference) -> Iterator[Known]:
         first = next(iter(found.values()))
         words = first.words if len(found) == 1 else sort
         edits = {key: m.edit for key, m in found.items()}
-        yield Known(words, op, is_backward, edits, reference)
+        yield Known(words, op, is_backward, edits, reference, first.needs)
 
 
 def sites(reference: Reference) -> list[Site]:

@@ -90,7 +90,11 @@ class Call:
 
     def real(self, name: str) -> np.ndarray:
         """Any tap as operations compute with it: bits as -1 and +1."""
-        found = self.value(name)
+        return self.signed(self.value(name))
+
+    @staticmethod
+    def signed(found: np.ndarray) -> np.ndarray:
+        """A tap as operations compute with it."""
         return insides.signs(found, np.float64) if found.dtype == bool else found.astype(np.float64)
 
     def right(self, changes: Mapping[str, Any] | None = None, **attributes: Any) -> Any:
@@ -116,6 +120,7 @@ class Mistake(NamedTuple):
     edit: Edit
     kind: str = ""  # the words without names of this site: the same mistake at another one
     rank: int = 0  # of two that explain the same, the one with the smaller rank is meant
+    needs: str = ""  # what a network must have to show it, where few do
 
     @property
     def sort(self) -> str:

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from refimpl import ops
-from refimpl.golden.mistakes.declared import OUTPUT, Call, Mistake, Site
+from refimpl.golden.mistakes.declared import OUTPUT, Call, Mistake, Site, run
 from refimpl.models import Config, insides
-from refimpl.models.nodes import Parameter
+from refimpl.models.nodes import Node, Parameter
 from refimpl.models.operations import OPERATIONS
 
 DECLARED, ATTRIBUTE, PARAMETER, INPUT, PLACE, PRECISION, ELSEWHERE = range(7)  # ranks
 MOST = 40  # values or parameters elsewhere that are tried in the place of one
+AROUND, NEAR = 160, 20  # nodes around one whose values, and steps, are tried on the way back
 
 # --- attributes -----------------------------------------------------------------------------------
 
@@ -92,6 +93,14 @@ def views(site: Site) -> Iterator[Mistake]:
         declared = parameter(site, key)
         for words, change in VIEWS.items() if declared else ():
             yield _changed(key, change, f"{declared.path} {words}", f"{key} {words}", PLACE)
+
+
+def curves(site: Site) -> Iterator[Mistake]:
+    """A parameter taken through a function."""
+    for key in site.keys:
+        declared = parameter(site, key)
+        for words, change in CURVES.items() if declared else ():
+            yield _changed(key, change, f"{declared.path} {words}", f"{key} {words}")
 
 
 
@@ -172,6 +181,26 @@ VIEWS: dict[str, Callable[[np.ndarray], Any]] = {
     ": the rows of the kernel in reverse order": _turned((2,)),
     "as float16": _float16,
     "as bfloat16": _bfloat16,
+}
+
+
+# Parameters taken through a function that they should not pass, or should not pass again.
+CURVES: dict[str, Callable[[np.ndarray], Any]] = {
+    "is read as a logarithm: e to the power of it": np.exp,
+    "passes a sigmoid": lambda p: 1 / (1 + np.exp(-p)),
+    "passes tanh": np.tanh,
+    "is clipped to 0 to 1": lambda p: np.clip(p, 0, 1),
+    "is clipped to -1 to 1": lambda p: np.clip(p, -1, 1),
+    "is squared": np.square,
+    "is divided by, not multiplied, or the other way round": np.reciprocal,
+    "counts twice": lambda p: 2 * p,
+    "counts half": lambda p: p / 2,
+    "is taken from 1: 1 - it": lambda p: 1 - p,
+    "has 1 added": lambda p: 1 + p,
+    "is rounded to powers of 2": lambda p: np.sign(p) * np.exp2(np.rint(np.log2(np.abs(p)))),
+    "is rounded to multiples of 1/256": lambda p: np.rint(p * 256) / 256,
+    "is rounded to 8 bits of its largest": lambda p: (
+        lambda step: np.rint(p / step) * step)(np.abs(p).max() / 127),
 }
 
 
@@ -291,8 +320,16 @@ def outputs(site: Site) -> Iterator[Mistake]:
             yield Mistake(words, lambda call, change=change: _of_rows(call, change), rank=INPUT)
         for words, divisor in MEANS.items():
             yield Mistake(words, lambda call, n=divisor: _divided(call, n), rank=INPUT)
+        words = "the gradient added up twice: to a buffer that was not cleared"
+        yield Mistake(words, lambda call: 2 * call.right(), rank=INPUT)
+        words = "the gradient clipped to a norm of 1"
+        yield Mistake(words, lambda call: _of_output(call, _unit), rank=INPUT)
     for words, change in OUTPUTS.items():
         yield Mistake(words, lambda call, change=change: _of_output(call, change), rank=PLACE)
+
+
+def _unit(x: np.ndarray) -> np.ndarray:
+    return x / max(np.linalg.norm(x), 1.0)
 
 
 def _of_rows(call: Call, change: Callable[[np.ndarray], Any]) -> Any:
@@ -393,6 +430,19 @@ def _at_token_0(x: np.ndarray, change: Callable[[np.ndarray], np.ndarray]) -> np
     return np.concatenate([change(x[:, :1]), x[:, 1:]], axis=1)
 
 
+def _other_image(step: int) -> Callable[[np.ndarray], np.ndarray | None]:
+    return lambda x: np.roll(x, step, axis=0) if x.ndim > 1 and len(x) > 1 else None
+
+
+def _numbers_of(change: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], Any]:
+    return lambda x: change(x) if x.dtype.kind == "f" and x.ndim else None
+
+
+def _log_softmax(x: np.ndarray) -> np.ndarray:
+    moved = x - x.max(axis=-1, keepdims=True)
+    return moved - np.log(np.exp(moved).sum(axis=-1, keepdims=True))
+
+
 OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
     "all zero: left out, or never written": np.zeros_like,
     "polarity inverted: every value has the other sign": lambda x: ~x if x.dtype == bool else -x,
@@ -421,9 +471,132 @@ OUTPUTS: dict[str, Callable[[np.ndarray], Any]] = {
     "clipped to -1 to 1": _numbers(lambda x: np.clip(x, -1, 1)),
     "clipped to 8 bits": _clipped,
     "wrapped around at 8 bits": _wrapped(np.int8),
+    "the image before it taken for every image": _other_image(1),
+    "the image behind it taken for every image": _other_image(-1),
+    "the first of the second axis for all of it": lambda x: (
+        np.broadcast_to(x[:, :1], x.shape).copy() if x.ndim > 3 else None),
+    **{
+        f"{name} of it": _numbers_of(change)
+        for name, change in {
+            "the softmax over the last axis": lambda x: np.exp(_log_softmax(x)),
+            "the logarithm of the softmax over the last axis": lambda x: _log_softmax(x),
+            "a sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+            "tanh": np.tanh,
+            "GELU": lambda x: ops.gelu.forward(x)[0],
+            "SiLU": lambda x: x / (1 + np.exp(-x)),
+            "the square": np.square,
+            "the power of e": np.exp,
+            "a ReLU that ends at 6": lambda x: np.clip(x, 0, 6),
+            "the last axis to a norm of 1, each row": lambda x: (
+                x / np.linalg.norm(x, axis=-1, keepdims=True)),
+            "the rows with their mean taken off": lambda x: x - x.mean(axis=-1, keepdims=True),
+            "the rows with their largest taken off": lambda x: x - x.max(axis=-1, keepdims=True),
+        }.items()
+    },
     "rounded to float16": lambda x: _float16(x) if x.dtype.kind == "f" else None,
     "rounded to bfloat16": lambda x: _bfloat16(x) if x.dtype.kind == "f" else None,
 }
+
+
+# --- inputs with something done to them -----------------------------------------------------------
+
+
+def _along(axis: int, change: Callable[[np.ndarray, int], np.ndarray]) -> Callable:
+    def edit(x: np.ndarray) -> np.ndarray | None:
+        return change(x, axis) if x.ndim > axis and x.shape[axis] > 1 else None
+
+    return edit
+
+
+CHANGES: dict[str, Callable[[np.ndarray], Any]] = {
+    **{
+        f"{words} of axis {axis}": _along(axis, change)
+        for axis in range(1, 4)
+        for words, change in {
+            "one place late around the end": lambda x, a: np.roll(x, 1, a),
+            "one place early around the end": lambda x, a: np.roll(x, -1, a),
+            "in reverse order": np.flip,
+            "the first for all": lambda x, a: np.repeat(x.take([0], a), x.shape[a], a),
+        }.items()
+    },
+    "with the image before it": _other_image(1),
+    "with the image behind it": _other_image(-1),
+    **{
+        f"clipped to -{k} to {k}": _numbers(lambda x, k=k: np.clip(x, -k, k))
+        for k in (1, 2, 4, 5, 6, 8, 10)
+    },
+    "with negative numbers as 0": _numbers(lambda x: np.maximum(x, 0)),
+    "without its sign": _numbers(np.abs),
+    "with the wrong sign": lambda x: ~x if x.dtype == bool else -x,
+    "twice as large": _numbers(lambda x: 2 * x),
+    "half as large": _numbers(lambda x: x / 2 if x.dtype.kind == "f" else x // 2),
+    "rounded to whole multiples of 1/16": _numbers_of(lambda x: np.rint(x * 16) / 16),
+    "rounded to whole multiples of 1/256": _numbers_of(lambda x: np.rint(x * 256) / 256),
+    "rounded to 8 bits of its largest": _numbers_of(
+        lambda x: (lambda step: np.rint(x / step) * step)(np.abs(x).max() / 127)),
+    "rounded to float16": lambda x: _float16(x) if x.dtype.kind == "f" else None,
+    "rounded to bfloat16": lambda x: _bfloat16(x) if x.dtype.kind == "f" else None,
+    "with the mean of its rows taken off": _numbers_of(lambda x: x - x.mean(-1, keepdims=True)),
+    "with rows of norm 1": _numbers_of(lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)),
+}  # fmt: skip
+
+
+def changed_inputs(site: Site) -> Iterator[Mistake]:
+    """An input in another order, clipped, rounded; its patches rolled on the grid."""
+    for key in site.keys:
+        if key == "y" or parameter(site, key) is not None or _is_blank(site, key):
+            continue
+        for words, change in CHANGES.items():
+            yield _changed(key, change, f"{spoken(site, key)} {words}", f"{key} {words}", INPUT)
+        if "grid" in site.node.attributes and key[0] == "x" and not site.is_backward:
+            for step in set(itertools.product((-1, 0, 1), repeat=2)) - {(0, 0)}:
+                words = f"with its patches rolled by {step} on the grid"
+                edit = _grid_rolled(key, step)
+                yield Mistake(f"{site.name(key)} {words}", edit, f"{key} {words}", INPUT)
+
+
+def _grid_rolled(key: str, step: tuple[int, int]) -> Callable[[Call], Any]:
+    def edit(call: Call) -> Any:
+        x, (gh, gw) = call[key], call.node.attributes["grid"]
+        first = x.shape[1] - gh * gw
+        patches = np.roll(x[:, first:].reshape(len(x), gh, gw, -1), step, axis=(1, 2))
+        patches = patches.reshape(len(x), gh * gw, -1)
+        return call.right({key: np.concatenate([x[:, :first], patches], axis=1)})
+
+    return edit
+
+
+# --- once more, in another order ------------------------------------------------------------------
+
+
+def orders(site: Site) -> Iterator[Mistake]:
+    """An operation done twice, in front of the one before it; a derivative at the output."""
+    network, node = site.network, site.node
+    if site.is_backward:
+        if site.what == "d.x0" and not _is_blank(site, "x0"):
+            words = f"the derivative at the output, {node.name}, not at the input"
+            yield Mistake(words, _at_output, "the derivative at the output", INPUT)
+        return
+    if site.what != OUTPUT or len(node.inputs) != 1 or node.inputs[0] not in network.maker:
+        return
+    yield Mistake("done twice", lambda call: call.right({"x0": call.right()}), rank=INPUT)
+    before = network.nodes[network.maker[node.inputs[0]]]
+    if len(before.inputs) == 1 and before.op != node.op and insides.of(before) is None:
+        words = f"in the other order: {node.name} in front of {before.name}"
+        kind = f"in the other order: {node.op} in front of {before.op}"
+        yield Mistake(words, _in_front_of(before), kind, INPUT)
+
+
+def _at_output(call: Call) -> Any:
+    return call.right({"x0": call.real(call.node.name)})
+
+
+def _in_front_of(before: Node) -> Callable[[Call], Any]:
+    def edit(call: Call) -> Any:
+        own = call.right({"x0": call.real(before.inputs[0])})
+        return run(before, OUTPUT, [own, *(call.params[path] for path in before.params)])
+
+    return edit
 
 
 # --- elsewhere ------------------------------------------------------------------------------------
@@ -455,6 +628,43 @@ def _near(site: Site, name: str) -> Iterator[tuple[str, int]]:
             if other != name and network.shapes[other] == network.shapes[name]:
                 found += 1
                 yield other, here - i
+
+
+def elsewhere_back(site: Site) -> Iterator[Mistake]:
+    """Another value, or the gradient of another one, in the place of what the way back reads."""
+    if not site.is_backward:
+        return
+    network, own = site.network, site.node
+    here = network.maker[own.name]
+    near = sorted(range(len(network.nodes)), key=lambda i: abs(i - here))[:AROUND]
+    for key in site.keys:
+        if (key[0] == "p" and key[1:].isdigit()) or _is_blank(site, key):
+            continue
+        name = own.name if key in ("d", "y") else site.name(key.removeprefix("d."))
+        for i in near:
+            node = network.nodes[i]
+            steps = node.inside.values() if node.op == own.op or abs(i - here) < NEAR else ()
+            for k, other in enumerate((*node.outputs, *steps)):
+                is_alike = network.shapes.get(other, ()) == network.shapes.get(name, ())
+                if other != name and (is_alike or other in node.inside.values()):
+                    yield _read_back(key, other, name, f"{i - here:+d} nodes away, its {k}")
+
+
+def _read_back(key: str, other: str, name: str, place: str) -> Mistake:
+    """`other` for `name`, or its gradient for that of `name`, where it has the same shape."""
+    is_gradient = key == "d" or key.startswith("d.")
+    of = "the gradient of " if is_gradient else ""
+
+    def edit(call: Call) -> Any:
+        own, found = call[key], call.value(f"grads/{other}" if is_gradient else other)
+        if not isinstance(own, np.ndarray) or found.shape != own.shape:
+            return None
+        if own.dtype == bool:
+            return call.right({key: found}) if found.dtype == bool else None
+        return call.right({key: call.signed(found)})
+
+    words = f"{of}{other} read in the place of {of and 'that of '}{name}"
+    return Mistake(words, edit, f"{key} read {place}", ELSEWHERE)
 
 
 def _read_instead(key: str, other: str, name: str, distance: int) -> Mistake:

@@ -92,6 +92,12 @@ BLOCKS: dict[str, Callable[[Call, Grid], Block]] = {
     "Haar wraps from one row to the next: the next token, not the next column":
         lambda c, x: _row_wise(c, x),
 }  # fmt: skip
+IN_MEMORY: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+    "Haar by places in memory: beyond a row stands the next one, the last token repeated":
+        np.minimum,
+    "Haar by places in memory: beyond a row stands the next one, around the end":
+        lambda at, last: at % (last + 1),
+}  # fmt: skip
 
 
 def _mixed(x: Grid, rows: str, columns: str) -> Block:
@@ -119,6 +125,13 @@ def _row_wise(call: Call, x: Grid) -> Block:
     return x, after, _after(x, 1, border), _after(after, 1, border)
 
 
+def _in_memory(x: Grid, within: Callable) -> Block:
+    rows = x.reshape(len(x), -1, x.shape[-1])
+    here, last = np.arange(rows.shape[1]), rows.shape[1] - 1
+    offsets = (0, 1, x.shape[2], x.shape[2] + 1)
+    return tuple(rows[:, within(here + by, last)].reshape(x.shape) for by in offsets)
+
+
 def _both(call: Call, change: Callable[[Grid], tuple[Grid, Grid]]) -> tuple[np.ndarray, np.ndarray]:
     """Low and high of a node whose grid is done by `change`; the class token as it should be."""
     x = call["x0"]
@@ -141,6 +154,9 @@ def haar(site: Site) -> Iterator[Mistake]:
         )
     for words, block in BLOCKS.items():
         yield Mistake(words, lambda c, b=block: _both(c, lambda x: _bands(c, x, b(c, x))))
+    for words, within in IN_MEMORY.items():  # on a grid of one row also what a mode does
+        edit = lambda c, w=within: _both(c, lambda x: _bands(c, x, _in_memory(x, w)))  # noqa: E731
+        yield Mistake(words, edit, rank=2)
     for factor, norm in ((2.0, "ortho"), (4.0, "no norm"), (0.5, "norm 1/8"), (2**0.5, "1/sqrt 8")):
         words = f"Haar norm: {norm} instead of average, factor {factor:g} on the patches"
         yield Mistake(words, lambda c, f=factor: _scaled(c, f, f))
@@ -157,6 +173,14 @@ def haar(site: Site) -> Iterator[Mistake]:
     yield Mistake("the high band of the low one, which was made first", lambda c: _both(
         c, lambda x: _twice(c, x)))  # fmt: skip
     yield Mistake("low and high bands exchanged", lambda c: c.right()[::-1])
+    yield Mistake("both bands of the second level: of the low band once more", lambda c: c.right(
+        {"x0": c.right()[0]}))  # fmt: skip
+    for words, which in (("largest", np.maximum), ("smallest", np.minimum)):
+        edit = lambda c, w=which: (  # noqa: E731
+            on_grid(c, c["x0"], lambda x: w.reduce(_block(c, x))), c.right()[1])  # fmt: skip
+        yield Mistake(f"low is the {words} of the four patches, not their mean", edit)
+    yield Mistake("low is x itself", lambda c: (c["x0"], c.right()[1]))
+    yield Mistake("both bands are x itself: nothing done", lambda c: (c["x0"], c["x0"]))
 
 
 def _twice(call: Call, x: Grid) -> tuple[Grid, Grid]:
@@ -229,7 +253,9 @@ def haar_backward(site: Site) -> Iterator[Mistake]:
         "the gradient of the low band left out":
             lambda c: _sent_back(c, np.zeros_like(c["d"][1]), c["d"][1]),
         "the gradient of a detail is a third of the high band's":
-            lambda c: _sent_back(c, c["d"][0], c["d"][1] / 3),
+            lambda c: _sent_back(c, c["d"][0], on_grid(c, c["d"][1], lambda x: x / 3)),
+        "the gradient of a detail is three times the high band's":
+            lambda c: _sent_back(c, c["d"][0], on_grid(c, c["d"][1], lambda x: 3 * x)),
         "the gradients of the bands are added, no transform": lambda c: c["d"][0] + c["d"][1],
         "the class token gets the gradient of the low band alone": lambda c: _class_back(c, 1),
         "the class token gets the gradient of the high band alone": lambda c: _class_back(c, 0),
@@ -337,6 +363,38 @@ def _row_wise_mean(x: Grid) -> Grid:
     return (total / np.maximum(count, 1)).reshape(x.shape)
 
 
+def _weighted(x: Grid, beside: float, diagonal: float) -> Grid:
+    """Neighbours by weights; where the border leaves some out, the weights of those that exist."""
+    ones = np.ones((1, *x.shape[1:3], 1))
+    total, count = (
+        beside * _mean(of, FOUR, divisor=1) + diagonal * _mean(of, DIAGONAL, divisor=1)
+        for of in (x, ones)
+    )
+    return total / np.maximum(count, np.finfo(float).tiny)
+
+
+def _share(x: Grid) -> Grid:
+    """One divided by the number of neighbours."""
+    return 1 / np.maximum(_mean(np.ones((1, *x.shape[1:3], 1)), EIGHT, divisor=1), 1)
+
+
+def _in_place(x: Grid, step: int) -> Grid:
+    """Patch after patch, each from the same memory to which it is written."""
+    found = x[:, ::step, ::step].copy()
+    rows, columns = found.shape[1:3]
+    for i, j in np.ndindex(rows, columns):
+        there = [(i + r, j + c) for r, c in EIGHT if 0 <= i + r < rows and 0 <= j + c < columns]
+        if there:
+            found[:, i, j] = sum(found[:, r, c] for r, c in there) / len(there)
+    return found[:, ::step, ::step]
+
+
+def _running(x: Grid) -> Grid:
+    total = _mean(x, EIGHT, divisor=1).reshape(len(x), -1, x.shape[-1])
+    count = _mean(np.ones((1, *x.shape[1:3], 1)), EIGHT, divisor=1)
+    return total.cumsum(axis=1).reshape(x.shape) / np.maximum(count, 1)
+
+
 NEIGHBOURS: dict[str, Callable[[Grid], Grid]] = {
     "the patch itself among its neighbours": lambda x: _mean(x, NINE),
     "the patch itself among its neighbours, always divided by 9":
@@ -355,6 +413,17 @@ NEIGHBOURS: dict[str, Callable[[Grid], Grid]] = {
     "neighbours of the same row alone": lambda x: _mean(x, ((0, -1), (0, 1))),
     "neighbours of the same column alone": lambda x: _mean(x, ((-1, 0), (1, 0))),
     "neighbours two patches away": lambda x: _mean(x, [(2 * i, 2 * j) for i, j in EIGHT]),
+    "the four nearest neighbours, divided by the number of all": lambda x: (
+        _mean(x, FOUR, divisor=1) * _share(x)),
+    "the four diagonal neighbours, divided by the number of all": lambda x: (
+        _mean(x, DIAGONAL, divisor=1) * _share(x)),
+    "neighbours beside, above and below count twice (1 2 1)": lambda x: _weighted(x, 2, 1),
+    "diagonal neighbours count 1 / sqrt(2), by their distance": lambda x: _weighted(x, 1, 0.5**0.5),
+    "diagonal neighbours count 1/2": lambda x: _weighted(x, 1, 0.5),
+    "written into what it reads: neighbours in front are means already": lambda x: _in_place(x, 1),
+    "written into what it reads, from behind: neighbours behind are means already":
+        lambda x: _in_place(x, -1),
+    "the sum of neighbours is not set to 0 between patches": lambda x: _running(x),
     "neighbours divided by 9, the patch itself not among them":
         lambda x: _mean(x, EIGHT, divisor=9),
     "only the neighbours in front of the patch": lambda x: _mean(x, EIGHT[:4]),

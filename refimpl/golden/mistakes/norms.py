@@ -48,6 +48,17 @@ def unbiased_and_outside(call: Call) -> np.ndarray:
     return _of(call, np.sqrt(_variance(call, ddof=1)) + _eps(call))
 
 
+@mistake("layer_norm", words="eps is added to the sum of squares, before the division by C")
+def eps_divided(call: Call) -> np.ndarray:
+    return _of(call, np.sqrt(_variance(call) + _eps(call) / call["x0"].shape[-1]))
+
+
+@mistake("layer_norm", words="divided by the norm of the row, not by its deviation")
+def norm_of_row(call: Call) -> np.ndarray:
+    size = np.linalg.norm(call["x0"], axis=-1, keepdims=True)
+    return _of(call, np.maximum(size, _eps(call)), np.zeros_like(size))
+
+
 @mistake("layer_norm", words="divided by the variance, no root taken")
 def no_root(call: Call) -> np.ndarray:
     return _of(call, _variance(call) + _eps(call))
@@ -146,8 +157,47 @@ def statistics_of_token_0(call: Call) -> np.ndarray | None:
     return _of(call, np.sqrt(variance[:, :1] + _eps(call)), mean[:, :1])
 
 
+@mistake("layer_norm", words="mean and deviation of the row before, in memory")
+def statistics_late(call: Call) -> np.ndarray:
+    return _of_other_row(call, 1)
+
+
+@mistake("layer_norm", words="mean and deviation of the row behind, in memory")
+def statistics_early(call: Call) -> np.ndarray:
+    return _of_other_row(call, -1)
+
+
+def _of_other_row(call: Call, step: int) -> np.ndarray:
+    x = call["x0"]
+    mean, deviation = x.mean(axis=-1), np.sqrt(_variance(call)[..., 0] + _eps(call))
+    mean, deviation = (np.roll(s.reshape(-1), step).reshape(s.shape) for s in (mean, deviation))
+    return _of(call, deviation[..., None], mean[..., None])
+
+
+@family("layer_norm")
+def groups(site: Site) -> Iterator[Mistake]:
+    channels, heads = site.network.shape(site.node.params[0])[-1], site.node.stage.heads
+    maker = site.network.maker.get(site.node.inputs[0])
+    is_joined = maker is not None and site.network.nodes[maker].op == "merge_heads"
+    for number in dict.fromkeys((heads, 2, 3, 4, 8)):
+        if 1 < number < channels and channels % number == 0:
+            is_of_heads = is_joined and number == heads
+            whose = "each head's channels" if is_of_heads else f"{number} groups of channels"
+            yield Mistake(f"normalised over {whose} alone",
+                          lambda c, n=number: _of_groups(c, n))  # fmt: skip
+
+
+def _of_groups(call: Call, number: int) -> np.ndarray:
+    x = call["x0"]
+    parts = x.reshape(*x.shape[:-1], number, -1)
+    deviation = np.sqrt(parts.var(axis=-1, keepdims=True) + _eps(call))
+    normalised = (parts - parts.mean(axis=-1, keepdims=True)) / deviation
+    return normalised.reshape(x.shape) * call["p0"] + call["p1"]
+
+
 # --- what only the numbers themselves show --------------------------------------------------------
 
+MANY_CHANNELS = 8  # of a row, to know its mean and deviation by them
 LARGE_MEAN = 10.0  # times the variance: the square of a mean beside which it cancels
 
 
@@ -178,13 +228,48 @@ def one_pass(call: Call) -> np.ndarray | None:
     return value
 
 
+@mistake("layer_norm", what=NUMBERS, words="the normalised numbers are clipped")
+def normalised_clipped(call: Call) -> np.ndarray | None:
+    found, weight = call.given.get(call.node.name), call["p0"]
+    if found is None or (weight == 0).any():
+        return None
+    reached = np.abs((found - call["p1"]) / weight)
+    at_limit = reached[reached >= reached.max() * (1 - AT_LIMIT)]
+    if at_limit.size < SEVERAL:
+        return None
+    limit = np.median(at_limit)
+    normalised = call.right({"p0": np.ones_like(weight), "p1": np.zeros_like(weight)})
+    return np.clip(normalised, -limit, limit) * weight + call["p1"]
+
+
+SEVERAL, AT_LIMIT = 3, 1e-4  # numbers at a limit, and how near to it
+
+
 @mistake(
     "layer_norm", what=NUMBERS, rank=8,
-    words="the deviation of rows is off, by a factor each: is the variance summed coarsely?",
+    words="the deviation of rows is off, by a factor each: an approximate root or reciprocal, or a "
+          "variance that is summed coarsely",
 )  # fmt: skip
 def rows_off(call: Call) -> np.ndarray | None:
     fitted = _fitted(call)
     return None if fitted is None else fitted[0]
+
+
+@mistake(
+    "layer_norm", what=NUMBERS, rank=9,
+    words="mean and deviation of rows are off, by numbers of their own: sums in a coarse type, or "
+          "of another row",
+)  # fmt: skip
+def statistics_off(call: Call) -> np.ndarray | None:
+    found, weight = call.given.get(call.node.name), call["p0"]
+    if found is None or weight.size < MANY_CHANNELS:
+        return None
+    n = call.right({"p0": np.ones_like(weight), "p1": np.zeros_like(weight)})
+    # found = factor * weight * n + shift * weight + bias: n is of mean 0 where weights are alike
+    terms = np.stack([weight * n, np.broadcast_to(weight, n.shape)], axis=-1)
+    rest = (found - call["p1"])[..., None]
+    across = terms.swapaxes(-1, -2)
+    return (terms @ np.linalg.solve(across @ terms, across @ rest))[..., 0] + call["p1"]
 
 
 # --- backward -------------------------------------------------------------------------------------
@@ -242,6 +327,17 @@ def half_variance_term(call: Call) -> np.ndarray:
 def twice_variance_term(call: Call) -> np.ndarray:
     dn, n, std = _parts(call)
     return (dn - _mean(dn) - 2 * n * _mean(dn * n)) / std
+
+
+@mistake("layer_norm", what="d.x0", words="both means are of the gradient without the weight")
+def means_without_weight(call: Call) -> np.ndarray:
+    (dn, n, std), d = _parts(call), call["d"]
+    return (dn - _mean(d) - n * _mean(d * n)) / std
+
+
+@mistake("layer_norm", what="d.x0", words="the weight multiplies last, behind the means")
+def weight_last(call: Call) -> np.ndarray:
+    return call.right({"d": call["d"], "p0": np.ones_like(call["p0"])}) * call["p0"]
 
 
 @mistake("layer_norm", what="d.x0", words="the gradient is not divided by the deviation")

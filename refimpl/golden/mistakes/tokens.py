@@ -32,6 +32,20 @@ PIXELS: dict[str, tuple[int, ...]] = {
     "patches and their pixels column by column": (0, 2, 1, 3, 5, 4),
     "patches cut by reshaping alone: rows of pixels": (0, 3, 1, 4, 2, 5),
 }
+def _places(down: int, along: int) -> str:
+    words = {-1: "one {} too early", 1: "one {} too late"}
+    moved = (words[by].format(name) for by, name in ((down, "row"), (along, "column")) if by)
+    return " and ".join(moved)
+
+
+def _moved_image(x: np.ndarray, down: int, along: int, border: str) -> np.ndarray:
+    if border == "around the end":
+        return np.roll(x, (down, along), axis=(2, 3))
+    height, width = x.shape[2:]
+    padded = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)])
+    return padded[:, :, 1 - down : 1 - down + height, 1 - along : 1 - along + width]
+
+
 IMAGES: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
     "channels of the image in reverse order: BGR for RGB": lambda x: x[:, ::-1],
     "the image upside down": lambda x: x[:, :, ::-1],
@@ -44,10 +58,19 @@ IMAGES: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
     "the image read as if its sides were exchanged": lambda x: x.reshape(
         *x.shape[:2], *x.shape[:1:-1]).swapaxes(2, 3),
     "channel 0 of the image for all channels": lambda x: np.broadcast_to(x[:, :1], x.shape),
-    "the image one row too early": lambda x: np.roll(x, -1, axis=2),
-    "the image one row too late": lambda x: np.roll(x, 1, axis=2),
-    "the image one column too early": lambda x: np.roll(x, -1, axis=3),
-    "the image one column too late": lambda x: np.roll(x, 1, axis=3),
+    "the image read with its height for the length of a row": lambda x: _row_stride(x),
+    "the image's pixels rounded to whole multiples of 1/255": lambda x: np.rint(x * 255) / 255,
+    "the image's pixels cut to whole multiples of 1/255": lambda x: np.floor(x * 255) / 255,
+    "the image's pixels cut to whole multiples of 1/256": lambda x: np.floor(x * 256) / 256,
+    "the image clipped to [0, 1]": lambda x: np.clip(x, 0, 1),
+    "the image normalised to mean 0 and deviation 1": lambda x: (
+        x - x.mean(axis=(1, 2, 3), keepdims=True)) / x.std(axis=(1, 2, 3), keepdims=True),
+    **{
+        f"the image {_places(down, along)}, {border}": (
+            lambda x, d=down, a=along, border=border: _moved_image(x, d, a, border))
+        for down, along in itertools.product((-1, 0, 1), repeat=2) if (down, along) != (0, 0)
+        for border in ("around the end", "zeros beyond it")
+    },
     "the image moved from [-1, 1] to [0, 1]": lambda x: (x + 1) / 2,
     "the image moved from [0, 1] to [-1, 1]": lambda x: 2 * x - 1,
     "the image divided by 255": lambda x: x / 255,
@@ -55,6 +78,12 @@ IMAGES: dict[str, Callable[[np.ndarray], np.ndarray | None]] = {
     "the image as float16": lambda x: x.astype(np.float16).astype(x.dtype),
     "the image's mean subtracted": lambda x: x - x.mean(axis=(1, 2, 3), keepdims=True),
 }  # fmt: skip
+
+
+def _row_stride(x: np.ndarray) -> np.ndarray | None:
+    height, width = x.shape[2:]
+    places = np.arange(height)[:, None] * height + np.arange(width)
+    return x.reshape(*x.shape[:2], -1)[..., places % (height * width)]
 
 
 @family("patch_embed")
@@ -65,6 +94,27 @@ def patch_embed(site: Site) -> Iterator[Mistake]:
         yield Mistake(words, lambda call, change=change: call.right({"x0": change(call["x0"])}))
     yield Mistake("pixels of a patch in the order (row, column, channel), weights as they are",
                   lambda call: _patches(call, (0, 1, 2, 4, 5, 3)))  # fmt: skip
+    channels = site.network.shape(site.node.params[0])[1]
+    for order in itertools.permutations(range(channels)) if 2 < channels < 5 else ():
+        if order not in (tuple(range(channels)), tuple(range(channels))[::-1]):
+            words = f"channels of the image in the order {', '.join(map(str, order))}"
+            yield Mistake(words, lambda c, o=list(order): c.right({"x0": c["x0"][:, o]}))
+
+
+@family("patch_embed", what="d.x0")
+def patch_embed_backward(site: Site) -> Iterator[Mistake]:
+    for words, order in PIXELS.items():
+        yield Mistake(f"{words}, on the way back", lambda c, order=order: _pixels(c, order))
+
+
+def _pixels(call: Call, order: tuple[int, ...]) -> np.ndarray:
+    """The gradient of the image, of patches whose axes are taken to lie in another order."""
+    batch, channels, height, width = call["x0"].shape
+    weight, p = call["p0"].reshape(len(call["p0"]), -1), call["p0"].shape[-1]
+    shape = (batch, height // p, width // p, channels, p, p)
+    patches = (call["d"] @ weight).reshape([shape[axis] for axis in order])
+    blocks = patches.transpose(np.argsort(order))
+    return blocks.transpose(0, 3, 1, 4, 2, 5).reshape(call["x0"].shape)
 
 
 # --- the class token, positions -------------------------------------------------------------------
@@ -173,8 +223,16 @@ def positions(site: Site) -> Iterator[Mistake]:
                   lambda c: _grid_wise(c, lambda g: g.swapaxes(1, 2)))  # fmt: skip
     yield Mistake("positions of the grid upside down",
                   lambda c: _grid_wise(c, lambda g: g[:, ::-1]))  # fmt: skip
+    yield Mistake("positions of row / B: tokens of the images interleaved",
+                  lambda c: c["x0"] + c["p0"][0][interleaved(c["x0"])])  # fmt: skip
     yield Mistake("positions multiply, they are not added", lambda c: c["x0"] * c["p0"])
     yield Mistake("positions added twice", lambda c: c["x0"] + 2 * c["p0"])
+
+
+def interleaved(x: np.ndarray) -> np.ndarray:
+    """The token of every row (B, N), if those of the images followed in turn."""
+    batch, tokens = x.shape[:2]
+    return (np.arange(batch * tokens) // batch).reshape(batch, tokens)
 
 
 # --- pooling --------------------------------------------------------------------------------------
@@ -187,6 +245,9 @@ POOLS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "the first patch, not the class token": lambda x: x[:, 1],
     "the sum of the tokens, no mean": lambda x: x.sum(axis=1),
     "the largest of the tokens, no mean": lambda x: x.max(axis=1),
+    "the mean of the first token and the mean of all": lambda x: (x[:, 0] + x.mean(axis=1)) / 2,
+    "the sum of the first token and the mean of the others":
+        lambda x: x[:, 0] + x[:, 1:].mean(axis=1),
     "the mean over one token too few": lambda x: x.sum(axis=1) / (x.shape[1] - 1),
     "the mean over one token too many": lambda x: x.sum(axis=1) / (x.shape[1] + 1),
     "the sum of the patches, without the class token, over all tokens":
@@ -213,6 +274,8 @@ def pooling_backward(site: Site) -> Iterator[Mistake]:
         "the gradient of the pooled token goes to the last token":
             lambda n: 1.0 * (np.arange(n) == n - 1),
         "the gradient of the mean leaves token 0 out": lambda n: (np.arange(n) > 0) / n,
+        "the gradient of the pooled token is divided by the number of tokens":
+            lambda n: 1.0 * (np.arange(n) == 0) / n,
         "the gradient of the mean is divided by one token too few": lambda n: np.ones(n) / (n - 1),
     }.items():
         yield Mistake(words, lambda call, tokens=tokens: spread(call, tokens))
@@ -289,6 +352,26 @@ def _by_heads(call: Call) -> tuple[np.ndarray, ...]:
     x, parts, heads = call["x0"], call.node.attributes["parts"], call.node.stage.heads
     apart = x.reshape(*x.shape[:-1], heads, parts, -1)
     return tuple(apart[..., i, :].reshape(*x.shape[:-1], -1) for i in range(parts))
+
+
+@family("split", what="d.x0")
+def splits_backward(site: Site) -> Iterator[Mistake]:
+    parts = site.node.attributes["parts"]
+    names = "qkv" if parts == 3 else "".join(map(str, range(parts)))
+    for order in itertools.permutations(range(parts)):
+        if order != tuple(range(parts)):
+            words = f"parts of the channels in the order {', '.join(names[i] for i in order)}"
+            exchanged = lambda c, o=order: c.right({"d": tuple(c["d"][i] for i in o)})  # noqa: E731
+            yield Mistake(f"{words}, on the way back", exchanged)
+    yield Mistake("parts of the channels interleaved, on the way back",
+                  lambda c: np.stack(c["d"], axis=-1).reshape(c["x0"].shape))  # fmt: skip
+    yield Mistake("parts of the channels by heads, on the way back", _by_heads_back)
+
+
+def _by_heads_back(call: Call) -> np.ndarray:
+    heads = call.node.stage.heads
+    parts = [d.reshape(*d.shape[:-1], heads, -1) for d in call["d"]]
+    return np.stack(parts, axis=-2).reshape(call["x0"].shape)
 
 
 @mistake("to_grid", words="the grid column by column, not row by row")
