@@ -4,6 +4,7 @@ Nothing is imported at the top that takes time: what comes then may be interrupt
 """
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -50,8 +51,10 @@ def _stop_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    from refimpl import machine
+
     _received.append(number)
-    raise KeyboardInterrupt
+    machine.interrupt()
 
 
 def _open_streams() -> None:
@@ -69,6 +72,22 @@ def _open_streams() -> None:
         if getattr(sys, name) is None:
             opened = open(number, mode, closefd=False, encoding="utf-8")  # noqa: SIM115
             setattr(sys, name, opened)
+    # a name that is no UTF-8 is printed in escapes, at once and not when a buffer is full
+    how = {"encoding": sys.stderr.encoding, "errors": "backslashreplace", "write_through": True}
+    sys.stderr = io.TextIOWrapper(_Complaints(2, "w", closefd=False), **how)
+
+
+class _Complaints(io.FileIO):
+    """The standard error, where a full disk is no error: there is nobody who could be told."""
+
+    def write(self, content: bytes) -> int:
+        """Write bytes -> how many they were, written or not."""
+        try:
+            return super().write(content)
+        except BrokenPipeError:  # whoever read it has gone, as from the standard output
+            raise
+        except OSError:
+            return len(content)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ setting has to be known by whoever asks. To look inside the network take `refimp
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from os import PathLike
@@ -28,6 +29,8 @@ if TYPE_CHECKING:  # an answer does not wait for what data sets need
     from refimpl.data.image_folder import Array
 
 BATCH_SIZE = 100
+BATCH_BYTES = 2**27  # of a batch as float32, whatever its size
+FLOAT = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,7 +182,8 @@ class Classifier(Predictor):
         def hits_of(batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
             return self.hits(prepare(batch[0]), batch[1])
 
-        parts = slices(len(images), batch_size)
+        most = BATCH_BYTES // (FLOAT * math.prod(self.preprocessing.shape))
+        parts = slices(len(images), min(batch_size, max(most, 1)))
         self.expect(Work(len(images), len(parts), cpus()))
         if self.backend is not None:
             self.backend.warm()

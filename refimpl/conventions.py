@@ -117,6 +117,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     sane = isinstance(name, str) and len(name) < 100
     found = difflib.get_close_matches(name, list(known), n=1) if sane else []
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+LFS = "a pointer of Git LFS, expected the file itself; `git lfs pull` fetches it"
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -127,7 +130,7 @@ def is_lfs_pointer(content: bytes) -> bool:
 
 def lfs_error(name: object) -> str:
     """What to say of such a file."""
-    return f"{name}: a pointer of Git LFS, expected the file itself; `git lfs pull` fetches it"
+    return f"{name}: {LFS}"
 
 
 def float_dtype(op: str, **arrays: np.ndarray | None) -> np.dtype:

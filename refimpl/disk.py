@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from refimpl.conventions import OutputError
+from refimpl.conventions import LFS, OutputError, is_lfs_pointer
 
 MOST = 2**24  # bytes of a file of text
 LONGEST = 200  # bytes of a name that a temporary one repeats: file systems take 255 in all
@@ -67,13 +67,15 @@ def is_closed(stream: object) -> bool:
 def read_text(path: str | os.PathLike, encoding: str = "utf-8-sig") -> str:
     """Read a small file of text, without an editor's mark at its start.
 
-    Raises OSError, also where it has more than MOST bytes (nothing that people write does),
-    UnicodeDecodeError where it is no text.
+    Raises OSError, also where it has more than MOST bytes (nothing that people write does) or is a
+    pointer of Git LFS, UnicodeDecodeError where it is no text.
     """
     with open(path, "rb") as file:
         content = file.read(MOST + 1)
     if len(content) > MOST:
         raise OSError(errno.EFBIG, f"more than {MOST >> 20} MB, expected text", os.fspath(path))
+    if is_lfs_pointer(content):
+        raise OSError(errno.EINVAL, LFS, os.fspath(path))
     return content.decode(encoding)
 
 

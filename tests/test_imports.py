@@ -105,7 +105,7 @@ MAY_IMPORT = {
         "torch",
         "training",
     },
-    "__main__": {"cli"},
+    "__main__": {"cli", "machine"},
 }
 
 

@@ -20,12 +20,15 @@ import pytest
 from PIL import Image
 
 import refimpl
+from refimpl import classifiers, training
 from refimpl.conventions import ConfigError, DataError, ModelFileError
-from refimpl.data import datasets, images
+from refimpl.data import datasets, images, mnist
 from refimpl.data.preprocessing import MAX_PIXELS, Preprocessing
 from refimpl.models import files
 from refimpl.segmenters import ENLARGED, Segmenter
+from refimpl.training.batches import kept_bytes, parts
 from tests.command_line import SEVEN, SMALL, assert_one_line, run, save_model, save_segmenter
+from tests.make_samples import write_idx
 from tests.test_data import encoded, idx_bytes, png_chunk
 from tests.test_segmenter import picture, small
 
@@ -163,8 +166,91 @@ def test_what_a_training_crops_of_is_bounded(tmp_path):
     usual = (*train, "-o", tmp_path / "usual.safetensors")
     status, err = hostile(usual, (*train, "--crop", 0.02, "-o", tmp_path / "a.safetensors"))
     assert status == 0, err
+    status, err = hostile(usual, (*train, "--crop", 0.01, "-o", tmp_path / "c.safetensors"))
+    assert status == 0, err  # 20 images of 2800 x 2800
     result = run(*train, "--crop", 0.0001, "-o", tmp_path / "b.safetensors")
     assert_one_line(result, "preprocessing: size is (280000, 280000)")
+
+
+def test_images_of_a_batch_are_bounded_before_they_are_cut(tmp_path):
+    model = refimpl.create_model("didb_micro", dim=8, depth=1)
+    images = np.broadcast_to(np.uint8(0), (100, 2800, 2800))
+    plain = Preprocessing.plain((28, 28), 1).to_json()
+    options = {"preprocessing": plain, "class_names": mnist.CLASS_NAMES}
+    options["out"] = tmp_path / "x.safetensors"
+    with pytest.raises(ConfigError, match="batch_size is 100: images of 2800 x 2800 take 784,000"):
+        training.train(model, training.Recipe(), images, np.zeros(100, int), **options)
+
+
+def many(folder: Path, count: int) -> Path:
+    """MNIST's training images again and again, so many, and ten to test with."""
+    images, labels = mnist.load(SMALL, "train")
+    folder.mkdir()
+    for name, number in (("train", count), ("t10k", 10)):
+        chosen = np.arange(number) % len(images)
+        write_idx(folder / f"{name}-images-idx3-ubyte.gz", images[chosen])
+        write_idx(folder / f"{name}-labels-idx1-ubyte.gz", labels[chosen].astype(np.uint8))
+    return folder
+
+
+def test_a_batch_of_any_size_is_computed_in_parts(tmp_path):
+    """In one part the backward pass of these 2500 images would keep 4 GB."""
+    data = many(tmp_path / "data", 2500)
+    tiny = ("--model", "didb_micro", "--set", "depth=2", "--epochs", 1, "--backend", "numpy")
+    train = ("train", "--data", data, *tiny, "--threads", 1, "--shards", 1)
+    usual = (*train, "--limit", 4, "-o", tmp_path / "usual.safetensors")
+    hungry = (*train, "--batch-size", 10**9, "--validation", 1000, "-o", tmp_path / "a.safetensors")
+    status, err = hostile(usual, hungry, MORE // 2)
+    assert status == 0, err
+
+
+def test_the_parts_of_a_batch_are_those_of_the_recipe_unless_one_is_too_large():
+    for name in ("didb_micro", "didb_cifar", "react_cifar", "segmenter_didb_micro"):
+        assert parts(refimpl.create_model(name).network, 100, 4) == 4
+    network = refimpl.create_model("didb_micro").network
+    assert parts(network, 3, 4) == 3
+    one = kept_bytes(network)
+    assert parts(network, 10_000, 4) == -(-10_000 * one // 2**30) > 4
+    assert parts(network, 10_000, 500) == 500
+
+
+def test_images_are_evaluated_in_batches_that_memory_holds(monkeypatch):
+    """As floats they are four times as large, and more where they were enlarged."""
+    images, labels = mnist.load(SMALL, "test")
+    ask = refimpl.classifier("didb_micro_mnist", backend="numpy")
+    whole, sizes = ask.evaluate(images[:30], labels[:30], 10**6), []
+    monkeypatch.setattr(classifiers, "BATCH_BYTES", 7 * 28 * 28 * 4)
+    found = ask.evaluate(images[:30], labels[:30], 10**6, sizes.append)
+    assert sizes == [7, 7, 7, 7, 2]
+    assert (found.top1, found.per_class) == (whole.top1, whole.per_class)
+
+
+@pytest.mark.parametrize("scenes", [2, 60])
+def test_scenes_are_written_one_by_one(tmp_path, scenes):
+    call = ("scenes", "--data", SMALL, "--test", 1, "--train")
+    usual = (*call, 1, "-o", tmp_path / "usual", "--force")
+    assert hostile(usual, (*call, scenes, "-o", tmp_path / "o"), 2**20)[0] == 0
+
+
+def test_scenes_of_a_hostile_data_set(tmp_path):
+    usual = ("scenes", "--data", SMALL, "--test", 1, "--train", 1, "-o", tmp_path / "usual")
+    folder = tmp_path / "idx"
+    folder.mkdir()
+    for kind, content in (
+        ("images-idx3", idx_bytes(8, (2**31 // 784, 28, 28), b"")),
+        ("labels-idx1", idx_bytes(8, (2**31 - 1,), b"")),
+    ):
+        for name in ("train", "t10k"):
+            (folder / f"{name}-{kind}-ubyte").write_bytes(content)
+    call = ("scenes", "--data", folder, "--test", 1, "--train", 1, "-o", tmp_path / "o")
+    assert hostile((*usual, "--force"), call)[0] == 2
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("call", [("demo",), ("models",), ("compile",)])
+def test_verbs_that_read_nothing_of_anybody_take_little(call):
+    """What is bundled is all they read, so no input can be large."""
+    assert ordinary(*call) < ordinary(*USUAL) + MORE
 
 
 def test_evaluate_a_hostile_data_set(tmp_path):

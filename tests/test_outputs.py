@@ -246,8 +246,6 @@ def test_a_page_goes_through_a_pipe_alone(room, tmp_path, append) -> None:
         (("report", SEVEN, "-o"), ".txt"),
         (("live", "-o"), ".png"),
         (("export", "didb_micro_mnist", "--onnx"), ".pb"),
-        (("pack", "didb_micro_mnist", "-o"), ".bin"),
-        (("import", "none", "-o"), ".pth"),
         (("show", "didb_micro", "--diagram"), ".png"),
         (("evaluate", "--data", SMALL, "--confusion"), ".txt"),
         (("ablate", "--recipe", "none.toml", "-o", "none", "--plot"), ".jpg"),

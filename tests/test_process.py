@@ -91,6 +91,39 @@ def test_a_signal_leaves_no_half_of_a_folder(tmp_path, name) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+AT_CLUSTER = """
+import os, signal
+from refimpl.cluster import connection
+LocalCluster = connection.LocalCluster
+def started(**options):
+    os.kill(os.getpid(), signal.{0})
+    cluster = LocalCluster(**options)
+    os.kill(os.getpid(), signal.{0})
+    return cluster
+connection.LocalCluster = started
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_workers_start_is_one_line(name) -> None:
+    pytest.importorskip("distributed", reason="Dask, the extra `cluster`, is missing")
+    done = child(AT_CLUSTER.format(name), "evaluate", "--data", SMALL, "--scheduler", "local:1")
+    assert done.returncode == 128 + getattr(signal, name)
+    assert (done.stdout, done.stderr) == ("", "refimpl: interrupted\n")
+
+
+def test_workers_that_do_not_start_are_one_line() -> None:
+    pytest.importorskip("distributed", reason="Dask, the extra `cluster`, is missing")
+    code = (
+        "from refimpl.cluster import connection\n"
+        "def failing(**options): raise RuntimeError('Nanny failed to start.')\n"
+        "connection.LocalCluster = failing"
+    )
+    done = child(code, "evaluate", "--data", SMALL, "--scheduler", "local:1")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "refimpl: local:1: the workers do not start: Nanny failed to start.\n"
+
+
 def test_a_signal_that_is_ignored_stays_ignored(tmp_path) -> None:
     """`nohup refimpl … &` goes on when the terminal is closed."""
     code = f"import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n{AT_WRITE}"
@@ -132,6 +165,34 @@ def test_an_answer_that_is_lost_is_an_error(arguments, how) -> None:
     done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 2
     assert re.fullmatch("refimpl: standard output: .+\\n", done.stderr)
+
+
+def test_a_full_disk_under_the_log_changes_nothing(model, tmp_path) -> None:
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no device that is always full")
+    tiny = ("--model", "didb_micro", "--set", "dim=8", "--set", "depth=1", "--epochs", 1)
+    train = ("train", "--data", SMALL, "--limit", 6, *tiny, "-o", tmp_path / "o.safetensors")
+    statuses = {("classify", "none.png", "--model", model): 2, ("x",): 2, train: 0}
+    for arguments, status in statuses.items():
+        with open("/dev/full", "w") as full:
+            command = [sys.executable, "-m", "refimpl", *map(str, arguments)]
+            done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=full)
+        assert done.returncode == status
+    assert (tmp_path / "o.json").exists()
+
+
+@pytest.mark.parametrize("verb", ["report", "segment", "golden make"])
+def test_an_image_may_come_through_a_pipe(model, tmp_path, verb) -> None:
+    make = ("golden", "make", "--image", "-", "--model", model, "--taps", "io")
+    calls = {
+        "report": ("report", "-", "--model", model, "-o", tmp_path / "o.html"),
+        "segment": ("segment", "-", "-o", tmp_path / "o.png"),
+        "golden make": (*make, "-o", tmp_path / "o"),
+    }
+    command = [sys.executable, "-m", "refimpl", *map(str, calls[verb])]
+    done = subprocess.run(command, input=SEVEN.read_bytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_errors_without_a_stream_have_their_status(model) -> None:
@@ -340,7 +401,7 @@ def test_an_empty_name_is_not_the_folder_here(tmp_path, monkeypatch, arguments, 
     monkeypatch.chdir(tmp_path)
     done = run(*arguments)
     assert (done.status, done.out) == (2, "")
-    assert done.err.endswith(f"error: argument {option}: is empty; expected a name or a value\n")
+    assert done.err.endswith(f"error: argument {option}: is empty; expected the name of a file\n")
     assert list(tmp_path.iterdir()) == []
 
 

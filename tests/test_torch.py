@@ -75,6 +75,11 @@ def test_every_value_of_every_field(name):
     assert_equal(networks.make(NAMED[name], 1))
 
 
+@pytest.mark.parametrize("name", ["didb-band_weights-fixed", "deit-pool-cls", "swin-6"])
+def test_a_module_goes_by_no_name(name):
+    assert_equal(networks.renamed(networks.make(NAMED[name], 1))[0])
+
+
 @settings(max_examples=60)
 @given(ANY, strategies.seeds())
 def test_random_networks(config, seed):

@@ -68,7 +68,7 @@ def add(verbs: Verbs) -> None:
         "the speed of all rows is measured side by side and printed",
     )  # fmt: skip
     outputs.add(
-        added, "--curves",
+        added, "--curves", suffixes=(".png",), beside_answer=True,
         help="draw accuracy or mean IoU over epochs as PNG, mean and range over the seeds, of runs "
         "with curve_images (needs matplotlib)",
     )  # fmt: skip

@@ -13,6 +13,7 @@ from refimpl.cli.options import (
     add_image_size,
     add_json,
     add_model,
+    picture,
     positive,
 )
 from refimpl.cli.output import BOLD, complain, paint, print_json, warn
@@ -69,7 +70,7 @@ def _answer(ask: Any, names: Sequence[str], args: argparse.Namespace) -> int:
     answers, status = [], 0
     for name in names:
         try:
-            (prediction,) = ask(_picture(name))
+            (prediction,) = ask(picture(name) if name == "-" else name)
         except DataError as error:  # the other images are answered all the same
             complain(error)
             status = 2
@@ -132,12 +133,3 @@ def _image_names(given: Sequence[str]) -> tuple[list[str], int]:
         if others := left_out_of(name):
             warn(f"{name}: files without the suffix of an image, not read: {suffixes_of(others)}")
     return names, status
-
-
-def _picture(name: str) -> Any:
-    """What the classifier takes for a name of the command line."""
-    from refimpl.data import images
-
-    if name != "-":
-        return name
-    return images.decode(sys.stdin.buffer.read(images.MAX_BYTES + 1), "standard input")

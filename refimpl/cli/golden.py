@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from refimpl.cli import outputs
-from refimpl.cli.options import FILES, add_fields, add_json, not_negative, positive
+from refimpl.cli.options import FILES, add_fields, add_json, not_negative, picture, positive
 from refimpl.cli.output import complain, print_json, print_table, warn
-from refimpl.cli.verbs import Verbs
+from refimpl.cli.verbs import Parser, Verbs
 from refimpl.conventions import ConfigError, GoldenFileError
 from refimpl.disk import write_atomically
 
@@ -207,17 +207,16 @@ def _add_candidate(added: argparse.ArgumentParser) -> None:
     ).complete = FILES  # fmt: skip
 
 
-def _refuse_a_file_of_json(parser: argparse.ArgumentParser) -> None:
+def _refuse_a_file_of_json(parser: Parser) -> None:
     """A line of its own for `--json FILE`, which the flag once took."""
-    parse = parser.parse_known_args
+    refuse = parser.refuse
 
-    def parse_known_args(*args: Any, **options: Any) -> Any:
-        found, extra = parse(*args, **options)
-        if extra and found.json and not extra[0].startswith("-"):
+    def refuse_file(extra: list[str], found: argparse.Namespace) -> NoReturn:
+        if found.json and not extra[0].startswith("-"):
             parser.error(f"--json prints and takes no file; expected --json > {extra[0]}")
-        return found, extra
+        refuse(extra, found)
 
-    parser.parse_known_args = parse_known_args  # type: ignore[method-assign]
+    parser.refuse = refuse_file  # type: ignore[method-assign]
 
 
 def _add_bundle(parser: argparse.ArgumentParser) -> None:
@@ -290,7 +289,6 @@ def _case(args: argparse.Namespace) -> Any:
     """Model, parameters and images that the options name."""
     import numpy as np
 
-    from refimpl.data.images import open_image
     from refimpl.golden import search
     from refimpl.models import architectures, create_model, files
     from refimpl.predictors import ready, require_room
@@ -317,7 +315,7 @@ def _case(args: argparse.Namespace) -> Any:
     if args.random is not None:
         return file.model, file.params, search.draw(file.model.config, args.random, count)[1]
     preprocessing = ready(file, "numpy", None)[2]
-    images = [preprocessing.apply(open_image(name)) for name in args.image]
+    images = [preprocessing.apply(picture(name)) for name in args.image]
     return file.model, file.params, np.stack(images)
 
 

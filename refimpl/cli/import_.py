@@ -30,7 +30,7 @@ def add(verbs: Verbs) -> None:
         help="names of the classes in their order, one a line or JSON",
     ).complete = FILES  # fmt: skip
     outputs.add(
-        added, "-o", "--output", suffixes=(".safetensors",), required=True,
+        added, "-o", "--output", required=True,
         help="the .safetensors file to write",
     )  # fmt: skip
     added.set_defaults(beside=_beside)

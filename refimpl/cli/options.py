@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,15 @@ def add_fields(parser: argparse.ArgumentParser) -> None:
         "--set", type=_field, action="append", default=[], metavar="FIELD=VALUE",
         help="another value for a field of the architecture, such as depth=2; may be repeated",
     )  # fmt: skip
+
+
+def picture(name: str) -> Any:
+    """The PIL image of a file, or of the standard input, as "-" names it; DataError."""
+    from refimpl.data import images
+
+    if name == "-":
+        return images.decode(sys.stdin.buffer.read(images.MAX_BYTES + 1), "standard input")
+    return images.open_image(name)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

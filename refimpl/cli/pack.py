@@ -19,7 +19,7 @@ def add(verbs: Verbs) -> None:
         "model", metavar="MODEL", help="a shipped name or a .safetensors file"
     ).complete = FILES
     outputs.add(
-        added, "-o", "--output", suffixes=(".safetensors",), required=True,
+        added, "-o", "--output", required=True,
         help="the .safetensors file to write",
     )  # fmt: skip
     added.set_defaults(beside=_beside)

@@ -4,7 +4,7 @@ import argparse
 import os
 
 from refimpl.cli import outputs
-from refimpl.cli.options import FILES, add_json, add_model
+from refimpl.cli.options import FILES, add_json, add_model, picture
 from refimpl.cli.output import print_json, warn
 from refimpl.cli.verbs import Verbs
 from refimpl.disk import write_atomically
@@ -17,7 +17,9 @@ def add(verbs: Verbs) -> None:
         "refimpl report seven.png -o seven.html",
         "refimpl report photos/nine.webp -o nine.html --json",
     )
-    added.add_argument("image", metavar="IMAGE", help="a file of any usual format").complete = FILES
+    added.add_argument(
+        "image", metavar="IMAGE", help="a file of any usual format, or - for standard input"
+    ).complete = FILES
     add_model(added)
     outputs.add(
         added, "-o", "--output", suffixes=(".html", ".htm", ""), required=True,
@@ -29,17 +31,16 @@ def add(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from refimpl.classifiers import classifier
-    from refimpl.data.images import open_image
     from refimpl.models import files
     from refimpl.report import image
 
     ask = classifier(args.model, backend="numpy")
     if args.invert:
         ask = ask.inverted()
-    picture = open_image(args.image)
+    shown = picture(args.image)
     name = os.path.basename(args.image)
     model = os.path.basename(args.model).removesuffix(files.SUFFIX)
-    page, prediction = image.page(ask, picture, name, model)
+    page, prediction = image.page(ask, shown, name, model)
     if prediction.warning is not None:
         warn(f"{args.image}: {prediction.warning}")
     write_atomically(args.output, page)

@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import sys
 from typing import Any
 
 from refimpl.cli import outputs
@@ -12,6 +11,7 @@ from refimpl.cli.options import (
     add_image_size,
     add_json,
     add_model,
+    picture,
 )
 from refimpl.cli.output import print_json, print_table, warn
 from refimpl.cli.verbs import Verbs
@@ -48,13 +48,13 @@ def run(args: argparse.Namespace) -> int:
     from refimpl.segmenters import segmenter
 
     ask = segmenter(args.model, backend=args.backend, image_size=args.image_size)
-    picture = _picture(args.image)
-    answer = ask(picture, args.image)
+    image = picture(args.image)
+    answer = ask(image, args.image)
     if answer.warning is not None:
         warn(f"{args.image}: {answer.warning}")
     write_atomically(args.output, _png(segmentation.mask(answer)))
     if args.overlay is not None:
-        write_atomically(args.overlay, _png(segmentation.overlay(picture, answer)))
+        write_atomically(args.overlay, _png(segmentation.overlay(image, answer)))
     shares = answer.shares()
     colour = ["#" + bytes(rgb).hex() for rgb in palette.colours(len(ask.class_names)).tolist()]
     if args.json:
@@ -80,14 +80,6 @@ def run(args: argparse.Namespace) -> int:
     ]
     print_table(("class", "number", "colour", "pixels"), rows)
     return 0
-
-
-def _picture(name: str) -> Any:
-    from refimpl.data import images
-
-    if name == "-":
-        return images.decode(sys.stdin.buffer.read(images.MAX_BYTES + 1), "standard input")
-    return images.open_image(name)
 
 
 def _png(image: Any) -> bytes:

@@ -66,7 +66,7 @@ def add(verbs: Verbs) -> None:
         "of the data, with a new head",
     ).complete = FILES  # fmt: skip
     outputs.add(
-        added, "-o", "--output", suffixes=(".safetensors",), required=True,
+        added, "-o", "--output", required=True,
         help="the .safetensors file to write; its card, a .json file, goes beside it",
     )  # fmt: skip
     added.set_defaults(beside=_beside)
@@ -192,10 +192,14 @@ def _beside(args: argparse.Namespace) -> Iterator[tuple[Path, bool]]:
 
 def _measured(plain: Any, images: Any) -> Any:
     """The Preprocessing with mean and standard deviation of the images, however many."""
+    import math
+
     from refimpl.data.image_folder import in_batches, slices
 
+    few = max(1, min(100, 2**26 // math.prod(images.shape[1:])))  # images are as large as may be
+
     def counted() -> Iterator[Any]:
-        for pixels in in_batches(images, slices(len(images), 100)):
+        for pixels in in_batches(images, slices(len(images), few)):
             yield pixels
             bar.update(len(pixels))
 

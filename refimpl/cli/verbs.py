@@ -12,6 +12,25 @@ from refimpl.conventions import did_you_mean
 class Parser(argparse.ArgumentParser):
     """A parser that names what was probably meant."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; what is left over belongs to nobody, and is told with the verb's own options."""
+        self._given = list(args or [])
+        found, extra = super().parse_known_args(args, namespace)
+        if extra:
+            self.refuse(extra, found)
+        return found, extra
+
+    def refuse(self, extra: list[str], found: argparse.Namespace) -> NoReturn:
+        """Exit because of arguments that are none, after the others were `found`."""
+        self.error(f"unrecognized arguments: {' '.join(extra)}{self._slip(extra)}")
+
+    def _slip(self, words: list[str]) -> str:
+        """The option that was meant by the first of the words that looks like one and is none."""
+        known = self._option_string_actions
+        options = [word.partition("=")[0] for word in words if word.startswith("--")]
+        unknown = [name for name in options if not any(k.startswith(name) for k in known)]
+        return did_you_mean(unknown[0], known) if unknown else ""
+
     def error(self, message: str) -> NoReturn:
         """Exit with status 2, after what was wrong; without a verb after the list of all."""
         if message.endswith("required: VERB"):
@@ -21,6 +40,8 @@ class Parser(argparse.ArgumentParser):
         if found := re.search(r"invalid choice: (.+) \(choose from (.+)\)$", message):
             name, *known = (word.strip("' ") for word in (found[1], *found[2].split(",")))
             message += did_you_mean(name, known)
+        elif "required" in message:  # perhaps it is there, misspelt
+            message += self._slip(self._given)
         super().error(message)
 
 
@@ -32,9 +53,9 @@ class Parser(argparse.ArgumentParser):
             super()._print_message(message, file)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
-        """The value of an argument; an empty text is none: as a path it would be the folder "."."""
-        if not arg_string and action.nargs != argparse.PARSER:  # that of a verb looks at its own
-            raise argparse.ArgumentError(action, "is empty; expected a name or a value")
+        """The value of an argument; an empty name of a file would be the folder "."."""
+        if not arg_string and hasattr(action, "complete"):  # see options.FILES
+            raise argparse.ArgumentError(action, "is empty; expected the name of a file")
         return super()._get_value(action, arg_string)
 
 

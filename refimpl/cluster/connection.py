@@ -15,10 +15,10 @@ from pathlib import Path
 import dask
 from distributed import Client, LocalCluster
 
+from refimpl import machine
 from refimpl.conventions import ClusterError, ConfigError
 from refimpl.data.image_folder import interrupts_held
 from refimpl.disk import read_text
-from refimpl.machine import cpus
 
 LOCAL = "local"
 TIMEOUT = 10  # seconds until a scheduler must have answered
@@ -52,7 +52,8 @@ def connected(scheduler: str) -> Iterator[Client]:
 def quiet() -> Iterator[None]:
     """Let nobody log or warn in this process, for a command: its user gets one line of what failed.
 
-    Dask logs a lost worker in several, and tells of differing versions in a table.
+    Dask logs a lost worker in several, and tells of differing versions in a table. Where the
+    process is the command's own, what is logged at its end is not heard either.
     """
     logging.disable(logging.CRITICAL)
     try:
@@ -60,7 +61,8 @@ def quiet() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        if not machine.own_process:
+            logging.disable(logging.NOTSET)
 
 
 def _address(scheduler: str) -> str | None:
@@ -88,30 +90,37 @@ def _address(scheduler: str) -> str | None:
 def _count(scheduler: str) -> int:
     _, colon, number = scheduler.partition(":")
     if not colon:
-        return cpus()
+        return machine.cpus()
     if not number.isdecimal() or int(number) == 0:
         raise ConfigError(f"{scheduler}: expected local or local:N, N a whole number of at least 1")
     return int(number)
 
 
-@contextlib.contextmanager
-def _local(count: int) -> Iterator[str]:
-    """Worker processes with a thread each, on the loopback interface; they never hear of Ctrl-C."""
-    if os.name == "posix":
-        resource_tracker.ensure_running()  # its start would let go of the interrupts
-    # nobody reads the profile that each worker would make of itself every 10 ms, nor how late its
-    # event loop is, every 20 ms
-    settings = {"worker.profile.enabled": False, "admin.tick.interval": "1s"}
-    unwatched = dask.config.set({f"distributed.{key}": value for key, value in settings.items()})
-    with unwatched, interrupts_held():  # Dask's threads inherit it, and what they start
-        cluster = LocalCluster(
+def _started(count: int) -> LocalCluster:
+    try:
+        return LocalCluster(
             n_workers=count,
             threads_per_worker=1,
             host="127.0.0.1",
             dashboard_address=None,
             silence_logs=logging.CRITICAL,
         )
-    try:
+    except (OSError, RuntimeError) as error:
+        raise ClusterError(f"{LOCAL}:{count}: the workers do not start: {error}") from None
+
+
+@contextlib.contextmanager
+def _local(count: int) -> Iterator[str]:
+    """Worker processes with a thread each, on the loopback interface; they never hear of Ctrl-C."""
+    if os.name == "posix":
+        with interrupts_held():
+            resource_tracker.ensure_running()  # its start lets go of them
+    # nobody reads the profile that each worker would make of itself every 10 ms, nor how late its
+    # event loop is, every 20 ms
+    settings = {"worker.profile.enabled": False, "admin.tick.interval": "1s"}
+    unwatched = dask.config.set({f"distributed.{key}": value for key, value in settings.items()})
+    with contextlib.ExitStack() as stack:
+        with unwatched, interrupts_held():  # Dask's threads inherit it, and what they start
+            cluster = _started(count)
+            stack.callback(cluster.close, timeout=TIMEOUT)  # before an interrupt that has waited
         yield cluster.scheduler_address
-    finally:
-        cluster.close(timeout=TIMEOUT)

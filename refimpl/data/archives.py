@@ -14,7 +14,9 @@ In a zip, names that do not say how they are written are taken for UTF-8 where t
 writes them so), and backslashes for the slashes that old packers meant.
 """
 
+import bz2
 import contextlib
+import lzma
 import os
 import stat
 import tarfile
@@ -133,6 +135,20 @@ def _require_end(path: Path, archive: tarfile.TarFile) -> None:
                 raise DataError(f"{path}: {_GOES_ON}")
             if not rest:
                 break
+        if not _is_read_up(archive.fileobj):
+            raise DataError(f"{path}: {_GOES_ON}")
+
+
+def _is_read_up(file: object) -> bool:
+    """Whether a bz2 or xz file that was read to its end ends there, too.
+
+    Python passes over what follows and is none of its kind; only its unpacker knows of it, a new
+    one that has met no end.
+    """
+    if not isinstance(file, (bz2.BZ2File, lzma.LZMAFile)):  # gzip itself refuses what follows
+        return True
+    unpacker = getattr(getattr(getattr(file, "_buffer", None), "raw", None), "_decompressor", None)
+    return getattr(unpacker, "eof", True)
 
 
 def _zip(path: Path) -> Iterator[Member]:

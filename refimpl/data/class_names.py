@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from refimpl.conventions import DataError, shown
-
-MAX_BYTES = 2**24
+from refimpl.disk import read_text
 
 
 def composed(name: str) -> str:
@@ -39,11 +38,7 @@ def distinct(names: Sequence[str], keys: Sequence[object]) -> tuple[str, ...]:
 def text(path: str | Path) -> str:
     """What a file with names says, without an editor's mark; DataError where it is no such text."""
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise DataError(f"{path}: more than {MAX_BYTES >> 20} MB, expected a class names file")
-        return content.decode("utf-8-sig")
+        return read_text(path)
     except OSError as error:
         raise DataError(f"{path}: cannot read the class names: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -20,7 +20,7 @@ import numpy as np
 from refimpl.conventions import DataError, is_lfs_pointer, lfs_error
 
 DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-MAX_BYTES = 2**31  # of elements; keeps a forged header from filling the memory
+MAX_BYTES = 2**30  # of elements; keeps a forged header from filling the memory
 MAX_DIMENSIONS = 32  # NumPy's limit before 2.0
 
 _CHUNK = 2**20
@@ -67,7 +67,7 @@ def _read(file: BinaryIO, path: str | Path) -> np.ndarray:
     if len(content) != size:
         found = f"{len(content)} bytes" if len(content) < size else "more"
         raise DataError(f"{path}: shape {shape} needs {size} bytes of elements, found {found}")
-    return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
+    return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 def _read_up_to(file: BinaryIO, count: int) -> bytearray:

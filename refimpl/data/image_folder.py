@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
+from refimpl import machine
 from refimpl.conventions import DataError
 from refimpl.data.archives import read_file
 from refimpl.data.images import decode
@@ -256,16 +257,18 @@ class Workers:
 def interrupts_held() -> Iterator[None]:
     """A process that is started inside inherits that they are held, from its first instruction.
 
-    Ctrl-C reaches the whole group, and the process that started the others is to end them.
+    Ctrl-C and a terminal that is closed reach the whole group, and the process that started the
+    others is to end them.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with machine.undisturbed():  # the command has more signals of that kind
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _parts(items: Sequence[Any]) -> Iterator[list[Any]]:

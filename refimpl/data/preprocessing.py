@@ -9,7 +9,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from refimpl.conventions import ConfigError, DataError
 from refimpl.data.images import to_plain
 
 MODES = {"grey": "L", "rgb": "RGB"}
+PART = 2**23  # bytes of images that are measured at a time
 MAX_PIXELS = 2**24  # of what a model reads: a file may claim any size
 COLOURED = 0.02  # of the range of a pixel, from here on a picture has colours
 RESAMPLINGS = ("nearest", "box", "bilinear", "bicubic", "lanczos")
@@ -197,7 +198,7 @@ class Preprocessing:
         """`measured` of images in batches; how they are divided makes no difference."""
         counts = np.zeros((self.channels, 256), np.int64)  # of each level
         low, high, contrast, colour = 1.0, 0.0, 1.0, 0.0
-        for pixels in batches:
+        for pixels in _parts(batches):
             for channel, count in enumerate(counts):
                 count += np.bincount(pixels.reshape(-1, self.channels)[:, channel], minlength=256)
             means = pixels.reshape(len(pixels), -1).mean(axis=1) / 255  # (n,)
@@ -269,6 +270,12 @@ class Judged(NamedTuple):
     warning: str | None  # in words, what sets it apart from the images of the training
     colours: bool  # whether the picture has any that the model does not see, where it is unlike
     exchanged: bool  # whether dark and light are, and that may be all
+
+
+def _parts(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Batches in parts of which memory holds a copy in int64 and floats, whatever their size."""
+    for batch in batches:
+        yield from np.array_split(batch, min(len(batch), -(-batch.nbytes // PART)) or 1)
 
 
 def _contrasts(pixels: np.ndarray) -> np.ndarray:

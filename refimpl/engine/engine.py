@@ -191,7 +191,9 @@ def _plain(image: np.ndarray) -> np.ndarray:
 
     For Numba a writable array, a read-only one and one at an odd address are three types.
     """
-    image = np.require(np.asarray(image), requirements=("C", "A")).view()
+    image = image.view(np.ndarray)
+    if not (image.flags.c_contiguous and image.flags.aligned):
+        image = image.copy()
     image.flags.writeable = False
     return image
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import inspect
 import pickle
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from numba.core import caching, cgutils, compiler, config, event, serialize
 from numba.core.registry import cpu_target
 from numba.core.typing.templates import AttributeTemplate, infer_getattr
 from numba.extending import (
+    intrinsic,
     lower_builtin,
     lower_getattr_generic,
     models,
@@ -127,12 +129,15 @@ class _Kept(caching._Cache):
     disable = flush = enable
 
 
-def entry(function: Callable, name: str) -> Callable:
-    """A compiled function that only Python calls; what is kept of it has a name that begins so."""
+def entry(function: Callable, name: str, written: Callable | None = None) -> Callable:
+    """A compiled function that only Python calls; what is kept of it has a name that begins so.
+
+    written: the function whose code tells it from others; without it, this one.
+    """
     if config.DISABLE_JIT:
         return function
     compiled = numba.njit(**OPTIONS)(function)
-    compiled._cache = _Kept(name, function)
+    compiled._cache = _Kept(name, written or function)
     return compiled
 
 
@@ -153,7 +158,8 @@ class _Kernel:
     def __init__(self, function: Callable):
         functools.update_wrapper(self, function)
         register_jitable(**OPTIONS)(function)
-        self._compiled = entry(function, f"{function.__module__}.{function.__qualname__}-")
+        lending = _lending(function)
+        self._compiled = entry(lending, f"{function.__module__}.{function.__qualname__}-", function)
 
     @property
     def _numba_type_(self) -> types.Type:
@@ -162,6 +168,38 @@ class _Kernel:
 
     def __call__(self, *arguments: Any) -> Any:
         return self._compiled(*arguments)
+
+
+def _lent(typing: Any, value: types.Type) -> Any:
+    def lent(context, builder, kind, value):
+        if isinstance(kind, types.Array):
+            array = context.make_array(kind)(context, builder, value)
+            array.meminfo = array.meminfo.type(None)
+            return array._getvalue()
+        if isinstance(kind, types.UniTuple):
+            each = cgutils.unpack_tuple(builder, value)
+            made = [lent(context, builder, kind.dtype, one) for one in each]
+            return context.make_tuple(builder, kind, made)
+        return value
+
+    def generate(context, builder, signature, values):
+        return lent(context, builder, signature.args[0], values[0])
+
+    return value(value), generate
+
+
+def _lending(function: Callable) -> Callable:
+    """The function for Python, which keeps the arrays for it: no counts of references of them.
+
+    A count is changed atomically, wherever a kernel hands an array to another or takes a part of
+    it; in a loop over rows that takes longer than the work. So a kernel that Python calls must not
+    return an array, and room for its inner loops is better handed to it than made by it.
+    """
+    names = ", ".join(inspect.signature(function).parameters)
+    lent = ", ".join(f"lent({name})" for name in inspect.signature(function).parameters)
+    namespace = {"inner": function, "lent": intrinsic(_lent)}
+    exec(f"def lending({names}):\n    return inner({lent})", namespace)
+    return functools.update_wrapper(namespace["lending"], function)
 
 
 def jit(function: Callable) -> Callable:

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from refimpl.kernels.compile import jit
+from refimpl.kernels.compile import inlined
 from refimpl.kernels.popcount import WORD, Avx512, Path
 from refimpl.kernels.vector import (
     LANES,
@@ -46,7 +46,7 @@ def pays(path: Path) -> bool:
     return isinstance(path, Avx512)
 
 
-@jit
+@inlined
 def tabulate(factors, d, at, step, row_step, groups, tables):
     """Sixteen sums of each group of four in FOUR rows: tables (FOUR, groups, 16).
 
@@ -193,7 +193,7 @@ def _function(columns: int):
 _look_up_2, _look_up_1 = _function(2), _function(1)
 
 
-@jit
+@inlined
 def look_up(path, tables, groups, indices, columns, words, onto, out, out_at, out_step):
     """The product of FOUR rows, tabulated, with the signs of so many columns, a multiple of 16."""
     whole = columns // (2 * LANES) * 2 * LANES

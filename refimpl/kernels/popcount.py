@@ -25,13 +25,15 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
+from numba.core.cgutils import get_or_insert_function
 
 from refimpl.conventions import ConfigError
-from refimpl.kernels.compile import jit
+from refimpl.kernels.compile import inlined, jit
 from refimpl.kernels.vector import (
     INTS,
     LANES,
     WIDE,
+    able,
     call,
     compiled_as,
     constant,
@@ -201,16 +203,16 @@ def _count_words(builder, sums, combined, words) -> None:
 
 def _count_bytes(builder, sums, combined, words) -> None:
     """The same by bytes, which are added up before one overflows."""
-    zero, chunk = ir.Constant(words.type, 0), ir.Constant(words.type, CHUNK)
+    zero, one, chunk = (ir.Constant(words.type, number) for number in (0, 1, CHUNK))
     ones = [cgutils.alloca_once(builder, _BYTES) for _ in sums]
     for total in sums:
         builder.store(constant(0), total)
     with cgutils.for_range_slice(builder, zero, words, chunk) as (first, _):
-        for counter in ones:
-            builder.store(ir.Constant(_BYTES, [0] * _BYTES.count), counter)
+        for counter, word in zip(ones, combined(first), strict=True):
+            builder.store(call(builder, "llvm.ctpop", builder.bitcast(word, _BYTES)), counter)
         left = builder.sub(words, first)
         short = builder.icmp_signed("<", left, chunk)
-        with cgutils.for_range(builder, builder.select(short, left, chunk)) as loop:
+        with cgutils.for_range(builder, builder.select(short, left, chunk), start=one) as loop:
             word_of = combined(builder.add(first, loop.index))
             for counter, word in zip(ones, word_of, strict=True):
                 bytes_of = call(builder, "llvm.ctpop", builder.bitcast(word, _BYTES))
@@ -221,12 +223,40 @@ def _count_bytes(builder, sums, combined, words) -> None:
 
 def _sum_of_bytes(builder, ones):
     """The four bytes of each lane, added."""
+    if able("avx512bw"):
+        return _by_pairs(builder, ones, ("avx512.pmaddubs.w.512", "avx512.pmaddw.d.512"))
+    if able("avx2"):
+        halves = [_by_pairs(builder, half, ("avx2.pmadd.ub.sw", "avx2.pmadd.wd"))
+                  for half in _halves(builder, ones)]  # fmt: skip
+        return builder.shuffle_vector(*halves, _places(range(LANES)))
     words, low = builder.bitcast(ones, _WORDS), constant(0x00FF00FF)
     pairs = builder.add(
         builder.and_(words, low), builder.and_(builder.lshr(words, constant(8)), low)
     )
     both = builder.add(pairs, builder.lshr(pairs, constant(16)))
     return builder.and_(both, constant(0xFFFF))
+
+
+def _by_pairs(builder, ones, names):
+    """Bytes times 1, added in pairs by one instruction, and the pairs by another."""
+    for name, bits in zip(names, (16, 32), strict=True):
+        one = ir.Constant(ones.type, [1] * ones.type.count)
+        kind = ir.VectorType(ir.IntType(bits), ones.type.count // 2)
+        function = ir.FunctionType(kind, [ones.type, ones.type])
+        name = f"llvm.x86.{name}"
+        ones = builder.call(get_or_insert_function(builder.module, function, name), [ones, one])
+    return ones
+
+
+def _halves(builder, vector):
+    half = vector.type.count // 2
+    for first in (0, half):
+        places = _places(range(first, first + half))
+        yield builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), places)
+
+
+def _places(numbers):
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), list(numbers))
 
 
 def _accumulate(builder, total, term) -> None:
@@ -324,7 +354,7 @@ def binary_rows(path, a, w, length, out):
                 xor_1x1(path, w, lanes_at, a, row_at, words, offset, out, to, stride)
 
 
-@jit
+@inlined
 def sixteen_rows(path, a, a_at, words, w, length, out):
     """A block of a, at its place, times w (blocks, words, 16) -> out (16, lanes of w) int32."""
     step, blocks, stride = words * LANES, w.shape[0], out.shape[1]

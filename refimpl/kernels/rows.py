@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 
 from refimpl.conventions import FLOATS
-from refimpl.kernels.compile import jit
+from refimpl.kernels.compile import inlined, jit
 from refimpl.kernels.vector import compiled_as, pointer
 
 EIGHT = 8
@@ -162,7 +162,7 @@ def room(count: int) -> int:
     return ROWS * (1 + len(order(count)))
 
 
-@jit
+@inlined
 def sums(x, at, stride, means, squared, order, open_sums):
     """open_sums[:ROWS] = sum of each row of x, from `at` on, in NumPy's order; see `order`.
 
@@ -180,7 +180,7 @@ def sums(x, at, stride, means, squared, order, open_sums):
         ready += 1
 
 
-@jit
+@inlined
 def _sums_of_part(x, at, stride, count, means, squared, out, out_at):
     """Of so many neighbours, as in `_short_sum`."""
     eights = count // EIGHT

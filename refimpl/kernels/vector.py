@@ -25,8 +25,16 @@ LANES = 16
 X86 = binding.get_process_triple().startswith(("x86", "i386", "i686"))
 # Whether this CPU multiplies and adds with one rounding: all but x86 before 2013.
 FUSED = not X86 or bool(binding.get_host_cpu_features().get("fma"))
-# Whether there are 32 registers of sixteen lanes: AVX-512, where machine code is made for this CPU.
-WIDE = config.CPU_NAME is None and bool(binding.get_host_cpu_features().get("avx512f"))
+
+
+def able(feature: str) -> bool:
+    """Whether machine code is made for a CPU that has a feature, by LLVM's name for it."""
+    if config.CPU_NAME is None:
+        return bool(binding.get_host_cpu_features().get(feature))
+    return f"+{feature}" in (config.CPU_FEATURES or "").split(",")
+
+
+WIDE = able("avx512f")  # whether there are 32 registers of sixteen lanes
 
 _INT, _BIT = ir.IntType(32), ir.IntType(1)
 _ELEMENTS = {"float32": ir.FloatType(), "int32": _INT, "bool": _BIT}

@@ -92,30 +92,22 @@ patch_size 5
     def __post_init__(self) -> None:
         size = self.image_size
         size = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
-        if len(size) != 2:
-            raise ConfigError(f"config: image_size is {size}; expected (height, width)")
+        _require(len(size) == 2, f"image_size is {size}", "(height, width)")
         size = tuple(_positive_integer("image_size", side) for side in size)
         object.__setattr__(self, "image_size", size)
         for name in ("patch_size", "channels", "dim", "heads", "num_classes"):
             object.__setattr__(self, name, _positive_integer(name, getattr(self, name)))
         for side in size:
-            if side % self.patch_size:
-                raise ConfigError(
-                    f"config: image_size has a side of {side}; "
-                    f"expected a multiple of patch_size {self.patch_size}"
-                )
-        if self.dim % self.heads:
-            raise ConfigError(
-                f"config: dim is {self.dim}; expected a multiple of heads {self.heads}"
-            )
+            expected = f"a multiple of patch_size {self.patch_size}"
+            _require(side % self.patch_size == 0, f"image_size has a side of {side}", expected)
+        is_multiple = self.dim % self.heads == 0
+        _require(is_multiple, f"dim is {self.dim}", f"a multiple of heads {self.heads}")
         object.__setattr__(self, "norm_eps", _fraction("norm_eps", self.norm_eps))
         if self.merge_eps is not None:
             object.__setattr__(self, "merge_eps", _fraction("merge_eps", self.merge_eps))
         for name in ("layer_scale", "qkv_bias"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(
-                    f"config: {name} is {getattr(self, name)!r}; expected true or false"
-                )
+            value = getattr(self, name)
+            _require(isinstance(value, bool), f"{name} is {value!r}", "true or false")
         self._check_choices()
         self._check_ratio()
         self._check_windows()
@@ -124,15 +116,16 @@ patch_size 5
     def _check_choices(self) -> None:
         for f in dataclasses.fields(self):
             value, choices = getattr(self, f.name), f.metadata.get("choices")
-            if choices and not (isinstance(value, str) and value in choices):
+            if choices:
+                is_one = isinstance(value, str) and value in choices
                 wanted = ", ".join(map(repr, choices))
-                raise ConfigError(f"config: {f.name} is {value!r}; expected one of {wanted}")
+                _require(is_one, f"{f.name} is {value!r}", f"one of {wanted}")
             other = "real" if self.block == "binary" else "binary"
-            if f.metadata.get(other) and value != f.default:
-                raise ConfigError(
-                    f"config: {f.name} is {value!r}, but {self.block} blocks have no such choice; "
-                    f"expected it left at {f.default!r}"
-                )
+            _require(
+                value == f.default or not f.metadata.get(other),
+                f"{f.name} is {value!r}, but {self.block} blocks have no such choice",
+                f"it left at {f.default!r}",
+            )
 
     def _check_ratio(self) -> None:
         """A real MLP may have any number of hidden channels, and so any ratio that gives one."""
@@ -141,82 +134,65 @@ patch_size 5
             ratio = int(ratio)
         if self.block == "binary" or not isinstance(ratio, float):
             object.__setattr__(self, "mlp_ratio", _positive_integer("mlp_ratio", ratio))
-        elif not 0 < ratio <= LARGEST or not _is_whole(ratio * self.dim):
-            raise ConfigError(
-                f"config: mlp_ratio is {ratio!r}; expected a number that gives {self.dim} channels "
-                "a whole number of hidden ones"
-            )
+        else:
+            gives_whole = 0 < ratio <= LARGEST and _is_whole(ratio * self.dim)
+            expected = f"a number that gives {self.dim} channels a whole number of hidden ones"
+            _require(gives_whole, f"mlp_ratio is {ratio!r}", expected)
 
     def _check_tokens(self) -> None:
         """What belongs to a class token, or to a head, needs one."""
         needs = (
-            ("distillation", "none", "pool", ("cls",)),
-            ("distillation", "none", "decoder", ("none",)),
-            ("last_norm", "tokens", "decoder", ("none",)),
-            ("last_norm", "tokens", "distillation", ("none",)),
-            ("similarity", "plain", "distillation", ("none",)),
-            ("attention", "plain", "distillation", ("none",)),
-            ("box", "none", "pool", ("mean",)),
+            ("distillation", "none", "pool", "cls"),
+            ("distillation", "none", "decoder", "none"),
+            ("last_norm", "tokens", "decoder", "none"),
+            ("last_norm", "tokens", "distillation", "none"),
+            ("similarity", "plain", "distillation", "none"),
+            ("attention", "plain", "distillation", "none"),
+            ("box", "none", "pool", "mean"),
         )
         for name, default, other, expected in needs:
             value, found = getattr(self, name), getattr(self, other)
-            if value != default and found not in expected:
-                raise ConfigError(
-                    f"config: {other} is {found!r}; expected {expected[0]!r}, "
-                    f"since {name} is {value!r}"
-                )
+            _require(
+                value == default or found == expected,
+                f"{other} is {found!r}",
+                f"{expected!r}, since {name} is {value!r}",
+            )
 
     def _check_windows(self) -> None:
         window, depth = self.window, self.depth
         if window != 0 or isinstance(window, bool):  # 0 is no window
             object.__setattr__(self, "window", _positive_integer("window", window))
         if not self.window:
-            if self.merge_eps is not None:
-                raise ConfigError(
-                    f"config: merge_eps is {self.merge_eps}; expected null, since window is 0"
-                )
+            found = f"merge_eps is {self.merge_eps}"
+            _require(self.merge_eps is None, found, "null, since window is 0")
             object.__setattr__(self, "depth", _positive_integer("depth", depth, math.inf))
             self._check_blocks()
-            if self.decoder == "fpn":
-                raise ConfigError(
-                    "config: decoder is 'fpn', which reads stages, but window is 0; "
-                    "expected 'none' or 'linear', or a network with windows"
-                )
+            found = "decoder is 'fpn', which reads stages, but window is 0"
+            expected = "'none' or 'linear', or a network with windows"
+            _require(self.decoder != "fpn", found, expected)
             return
-        if not isinstance(depth, (list, tuple)) or not depth:
-            raise ConfigError(
-                f"config: depth is {depth!r}; expected a list with a number a stage, "
-                f"since window is {window}"
-            )
+        is_list = isinstance(depth, (list, tuple)) and len(depth) > 0
+        expected = f"a list with a number a stage, since window is {window}"
+        _require(is_list, f"depth is {depth!r}", expected)
         depths = tuple(_positive_integer("depth", d, math.inf) for d in depth)
         object.__setattr__(self, "depth", depths)
         self._check_blocks()
-        if self.pool != "mean":
-            raise ConfigError(
-                f"config: pool is {self.pool!r}; expected 'mean', since window is {window}"
-            )
+        since = f"'mean', since window is {window}"
+        _require(self.pool == "mean", f"pool is {self.pool!r}", since)
         self._check_grids()
 
     def _check_blocks(self) -> None:
-        if self.num_blocks > MOST_BLOCKS:
-            raise ConfigError(
-                f"config: depth is {self.depth}; expected at most {MOST_BLOCKS:,} blocks"
-            )
+        is_small = self.num_blocks <= MOST_BLOCKS
+        _require(is_small, f"depth is {self.depth}", f"at most {MOST_BLOCKS:,} blocks")
 
     def _check_grids(self) -> None:
         last = len(self.depths) - 1
         for s, stage in enumerate(self.stages):
             (gh, gw), M = stage.grid, stage.window
-            if gh % M or gw % M:
-                raise ConfigError(
-                    f"config: stage {s} has a grid of {gh} x {gw}; "
-                    f"expected multiples of its window {M}"
-                )
-            if s < last and (gh % 2 or gw % 2):
-                raise ConfigError(
-                    f"config: stage {s} has a grid of {gh} x {gw}; "
-                    f"expected even sides, which patch merging halves"
-                )
+            found = f"stage {s} has a grid of {gh} x {gw}"
+            _require(gh % M == gw % M == 0, found, f"multiples of its window {M}")
+            is_even = gh % 2 == gw % 2 == 0
+            _require(s == last or is_even, found, "even sides, which patch merging halves")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -348,6 +324,11 @@ patch_size 5
         if missing := [name for name in required if name not in fields]:
             raise ConfigError(f"config: field {missing[0]!r} is missing")
         return cls(**fields)
+
+
+def _require(holds: bool, found: str, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"config: {found}; expected {expected}")
 
 
 def _positive_integer(name: str, value: object, most: float = LARGEST) -> int:

@@ -165,14 +165,21 @@ def backward(
     return gradients.pop(INPUT), gradients
 
 
-def _add(gradients: dict[str, np.ndarray], names: Sequence[str], found: Sequence[Any]) -> None:
-    """Add one gradient to each name; of optional arguments that were left out there is None."""
+def _add(
+    gradients: dict[str, np.ndarray], names: Sequence[str], found: Sequence[Any], own: bool = False
+) -> None:
+    """Add one gradient to each name; of optional arguments that were left out there is None.
+
+    own: what is found is nobody else's, as that of a unit's twin, and may take the sum.
+    """
     given = [gradient for gradient in found if gradient is not None]
     if len(given) != len(names):
         listed = ", ".join(names)
         raise ShapeError(f"{listed}: found {len(given)} gradients; expected {len(names)}")
     for name, gradient in zip(names, given, strict=True):
-        gradients[name] = gradients[name] + gradient if name in gradients else gradient
+        if name in gradients:
+            gradient = np.add(gradients[name], gradient, out=gradient if own else None)
+        gradients[name] = gradient
 
 
 def _through_parameters(
@@ -193,7 +200,7 @@ def _unit_backward(step: Step, gradients: dict[str, np.ndarray], cache: Cache) -
     dy = gradients.pop(cache.network.nodes[last].name)
     twin = getattr(cache.backend, step.unit.op)
     found = twin.backward(dy, cache.units[last].cache)
-    _add(gradients, [*step.inputs, *step.params], found)
+    _add(gradients, [*step.inputs, *step.params], found, own=True)
     _through_parameters(step.params, gradients, cache)
 
 

@@ -4,6 +4,7 @@ NumPy lets go of the interpreter lock, so threads do. The parts' gradients are a
 of the parts, never in the order they finish: the sum is the same whatever the timing.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -16,8 +17,11 @@ from refimpl.data.image_folder import Array, in_batches, map_ahead, slices
 from refimpl.data.segmentation import resize_labels
 from refimpl.machine import cpus
 from refimpl.models import VisionTransformer
+from refimpl.models.nodes import Network
 from refimpl.models.params import flatten
 from refimpl.training import losses
+
+PART = 2**30  # bytes that the backward pass may keep of a part of a batch
 
 Prepare = Callable[[np.ndarray], np.ndarray]  # uint8 images -> float (n, channels, H, W)
 
@@ -48,6 +52,20 @@ class BatchResult(NamedTuple):
     gradients: dict[str, np.ndarray]  # flat
 
 
+def parts(network: Network, count: int, shards: int) -> int:
+    """Count the parts in which a batch of so many images is computed: `shards`, as a rule.
+
+    More where the backward pass of one would keep more than PART bytes. That is a matter of the
+    network and never of the machine, so the sums have the same order everywhere.
+    """
+    return min(count, max(shards, -(-count * kept_bytes(network) // PART)))
+
+
+def kept_bytes(network: Network) -> int:
+    """Bytes of all values of an image in float32; backward keeps up to four fifths of them."""
+    return np.dtype(np.float32).itemsize * sum(map(math.prod, network.shapes.values()))
+
+
 def batch_gradients(
     model: VisionTransformer,
     params: Mapping[str, Any],
@@ -58,7 +76,7 @@ def batch_gradients(
     shards: int,
     pool: ThreadPoolExecutor,
 ) -> BatchResult:
-    """Mean loss of a batch and its gradients, computed in `shards` parts side by side.
+    """Mean loss of a batch and its gradients, computed in `shards` parts or more side by side.
 
     images uint8 (B, H, W[, 3]), labels (B,), or (B, H, W) for a segmenter. Each part's loss is
     weighted by the labels it has, so the sum is the batch's; the parts are added in order, in the
@@ -66,13 +84,16 @@ def batch_gradients(
     """
     labels = _fitting(labels, model)
     answers = _answers(labels)
-    parts = [
-        pool.submit(_shard, model, params, images[i], labels[i], objective, answers)
-        for i in np.array_split(np.arange(len(images)), min(shards, len(images)))
-    ]
-    loss, correct, _, total = parts[0].result()
-    for part in parts[1:]:
-        more_loss, more_correct, _, more = part.result()
+
+
+    def computed(i: np.ndarray) -> BatchResult:
+        return _shard(model, params, images[i], labels[i], objective, answers)
+
+    count = parts(model.network, len(images), shards)
+    chosen = np.array_split(np.arange(len(images)), count)
+    results = map_ahead(pool, computed, chosen, ahead=max(shards, 2 * cpus()))
+    loss, correct, _, total = next(results)
+    for more_loss, more_correct, _, more in results:
         loss += more_loss
         correct += more_correct
         for name, value in total.items():

@@ -25,10 +25,17 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.machine import cpus, memory
 from refimpl.models import VisionTransformer, cards, files
 from refimpl.models.params import check, flatten, shapes, unflatten
-from refimpl.models.summary import working_bytes
 from refimpl.training import optimizers, stages, teachers
 from refimpl.training.augmentation import augment, augment_with_labels
-from refimpl.training.batches import BatchResult, Objective, Prepare, batch_gradients, score
+from refimpl.training.batches import (
+    BatchResult,
+    Objective,
+    Prepare,
+    batch_gradients,
+    kept_bytes,
+    parts,
+    score,
+)
 from refimpl.training.history import EpochResult
 from refimpl.training.journal import Journal, fingerprint, require_free
 from refimpl.training.optimizers import AdamW, clip_by_global_norm
@@ -38,6 +45,7 @@ from refimpl.training.stages import Stage
 from refimpl.training.teachers import Teacher
 from refimpl.training.watch import Watch
 
+MOST = 2**29  # bytes of the images of a batch, before they are cut
 BYTES = 16  # of a parameter at least: itself, its gradient, and two means of the optimizer
 
 
@@ -229,14 +237,14 @@ def _epoch(
             bar.update(len(images))
             run.watch.batch()
     speed = seen / (time.perf_counter() - start)
-    reached = None
+    reached, batch = None, min(recipe.batch_size, len(order))
     if run.validation is not None:
         reached = score(
             stage.model,
             nested,
             *run.validation,
             run.objective,
-            math.ceil(recipe.batch_size / recipe.shards),
+            math.ceil(batch / parts(stage.model.network, batch, recipe.shards)),
             run.pool,
         )
     return EpochResult(
@@ -328,9 +336,14 @@ def _check(
     """All that can be known before the first step, so that nothing fails after the last one."""
     needed = BYTES * sum(math.prod(shape) for shape in shapes(model.config).values())
     _require_memory("the parameters, their gradients and the optimizer take", needed)
-    kept = model.config.num_blocks * min(recipe.batch_size, len(images))
-    needed = kept * working_bytes(model.config, 1)  # of four arrays one is kept, as float32
-    _require_memory("what the backward pass keeps of a batch takes", needed)
+    _require_memory("what the backward pass keeps of an image takes", kept_bytes(model.network))
+    pixels = min(recipe.batch_size, len(images)) * math.prod(images.shape[1:])
+    if pixels > MOST:
+        size = " x ".join(map(str, images.shape[1:3]))
+        raise ConfigError(
+            f"recipe: batch_size is {recipe.batch_size}: images of {size} take {pixels:,} bytes a "
+            f"batch; expected at most {MOST:,}"
+        )
     classes = model.config.num_classes
     if len(class_names) != classes:
         raise ConfigError(
@@ -370,7 +383,7 @@ def _check_labels(model: VisionTransformer, recipe: Recipe, labels: Array, progr
     """DataError for a label that the model has no class for; reads them all, some at a time."""
     low, high = np.inf, -np.inf
     with _bar("check labels", len(labels), progress) as bar:
-        for some in in_batches(labels, slices(len(labels), recipe.batch_size)):
+        for some in in_batches(labels, slices(len(labels), min(recipe.batch_size, 100))):
             bar.update(len(some))
             given = some if some.ndim == 1 else some[some != IGNORED]
             if given.size:

@@ -106,7 +106,8 @@ def forward(
     prob = whole[: batch * heads * tokens]
     outside = np.where(np.arange(keys) < tokens, 0, -np.inf).astype(x.dtype)
     root = x.dtype.type(math.sqrt(channels // heads))
-    if not _scores(path, inputs, given.moves, given.weights, root, outside, *signs, prob):
+    products = np.empty((bands, LANES, keys), np.int32)
+    if not _scores(path, inputs, given.moves, given.weights, root, outside, products, *signs, prob):
         return None
     np.exp(prob, out=prob)
     words = -(-tokens // WORD)
@@ -114,11 +115,11 @@ def forward(
     by_key = np.zeros((batch, heads, blocks, words, LANES), np.uint32)
     divisor = _divisor(grid, border, differential, x.dtype)
     y, stats = np.empty(x.shape, x.dtype), np.empty((batch, tokens, 2), x.dtype)
-    room = np.empty(max(rows.room(tokens), rows.room(channels)), x.dtype)
+    open_sums = np.empty(max(rows.room(tokens), rows.room(channels)), x.dtype)
     orders = rows.order(tokens), rows.order(channels)
     _context(
         path, inputs, *given[3:], _steps(given.alpha, heads), x.dtype.type(eps), divisor, *orders,
-        room, signs[1], whole, by_query, by_key, stats, y,
+        open_sums, *_room(tokens, channels), signs[1], whole, by_query, by_key, stats, y,
     )  # fmt: skip
     prob = prob.reshape(batch, heads, tokens, keys)
     return y, Cache(inputs, given, counts, divisor, *signs, prob, by_query, by_key, stats, ste)
@@ -163,6 +164,14 @@ def _room_of_signs(projections: int, shape: tuple[int, ...], heads: int):
     return np.zeros(by_token, np.uint32), np.zeros(by_channel, np.uint32)
 
 
+def _room(tokens: int, channels: int) -> tuple[np.ndarray, ...]:
+    """For an image: its context, ROWS means, the neighbours' mean, and for sixteen bits of ones."""
+    whole = -(-tokens // ROWS) * ROWS
+    joined, means = np.zeros((whole, channels), np.float32), np.zeros(ROWS, np.float32)
+    mean = np.zeros((1, tokens, channels), np.float32)
+    return joined, means, mean, np.empty((LANES + 1) * LANES, np.int32)
+
+
 def _divisor(grid: tuple[int, int], border: str, differential: bool, dtype) -> np.ndarray:
     if not differential:
         return np.zeros((0, 0), dtype)
@@ -175,7 +184,7 @@ def _steps(alpha: np.ndarray, heads: int) -> np.ndarray:
 
 
 @jit
-def _scores(path, inputs, moves, weights, root, outside, by_token, by_channel, prob):
+def _scores(path, inputs, moves, weights, root, outside, products, by_token, by_channel, prob):
     """prob (rows, keys) = scores less the largest of the row; False where one is not finite.
 
     Beyond the last key it is -inf.
@@ -184,7 +193,6 @@ def _scores(path, inputs, moves, weights, root, outside, by_token, by_channel, p
     heads, blocks, words = by_token.shape[2:5]
     bands, keys = weights.shape[0], prob.shape[1]
     head_dim, zero = channels // heads, splat(np.int32(0))
-    products = np.empty((bands, LANES, keys), np.int32)
     low, high, divisor = products[0], products[bands - 1], splat(root)
     inverse, largest = splat(np.float32(1)) / divisor, zero
     for b in range(batch):
@@ -246,23 +254,21 @@ def _pack(x, move, by_token, by_channel):
 @jit
 def _context(
     path, inputs, gain, bias, shortcut, neighbour, shift_in, slope, shift_out, before, after, step,
-    eps, divisor, order_of_keys, order_of_channels, open_sums, by_channel, prob, by_query, by_key,
-    stats, y,
+    eps, divisor, order_of_keys, order_of_channels, open_sums, joined, means, mean, ones,
+    by_channel, prob, by_query, by_key, stats, y,
 ):  # fmt: skip
     """prob (rows, keys), exponentials, becomes the probabilities; y is what attention gives."""
     batch, tokens, channels = y.shape
     heads, count, zero = len(step), np.float32(channels), splat(np.float32(0))
-    whole = -(-tokens // ROWS) * ROWS
-    joined, means = np.zeros((whole, channels), np.float32), np.zeros(ROWS, np.float32)
-    mean = np.zeros((1, tokens, channels), np.float32)
     last = len(inputs) - 1
     for b in range(batch):
         for h in range(heads):
             first = (b * heads + h) * tokens
             _binarize(
-                prob, first, tokens, step[h], order_of_keys, open_sums, by_query[b, h], by_key[b, h]
-            )
-        _join(path, by_channel[b, last], by_query[b], step, tokens, joined)
+                prob, first, tokens, step[h], order_of_keys, means, open_sums, by_query[b, h],
+                by_key[b, h],
+            )  # fmt: skip
+        _join(path, by_channel[b, last], by_query[b], step, tokens, ones, joined)
         for begin in range(0, tokens, ROWS):
             sums(joined, begin * channels, channels, means, False, order_of_channels, open_sums)
             for r in range(ROWS):
@@ -283,11 +289,11 @@ def _context(
 
 
 @jit
-def _binarize(prob, first, tokens, step, order, open_sums, by_query, by_key):
+def _binarize(prob, first, tokens, step, order, means, open_sums, by_query, by_key):
     """Rows of a head from `first` on: divided by their sums, and the bits of them."""
     keys, words = prob.shape[1], by_query.shape[1]
     lanes, places = by_key.reshape(-1), by_query.reshape(-1)
-    alpha, half, means = splat(step), splat(np.float32(0.5)), np.empty(0, np.float32)
+    alpha, half = splat(step), splat(np.float32(0.5))
     inverse_alpha = splat(np.float32(1)) / alpha
     for begin in range(0, tokens, ROWS):
         sums(prob, (first + begin) * keys, keys, means, False, order, open_sums)
@@ -308,26 +314,26 @@ def _binarize(prob, first, tokens, step, order, open_sums, by_query, by_key):
 
 
 @jit
-def _join(path, values, by_query, step, tokens, joined):
+def _join(path, values, by_query, step, tokens, ones, joined):
     """The context of an image, heads side by side: joined (N, C) = alpha' * bits . signs."""
     heads, blocks, words = by_query.shape[:3]
     channels = joined.shape[1]
     head_dim = channels // heads
-    ones, counts = np.empty((LANES, LANES), np.int32), np.empty(LANES, np.int32)
+    counts = LANES * LANES  # behind the ones of sixteen queries and channels
     for h in range(heads):
         factor, chosen = splat(step[h]), by_query[h]
         for block in range(blocks):
             count, at = splat(np.int32(0)), block * words * LANES
             for word in range(words):
                 count = count + vector.popcount(load(chosen, at + word * LANES))
-            store(counts, 0, count)
+            store(ones, counts, count)
             for i in range(0, head_dim, LANES):
                 c = h * head_dim + i
                 values_at = c // LANES * words * LANES
                 ones_and_16x1(path, values, values_at, chosen, at, words, ones, 0)
                 for r in range(min(LANES, tokens - block * LANES)):
                     both = load(ones, r * LANES)
-                    whole = both + both - splat(counts[r])
+                    whole = both + both - broadcast(ones, counts + r)
                     place = (block * LANES + r) * channels + c
                     store(joined, place, to_floats(whole) * factor)
 
@@ -378,7 +384,7 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, ...]:
         popcount.path(), np.ascontiguousarray(dy), cache.inputs, given.moves, given.weights,
         *given[3:], _steps(given.alpha, heads), root, cache.divisor, cache.by_token,
         cache.by_channel, cache.prob, cache.by_query, cache.by_key, cache.stats,
-        cache.ste == "clip", dinputs, dmoves, dweights, dsteps, *grads,
+        cache.ste == "clip", *_room_of_backward(cache), dinputs, dmoves, dweights, dsteps, *grads,
     )  # fmt: skip
     free = given.alpha >= given.alpha.dtype.type(ops.boolean.ALPHA_MIN)
     dsteps = dsteps if given.alpha.ndim else dsteps.sum()
@@ -391,27 +397,42 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, ...]:
     )  # fmt: skip
 
 
+def _room_of_backward(cache: Cache) -> tuple[np.ndarray, ...]:
+    """For an image: that of forward, and gradients of what lies between, tokens in whole fours."""
+    _, tokens, channels = cache.inputs[-1].shape
+    heads, keys = cache.prob.shape[1], cache.prob.shape[3]
+    whole, head_dim = -(-tokens // FOUR) * FOUR, channels // heads
+    joined, _, mean, ones = _room(tokens, channels)
+    shapes = (
+        (whole, channels),  # of the context
+        (tokens, channels),  # of what RPReLU reads
+        (len(cache.inputs), whole, channels),  # of the signs
+        (whole, keys),  # of the scores of a head
+        (FOUR, keys),  # of the probabilities of four queries
+        (head_dim, keys),  # of a head's values, transposed
+        (max(whole, head_dim) * LANES,),  # tables
+    )
+    # rows beyond the last token stay 0
+    gradients = (np.zeros(shape, np.float32) for shape in shapes)
+    lanes = keys * np.arange(LANES, dtype=np.int32)
+    return joined, mean, np.empty_like(mean), ones, *gradients, lanes
+
+
 @jit
 def _backward(
     path, dy, inputs, moves, weights, gain, bias, shortcut, neighbour, shift_in, slope, shift_out,
     before, after, step, root, divisor, by_token, by_channel, prob, by_query, by_key, stats, clip,
-    dinputs, dmoves, dweights, dsteps, dgain, dbias, dshortcut, dneighbour, dshift_in, dslope,
-    dshift_out, dbefore, dafter,
+    joined, mean, dmean, ones, dcontext, du, dsigns, dscores, drows, turned, tables, lanes, dinputs,
+    dmoves, dweights, dsteps, dgain, dbias, dshortcut, dneighbour, dshift_in, dslope, dshift_out,
+    dbefore, dafter,
 ):  # fmt: skip
     """Image by image: back through RPReLU and the norm, then head by head, then to the signs."""
     batch, tokens, channels = dy.shape
     heads, bands, last = len(step), weights.shape[0], len(inputs) - 1
-    head_dim, whole = channels // heads, -(-tokens // FOUR) * FOUR
-    joined = np.zeros((-(-tokens // ROWS) * ROWS, channels), np.float32)
-    mean = np.zeros((1, tokens, channels), np.float32)
-    dmean = np.zeros((1, tokens, channels), np.float32)
-    dcontext, du = np.zeros((whole, channels), np.float32), np.empty((tokens, channels), np.float32)
-    dsigns = np.zeros((len(inputs), whole, channels), np.float32)
-    dscores = np.zeros((whole, prob.shape[3]), np.float32)
-    tables = np.empty(max(whole, head_dim) * LANES, np.float32)
+    head_dim = channels // heads
     for b in range(batch):
         value = inputs[last][b]
-        _join(path, by_channel[b, last], by_query[b], step, tokens, joined)
+        _join(path, by_channel[b, last], by_query[b], step, tokens, ones, joined)
         _neighbour_mean(inputs[last][b : b + 1], divisor, mean)
         _norms(joined, stats[b], dcontext)  # room of dcontext, until it has its values
         _activate_input(inputs, b, stats[b], gain, bias, shortcut, neighbour, mean, joined)
@@ -426,9 +447,12 @@ def _backward(
             c = h * head_dim
             dsteps[h] += _scores_backward(
                 path, dcontext, c, head_dim, by_token[b, last, h], prob[b, h], step[h], root,
-                tables, dscores,
+                tables, drows, dscores,
             )  # fmt: skip
-            _values_backward(path, dcontext, c, head_dim, by_key[b, h], tables, dsigns[last])
+            _values_backward(
+                path, dcontext, c, head_dim, by_key[b, h], tables, turned, lanes, tokens,
+                dsigns[last],
+            )  # fmt: skip
             first, end = c // LANES, (c + head_dim) // LANES
             for band in range(bands):
                 queries, keys = 2 * band, 2 * band + 1
@@ -438,16 +462,14 @@ def _backward(
                 _product_backward(
                     path, dscores, False, by_channel[b, queries, first:end], tables, dsigns[keys], c
                 )
-        for t in range(last):
-            dinput = dinputs[t][b]
-            for i in range(0, tokens * channels, LANES):
-                store(dinput, i, load(du, i))
         for t in range(last + 1):
+            dinput = dinputs[t][b]
+            others = dinput if t == last else du
             for h in range(heads):
                 factor = step[h] if t == last else weights[t // 2, h]
                 along = _signs_backward(
-                    inputs[t][b], moves[t], dsigns[t], factor, h * head_dim, head_dim, clip,
-                    dinputs[t][b], dmoves[t],
+                    inputs[t][b], moves[t], dsigns[t], factor, h * head_dim, head_dim, clip, others,
+                    dinput, dmoves[t],
                 )  # fmt: skip
                 if t < last and t % 2 == 0:
                     dweights[t // 2, h] += along
@@ -509,7 +531,8 @@ def _outer_backward(
 
 
 @jit
-def _scores_backward(path, dcontext, c, head_dim, values, prob, step, root, tables, dscores):
+def _scores_backward(path, dcontext, c, head_dim, values, prob, step, root, tables, drows,
+                     dscores):  # fmt: skip
     """Back through the product, the boolean and softmax of a head: dscores (N, keys) -> dalpha'.
 
     values: signs (blocks of tokens, words, 16). The gradient is that before the division by root.
@@ -517,7 +540,7 @@ def _scores_backward(path, dcontext, c, head_dim, values, prob, step, root, tabl
     (tokens, keys), channels = prob.shape, dcontext.shape[1]
     words, zero, one = values.shape[1], splat(np.float32(0)), splat(np.float32(1))
     groups = head_dim // FOUR
-    drows, alpha, half = np.empty((FOUR, keys), np.float32), splat(step), splat(np.float32(0.5))
+    alpha, half = splat(step), splat(np.float32(0.5))
     inverse, dstep, factor = one / alpha, zero, splat(np.float32(1) / root)
     for begin in range(0, tokens, FOUR):
         tabulate(SIGNS, dcontext, begin * channels + c, 1, channels, groups, tables)
@@ -541,14 +564,13 @@ def _scores_backward(path, dcontext, c, head_dim, values, prob, step, root, tabl
 
 
 @jit
-def _values_backward(path, dcontext, c, head_dim, by_key, tables, dvalues):
+def _values_backward(
+    path, dcontext, c, head_dim, by_key, tables, turned, lanes, tokens, dvalues
+):
     """dvalues (N, C) of a head, before alpha': the bits, transposed, times the gradient."""
     whole, channels = dcontext.shape
     blocks, words = by_key.shape[:2]
-    keys, groups, tokens = blocks * LANES, whole // FOUR, len(dvalues)
-    turned, lanes = np.empty((head_dim, keys), np.float32), np.empty(LANES, np.int32)
-    for lane in range(LANES):
-        lanes[lane] = lane * keys
+    keys, groups = blocks * LANES, whole // FOUR
     for i in range(0, head_dim, FOUR):
         tabulate(BITS, dcontext, c + i, channels, 1, groups, tables)
         look_up(path, tables, groups, by_key, keys, words, False, turned, i * keys, keys)
@@ -574,8 +596,8 @@ def _product_backward(path, dscores, of_rows, signs, tables, dsigns, c):
 
 
 @jit
-def _signs_backward(x, move, dsigns, factor, first, head_dim, clip, dx, dmove):
-    """Adds the gradient of a head's z = x + move to dx and dmove -> sum of sign * dsign."""
+def _signs_backward(x, move, dsigns, factor, first, head_dim, clip, others, dx, dmove):
+    """dx = others + the gradient of a head's z = x + move, and dmove -> sum of sign * dsign."""
     (tokens, channels), zero = x.shape, splat(np.float32(0))
     along, scale = zero, splat(factor)
     for c in range(first, first + head_dim, LANES):
@@ -586,6 +608,6 @@ def _signs_backward(x, move, dsigns, factor, first, head_dim, clip, dx, dmove):
             along = along + select(z >= zero, d, zero - d)
             dz = d * scale * surrogate(z, clip)
             total = total + dz
-            store(dx, at, load(dx, at) + dz)
+            store(dx, at, load(others, at) + dz)
         store(dmove, c, load(dmove, c) + total)
     return sum_of_lanes(along)

@@ -25,7 +25,7 @@ from refimpl.kernels import bits, lookup, popcount, rows
 from refimpl.kernels.compile import inlined, jit
 from refimpl.kernels.lookup import FOUR, SIGNS, look_up, tabulate
 from refimpl.kernels.popcount import WORD, sixteen_rows
-from refimpl.kernels.rows import ROWS, pairwise_sum, sums
+from refimpl.kernels.rows import ROWS, sums
 from refimpl.kernels.vector import (
     LANES,
     broadcast,
@@ -59,6 +59,7 @@ class _Full(NamedTuple):
 
     packed: bits.Packed  # signs of x + move
     weights: bits.Packed  # signs of Wc
+    turned: np.ndarray  # those of its transpose (blocks of inputs, words of outputs, 16)
     scale: np.ndarray  # (O,)
     centred: np.ndarray  # (O, I) Wc
 
@@ -74,7 +75,9 @@ class _Full(NamedTuple):
 
     def weight_gradient(self, dused: np.ndarray) -> np.ndarray:
         """From that of W_b (O, I), which is overwritten."""
-        _weight_backward(self.centred, dused)
+        inputs = dused.shape[1]
+        room = np.empty(rows.room(inputs), dused.dtype)
+        _weight_backward(self.centred, rows.order(inputs), room, dused)
         return dused
 
 
@@ -168,21 +171,38 @@ def _fits(x: np.ndarray, move: np.ndarray, weight: np.ndarray, channel, token) -
 
 def _full(x, move, weight, eps, given, stats, y) -> _Full | None:
     """Stage "full" of rows x (R, I) -> y (R, O); None where something is NaN or infinite."""
-    centred, scale = np.empty(weight.shape, x.dtype), np.empty(len(weight), x.dtype)
-    _binarize(np.ascontiguousarray(weight), centred, scale)
-    try:
-        weights = bits.pack(centred)
-    except NonFiniteError:
+    (length, inputs), outputs = x.shape, len(weight)
+    centred, scale = np.empty(weight.shape, x.dtype), np.empty(outputs, x.dtype)
+    weights, turned = _room_of_bits(outputs, inputs), _room_of_bits(inputs, outputs)
+    if not _binarize(
+        np.ascontiguousarray(weight), rows.order(inputs), *_room_of_sums(inputs), centred, scale,
+        weights, turned,
+    ):  # fmt: skip
         return None
-    length, inputs = x.shape
-    words = np.zeros((-(-length // LANES), -(-inputs // WORD), LANES), np.uint32)
-    packed = bits.Packed(words, length, inputs)
-    order, open_sums = _sums_of(len(weight))
+    words, product = _room_of_bits(length, inputs), np.empty((LANES, outputs), np.int32)
     found = _forward_of_signs(
-        popcount.path(), x, move, weights.words, scale, eps, *given, order, open_sums, words, stats,
-        y,
+        popcount.path(), x, move, weights, scale, eps, *given, rows.order(outputs),
+        *_room_of_sums(outputs), _room_of_shortcut(inputs, outputs), product, words, stats, y,
     )  # fmt: skip
-    return _Full(packed, weights, scale, centred) if found else None
+    if not found:
+        return None
+    packed, weights = bits.Packed(words, length, inputs), bits.Packed(weights, outputs, inputs)
+    return _Full(packed, weights, turned, scale, centred)
+
+
+def _room_of_bits(length: int, count: int) -> np.ndarray:
+    """Of `bits.Packed` rows."""
+    return np.zeros((-(-length // LANES), -(-count // WORD), LANES), np.uint32)
+
+
+def _room_of_sums(count: int) -> tuple[np.ndarray, ...]:
+    """ROWS rows of so many values, their means, and what `rows.sums` needs."""
+    sizes = ROWS * count, ROWS, rows.room(count)
+    return tuple(np.zeros(size, np.float32) for size in sizes)
+
+
+def _room_of_shortcut(inputs: int, outputs: int) -> np.ndarray:
+    return np.empty(min(inputs, outputs), np.float32)
 
 
 def _activations(x, move, weight, eps, given, stats, y) -> _Activations | None:
@@ -192,28 +212,42 @@ def _activations(x, move, weight, eps, given, stats, y) -> _Activations | None:
     except NonFiniteError:
         return None
     linear = _Activations(weight, signs @ weight.T, np.ones(len(weight), weight.dtype))
-    order, open_sums = _sums_of(len(weight))
-    _forward(x, linear.result, 0, linear.scale, eps, *given, order, open_sums, stats, y)
+    outputs, inputs = weight.shape
+    _forward(
+        x, linear.result, 0, len(x), 0, linear.scale, eps, *given, rows.order(outputs),
+        *_room_of_sums(outputs), _room_of_shortcut(inputs, outputs), stats, y,
+    )  # fmt: skip
     return linear
 
 
-def _sums_of(outputs: int) -> tuple[np.ndarray, np.ndarray]:
-    """The order in which `rows.sums` adds up, and its room."""
-    return rows.order(outputs), np.empty(rows.room(outputs), np.float32)
-
-
 @jit
-def _binarize(weight, centred, scale):
-    """As `ops.weight_binarizer.binarize`, without the signs."""
-    outputs, inputs = weight.shape
-    count, sizes = np.float32(inputs), np.empty(inputs, np.float32)
-    for o in range(outputs):
-        for i in range(inputs):
-            sizes[i] = abs(weight[o, i])
-        scale[o] = pairwise_sum(sizes, 0, inputs) / count
-        mean = pairwise_sum(weight.reshape(-1), o * inputs, inputs) / count
-        for i in range(inputs):
-            centred[o, i] = weight[o, i] - mean
+def _binarize(weight, order, sizes, means, open_sums, centred, scale, words, turned):
+    """As `ops.weight_binarizer.binarize`, the signs packed; False where one is not finite."""
+    (outputs, inputs), zero = weight.shape, splat(np.float32(0))
+    count, largest = np.float32(inputs), splat(np.int32(0))
+    places, lanes = words.reshape(-1), turned.reshape(-1)
+    for first in range(0, outputs, ROWS):
+        begin = first * inputs
+        for i in range(0, ROWS * inputs, LANES):
+            w = load(weight, begin + i)
+            store(sizes, i, select(w > zero, w, zero - w))
+        sums(sizes, 0, inputs, means, False, order, open_sums)
+        for r in range(ROWS):
+            scale[first + r] = open_sums[r] / count
+        sums(weight, begin, inputs, means, False, order, open_sums)
+        for r in range(ROWS):
+            o, mean = first + r, splat(open_sums[r] / count)
+            bit = splat(np.uint32(np.uint32(1) << np.uint32(o % WORD)))
+            place = o // LANES * words.shape[1] * LANES + o % LANES
+            for i in range(0, inputs, LANES):
+                w = load(weight, o * inputs + i) - mean
+                store(centred, o * inputs + i, w)
+                largest = bits.larger(largest, bits.exponent(w))
+                places[place + i // WORD * LANES] |= ones_of(w >= zero) << np.uint32(i % WORD)
+                at = (i // LANES * turned.shape[1] + o // WORD) * LANES
+                chosen = select(w >= zero, bit, splat(np.int32(0)))
+                store(lanes, at, load(lanes, at) | chosen)
+    return bits.is_finite(largest)
 
 
 @jit
@@ -224,15 +258,19 @@ def _scaled_signs(centred, scale, used):
 
 
 @jit
-def _weight_backward(centred, dweight):
+def _weight_backward(centred, order, open_sums, dweight):
     """As `ops.weight_binarizer.backward`, in place."""
-    outputs, inputs = centred.shape
-    for o in range(outputs):
-        for i in range(inputs):
-            dweight[o, i] = dweight[o, i] if abs(centred[o, i]) <= 1 else np.float32(0)
-        mean = pairwise_sum(dweight.reshape(-1), o * inputs, inputs) / np.float32(inputs)
-        for i in range(inputs):
-            dweight[o, i] -= mean
+    (outputs, inputs), zero, one = centred.shape, splat(np.float32(0)), splat(np.float32(1))
+    for first in range(0, outputs, ROWS):
+        for at in range(first * inputs, (first + ROWS) * inputs, LANES):
+            w = load(centred, at)
+            outside = (w > one) | (zero - w > one)
+            store(dweight, at, select(outside, zero, load(dweight, at)))
+        sums(dweight, first * inputs, inputs, open_sums, False, order, open_sums)
+        for r in range(ROWS):
+            mean, begin = splat(open_sums[r] / np.float32(inputs)), (first + r) * inputs
+            for at in range(begin, begin + inputs, LANES):
+                store(dweight, at, load(dweight, at) - mean)
 
 
 def _contiguous(channel, token, tokens: int) -> list[np.ndarray]:
@@ -245,22 +283,21 @@ def _contiguous(channel, token, tokens: int) -> list[np.ndarray]:
 @jit
 def _forward_of_signs(
     path, x, move, weights, scale, eps, weight, bias, shift_in, slope, shift_out, before, after,
-    order, open_sums, words, stats, y,
+    order, linear, means, open_sums, shortcut, product, words, stats, y,
 ):  # fmt: skip
     """Sixteen rows after the other: their signs, packed, their product, and `_forward`.
 
     False where a value is NaN or infinite.
     """
     length, inputs = x.shape
-    product = np.empty((LANES, y.shape[1]), np.int32)
     step, largest = words.shape[1] * LANES, splat(np.int32(0))
     for begin in range(0, length, LANES):
         end, at = min(begin + LANES, length), begin // LANES * step
         largest = bits.larger(largest, _pack(x, move, begin, end, words, at))
         sixteen_rows(path, words, at, words.shape[1], weights, inputs, product)
         _forward(
-            x[begin:end], product, begin, scale, eps, weight, bias, shift_in, slope, shift_out,
-            before, after, order, open_sums, stats[begin:end], y[begin:end],
+            x, product, begin, end, begin, scale, eps, weight, bias, shift_in, slope, shift_out,
+            before, after, order, linear, means, open_sums, shortcut, stats, y,
         )  # fmt: skip
     return bits.is_finite(largest)
 
@@ -287,19 +324,17 @@ def _pack(x, move, begin, end, words, at):
 
 @jit
 def _forward(
-    x, product, first, scale, eps, weight, bias, shift_in, slope, shift_out, before, after, order,
-    open_sums, stats, y,
+    x, product, first, end, base, scale, eps, weight, bias, shift_in, slope, shift_out, before,
+    after, order, linear, means, open_sums, shortcut, stats, y,
 ):  # fmt: skip
-    """Rows from `first` of the batch on, ROWS of them at a time."""
-    (length, inputs), outputs, tokens = x.shape, y.shape[1], len(before)
-    linear, means = np.zeros(ROWS * outputs, np.float32), np.zeros(ROWS, np.float32)
-    fitted, zero, count = np.empty(inputs, np.float32), splat(np.float32(0)), np.float32(outputs)
-    channels = min(inputs, outputs)
-    for begin in range(0, length, ROWS):
-        rows = min(ROWS, length - begin)
+    """Some rows, ROWS of them at a time; row r is r - base of the product."""
+    outputs, channels, tokens = y.shape[1], len(shortcut), len(before)
+    zero, count = splat(np.float32(0)), np.float32(outputs)
+    for begin in range(first, end, ROWS):
+        rows = min(ROWS, end - begin)
         for r in range(rows):
             for o in range(0, outputs, LANES):
-                whole = load_as_floats(product, (begin + r) * outputs + o)
+                whole = load_as_floats(product, (begin - base + r) * outputs + o)
                 store(linear, r * outputs + o, whole * load(scale, o))
         sums(linear, 0, outputs, means, False, order, open_sums)
         for r in range(ROWS):
@@ -307,40 +342,38 @@ def _forward(
         sums(linear, 0, outputs, means, True, order, open_sums)
         for r in range(rows):
             row = begin + r
-            n, mean = (first + row) % tokens, splat(means[r])
-            stats[row, 0], stats[row, 1] = means[r], np.sqrt(open_sums[r] / count + eps)
-            std, inverse = splat(stats[row, 1]), splat(np.float32(1) / stats[row, 1])
-            shortcut, shortcut_at = _shortcut(x, row, fitted, outputs)
+            n, mean, deviation = row % tokens, means[r], np.sqrt(open_sums[r] / count + eps)
+            stats[row, 0], stats[row, 1] = mean, deviation
+            level, std, inverse = splat(mean), splat(deviation), splat(np.float32(1) / deviation)
+            _fit(x, row, shortcut)
             for start in range(0, outputs, channels):
                 for c in range(0, channels, LANES):
                     o = start + c
-                    v = quotient(load(linear, r * outputs + o) - mean, std, inverse)
-                    v = v * load(weight, o) + load(bias, o) + load(shortcut, shortcut_at + c)
+                    v = quotient(load(linear, r * outputs + o) - level, std, inverse)
+                    v = v * load(weight, o) + load(bias, o) + load(shortcut, c)
                     v = v - load(shift_in, o) - broadcast(before, n)
                     v = select(v > zero, v, load(slope, o) * v) + load(shift_out, o)
                     store(y, row * outputs + o, v + broadcast(after, n))
 
 
 @jit
-def _shortcut(x, r, fitted, outputs):
-    """Row r of fit(x), before it is repeated: an array, and where it begins there."""
-    inputs = x.shape[1]
-    if outputs >= inputs:
-        return x.reshape(-1), r * inputs
-    share, at = inputs // outputs, r * inputs
-    values = x.reshape(-1)
-    for o in range(0, outputs, LANES):
-        if share == 2:
-            store(fitted, o, sums_of_2(values, at + 2 * o) * splat(np.float32(0.5)))
+def _fit(x, r, fitted):
+    """Row r of fit(x), before it is repeated."""
+    inputs, channels = x.shape[1], len(fitted)
+    share, at = inputs // channels, r * inputs
+    for c in range(0, channels, LANES):
+        if share == 1:
+            store(fitted, c, load(x, at + c))
+        elif share == 2:
+            store(fitted, c, sums_of_2(x, at + 2 * c) * splat(np.float32(0.5)))
         elif share == 4:
-            store(fitted, o, sums_of_4(values, at + 4 * o) * splat(np.float32(0.25)))
+            store(fitted, c, sums_of_4(x, at + 4 * c) * splat(np.float32(0.25)))
         else:
-            for k in range(o, o + LANES):
-                total = values[at + share * k]
+            for k in range(c, c + LANES):
+                total = x[r, share * k]
                 for i in range(1, share):
-                    total += values[at + share * k + i]
+                    total += x[r, share * k + i]
                 fitted[k] = total / np.float32(share)
-    return fitted, 0
 
 
 def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray | None, ...]:
@@ -348,18 +381,10 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray | None, ...]:
     x, move, given, per_token, linear, stats, ste = cache
     dx, dmove = np.empty(x.shape, x.dtype), np.zeros_like(move)
     grads, clip = [np.zeros_like(array) for array in given], ste == "clip"
-    arrays = rows.matrix(dy), rows.matrix(x), move
-    if isinstance(linear, _Full) and lookup.pays(popcount.path()):
-        dweight = np.zeros_like(linear.centred)
-        signs = bits.pack(linear.centred.T).words
-        _backward_of_signs(
-            popcount.path(), *arrays, linear.packed.words, linear.weights.words, signs,
-            linear.scale, stats, *given, clip, rows.matrix(dx), dmove, dweight, *grads,
-        )  # fmt: skip
-    else:
-        dweight = _backward_by_blas(
-            *arrays, linear, stats, given, clip, rows.matrix(dx), dmove, grads
-        )
+    arrays, chosen = (rows.matrix(dy), rows.matrix(x), move), (linear, stats, given, clip)
+    by_signs = isinstance(linear, _Full) and lookup.pays(popcount.path())
+    back = _backward_by_signs if by_signs else _backward_by_blas
+    dweight = back(*arrays, *chosen, rows.matrix(dx), dmove, grads)
     token = grads[5:] if per_token else (None, None)
     return dx, dmove, linear.weight_gradient(dweight), *grads[:5], *token
 
@@ -367,49 +392,70 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray | None, ...]:
 def _backward_by_blas(dy, x, move, linear, stats, given, clip, dx, dmove, grads) -> np.ndarray:
     """Gradients of all but the weights into dx, dmove and grads -> dW_b (O, I)."""
     dlinear, signs = np.empty(dy.shape, dy.dtype), np.empty(x.shape, x.dtype)
-    _backward(dy, x, linear.product(), 0, linear.scale, stats, *given, dlinear, dx, *grads)
+    room = _room_of_backward(x.shape[1], dy.shape[1])
+    _backward(
+        dy, x, linear.product(), 0, len(dy), 0, linear.scale, stats, *given, *room, dlinear, dx,
+        *grads,
+    )  # fmt: skip
     _each_sign_backward(x, move, dlinear @ linear.used(), clip, signs, dx, dmove)
     return np.ascontiguousarray(dlinear.T @ signs)
 
 
+def _room_of_backward(inputs: int, outputs: int) -> tuple[np.ndarray, ...]:
+    """For a row: of the shortcut and its gradient, of the norm and its gradient."""
+    few = min(inputs, outputs)
+    return tuple(np.empty(count, np.float32) for count in (few, few, outputs, outputs))
+
+
+def _backward_by_signs(dy, x, move, linear, stats, given, clip, dx, dmove, grads) -> np.ndarray:
+    """As `_backward_by_blas`, for stage "full"."""
+    (outputs, inputs), dtype = linear.centred.shape, x.dtype
+    product, dweight = np.empty((WORD, outputs), np.int32), np.zeros((outputs, inputs), dtype)
+    dlinear, scaled = np.empty((WORD, outputs), dtype), np.empty((FOUR, outputs), dtype)
+    dsigns, index = np.empty((WORD, inputs), dtype), np.empty(inputs, np.uint32)
+    tables = np.empty(max(outputs, WORD) * LANES, dtype)
+    _backward_of_signs(
+        popcount.path(), dy, x, move, linear.packed.words, linear.weights.words, linear.turned,
+        linear.scale, stats, *given, clip, product, *_room_of_backward(inputs, outputs), dlinear,
+        scaled, dsigns, index, tables, dx, dmove, dweight, *grads,
+    )  # fmt: skip
+    return dweight
+
+
 @jit
 def _backward_of_signs(
-    path, dy, x, move, words, weights, signs, scale, stats, weight, bias, shift_in, slope,
-    shift_out, before, after, clip, dx, dmove, dproduct, dweight, dbias, dshift_in, dslope,
+    path, dy, x, move, words, weights, turned, scale, stats, weight, bias, shift_in, slope,
+    shift_out, before, after, clip, product, shortcut, dshortcut, normalised, dnormalised, dlinear,
+    scaled, dsigns, index, tables, dx, dmove, dproduct, dweight, dbias, dshift_in, dslope,
     dshift_out, dbefore, dafter,
 ):  # fmt: skip
     """All of it, WORD rows after the other, products by looking up.
 
-    words: signs of x + move, weights: of Wc, signs: of its transpose, all packed. dproduct (O, I)
+    words: signs of x + move, weights: of Wc, turned: of its transpose, all packed. dproduct (O, I)
     is the gradient of W_b.
     """
     (length, inputs), outputs, count = x.shape, dy.shape[1], words.shape[1]
-    product = np.empty((WORD, outputs), np.int32)
-    dlinear, scaled = np.zeros((WORD, outputs), np.float32), np.empty((FOUR, outputs), np.float32)
-    dsigns, index = np.zeros((WORD, inputs), np.float32), np.empty(inputs, np.uint32)
     groups, in_word = outputs // FOUR, WORD // FOUR
-    tables = np.empty(FOUR * max(groups, in_word) * LANES, np.float32)
     for begin in range(0, length, WORD):
         end = min(begin + WORD, length)
         for first in range(begin, end, LANES):
-            block, at = product[first - begin : first - begin + LANES], first // LANES
-            sixteen_rows(path, words, at * count * LANES, count, weights, inputs, block)
+            at, block = first // LANES * count * LANES, product[first - begin :]
+            sixteen_rows(path, words, at, count, weights, inputs, block)
         _backward(
-            dy[begin:end], x[begin:end], product, begin, scale, stats[begin:end], weight, bias,
-            shift_in, slope, shift_out, before, after, dlinear, dx[begin:end], dweight, dbias,
-            dshift_in, dslope, dshift_out, dbefore, dafter,
+            dy, x, product, begin, end, begin, scale, stats, weight, bias, shift_in, slope,
+            shift_out, before, after, shortcut, dshortcut, normalised, dnormalised, dlinear, dx,
+            dweight, dbias, dshift_in, dslope, dshift_out, dbefore, dafter,
         )  # fmt: skip
-        for r in range(end - begin, WORD):
-            for o in range(0, outputs, LANES):
-                store(dlinear, r * outputs + o, splat(np.float32(0)))
+        for at in range((end - begin) * outputs, WORD * outputs, LANES):
+            store(dlinear, at, splat(np.float32(0)))
         for r in range(0, end - begin, FOUR):
-            for o in range(0, FOUR * outputs, LANES):
-                store(scaled, o, load(dlinear, r * outputs + o) * load(scale, o % outputs))
+            for k in range(FOUR):
+                for o in range(0, outputs, LANES):
+                    d = load(dlinear, (r + k) * outputs + o) * load(scale, o)
+                    store(scaled, k * outputs + o, d)
             tabulate(SIGNS, scaled, 0, 1, outputs, groups, tables)
-            at, words_of_signs = r * inputs, signs.shape[1]
-            look_up(
-                path, tables, groups, signs, inputs, words_of_signs, False, dsigns, at, inputs
-            )
+            at, steps = r * inputs, turned.shape[1]
+            look_up(path, tables, groups, turned, inputs, steps, False, dsigns, at, inputs)
         _signs_backward(x, begin, end, move, dsigns, clip, index, dx, dmove)
         for o in range(0, outputs, FOUR):
             tabulate(SIGNS, dlinear, o, outputs, 1, in_word, tables)
@@ -449,26 +495,29 @@ def surrogate(z, clip):
 
 @jit
 def _backward(
-    dy, x, product, start, scale, stats, weight, bias, shift_in, slope, shift_out, before, after,
-    dlinear, dx, dweight, dbias, dshift_in, dslope, dshift_out, dbefore, dafter,
+    dy, x, product, begin, end, base, scale, stats, weight, bias, shift_in, slope, shift_out,
+    before, after, shortcut, dshortcut, normalised, dnormalised, dlinear, dx, dweight, dbias,
+    dshift_in, dslope, dshift_out, dbefore, dafter,
 ):  # fmt: skip
-    """Gradients of the linear map and, in dx, of the shortcut; rows from `start` of the batch."""
-    (length, inputs), outputs, tokens = x.shape, dy.shape[1], len(before)
-    normalised, dnormalised = np.empty(outputs, np.float32), np.empty(outputs, np.float32)
-    fitted, channels = np.empty(inputs, np.float32), min(inputs, outputs)
+    """Gradients of the linear map and, in dx, of the shortcut, for some rows.
+
+    Row r is r - base of the product and of dlinear.
+    """
+    outputs, channels, tokens = dy.shape[1], len(shortcut), len(before)
     zero, count = splat(np.float32(0)), np.float32(outputs)
-    for r in range(length):
-        at, n, mean, std = r * outputs, (start + r) % tokens, splat(stats[r, 0]), splat(stats[r, 1])
-        inverse = splat(np.float32(1) / stats[r, 1])
-        shortcut, shortcut_at = _shortcut(x, r, fitted, outputs)
+    for r in range(begin, end):
+        at, there, n = r * outputs, (r - base) * outputs, r % tokens
+        mean, std, inverse = splat(stats[r, 0]), splat(stats[r, 1]), np.float32(1) / stats[r, 1]
+        inverse = splat(inverse)
+        _fit(x, r, shortcut)
         all_dy, all_du, all_dnormalised, along = zero, zero, zero, zero
         for first in range(0, outputs, channels):
             for c in range(0, channels, LANES):
                 # what forward had in its registers
                 o = first + c
-                linear = load_as_floats(product, at + o) * load(scale, o)
+                linear = load_as_floats(product, there + o) * load(scale, o)
                 norm = quotient(linear - mean, std, inverse)
-                u = norm * load(weight, o) + load(bias, o) + load(shortcut, shortcut_at + c)
+                u = norm * load(weight, o) + load(bias, o) + load(shortcut, c)
                 u = u - load(shift_in, o) - broadcast(before, n)
                 # RPReLU
                 d = load(dy, at + o)
@@ -479,9 +528,9 @@ def _backward(
                 all_dy, all_du = all_dy + d, all_du + du
                 # the shortcut, and the norm
                 if first == 0:
-                    store(fitted, c, du)
+                    store(dshortcut, c, du)
                 else:
-                    store(fitted, c, load(fitted, c) + du)
+                    store(dshortcut, c, load(dshortcut, c) + du)
                 store(dweight, o, load(dweight, o) + du * norm)
                 dnorm = du * load(weight, o)
                 all_dnormalised, along = all_dnormalised + dnorm, along + dnorm * norm
@@ -493,8 +542,8 @@ def _backward(
         share = splat(sum_of_lanes(along) / count)
         for o in range(0, outputs, LANES):
             d = load(dnormalised, o) - level - load(normalised, o) * share
-            store(dlinear, at + o, d * inverse)
-        _shortcut_backward(fitted, channels, r, dx)
+            store(dlinear, there + o, d * inverse)
+        _shortcut_backward(dshortcut, channels, r, dx)
     for o in range(outputs):
         dshift_in[o] = -dbias[o]
 
