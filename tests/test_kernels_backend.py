@@ -132,6 +132,54 @@ def test_a_nan_is_found_in_the_same_layer(path):
     assert found[0][1] == path.rsplit(".", 1)[0]
 
 
+@pytest.mark.parametrize("slope", [np.nan, np.inf])
+@pytest.mark.parametrize("layer", ["blocks.0.attn.rprelu", "blocks.0.attn.q_low.rprelu"])
+def test_a_slope_that_is_no_number_is_found_where_nothing_is_negative(layer, slope):
+    network = micro("didb_micro")
+    flat = {name: np.array(value) for name, value in flatten(network.params).items()}
+    flat[f"{layer}.slope"][0] = slope
+    flat[f"{layer}.shift_in"][0] = -100  # so that the slope is multiplied by 0
+    found = []
+    for chosen in (backend, ops):
+        with np.errstate(invalid="ignore"), pytest.raises(NonFiniteError) as error:
+            network.model.forward(unflatten(flat), network.images, backend=chosen)
+        found.append((str(error.value), error.value.layer))
+    assert found[0] == found[1]
+
+
+def every_second(value: np.ndarray) -> np.ndarray:
+    """The same values, not side by side in memory."""
+    twice = np.full((*value.shape, 2), np.nan, value.dtype)
+    twice[..., 0] = value
+    return twice[..., 0]
+
+
+def locked(value: np.ndarray) -> np.ndarray:
+    value = value.copy()
+    value.flags.writeable = False
+    return value
+
+
+@pytest.mark.parametrize("kept", [every_second, locked])
+@pytest.mark.parametrize("which", ["every", "first"])
+def test_how_parameters_lie_in_memory_changes_nothing(kept, which):
+    network = micro("didb_micro")
+    writable = {name: np.array(value) for name, value in flatten(network.params).items()}
+    # one of several that a twin takes together, and one of a norm
+    few = ("blocks.0.attn.q_low_move", "blocks.0.norm1.weight", "blocks.0.attn.v.move")
+    changed = {
+        name: kept(value) if which == "every" or name in few else value
+        for name, value in writable.items()
+    }
+    assert set(few) <= set(writable)
+    expected = network._replace(params=unflatten(writable)).run(backend=backend)
+    found = network._replace(params=unflatten(changed)).run(backend=backend)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+    for path, gradient in expected[2].items():
+        np.testing.assert_array_equal(found[2][path], gradient, err_msg=path)
+
+
 @pytest.mark.parametrize(
     ("fields", "dtype", "words"),
     [

@@ -424,3 +424,15 @@ def test_the_backend_has_what_the_operations_have():
         module: ModuleType = getattr(backend, name)
         assert hasattr(module, "forward") == hasattr(getattr(ops, name), "forward")
         assert hasattr(module, "backward") == hasattr(getattr(ops, name), "backward")
+
+
+def test_a_row_whose_variance_overflows_is_that_of_the_operation():
+    x = np.full((3, 32), 1e20, np.float32)
+    x[:, ::2] *= -1
+    x[1] = np.linspace(-1, 1, 32)
+    arguments = x, np.ones(32, np.float32), np.zeros(32, np.float32), 1e-6
+    with np.errstate(over="ignore"):
+        expected = ops.layer_norm.forward(*arguments)[0]
+        found = backend.layer_norm.forward(*arguments)[0]
+    assert not expected[0].any() and expected[1].any()
+    np.testing.assert_array_equal(found, expected)

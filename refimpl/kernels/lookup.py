@@ -22,6 +22,7 @@ from refimpl.kernels.compile import inlined
 from refimpl.kernels.popcount import WORD, Avx512, Path
 from refimpl.kernels.vector import (
     LANES,
+    WIDE,
     broadcast,
     compiled_as,
     constant,
@@ -43,7 +44,7 @@ _FLOATS, _INTS = (ir.VectorType(kind, LANES) for kind in (ir.FloatType(), ir.Int
 
 def pays(path: Path) -> bool:
     """Whether this way to the product takes less time than that of BLAS."""
-    return isinstance(path, Avx512)
+    return WIDE and isinstance(path, Avx512)
 
 
 @inlined
@@ -135,7 +136,7 @@ def _vector(builder, base, at):
 
 def _looker(builder, path, index):
     """table -> its numbers in the places that the four lowest bits of each lane of index name."""
-    make = _by_sixteen if path.instance_class is Avx512 else _one_by_one
+    make = _by_sixteen if WIDE and path.instance_class is Avx512 else _one_by_one
     return make(builder, index)
 
 

@@ -40,6 +40,11 @@ def fits(x: np.ndarray, *others: tuple[np.ndarray, tuple[int, ...]]) -> bool:
     )
 
 
+def plain(x: np.ndarray) -> np.ndarray:
+    """Give x as vectors are loaded from it: in one piece, aligned, writable; itself where it is."""
+    return x if x.flags.carray else np.array(x, order="C")
+
+
 def matrix(x: np.ndarray) -> np.ndarray:
     """x (..., C) as rows (R, C) that lie side by side: a view where they do already."""
     return np.ascontiguousarray(x).reshape(-1, x.shape[-1])

@@ -464,10 +464,11 @@ def _quotient(typing, x, y, inverse):
         if not FUSED:
             return builder.fdiv(x, y)
         minus = builder.fsub(ir.Constant(y.type, [0.0] * LANES), y)
-        q = builder.fmul(x, inverse)
+        first = q = builder.fmul(x, inverse)
         for _ in range(2):
             q = fused(builder, fused(builder, minus, q, x), inverse, q)
-        return q
+        # infinity times 0 on the way: there the first is right
+        return builder.select(builder.fcmp_ordered("ord", q, q), q, first)
 
     return (x(x, y, inverse), generate) if (x, y, inverse) == (FLOATS,) * 3 else None
 
@@ -477,7 +478,7 @@ def quotient(x: np.ndarray, y: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     """x / y, correctly rounded, where many are divided by the same: inverse is 1 / y.
 
     A division takes as long as ten multiplications. By Markstein's theorem a quotient that is next
-    to the right one becomes it by one step more; both may differ where the result is denormal.
+    to the right one becomes it by one step more; it may differ where x is below 2^-100.
     """
     return x / y
 

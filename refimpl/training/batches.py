@@ -81,7 +81,6 @@ def batch_gradients(
     labels = _fitting(labels, model)
     answers = _answers(labels)
 
-
     def computed(i: np.ndarray) -> BatchResult:
         return _shard(model, params, images[i], labels[i], objective, answers)
 

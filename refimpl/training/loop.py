@@ -146,7 +146,8 @@ def train(
     require_free(out, curves, resume=resume, overwrite=overwrite)
     prepare = Preprocessing.from_json(preprocessing).apply_array
     plan = stages.plan(model, recipe, fresh=params is None)
-    _check(model, recipe, images, labels, class_names, prepare)
+    threads = threads or cpus()
+    _check(model, recipe, images, labels, class_names, prepare, threads)
     # what the last epoch will write must not fail then
     cards.to_bytes({**files.describe(model, list(class_names), preprocessing), **(card or {})})
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
@@ -177,7 +178,7 @@ def train(
         watch.tell(text)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # a thread a part: those of BLAS on top of them cost half the speed or more
-    with threadpool_limits(1), ThreadPoolExecutor(threads or cpus()) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         run = Run(recipe, images, labels, validation, objective, pool, progress, watch, began)
         for stage in plan:
             _train_stage(run, stage, flat, journal)
@@ -333,12 +334,17 @@ def _check(
     labels: Array,
     class_names: Sequence[str],
     prepare: Prepare,
+    threads: int,
 ) -> None:
     """All that can be known before the first step, so that nothing fails after the last one."""
     needed = BYTES * sum(math.prod(shape) for shape in shapes(model.config).values())
     _require_memory("the parameters, their gradients and the optimizer take", needed)
     # of which the backward pass keeps up to four fifths
-    _require_memory("the values of an image take", value_bytes(model.network, FLOAT))
+    batch = min(recipe.batch_size, max(len(images), 1))
+    count = parts(model.network, batch, recipe.shards)
+    at_once = min(threads, count) * -(-batch // count)
+    needed = at_once * value_bytes(model.network, FLOAT)
+    _require_memory(f"the values of {at_once:,} images at once take", needed)
     pixels = min(recipe.batch_size, len(images)) * math.prod(images.shape[1:])
     if pixels > MOST:
         size = " x ".join(map(str, images.shape[1:3]))

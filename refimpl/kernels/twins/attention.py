@@ -95,10 +95,10 @@ def forward(
     if not lookup.pays(path) or x.dtype != np.float32 or not _fits(inputs, parameters, heads):
         return None
     given, counts = _take(parameters, len(inputs), heads, bands, x, weighted, differential)
-    if not np.isfinite(given.alpha).all():
-        return None
+    if not (np.isfinite(given.alpha).all() and np.isfinite(given.slope).all()):
+        return None  # the operations spread it, or say so
     batch, tokens, channels = x.shape
-    inputs = tuple(np.ascontiguousarray(m) for m in inputs)
+    inputs = tuple(rows.plain(m) for m in inputs)
     signs = _room_of_signs(len(inputs), x.shape, heads)
     keys, blocks = -(-tokens // LANES) * LANES, -(-tokens // LANES)
     # sums are made of ROWS rows, of which the last may be beyond the end
@@ -139,7 +139,7 @@ def _take(parameters, projections: int, heads: int, bands: int, x, weighted, dif
     batch, tokens, channels = x.shape
 
     def take(count: int) -> list[np.ndarray]:
-        return [np.ascontiguousarray(left.pop(0)) for _ in range(count)]
+        return [rows.plain(left.pop(0)) for _ in range(count)]
 
     one, none = np.ones(channels, x.dtype), np.zeros(channels, x.dtype)
     moves = tuple(take(projections))

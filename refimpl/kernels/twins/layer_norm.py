@@ -19,6 +19,7 @@ def forward(
     """x (..., C), weight and bias (C,) -> y like x."""
     if not rows.fits(x, (weight, x.shape[-1:]), (bias, x.shape[-1:])):
         return ops.layer_norm.forward(x, weight, bias, eps)
+    weight, bias = rows.plain(weight), rows.plain(bias)
     normalised, y = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     std, eps = np.empty((*x.shape[:-1], 1), x.dtype), x.dtype.type(eps)
     arrays = rows.matrix(x), weight, bias, eps, *map(rows.matrix, (normalised, std, y))
@@ -88,7 +89,7 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.n
     normalised, std, weight = cache
     if not rows.fits(dy, (normalised, dy.shape)):
         return ops.layer_norm.backward(dy, cache)
-    dx = np.empty(dy.shape, dy.dtype)
+    dx, weight = np.empty(dy.shape, dy.dtype), rows.plain(weight)
     dweight, dbias = np.zeros_like(weight), np.zeros_like(weight)
     back = _backward_in_vectors if _in_vectors(dy) else _backward
     back(

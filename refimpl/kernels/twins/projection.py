@@ -47,7 +47,7 @@ from refimpl.kernels.vector import (
 class Cache(NamedTuple):
     x: np.ndarray  # (B, N, I)
     move: np.ndarray
-    given: list[np.ndarray]  # of the norm and RPReLU, see `_contiguous`
+    given: list[np.ndarray]  # of the norm and RPReLU, see `_plain`
     per_token: bool
     linear: _Linear
     stats: np.ndarray  # (B * N, 2) mean and standard deviation of each row of the linear map
@@ -133,7 +133,10 @@ def forward(
     if binarize not in ("full", "activations") or ste not in ops.sign.STES:
         return None
     batch, tokens, _ = x.shape
-    x, given = np.ascontiguousarray(x), _contiguous(channel, token, tokens)
+    x, move, weight = map(rows.plain, (x, move, weight))
+    given = _plain(channel, token, tokens)
+    if not np.isfinite(slope).all():  # the operations spread it
+        return None
     y = np.empty((batch, tokens, len(weight)), x.dtype)
     stats = np.empty((batch * tokens, 2), x.dtype)
     linear = (_full if binarize == "full" else _activations)(
@@ -273,11 +276,11 @@ def _weight_backward(centred, order, open_sums, dweight):
                 store(dweight, at, load(dweight, at) - mean)
 
 
-def _contiguous(channel, token, tokens: int) -> list[np.ndarray]:
+def _plain(channel, token, tokens: int) -> list[np.ndarray]:
     """Weight and bias of the norm, and RPReLU's five arrays; a shift of 0 changes nothing."""
     zero = np.zeros(tokens, channel[0].dtype)
     given = [*channel, *(zero if array is None else array for array in token)]
-    return [np.ascontiguousarray(array) for array in given]
+    return [rows.plain(array) for array in given]
 
 
 @jit

@@ -24,7 +24,8 @@ def forward(
     channel = [(array, x.shape[-1:]) for array in (shift_in, slope, shift_out)]
     given = [array for array in (token_shift_in, token_shift_out) if array is not None]
     token = [(array, x.shape[1:2]) for array in given]
-    if x.ndim != 3 or len(given) == 1 or not rows.fits(x, *channel, *token):
+    fits = x.ndim == 3 and len(given) != 1 and rows.fits(x, *channel, *token)
+    if not (fits and np.isfinite(slope).all()):  # 0 times infinity is not looked for here
         return ops.rprelu.forward(x, shift_in, slope, shift_out, token_shift_in, token_shift_out)
     # a shift of 0 changes nothing
     before, after = given or (np.zeros(x.shape[1], x.dtype),) * 2
