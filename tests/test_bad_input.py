@@ -289,7 +289,7 @@ TAR, XZ, ZIP = tar(GOOD), tar(GOOD, "w:xz"), zipped(GOOD)
 SECOND_HEADER = 2 * tarfile.BLOCKSIZE  # the first image takes less than a block
 ARCHIVES = {
     "missing": data_set(lambda path: None, "no such file or folder, expected a data set"),
-    "pipe": data_set(os.mkfifo, "no such file or folder"),
+    "pipe": data_set(os.mkfifo, "is neither a file nor a folder"),
     "empty file": data_set(b"", "expected a folder, or a readable tar"),
     "text": data_set(b"words\n" * 300, "expected a folder, or a readable tar"),
     "an image": data_set(PNG, "expected a folder, or a readable tar"),
