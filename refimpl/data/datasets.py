@@ -51,7 +51,7 @@ SPLITS = ("train", "test")
 MAPS = ("images", "annotations")  # folders of a data set of label maps: segmentation.py
 FOLDERS = {"train": "train", "test": "test", "val": "test"}  # name -> the split that is in it
 ARRAY_BYTES = 2**30  # of a folder's pixels; where there are more, images are read on demand
-MAX_BYTES = 3 * 2**29  # of an archive's, whose files cannot be read in any order, or idx files'
+MAX_BYTES = 10**9  # of an archive's, read in its own order and then sorted, or of idx files'
 MAX_WORKERS = 16  # where the caller names no number
 
 
@@ -171,7 +171,7 @@ def _of_idx(path: Path, split: str, preprocessing: Preprocessing, limit: int | N
 def _no_room(path: Path, room: int, preprocessing: Preprocessing) -> DataError:
     height, width = preprocessing.size
     return DataError(
-        f"{path}: more than {room} images, the most that {MAX_BYTES / 2**30:g} GB hold at "
+        f"{path}: more than {room} images, the most that {MAX_BYTES / 1e9:g} GB hold at "
         f"{height} x {width} pixels; a limit takes fewer, a folder is read on demand"
     )
 
