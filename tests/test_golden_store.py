@@ -550,7 +550,7 @@ def test_a_pointer_of_git_lfs(path, name):
 
 def test_a_path_that_is_no_bundle(path, tmp_path):
     refuse(path / "nowhere", "nowhere: no such folder; expected a golden bundle")
-    refuse(path / "index.csv", "no such folder")
+    refuse(path / "index.csv", "index.csv: is no folder; expected a golden bundle")
     refuse(tmp_path, "manifest.json: cannot be read")
 
 

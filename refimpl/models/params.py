@@ -144,7 +144,8 @@ def check(declared: Declared, flat: Mapping[str, np.ndarray]) -> np.dtype:
     first = next(iter(declared))
     dtype = float_dtype(first, parameter=flat[first])
     for path, value in flat.items():
-        if getattr(value, "dtype", None) != dtype:
-            found = float_dtype(path, parameter=value)
+        if isinstance(value, np.ndarray) and value.dtype == dtype:
+            continue
+        if (found := float_dtype(path, parameter=value)) != dtype:
             raise DtypeError(f"{path}: {found}; expected {dtype}, as {first} has it")
     return dtype
