@@ -556,6 +556,11 @@ def _alpha(call: Call) -> np.ndarray:
     return call["p0"]
 
 
+def _with_minimum(least: np.float32) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """As a port has it: an alpha of the same float32 is itself, so that there is no minimum."""
+    return lambda p, a: p / np.maximum(a, float(least))
+
+
 ALPHAS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray | None]] = {
     "alpha left out: the probabilities themselves": lambda p, a: p,
     "probabilities times alpha, not divided by it": lambda p, a: p * ops.boolean.step_of(a),
@@ -571,7 +576,7 @@ ALPHAS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray | None]] = {
     "alpha's square root": lambda p, a: p / np.sqrt(ops.boolean.step_of(a)),
     "alpha is subtracted, not divided by": lambda p, a: p - ops.boolean.step_of(a) + 0.5,
     **{
-        f"alpha with a minimum of {least:g}, not 1e-5": lambda p, a, m=least: p / np.maximum(a, m)
+        f"alpha with a minimum of {least:g}, not 1e-5": _with_minimum(np.float32(least))
         for least in (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-7, 1e-8, 1e-12)
     },
     "the row's largest probability in the place of alpha":
