@@ -51,10 +51,10 @@ def _stop_at_once(number: int, frame: FrameType | None) -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    from refimpl import cli
+    from refimpl import machine
 
     _received.append(number)
-    cli.machine.interrupt()
+    machine.interrupt()
 
 
 def _open_streams() -> None:

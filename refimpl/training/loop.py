@@ -339,13 +339,12 @@ def _check(
     """All that can be known before the first step, so that nothing fails after the last one."""
     needed = BYTES * sum(math.prod(shape) for shape in shapes(model.config).values())
     _require_memory("the parameters, their gradients and the optimizer take", needed)
-    # of which the backward pass keeps up to four fifths
     batch = min(recipe.batch_size, max(len(images), 1))
     count = parts(model.network, batch, recipe.shards)
     at_once = min(threads, count) * -(-batch // count)
-    needed = at_once * value_bytes(model.network, FLOAT)
+    needed = at_once * value_bytes(model.network, FLOAT)  # of which backward keeps four fifths
     _require_memory(f"the values of {at_once:,} images at once take", needed)
-    pixels = min(recipe.batch_size, len(images)) * math.prod(images.shape[1:])
+    pixels = batch * math.prod(images.shape[1:])
     if pixels > MOST:
         size = " x ".join(map(str, images.shape[1:3]))
         raise ConfigError(

@@ -12,7 +12,7 @@ rate of all others it can fall below zero within some tens of steps, where it ha
 bit of the attention is 1 and queries and keys learn nothing any more. It has a rate of its own,
 `Recipe.alpha_rate` times that of the others.
 
-Everything is computed in the dtype of the parameter; parameters and moments change in place.
+Everything is computed in the widest dtype of the parameters; they and moments change in place.
 
 >>> weight = {"w": np.array([1.0, -1.0])}
 >>> optimizer = AdamW(weight)
@@ -102,7 +102,8 @@ class AdamW:
 
 
 def _dtype_of(params: Mapping[str, np.ndarray]) -> np.dtype:
-    return next(iter(params.values())).dtype
+    """The widest: none of several types loses anything, and none at all is float32."""
+    return np.result_type(np.float32, *(value.dtype for value in params.values()))
 
 
 def _update(first: np.ndarray, second: np.ndarray, change: np.ndarray, scale: float) -> None:
