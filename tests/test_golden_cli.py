@@ -419,6 +419,17 @@ def test_quiet_says_the_verdict_the_first_divergence_and_the_cause(tmp_path) -> 
     assert cause.startswith("  likely cause  polarity inverted")
 
 
+def test_quiet_says_of_what_precision_values_are_that_nothing_explains(tmp_path) -> None:
+    """Float32 values in float64 files are judged as float64, and fail."""
+    arrays = {n: v for n, v in golden_bundles.arrays().items() if not n.startswith("grads/")}
+    rounded = {n: v.astype(np.float32).astype(v.dtype) if v.dtype == np.float64 else v
+               for n, v in arrays.items()}  # fmt: skip
+    np.savez(tmp_path / "port.npz", **rounded)
+    status, out, _ = run("golden", "compare", BUNDLE, tmp_path / "port.npz", "--quiet")
+    assert status == 1
+    assert "note       these are float32 values in float64 files" in out.splitlines()[-1]
+
+
 def test_what_could_not_be_judged_has_a_status_of_its_own(tmp_path) -> None:
     """Behind a tap of another shape nothing is known; a tie taints what follows from it."""
     arrays = golden_bundles.arrays()

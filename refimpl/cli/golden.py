@@ -131,7 +131,7 @@ def _add_compare(group: Verbs) -> None:
     )  # fmt: skip
     length = added.add_mutually_exclusive_group()
     length.add_argument(
-        "--quiet", action="store_true", help="the verdict, the first divergence and its cause alone"
+        "--quiet", action="store_true", help="the verdict, the first divergence and its cause alone, or notes where none is known"
     )
     length.add_argument("--verbose", action="store_true", help="name the taps that are missing")
     add_json(added)

@@ -48,10 +48,16 @@ def short(comparison: Comparison, causes: Causes, total: int) -> str:
     if comparison.first is not None:
         cause = causes.get(comparison.first.name, UNEXPLAINED)
         lines += [f"FIRST DIVERGENCE: {comparison.first.name}", f"  likely cause  {cause}"]
+        if cause == UNEXPLAINED:  # perhaps it is their precision
+            lines += _notes(comparison)
     elif comparison.unjudged:
         (first,) = (v for v in comparison.verdicts if v.name == comparison.unjudged[0])
         lines.append(f"FIRST NOT JUDGED: {first.name}: {first.reason or MEANINGS[first.verdict]}")
     return "\n".join(lines) + "\n"
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    return [f"note       {note}" for note in comparison.notes]
 
 
 def first_divergence(comparison: Comparison, causes: Causes | None) -> list[str]:
@@ -217,7 +223,7 @@ def _head(comparison: Comparison) -> list[str]:
         f"bundle     {comparison.bundle_path}",
         f"candidate  {comparison.candidate_path or '-'}",
         f"mode       {comparison.mode}",
-        *(f"note       {note}" for note in comparison.notes),
+        *_notes(comparison),
     ]
 
 
