@@ -131,8 +131,9 @@ def _add_compare(group: Verbs) -> None:
     )  # fmt: skip
     length = added.add_mutually_exclusive_group()
     length.add_argument(
-        "--quiet", action="store_true", help="the verdict, the first divergence and its cause alone, or notes where none is known"
-    )
+        "--quiet", action="store_true",
+        help="the verdict, the first divergence and its cause alone, or notes where none is known",
+    )  # fmt: skip
     length.add_argument("--verbose", action="store_true", help="name the taps that are missing")
     add_json(added)
     _refuse_a_file_of_json(added)
@@ -213,7 +214,9 @@ def _refuse_a_file_of_json(parser: Parser) -> None:
 
     def refuse_file(extra: list[str], found: argparse.Namespace) -> NoReturn:
         if found.json and not extra[0].startswith("-"):
-            parser.error(f"--json prints and takes no file; expected --json > {extra[0]}")
+            # where it stands in front, what is left over is the candidate
+            name = extra[0] if extra[0].endswith(".json") else "FILE"
+            parser.error(f"--json prints and takes no file; expected --json > {name}")
         refuse(extra, found)
 
     parser.refuse = refuse_file  # type: ignore[method-assign]
