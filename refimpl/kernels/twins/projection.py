@@ -20,7 +20,6 @@ from typing import NamedTuple
 import numpy as np
 
 from refimpl import ops
-from refimpl.conventions import NonFiniteError
 from refimpl.kernels import bits, lookup, popcount, rows
 from refimpl.kernels.compile import inlined, jit
 from refimpl.kernels.lookup import FOUR, SIGNS, look_up, tabulate
@@ -210,9 +209,8 @@ def _room_of_shortcut(inputs: int, outputs: int) -> np.ndarray:
 
 def _activations(x, move, weight, eps, given, stats, y) -> _Activations | None:
     """Stage "activations", likewise."""
-    try:
-        signs, _ = ops.sign.forward(x + move)
-    except NonFiniteError:
+    signs = np.empty(x.shape, x.dtype)
+    if not _signs(x, move, signs):
         return None
     linear = _Activations(weight, signs @ weight.T, np.ones(len(weight), weight.dtype))
     outputs, inputs = weight.shape
@@ -221,6 +219,19 @@ def _activations(x, move, weight, eps, given, stats, y) -> _Activations | None:
         *_room_of_sums(outputs), _room_of_shortcut(inputs, outputs), stats, y,
     )  # fmt: skip
     return linear
+
+
+@jit
+def _signs(x, move, signs):
+    """Those of rows x (R, I) + move; False where a value is NaN or infinite."""
+    length, inputs = x.shape
+    zero, one, largest = splat(np.float32(0)), splat(np.float32(1)), splat(np.int32(0))
+    for r in range(length):
+        for i in range(0, inputs, LANES):
+            z = load(x, r * inputs + i) + load(move, i)
+            largest = bits.larger(largest, bits.exponent(z))
+            store(signs, r * inputs + i, select(z >= zero, one, zero - one))
+    return bits.is_finite(largest)
 
 
 @jit
