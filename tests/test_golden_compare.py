@@ -537,6 +537,7 @@ def test_bfloat16_rounds_half_to_even():
     assert rounded[:-1].tolist() == expected
     upper = (rounded.view(np.uint32) >> 16).astype(np.uint16)
     np.testing.assert_array_equal(npy.widen_bfloat16(upper), rounded)
+    assert precision.as_stored(values[1], "bfloat16").shape == ()
 
 
 # PyTorch as a candidate
