@@ -323,10 +323,29 @@ def test_json_is_a_flag_as_everywhere(tmp_path, place) -> None:
     port = dump(tmp_path, {})
     options = ("--json", BUNDLE, port) if place == "before" else (BUNDLE, port, "--json")
     assert json.loads(run("golden", "compare", *options, "--quiet").out)["passed"] is True
-    result = run("golden", "compare", BUNDLE, port, "--json", tmp_path / "f.json")
+    file = tmp_path / "f.json"
+    for given in (("--json", file), (f"--json={file}",)):
+        given = (*given, BUNDLE, port) if place == "before" else (BUNDLE, port, *given)
+        result = run("golden", "compare", *given)
+        assert (result.status, result.out) == (2, "")
+        name = "FILE" if given[:2] == ("--json", file) else file
+        words = f"error: --json prints and takes no file; expected --json > {name}\n"
+        assert result.err.endswith(words)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--json=", "--json prints and takes no file; expected --json > FILE"),
+        ("--quiet=1", "--quiet takes no value; found --quiet=1"),
+        ("--comp=it's", "--complete takes no value; found --complete=it's"),
+    ],
+)
+def test_a_flag_with_a_value_is_told_in_our_words(given, words) -> None:
+    result = run("golden", "compare", BUNDLE, BUNDLE, given)
     assert (result.status, result.out) == (2, "")
-    assert f"--json prints and takes no file; expected --json > {tmp_path}/f.json" in result.err
-    assert not (tmp_path / "f.json").exists()
+    assert result.err.splitlines()[-1] == f"refimpl golden compare: error: {words}"
 
 
 def test_reports_overwrite_nothing_that_is_read_nor_one_another(tmp_path) -> None:
