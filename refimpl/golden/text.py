@@ -124,6 +124,8 @@ def _outcome(comparison: Comparison, total: int) -> str:
     bad = sum(failed(verdict, comparison.strict) for verdict in comparison.verdicts)
     strict = ", strict: a flip of any bit fails" if comparison.strict else ""
     parts = [f"{comparison.judged} of {total} taps judged, {bad} failed{strict}"]
+    if comparison.passed and comparison.missing:
+        parts.append(f"{_count(comparison.missing, 'tap')} missing, which --complete fails")
     if comparison.absent:
         parts.append(f"{_count(comparison.absent, 'tap')} required and absent: "
                      f"{_few(comparison.absent)}")  # fmt: skip
