@@ -450,6 +450,19 @@ def test_quiet_says_of_what_precision_values_are_that_nothing_explains(tmp_path)
     assert "note       these are float32 values in float64 files" in out.splitlines()[-1]
 
 
+def test_of_bfloat16_the_verdict_names_the_mode_that_judges_it(tmp_path) -> None:
+    names = ("patch_embed.out", "tokens")
+    for name in names:
+        upper = golden_bundles.arrays()[name].astype(np.float32).view(np.uint32) >> 16
+        np.save(tmp_path / f"{name}.npy", upper.astype(np.uint16).view("V2"))
+    status, out, _ = run("golden", "compare", BUNDLE, tmp_path)
+    assert status == 4
+    verdict = "INCOMPLETE: 0 of 529 taps judged, 0 failed; 2 taps are dumped and not judged: in so"
+    assert f"\n{verdict} coarse a precision --mode replay judges them; a comparison that" in out
+    status, out, _ = run("golden", "compare", BUNDLE, tmp_path, "--mode", "replay")
+    assert "2 of 529 taps judged" in out
+
+
 def test_what_could_not_be_judged_has_a_status_of_its_own(tmp_path) -> None:
     """Behind a tap of another shape nothing is known; a tie taints what follows from it."""
     arrays = golden_bundles.arrays()

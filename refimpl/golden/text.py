@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.golden import places
-from refimpl.golden.compare import JUDGED, UNJUDGED, Comparison, Verdict, failed
+from refimpl.golden.compare import BLUNT, JUDGED, UNJUDGED, Comparison, Verdict, failed
 
 VERDICTS = (*JUDGED, *UNJUDGED, "MISSING")
 COLUMNS = ("tap", "class", "verdict", "differ", "ties", "near", "hard", "worst ulp")
@@ -131,7 +131,9 @@ def _outcome(comparison: Comparison, total: int) -> str:
                      f"{_few(comparison.absent)}")  # fmt: skip
     if comparison.outcome == "INCOMPLETE":
         if comparison.unjudged:
-            parts.append(f"{_count(comparison.unjudged, 'tap')} dumped and not judged")
+            blunt = any(verdict.reason == BLUNT for verdict in comparison.verdicts)
+            why = ": in so coarse a precision --mode replay judges them" if blunt else ""
+            parts.append(f"{_count(comparison.unjudged, 'tap')} dumped and not judged{why}")
         if comparison.unknown:
             parts.append(f"{_count(comparison.unknown, 'name')} no tap of the model")
         if not comparison.judged:
