@@ -37,6 +37,7 @@ def report(comparison: Comparison, causes: Causes, total: int, verbose: bool = F
     # what matters comes last: there a terminal stops
     lines += [*_table(comparison), "", *_missing(comparison, verbose)]
     lines += [*first_divergence(comparison, causes), ""]
+    lines += [*_notes(comparison), ""] if comparison.notes else []
     if others := [name for name in causes if name != getattr(comparison.first, "name", None)]:
         lines += ["likely causes of others:", *(f"  {n}: {causes[n]}" for n in others), ""]
     return "\n".join([*lines, *summary(comparison, total)]) + "\n"
@@ -53,6 +54,7 @@ def short(comparison: Comparison, causes: Causes, total: int) -> str:
     elif comparison.unjudged:
         (first,) = (v for v in comparison.verdicts if v.name == comparison.unjudged[0])
         lines.append(f"FIRST NOT JUDGED: {first.name}: {first.reason or MEANINGS[first.verdict]}")
+        lines += _notes(comparison)
     return "\n".join(lines) + "\n"
 
 
@@ -227,7 +229,6 @@ def _head(comparison: Comparison) -> list[str]:
         f"bundle     {comparison.bundle_path}",
         f"candidate  {comparison.candidate_path or '-'}",
         f"mode       {comparison.mode}",
-        *_notes(comparison),
     ]
 
 
