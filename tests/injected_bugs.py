@@ -80,26 +80,6 @@ IN_C = {
         "return 2 * plus - all;", "return 2 * plus;",
         "attn.context.int", "boolean product without - popcount(a)",
     ),
-    "OR in the place of XOR": InC(
-        "popcount(a[w] ^ b[w])", "popcount(a[w] | b[w])",
-        "attn.q_low.int", "another bit operation in the product: K - 2 popcount(a | w)",
-    ),
-    "AND in the place of XOR": InC(
-        "popcount(a[w] ^ b[w])", "popcount(a[w] & b[w])",
-        "attn.q_low.int", "another bit operation in the product: K - 2 popcount(a & w)",
-    ),
-    "XNOR in the place of XOR": InC(
-        "popcount(a[w] ^ b[w])", "popcount(~(a[w] ^ b[w]))",
-        "attn.q_low.int", "another bit operation in the product: K - 2 popcount(~(a ^ w)), the 43",
-    ),
-    "boolean product: OR in the place of AND": InC(
-        "popcount(a[w] & v[w])", "popcount(a[w] | v[w])",
-        "attn.context.int", "another bit operation in the product: 2 popcount(a | v) - popcount(a)",
-    ),
-    "boolean product: XNOR in the place of AND": InC(
-        "popcount(a[w] & v[w])", "popcount(~(a[w] ^ v[w]))",
-        "attn.context.int", "another bit operation in the product: 2 popcount(~(a ^ v)) - popcount",
-    ),
     "sign(0) is -1": InC(
         "value > threshold : value >= threshold", "value > threshold : value > threshold",
         "attn.q_low.weight.bit", "sign of zero", ADVERSARIAL,
@@ -295,5 +275,26 @@ IN_C = {
     "shortcut around the attention forgotten": InC(
         "x[i] += alpha ?", "x[i] = alpha ?",
         "mid", "tokens left out",
+    ),
+    # words
+    "OR in the place of XOR": InC(
+        "popcount(a[w] ^ b[w])", "popcount(a[w] | b[w])",
+        "attn.q_low.int", "another bit operation in the product: K - 2 popcount(a | w)",
+    ),
+    "AND in the place of XOR": InC(
+        "popcount(a[w] ^ b[w])", "popcount(a[w] & b[w])",
+        "attn.q_low.int", "another bit operation in the product: K - 2 popcount(a & w)",
+    ),
+    "XNOR in the place of XOR": InC(
+        "popcount(a[w] ^ b[w])", "popcount(~(a[w] ^ b[w]))",
+        "attn.q_low.int", "another bit operation in the product: K - 2 popcount(~(a ^ w)), the 43",
+    ),
+    "boolean product: OR in the place of AND": InC(
+        "popcount(a[w] & v[w])", "popcount(a[w] | v[w])",
+        "attn.context.int", "another bit operation in the product: 2 popcount(a | v) - popcount(a)",
+    ),
+    "boolean product: XNOR in the place of AND": InC(
+        "popcount(a[w] & v[w])", "popcount(~(a[w] ^ v[w]))",
+        "attn.context.int", "another bit operation in the product: 2 popcount(~(a ^ v)) - popcount",
     ),
 }  # fmt: skip
