@@ -33,12 +33,6 @@ def forward(
     return y, Cache(x, weight, bias is not None)
 
 
-def _times(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """x (..., I), matrix (I, O) -> (..., O): one product of all rows, not one for each image."""
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    return (rows @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
-
-
 def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """dy (..., O) -> (dx (..., I), dweight (O, I), dbias (O,) or None)."""
     x, weight, has_bias = cache
@@ -47,3 +41,9 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.n
     dweight = rows.T @ x.reshape(-1, x.shape[-1])
     dx = _times(dy, weight)
     return dx, dweight, dbias
+
+
+def _times(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """x (..., I), matrix (I, O) -> (..., O): one product of all rows, not one for each image."""
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return (rows @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
