@@ -276,4 +276,25 @@ IN_C = {
         "x[i] += alpha ?", "x[i] = alpha ?",
         "mid", "tokens left out",
     ),
+    # words
+    "OR in the place of XOR": InC(
+        "popcount(a[w] ^ b[w])", "popcount(a[w] | b[w])",
+        "attn.q_low.int", "another bit operation in the product: K - 2 popcount(a | w)",
+    ),
+    "AND in the place of XOR": InC(
+        "popcount(a[w] ^ b[w])", "popcount(a[w] & b[w])",
+        "attn.q_low.int", "another bit operation in the product: K - 2 popcount(a & w)",
+    ),
+    "XNOR in the place of XOR": InC(
+        "popcount(a[w] ^ b[w])", "popcount(~(a[w] ^ b[w]))",
+        "attn.q_low.int", "another bit operation in the product: K - 2 popcount(~(a ^ w)), the 43",
+    ),
+    "boolean product: OR in the place of AND": InC(
+        "popcount(a[w] & v[w])", "popcount(a[w] | v[w])",
+        "attn.context.int", "another bit operation in the product: 2 popcount(a | v) - popcount(a)",
+    ),
+    "boolean product: XNOR in the place of AND": InC(
+        "popcount(a[w] & v[w])", "popcount(~(a[w] ^ v[w]))",
+        "attn.context.int", "another bit operation in the product: 2 popcount(~(a ^ v)) - popcount",
+    ),
 }  # fmt: skip

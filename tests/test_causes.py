@@ -57,6 +57,17 @@ def test_right_candidates_have_no_cause() -> None:
     assert cause_table.false_causes(12) == []
 
 
+@pytest.mark.parametrize("network", ["react", "clip", "activations"])
+def test_the_reference_dumps_the_gradient_of_a_bit_that_it_goes_on_with(network: str) -> None:
+    """Added up in another order it is another one where it cancels, and a right port would fail."""
+    steps = bundle(network).reference.steps
+    behind = [name for name in steps if name.startswith("grads/") and name.endswith(".z")]
+    assert len(behind) >= 8
+    for name in behind:
+        follows = steps[name].op(*(steps[read].value for read in steps[name].inputs))
+        np.testing.assert_array_equal(follows, steps[name].value, err_msg=name)
+
+
 def test_no_time_no_cause() -> None:
     found = case("softmax: base 2")
     reference = bundle(found.network).reference

@@ -165,6 +165,13 @@ def test_bfloat16_is_read_from_every_container(tmp_path) -> None:
         np.testing.assert_array_equal(found["x"], expected)
 
 
+def test_a_bfloat16_scalar_is_read_as_one(tmp_path) -> None:
+    """As the gradient of alpha is."""
+    write(tmp_path, {"x.npy": encoded(bfloat16(np.array(-2.5)).view("V2"))})
+    found = candidate.read(tmp_path)["x"]
+    assert (found.shape, found.dtype, found) == ((), np.float32, -2.5)
+
+
 def test_what_a_finder_leaves_is_passed_over(tmp_path) -> None:
     junk = {"._x.npy": b"words", "taps/._001.z.npy": b"words", ".DS_Store": b"words"}
     folder = write(tmp_path / "c", {**junk, "x.npy": encoded(Z)})

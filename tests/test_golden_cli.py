@@ -323,10 +323,29 @@ def test_json_is_a_flag_as_everywhere(tmp_path, place) -> None:
     port = dump(tmp_path, {})
     options = ("--json", BUNDLE, port) if place == "before" else (BUNDLE, port, "--json")
     assert json.loads(run("golden", "compare", *options, "--quiet").out)["passed"] is True
-    result = run("golden", "compare", BUNDLE, port, "--json", tmp_path / "f.json")
+    file = tmp_path / "f.json"
+    for given in (("--json", file), (f"--json={file}",)):
+        given = (*given, BUNDLE, port) if place == "before" else (BUNDLE, port, *given)
+        result = run("golden", "compare", *given)
+        assert (result.status, result.out) == (2, "")
+        name = "FILE" if given[:2] == ("--json", file) else file
+        words = f"error: --json prints and takes no file; expected --json > {name}\n"
+        assert result.err.endswith(words)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--json=", "--json prints and takes no file; expected --json > FILE"),
+        ("--quiet=1", "--quiet takes no value; found --quiet=1"),
+        ("--comp=it's", "--complete takes no value; found --complete=it's"),
+    ],
+)
+def test_a_flag_with_a_value_is_told_in_our_words(given, words) -> None:
+    result = run("golden", "compare", BUNDLE, BUNDLE, given)
     assert (result.status, result.out) == (2, "")
-    assert f"--json prints and takes no file; expected --json > {tmp_path}/f.json" in result.err
-    assert not (tmp_path / "f.json").exists()
+    assert result.err.splitlines()[-1] == f"refimpl golden compare: error: {words}"
 
 
 def test_reports_overwrite_nothing_that_is_read_nor_one_another(tmp_path) -> None:
@@ -376,7 +395,8 @@ def test_compare_with_names_of_its_own(tmp_path) -> None:
     assert "  blocks.1: all 98\n" in out
     assert "unknown, no tap of the model (1):\n  other\n" in out
     status, out, _ = run("golden", "compare", *options, "--ignore", "oth*", "--verbose")
-    assert status == 0 and "PASS: 1 of 529 taps judged, 0 failed" in out
+    words = "\nPASS: 1 of 529 taps judged, 0 failed; 528 taps are missing, which --complete fails\n"
+    assert status == 0 and words in out
     assert " blocks.1.attn.scores " in out  # by name
     (tmp_path / "names.json").write_text("words")
     one_line(run("golden", "compare", *options), 2, "names.json", "not a readable map")
@@ -428,6 +448,19 @@ def test_quiet_says_of_what_precision_values_are_that_nothing_explains(tmp_path)
     status, out, _ = run("golden", "compare", BUNDLE, tmp_path / "port.npz", "--quiet")
     assert status == 1
     assert "note       these are float32 values in float64 files" in out.splitlines()[-1]
+
+
+def test_of_bfloat16_the_verdict_names_the_mode_that_judges_it(tmp_path) -> None:
+    names = ("patch_embed.out", "tokens")
+    for name in names:
+        upper = golden_bundles.arrays()[name].astype(np.float32).view(np.uint32) >> 16
+        np.save(tmp_path / f"{name}.npy", upper.astype(np.uint16).view("V2"))
+    status, out, _ = run("golden", "compare", BUNDLE, tmp_path)
+    assert status == 4
+    verdict = "INCOMPLETE: 0 of 529 taps judged, 0 failed; 2 taps are dumped and not judged: in so"
+    assert f"\n{verdict} coarse a precision --mode replay judges them; a comparison that" in out
+    status, out, _ = run("golden", "compare", BUNDLE, tmp_path, "--mode", "replay")
+    assert "2 of 529 taps judged" in out
 
 
 def test_what_could_not_be_judged_has_a_status_of_its_own(tmp_path) -> None:

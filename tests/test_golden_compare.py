@@ -487,6 +487,20 @@ def test_float16_is_judged_as_such(bundle, mode):
     assert verdict(compare(bundle, wrong, mode=mode, unit_roundoff="float32"), REAL).hard
 
 
+def test_of_coarse_files_replay_says_for_which_arithmetic_it_took_them(bundle):
+    """The exact values rounded: as no port gives them that computes in float16."""
+    exact = golden_networks.taps(bundle)
+    half = {n: v.astype(np.float16) if v.dtype.kind == "f" else v for n, v in exact.items()}
+    found = compare(bundle, half, mode="replay")
+    assert found.outcome == "FAIL"
+    (note,) = found.notes
+    assert note.startswith("these are float16 files, judged as of a port that computes in float16")
+    assert note.endswith("say --unit-roundoff float32")
+    declared = compare(bundle, half, mode="replay", unit_roundoff="float32")
+    assert declared.outcome != "FAIL" and declared.notes == []
+    assert compare(bundle, {"logits": half["logits"]}).notes == []
+
+
 def test_in_bfloat16_mode_free_shows_nothing_and_passes_nothing(bundle):
     exact = golden_networks.taps(bundle)
     coarse = {REAL: precision.as_stored(exact[REAL], "bfloat16")}
@@ -537,6 +551,7 @@ def test_bfloat16_rounds_half_to_even():
     assert rounded[:-1].tolist() == expected
     upper = (rounded.view(np.uint32) >> 16).astype(np.uint16)
     np.testing.assert_array_equal(npy.widen_bfloat16(upper), rounded)
+    assert precision.as_stored(values[1], "bfloat16").shape == ()
 
 
 # PyTorch as a candidate

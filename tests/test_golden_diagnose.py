@@ -599,6 +599,52 @@ def test_every_mistake_is_named_where_everything_was_dumped_too() -> None:
         assert re.search(words, found), found
 
 
+# Of bytes of words, as programs have them: the names of the operands are those in the cause.
+OF_SIGNS = (
+    "K - 2 popcount(a & w)", "K - 2 popcount(a | w)", "K - 2 popcount(a & ~w)",
+    "K - 2 popcount(~a & w)", "K - 2 popcount(~(a & w))", "K - 2 popcount(~(a | w))",
+    "K - 2 popcount(~(a ^ w))", "2 popcount(a & w) - K", "2 popcount(a | w) - K",
+    "2 popcount(~(a & w)) - K", "2 popcount(~(a | w)) - K",
+)  # fmt: skip
+OF_BOOLEAN = tuple(
+    f"2 popcount({made}) - popcount(a)"
+    for made in ("a | v", "a ^ v", "~a & v", "~(a & v)", "~(a | v)", "~(a ^ v)")
+)
+PRODUCTS = {  # tap: what it is a product of; K is 70, 14 and 13
+    f"{UP}int": (f"{UP}bit", f"{UP}weight.bit", OF_SIGNS),
+    f"{A}scores_low.int": (f"{A}q_low.head_bit", f"{A}k_low.head_bit", OF_SIGNS),
+    f"{A}context.int": (f"{A}prob.bit", f"{A}v.head_bit", OF_BOOLEAN),
+}
+
+
+def of_words(made: str, a: np.ndarray, w: np.ndarray, width: int) -> np.ndarray:
+    """A product by its formula, of the bits of a port's words of a width."""
+    K = a.shape[-1]
+    rows = [np.pad(bits, [(0, 0)] * (bits.ndim - 1) + [(0, -K % width)]) for bits in (a, w)]
+    first, second = (np.packbits(bits, axis=-1) for bits in rows)
+    words = {"a": first[..., :, None, :], "w": second[..., None, :, :]}
+    words["v"] = words["w"]
+
+    def popcount(counted: np.ndarray) -> np.ndarray:
+        return np.unpackbits(counted, axis=-1).sum(axis=-1, dtype=np.int32)
+
+    return eval(made.replace("2 popcount", "2 * popcount"), {**words, "K": K, "popcount": popcount})
+
+
+@pytest.mark.parametrize("width", [64, 8])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_another_operation_of_words_is_named(name: str, width: int) -> None:
+    of, by, formulas = PRODUCTS[name]
+    a, w = DIDB.value(of), DIDB.value(by)
+    right = "2 popcount(a & v) - popcount(a)" if "context" in name else "K - 2 popcount(a ^ w)"
+    np.testing.assert_array_equal(of_words(right, a, w, width), DIDB.value(name))
+    for made in formulas:
+        words = f"another bit operation in the product: {made}"
+        if "~(" in made:
+            words += f", the {-a.shape[-1] % width} bits of padding counted"
+        assert DIDB.ask(name, of_words(made, a, w, width)) == words
+
+
 # --- no false causes ------------------------------------------------------------------------------
 
 

@@ -229,6 +229,23 @@ def test_a_small_error_of_one_op_fails_when_forced(bundle):
     assert compare(bundle, wrong, mode="replay", forced=True).outcome == "FAIL"
 
 
+@pytest.mark.parametrize("error, notes", [(0.0, 1), (0.1, 0)])
+def test_of_a_port_that_was_not_fed_forced_says_what_it_means(bundle, candidate, error, notes):
+    """What leaves a block alone, by a port that went on with its own values: right, and wrong."""
+    few = only(candidate, ("tokens", "blocks.0.mid", "blocks.0.out", "logits"))
+    few["blocks.0.mid"] = few["blocks.0.mid"] + np.float32(error)
+    compared = compare(bundle, few, mode="replay", forced=True)
+    assert compared.outcome == "FAIL" and compared.first.name == "blocks.0.mid"
+    assert len(compared.notes) == notes
+    running = compare(bundle, few, mode="replay")
+    assert running.notes == [] and (verdict(running, "blocks.0.mid").hard > 0) == (not notes)
+    for note in compared.notes:
+        assert note.startswith("blocks.0.mid fails because of --forced, which says that the port")
+        word = verdict(running, "blocks.0.mid").verdict
+        assert note.endswith(f"leave --forced out: without it the tap is {word}")
+    assert compare(bundle, candidate, mode="replay", forced=True).notes == []
+
+
 # Outcomes
 
 

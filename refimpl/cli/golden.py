@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from refimpl.cli import outputs
 from refimpl.cli.options import FILES, add_fields, add_json, not_negative, picture, positive
 from refimpl.cli.output import complain, print_json, print_table, warn
-from refimpl.cli.verbs import Parser, Verbs
+from refimpl.cli.verbs import Parser, Verbs, takes_no_file
 from refimpl.conventions import ConfigError, GoldenFileError
 from refimpl.disk import write_atomically
 
@@ -215,8 +215,7 @@ def _refuse_a_file_of_json(parser: Parser) -> None:
     def refuse_file(extra: list[str], found: argparse.Namespace) -> NoReturn:
         if found.json and not extra[0].startswith("-"):
             # where it stands in front, what is left over is the candidate
-            name = extra[0] if extra[0].endswith(".json") else "FILE"
-            parser.error(f"--json prints and takes no file; expected --json > {name}")
+            parser.error(takes_no_file(extra[0] if extra[0].endswith(".json") else ""))
         refuse(extra, found)
 
     parser.refuse = refuse_file  # type: ignore[method-assign]

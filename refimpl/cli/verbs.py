@@ -40,10 +40,15 @@ class Parser(argparse.ArgumentParser):
         if found := re.search(r"invalid choice: (.+) \(choose from (.+)\)$", message):
             name, *known = (word.strip("' ") for word in (found[1], *found[2].split(",")))
             message += did_you_mean(name, known)
+        # argparse says: argument --strict: ignored explicit argument 'x'
+        elif found := re.match(r"argument (\S+): ignored explicit argument (.+)$", message):
+            flag, value = found[1].rpartition("/")[2], found[2][1:-1]
+            message = f"{flag} takes no value; found {flag}={value}"
+            if flag == "--json":
+                message = takes_no_file(value)
         elif "required" in message:  # perhaps it is there, misspelt
             message += self._slip(self._given)
         super().error(message)
-
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Print; that help could not be written is an error, which argparse passes over."""
@@ -57,6 +62,11 @@ class Parser(argparse.ArgumentParser):
         if not arg_string and hasattr(action, "complete"):  # see options.FILES
             raise argparse.ArgumentError(action, "is empty; expected the name of a file")
         return super()._get_value(action, arg_string)
+
+
+def takes_no_file(name: str) -> str:
+    """What is said of --json with the name of a file."""
+    return f"--json prints and takes no file; expected --json > {name or 'FILE'}"
 
 
 class Verbs:

@@ -89,7 +89,7 @@ class Comparison:
     unknown: list[str]  # names of the candidate that the model has no tap for
     suggested: Mapping[str, str] = field(default_factory=dict)  # of unknown names: the tap meant
     absent: Sequence[str] = ()  # taps that were required and not dumped
-    notes: Sequence[str] = ()  # what is odd about the candidate
+    notes: Sequence[str] = ()  # of the candidate's precision, of --forced
     taps: Mapping[str, np.ndarray] = field(default_factory=dict)  # bits in words as in a bundle
 
     def __repr__(self) -> str:
@@ -196,7 +196,7 @@ def compare(
         unknown,
         _suggested(unknown, [name for name in names if name not in taps]),
         [name for name in names if name in required and name not in taps],
-        list(_grids(session)),
+        [*_grids(session), *_coarse_files(session, verdicts), *_fed(session, verdicts)],
         {name: tap.dumped for name, tap in taps.items()},
     )
 
@@ -263,6 +263,34 @@ def _grids(session: _Session) -> Iterator[str]:
         yield (
             f"these are {grid} values in {dtype} files: {len(names)} of {count}, the first "
             f"{names[0]}. They are judged with a unit roundoff of {unit:.3g}{advice}"
+        )
+
+
+def _coarse_files(session: _Session, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """A line where replay took files of a coarse type for the arithmetic, and not all pass."""
+    coarsest = max(session.units.types.values(), key=precision.UNITS.get, default="float32")
+    declared = session.mode == "free" or session.units.declared
+    if declared or precision.UNITS[coarsest] <= precision.UNITS["float32"]:
+        return
+    if any(verdict.verdict in ("FAIL", "UNJUDGED") for verdict in verdicts):
+        yield (
+            f"these are {coarsest} files, judged as of a port that computes in {coarsest}; if it "
+            "computes in float32 and rounds what it dumps, say --unit-roundoff float32"
+        )
+
+
+def _fed(session: _Session, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """A line where the first tap that fails in replay does so because of --forced."""
+    first = next((verdict for verdict in verdicts if verdict.verdict == "FAIL"), None)
+    if first is None or session.mode == "free" or not session.forced:
+        return
+    units = session.units.declared
+    found = _Session(session.bundle, session.taps, "replay", False, units).judge(first.name)
+    if found.verdict != "FAIL":
+        yield (
+            f"{first.name} fails because of --forced, which says that the port was fed the "
+            "bundle's values of all that it did not dump; if it went on with its own, leave "
+            f"--forced out: without it the tap is {found.verdict}"
         )
 
 

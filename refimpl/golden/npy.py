@@ -146,7 +146,7 @@ def values(data: bytes, found: Header, where: str = "array") -> np.ndarray:
 
 def widen_bfloat16(upper: np.ndarray) -> np.ndarray:
     """uint16, the upper half of a float32 -> float32, read-only."""
-    array = (upper.astype(np.uint32) << 16).view(np.float32)
+    array = np.asarray(upper.astype(np.uint32) << 16).view(np.float32)  # a scalar is one, too
     array.flags.writeable = False
     return array
 

@@ -107,7 +107,7 @@ def as_stored(value: np.ndarray, dtype: str) -> np.ndarray:
         single = np.ascontiguousarray(value, dtype=np.float32)
     bits = single.view(np.uint32).astype(np.uint64)
     rounded = bits + 0x7FFF + ((bits >> 16) & 1)
-    return (rounded & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return (rounded & 0xFFFF0000).astype(np.uint32).view(np.float32).reshape(value.shape)
 
 
 def coarser_grid(array: np.ndarray, dtype: str, golden: np.ndarray) -> str | None:

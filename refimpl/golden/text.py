@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.golden import places
-from refimpl.golden.compare import JUDGED, UNJUDGED, Comparison, Verdict, failed
+from refimpl.golden.compare import BLUNT, JUDGED, UNJUDGED, Comparison, Verdict, failed
 
 VERDICTS = (*JUDGED, *UNJUDGED, "MISSING")
 COLUMNS = ("tap", "class", "verdict", "differ", "ties", "near", "hard", "worst ulp")
@@ -37,6 +37,7 @@ def report(comparison: Comparison, causes: Causes, total: int, verbose: bool = F
     # what matters comes last: there a terminal stops
     lines += [*_table(comparison), "", *_missing(comparison, verbose)]
     lines += [*first_divergence(comparison, causes), ""]
+    lines += [*_notes(comparison), ""] if comparison.notes else []
     if others := [name for name in causes if name != getattr(comparison.first, "name", None)]:
         lines += ["likely causes of others:", *(f"  {n}: {causes[n]}" for n in others), ""]
     return "\n".join([*lines, *summary(comparison, total)]) + "\n"
@@ -53,6 +54,7 @@ def short(comparison: Comparison, causes: Causes, total: int) -> str:
     elif comparison.unjudged:
         (first,) = (v for v in comparison.verdicts if v.name == comparison.unjudged[0])
         lines.append(f"FIRST NOT JUDGED: {first.name}: {first.reason or MEANINGS[first.verdict]}")
+        lines += _notes(comparison)
     return "\n".join(lines) + "\n"
 
 
@@ -124,12 +126,16 @@ def _outcome(comparison: Comparison, total: int) -> str:
     bad = sum(failed(verdict, comparison.strict) for verdict in comparison.verdicts)
     strict = ", strict: a flip of any bit fails" if comparison.strict else ""
     parts = [f"{comparison.judged} of {total} taps judged, {bad} failed{strict}"]
+    if comparison.passed and comparison.missing:
+        parts.append(f"{_count(comparison.missing, 'tap')} missing, which --complete fails")
     if comparison.absent:
         parts.append(f"{_count(comparison.absent, 'tap')} required and absent: "
                      f"{_few(comparison.absent)}")  # fmt: skip
     if comparison.outcome == "INCOMPLETE":
         if comparison.unjudged:
-            parts.append(f"{_count(comparison.unjudged, 'tap')} dumped and not judged")
+            blunt = any(verdict.reason == BLUNT for verdict in comparison.verdicts)
+            why = ": in so coarse a precision --mode replay judges them" if blunt else ""
+            parts.append(f"{_count(comparison.unjudged, 'tap')} dumped and not judged{why}")
         if comparison.unknown:
             parts.append(f"{_count(comparison.unknown, 'name')} no tap of the model")
         if not comparison.judged:
@@ -223,7 +229,6 @@ def _head(comparison: Comparison) -> list[str]:
         f"bundle     {comparison.bundle_path}",
         f"candidate  {comparison.candidate_path or '-'}",
         f"mode       {comparison.mode}",
-        *_notes(comparison),
     ]
 
 

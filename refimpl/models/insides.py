@@ -81,6 +81,10 @@ def of_operation(op: str, attributes: Mapping[str, Any]) -> Inside | None:
     return INSIDES[op](**attributes)
 
 
+def _linear(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return ops.linear.forward(x, weight)[0]  # added up in the order of the node's own
+
+
 def _weight_gradient(dlinear: np.ndarray, x: np.ndarray) -> np.ndarray:
     return dlinear.reshape(-1, dlinear.shape[-1]).T @ x.reshape(-1, x.shape[-1])
 
@@ -94,11 +98,11 @@ def _binary_linear(binarize: str, ste: str) -> Inside:
     if binarize == "activations":
         return Inside(
             {"bit": bit},
-            Step("real", ("bit", "p0"), lambda bit, w: signs(bit, w.dtype) @ w.T),
+            Step("real", ("bit", "p0"), lambda bit, w: _linear(signs(bit, w.dtype), w)),
             {
                 "p0": Step("real", ("d", "bit"),
                            lambda d, bit: _weight_gradient(d, signs(bit, d.dtype))),
-                "bit": Step("real", ("d", "p0"), lambda d, w: d @ w),
+                "bit": Step("real", ("d", "p0"), lambda d, w: _linear(d, w.T)),
                 "x0": dz,
             },
         )  # fmt: skip
@@ -114,7 +118,7 @@ def _binary_linear(binarize: str, ste: str) -> Inside:
         },
         Step("real", ("int", "weight.scale"), lambda i, scale: i.astype(scale.dtype) * scale),
         {"p0": Step("real", ("d", "bit", "p0"), _binary_weight_gradient),
-         "bit": Step("real", ("d", "p0"), lambda d, w: d @ binarizer.forward(w)[0]),
+         "bit": Step("real", ("d", "p0"), lambda d, w: _linear(d, binarizer.forward(w)[0].T)),
          "x0": dz},
     )  # fmt: skip
 

@@ -45,7 +45,7 @@ def page(comparison: Comparison, causes: Mapping[str, str], total: int) -> bytes
     first = comparison.first
     sections = [
         _names("Unknown: no tap of the model", [_meant(n, comparison) for n in comparison.unknown]),
-        _names("Odd about the candidate", comparison.notes),
+        _names("To be noted", comparison.notes),
         _names("Required and absent", comparison.absent),
         _first(first, comparison, causes) if first else _no_divergence(),
         _overview(comparison, total),

@@ -311,6 +311,7 @@ def _declare(op: str, what: str) -> None:
         yield from _padding(site)
         yield from _last_words(site)
         yield from _strides(site)
+        yield from _operations(site)
         yield Mistake("1 << i is an int of 32 bits: bit 32 + i falls on bit i, bit 31 on all above",
                       lambda c: _of_words(c, _shifted_int))  # fmt: skip
         yield Mistake("bit 32 + i falls on bit i: a shift of 32 bits",
@@ -407,6 +408,59 @@ def _cut_off(rest: int, counted: bool) -> Callable[[Call], np.ndarray | None]:
         a, b, boolean = found
         part = _product(call, a[..., :-rest], b[..., :-rest], boolean)
         return _result(call, part + (rest if counted else 0))
+
+    return edit
+
+
+# Products with another operation of words, from n = popcount(a & w), the ones of a and of w, K, and
+# the bits of whole words: where the operation makes ones of zeros, those of the padding count.
+Made = Callable[[np.ndarray, np.ndarray, np.ndarray, int, int], np.ndarray]
+OF_SIGNS: dict[str, Made] = {
+    "K - 2 popcount(a & w)": lambda n, a, w, K, size: K - 2 * n,
+    "K - 2 popcount(a | w)": lambda n, a, w, K, size: K - 2 * (a + w - n),
+    "K - 2 popcount(a & ~w)": lambda n, a, w, K, size: K - 2 * (a - n),
+    "K - 2 popcount(~a & w)": lambda n, a, w, K, size: K - 2 * (w - n),
+    "2 popcount(a & w) - K": lambda n, a, w, K, size: 2 * n - K,
+    "2 popcount(a | w) - K": lambda n, a, w, K, size: 2 * (a + w - n) - K,
+    "K - 2 popcount(~(a & w))": lambda n, a, w, K, size: K - 2 * (size - n),
+    "K - 2 popcount(~(a | w))": lambda n, a, w, K, size: K - 2 * (size - (a + w - n)),
+    "K - 2 popcount(~(a ^ w))": lambda n, a, w, K, size: K - 2 * (size - (a + w - 2 * n)),
+    "2 popcount(~(a & w)) - K": lambda n, a, w, K, size: 2 * (size - n) - K,
+    "2 popcount(~(a | w)) - K": lambda n, a, w, K, size: 2 * (size - (a + w - n)) - K,
+}
+OF_BOOLEAN: dict[str, Made] = {
+    "2 popcount(a | v) - popcount(a)": lambda n, a, v, K, size: 2 * (a + v - n) - a,
+    "2 popcount(a ^ v) - popcount(a)": lambda n, a, v, K, size: 2 * (a + v - 2 * n) - a,
+    "2 popcount(~a & v) - popcount(a)": lambda n, a, v, K, size: 2 * (v - n) - a,
+    "2 popcount(~(a & v)) - popcount(a)": lambda n, a, v, K, size: 2 * (size - n) - a,
+    "2 popcount(~(a | v)) - popcount(a)": lambda n, a, v, K, size: 2 * (size - (a + v - n)) - a,
+    "2 popcount(~(a ^ v)) - popcount(a)":
+        lambda n, a, v, K, size: 2 * (size - (a + v - 2 * n)) - a,
+}  # fmt: skip
+
+
+def _operations(site: Site) -> Iterator[Mistake]:
+    """AND, OR and the like in the place of XOR, of XNOR or, of a boolean product, of AND."""
+    K, found = _length(site), {}
+    for made, product in (OF_BOOLEAN if site.what == "context.int" else OF_SIGNS).items():
+        for width in (WORD, 32, 8) if "~(" in made else (1,):
+            padding = -K % width
+            words = kind = f"another bit operation in the product: {made}"
+            if padding:
+                words += f", the {padding} bits of padding counted"
+                kind += f", padding counted up to whole words of {width}"
+            found[kind] = Mistake(words, _operated(product, K + padding), kind)
+    yield from found.values()
+
+
+def _operated(product: Made, size: int) -> Callable[[Call], np.ndarray | None]:
+    def edit(call: Call) -> np.ndarray | None:
+        found = operands(call)
+        if found is None:
+            return None
+        a, w, _ = found
+        ones = _ones(a), _ones(w).swapaxes(-1, -2)
+        return _result(call, product(_popcounts(a, w, True), *ones, a.shape[-1], size))
 
     return edit
 
