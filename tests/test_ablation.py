@@ -807,7 +807,10 @@ def test_the_ablation_on_cifar_10() -> None:
         assert one in ("react + differential", "react + token RPReLU")
     costs = [summary.summarise(configs[name]) for name in ("react + haar", "react + two pairs")]
     assert costs[0].total == costs[1].total  # the same capacity
-    assert (asked.baseline, len(asked.runs())) == ("react", 21)
+    assert configs["react + R1b"] == react.replace(context="differences")
+    assert configs["didb, R1b"] == configs["didb"].replace(context="differences")
+    assert configs["didb, neighbours none"] == configs["didb"].replace(neighbours="none")
+    assert (asked.baseline, len(asked.runs())) == ("react", 30)
 
 
 def test_the_ablation_on_scenes() -> None:
