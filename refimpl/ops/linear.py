@@ -6,7 +6,6 @@ array([[11., 17., 23.]])
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ def forward(
     """x (..., I), weight (O, I), bias (O,) or None -> y (..., O)."""
     float_dtype("linear", x=x, weight=weight, bias=bias)
     require_shape("linear", "weight", weight, (None, *x.shape[-1:]))
-    y = _times(x, weight.T)  # (..., O)
+    y = x @ weight.T  # (..., O)
     if bias is not None:
         require_shape("linear", "bias", bias, (weight.shape[0],))
         y += bias
@@ -39,11 +38,5 @@ def backward(dy: np.ndarray, cache: Cache) -> tuple[np.ndarray, np.ndarray, np.n
     rows = dy.reshape(-1, dy.shape[-1])  # (K, O): every leading axis is a sum in dweight
     dbias = rows.sum(axis=0) if has_bias else None
     dweight = rows.T @ x.reshape(-1, x.shape[-1])
-    dx = _times(dy, weight)
+    dx = dy @ weight
     return dx, dweight, dbias
-
-
-def _times(x: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """x (..., I), matrix (I, O) -> (..., O): one product of all rows, not one for each image."""
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    return (rows @ matrix).reshape(*x.shape[:-1], matrix.shape[-1])
