@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -43,6 +47,27 @@ def test_vectors_and_matrices_of_tokens_are_taken_too():
     np.testing.assert_array_equal(dx, [[17, 20]])
     np.testing.assert_array_equal(dweight, [[1, 2], [0, 0], [2, 4]])
     assert dbias is None
+
+
+ALONE_AND_TOGETHER = """
+import numpy as np
+from refimpl.ops import linear
+rng = np.random.default_rng(0)
+for dtype in (np.float32, np.float64):
+    for tokens, inputs, outputs in ((50, 16, 64), (65, 48, 128), (65, 128, 512), (7, 10, 11)):
+        x = rng.standard_normal((30, tokens, inputs)).astype(dtype)
+        weight = rng.standard_normal((outputs, inputs)).astype(dtype)
+        together, _ = linear.forward(x, weight)
+        alone = [linear.forward(image[None], weight)[0][0] for image in x]
+        assert np.array_equal(together, alone), (dtype, tokens, inputs, outputs)
+"""
+
+
+@pytest.mark.parametrize("kernel", ["Haswell", None])  # of OpenBLAS, where that has one to choose
+def test_the_bits_of_an_image_do_not_depend_on_its_batch(kernel):
+    chosen = {} if kernel is None else {"OPENBLAS_CORETYPE": kernel}
+    command = [sys.executable, "-c", ALONE_AND_TOGETHER]
+    subprocess.run(command, check=True, env=os.environ | chosen)
 
 
 def test_rejects_bad_input():
