@@ -819,9 +819,12 @@ def test_the_ablation_on_scenes() -> None:
         name: named(f"segmenter_{family}_micro")
         for name, family in {"real": "deit", "react": "react", "didb": "didb"}.items()
     }
-    configs["react + differential"] = configs["react"].replace(attention="differential")
+    react = configs["react"]
+    configs["react + haar"] = react.replace(similarity="haar")
+    configs["react + differential"] = react.replace(attention="differential")
+    configs["react + token RPReLU"] = react.replace(rprelu="token")
     assert {row.name: row.config for row in asked.rows} == configs
-    assert (asked.baseline, asked.task, len(asked.runs())) == ("react", "segmentation", 7)
+    assert (asked.baseline, asked.task, len(asked.runs())) == ("react", "segmentation", 12)
 
 
 def test_the_readings_are_varied_one_at_a_time() -> None:

@@ -10,6 +10,7 @@
 - batches: loss and gradients of a batch, in parts side by side
 - checkpoints, journal: all that a run needs to go on to the same bits, written atomically
 - history: what an epoch brought
+- requirements: model, recipe and data fit together, checked before the first step
 - loop: puts them together in `train(model, recipe, images, labels, ...)`
 - ablation, ablation_table: many runs of it on the same images, and what they say together
 """

@@ -19,20 +19,18 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from refimpl import ops
-from refimpl.conventions import IGNORED, ConfigError, DataError, NonFiniteError
+from refimpl.conventions import NonFiniteError
 from refimpl.data.image_folder import Array, in_batches, slices
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.machine import cpus, memory
+from refimpl.machine import cpus
 from refimpl.models import VisionTransformer, cards, files
-from refimpl.models.params import check, flatten, shapes, unflatten
-from refimpl.models.summary import value_bytes
-from refimpl.training import optimizers, stages, teachers
+from refimpl.models.params import check, flatten, unflatten
+from refimpl.training import optimizers, requirements, stages, teachers
 from refimpl.training.augmentation import augment, augment_with_labels
 from refimpl.training.batches import (
-    FLOAT,
     BatchResult,
     Objective,
-    Prepare,
+    Score,
     batch_gradients,
     parts,
     score,
@@ -45,9 +43,6 @@ from refimpl.training.schedules import warmup_cosine
 from refimpl.training.stages import Stage
 from refimpl.training.teachers import Teacher
 from refimpl.training.watch import Watch
-
-MOST = 2**29  # bytes of the images of a batch, before they are cut
-BYTES = 16  # of a parameter at least: itself, its gradient, and two means of the optimizer
 
 
 class Trained(NamedTuple):
@@ -147,7 +142,7 @@ def train(
     prepare = Preprocessing.from_json(preprocessing).apply_array
     plan = stages.plan(model, recipe, fresh=params is None)
     threads = threads or cpus()
-    _check(model, recipe, images, labels, class_names, prepare, threads)
+    requirements.check(model, recipe, images, labels, class_names, prepare, threads)
     # what the last epoch will write must not fail then
     cards.to_bytes({**files.describe(model, list(class_names), preprocessing), **(card or {})})
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
@@ -168,14 +163,10 @@ def train(
     journal = Journal(out, identity, curves)
     if resume:
         journal.resume(flat)
-    _check_labels(model, recipe, labels, progress)
+    with _bar("check labels", len(labels), progress) as bar:
+        requirements.check_labels(model, recipe, labels, bar.update)
     watch = watch or Watch()
-    if journal.moved_from is not None:
-        change = f"from {journal.moved_from} to {journal.cpus[-1]}"
-        text = f"goes on upon another kind of CPU, {change}: last bits may differ"
-        if progress:
-            print(text, file=sys.stderr, flush=True)
-        watch.tell(text)
+    _tell_of_another_cpu(journal, watch, progress)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
     # a thread a part: those of BLAS on top of them cost half the speed or more
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
@@ -192,6 +183,17 @@ def train(
     )
     journal.close()
     return Trained(unflatten(flat), journal.history)
+
+
+def _tell_of_another_cpu(journal: Journal, watch: Watch, progress: bool) -> None:
+    """Say where a resumed run cannot promise the bits of an uninterrupted one."""
+    if journal.moved_from is None:
+        return
+    change = f"from {journal.moved_from} to {journal.cpus[-1]}"
+    text = f"goes on upon another kind of CPU, {change}: last bits may differ"
+    if progress:
+        print(text, file=sys.stderr, flush=True)
+    watch.tell(text)
 
 
 def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal: Journal) -> None:
@@ -239,16 +241,7 @@ def _epoch(
             bar.update(len(images))
             run.watch.batch()
     speed = seen / (time.perf_counter() - start)
-    reached, batch = None, min(recipe.batch_size, len(order))
-    if run.validation is not None:
-        reached = score(
-            stage.model,
-            nested,
-            *run.validation,
-            run.objective,
-            math.ceil(batch / parts(stage.model.network, batch, recipe.shards)),
-            run.pool,
-        )
+    reached = _score_held_out(run, stage, nested)
     return EpochResult(
         stage=stage.name,
         epoch=epoch,
@@ -261,6 +254,15 @@ def _epoch(
         elapsed=time.perf_counter() - run.began,
         validation_mean_iou=reached and reached.mean_iou,
     )
+
+
+def _score_held_out(run: Run, stage: Stage, params: Mapping[str, Any]) -> Score | None:
+    """The score on the images held out, as many at once as a part of a batch has."""
+    if run.validation is None:
+        return None
+    batch = min(run.recipe.batch_size, len(run.images))
+    at_once = math.ceil(batch / parts(stage.model.network, batch, run.recipe.shards))
+    return score(stage.model, params, *run.validation, run.objective, at_once, run.pool)
 
 
 def _augmented(
@@ -317,91 +319,6 @@ def _rate(run: Run, stage: Stage, step: int) -> float:
 def _bar(title: str, images: int, progress: bool) -> tqdm:
     shown = progress and sys.stderr.isatty()
     return tqdm(total=images, desc=title, unit="img", leave=False, disable=not shown)
-
-
-def _require_memory(what: str, needed: int) -> None:
-    if needed > memory():
-        raise ConfigError(
-            f"{what} {needed / 1e9:,.0f} GB; "
-            f"expected a model that fits into the {memory() / 1e9:,.0f} GB of this machine"
-        )
-
-
-def _check(
-    model: VisionTransformer,
-    recipe: Recipe,
-    images: Array,
-    labels: Array,
-    class_names: Sequence[str],
-    prepare: Prepare,
-    threads: int,
-) -> None:
-    """All that can be known before the first step, so that nothing fails after the last one."""
-    needed = BYTES * sum(math.prod(shape) for shape in shapes(model.config).values())
-    _require_memory("the parameters, their gradients and the optimizer take", needed)
-    batch = min(recipe.batch_size, max(len(images), 1))
-    count = parts(model.network, batch, recipe.shards)
-    at_once = min(threads, count) * -(-batch // count)
-    needed = at_once * value_bytes(model.network, FLOAT)  # of which backward keeps four fifths
-    _require_memory(f"the values of {at_once:,} images at once take", needed)
-    pixels = batch * math.prod(images.shape[1:])
-    if pixels > MOST:
-        size = " x ".join(map(str, images.shape[1:3]))
-        raise ConfigError(
-            f"recipe: batch_size is {recipe.batch_size}: images of {size} take {pixels:,} bytes a "
-            f"batch; expected at most {MOST:,}"
-        )
-    classes = model.config.num_classes
-    if len(class_names) != classes:
-        raise ConfigError(
-            f"the model has {classes} classes, the data has {len(class_names)}: "
-            f"create the model with num_classes={len(class_names)}"
-        )
-    if len(images) == 0 or len(images) != len(labels):
-        raise DataError(
-            f"training data: {len(images)} images and {len(labels)} labels, "
-            "expected as many labels as images and at least one"
-        )
-    maps = model.config.task == "segmentation"
-    size = images.shape[1:3]
-    if labels.shape[1:] != (size if maps else ()):
-        wanted = f"a map of {size[0]} x {size[1]} an image" if maps else "one an image"
-        raise DataError(f"training data: labels are {labels.shape}, expected {wanted}")
-    if recipe.shift >= min(size):
-        raise ConfigError(
-            f"recipe: shift is {recipe.shift} pixels, expected fewer than the images have: "
-            f"{size[0]} x {size[1]}"
-        )
-    if maps and recipe.distillation > 0:
-        raise ConfigError(
-            f"recipe: distillation is {recipe.distillation}, expected 0.0: "
-            "there is no distillation for a segmenter"
-        )
-    found = prepare(images[:1]).shape[1:]
-    expected = (model.config.channels, *model.config.image_size)
-    if found != expected:
-        raise DataError(
-            f"training data: images are {found} (channels, H, W) after preprocessing, "
-            f"the model reads {expected}"
-        )
-
-
-def _check_labels(model: VisionTransformer, recipe: Recipe, labels: Array, progress: bool) -> None:
-    """DataError for a label that the model has no class for; reads them all, some at a time."""
-    low, high = np.inf, -np.inf
-    with _bar("check labels", len(labels), progress) as bar:
-        for some in in_batches(labels, slices(len(labels), min(recipe.batch_size, 100))):
-            bar.update(len(some))
-            given = some if some.ndim == 1 else some[some != IGNORED]
-            if given.size:
-                low, high = min(low, given.min()), max(high, given.max())
-    if low > high:
-        raise DataError("training data: no pixel has a label, expected at least one")
-    if low < 0 or high >= model.config.num_classes:
-        raise DataError(
-            f"training data: labels run from {low} to {high}, "
-            f"expected 0 to {model.config.num_classes - 1}"
-        )
 
 
 def _card(
