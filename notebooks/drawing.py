@@ -218,7 +218,8 @@ def draw_shares(shares: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
     """Histograms of λs and λn, a panel for each block; shares: (lam_s, lam_n) of each."""
     count = len(shares)
     figure, axes = plt.subplots(1, count, figsize=(9.6, 2.6), sharey=True, layout="constrained")
-    bins = np.linspace(-1, 1.3, 47)
+    edge = max(np.abs(both).max() for both in shares)
+    bins = np.linspace(-edge, edge, 60)
     for i, (axis, (lam_s, lam_n)) in enumerate(zip(axes, shares, strict=True)):
         axis.hist(lam_s, bins, color=ORANGE, label="λs")
         axis.hist(lam_n, bins, color=GREEN, alpha=0.7, label="λn")

@@ -328,10 +328,12 @@ def test_json_is_a_flag_as_everywhere(tmp_path, place) -> None:
         given = (*given, BUNDLE, port) if place == "before" else (BUNDLE, port, *given)
         result = run("golden", "compare", *given)
         assert (result.status, result.out) == (2, "")
-        name = "FILE" if given[:2] == ("--json", file) else file
-        words = f"error: --json prints and takes no file; expected --json > {name}\n"
+        words = f"error: --json prints and takes no file; expected --json > {file}\n"
         assert result.err.endswith(words)
     assert not file.exists()
+    result = run("golden", "compare", BUNDLE, port, "and_one_more", "--json")
+    assert result.status == 2
+    assert result.err.endswith("error: unrecognized arguments: and_one_more\n")
 
 
 @pytest.mark.parametrize(

@@ -213,9 +213,10 @@ def _refuse_a_file_of_json(parser: Parser) -> None:
     refuse = parser.refuse
 
     def refuse_file(extra: list[str], found: argparse.Namespace) -> NoReturn:
-        if found.json and not extra[0].startswith("-"):
-            # where it stands in front, what is left over is the candidate
-            parser.error(takes_no_file(extra[0] if extra[0].endswith(".json") else ""))
+        # where it stands in front, it was taken for the bundle, and the candidate is left over
+        files = [name for name in (extra[0], str(found.bundle)) if name.endswith(".json")]
+        if found.json and files:
+            parser.error(takes_no_file(files[0]))
         refuse(extra, found)
 
     parser.refuse = refuse_file  # type: ignore[method-assign]
