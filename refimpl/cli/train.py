@@ -101,12 +101,9 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import numpy as np
-
     from refimpl import training
     from refimpl.data.preprocessing import Preprocessing
     from refimpl.models import files
-    from refimpl.predictors import require_room
     from refimpl.training import journal, starts
 
     recipe = _recipe(args)
@@ -123,17 +120,9 @@ def run(args: argparse.Namespace) -> int:
         curves.require_matplotlib()
     own = model.preprocessing
     read = own or Preprocessing.plain(model.config.image_size, model.config.channels)
-    require_room(model.config, np.dtype(np.float32))  # before images are made so large
-    # a part of them then has the size that the model reads
-    larger = tuple(round(side / recipe.crop) for side in read.size)
-    data = load_data(args, "train", dataclasses.replace(read, size=larger), model.config.task)
+    data = _load(args, model, recipe, read)
     if params is not None:
         model, params = starts.start(model, params, data.class_names, recipe.seed)
-    elif len(data.class_names) != model.config.num_classes:
-        raise DataError(
-            f"{args.data}: found {len(data.class_names)} classes, {args.model} has "
-            f"{model.config.num_classes}: add --set num_classes={len(data.class_names)}"
-        )
     preprocessing = _measured(read, data.images)
     if own is not None:  # the network knows these numbers; what is usual are the new images
         preprocessing = dataclasses.replace(preprocessing, mean=own.mean, std=own.std)
@@ -167,6 +156,23 @@ def run(args: argparse.Namespace) -> int:
         curves.draw(trained.history, args.output.with_suffix(".png"))
     print(args.output)
     return 0
+
+
+def _load(args: argparse.Namespace, model: Any, recipe: Any, read: Any) -> Any:
+    """The training data, images so large that a part of them has the size that the model reads."""
+    import numpy as np
+
+    from refimpl.predictors import require_room
+
+    require_room(model.config, np.dtype(np.float32))  # before images are made so large
+    larger = tuple(round(side / recipe.crop) for side in read.size)
+    data = load_data(args, "train", dataclasses.replace(read, size=larger), model.config.task)
+    if args.init is None and len(data.class_names) != model.config.num_classes:
+        raise DataError(
+            f"{args.data}: found {len(data.class_names)} classes, {args.model} has "
+            f"{model.config.num_classes}: add --set num_classes={len(data.class_names)}"
+        )
+    return data
 
 
 def _start(args: argparse.Namespace) -> tuple[Any, Any]:
