@@ -3,7 +3,7 @@
 Pure NumPy for the equations (`refimpl.ops`), forward and backward written out by hand; read
 `refimpl/SPEC.md` for what is computed and `refimpl/conventions.py` for how it is written.
 
-The ten calls that matter:
+The calls that matter:
 
     ask = refimpl.classifier("didb_micro_mnist")          # a trained network, ready to be asked
     ask("seven.png")[0].label

@@ -3,7 +3,8 @@
 A verb is a module: `add` says what it reads, `run` does it. To add one, name it in VERBS.
 
 Exit status: 0 done, 1 a check failed, 2 bad usage or bad input, 130 interrupted (Ctrl-C),
-141 nobody reads the output any more. Errors are one line on stderr, answers go to stdout.
+141 nobody reads the output any more; `golden` has 3 and 4 too. Errors are one line on stderr,
+answers go to stdout.
 Modules that take long to import are imported by the `run` that needs them.
 """
 

@@ -19,7 +19,8 @@ def add(verbs: Verbs) -> None:
     )
     added.add_argument(
         "checkpoint", metavar="CHECKPOINT", type=Path,
-        help="a .safetensors file, a .pth or .bin file (needs PyTorch), or a folder of one",
+        help="a .safetensors file, one of PyTorch (.pth, .pt, .bin, .tar, .ckpt; needs it), or a "
+        "folder of one",
     ).complete = FILES  # fmt: skip
     added.add_argument(
         "--config", metavar="FILE", type=Path,

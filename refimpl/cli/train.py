@@ -36,7 +36,7 @@ RECIPE_OPTIONS = {
     "teacher": (str, "a trained model to learn from, by name or file; needs --distillation"),
     "distillation": (float, "weight of the teacher's answers, 1 for nothing else"),
     "shift": (int, "pixels by which a training image may move each way"),
-    "flip": (bool, "mirror every other training image, left for right"),
+    "flip": (bool, "mirror a training image, left for right, or leave it, at random"),
     "crop": (float, "part of each side of an image that a step sees, cut out at random; 1 for all"),
     "clip_norm": (float, "largest norm of the gradients of a step"),
     "seed": (int, "the same seed gives the same bits on the same machine"),

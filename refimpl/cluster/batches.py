@@ -2,7 +2,7 @@
 
 A batch is what one machine computes at a time. A task is one batch or several: Dask takes some
 milliseconds of the client's time for each, so tasks are to last as long as keeps the client idle
-half of the time, with any number of workers.
+most of the time, with any number of workers.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
 - holdout: images to choose the settings on
 - schedules: the learning rate as a pure function of the step
 - augmentation: random flips and shifts of uint8 images
+- starts: a trained network to start from, with a new head where the classes are others
 - stages: binary activations with real weights first, then everything binary
 - optimizers: AdamW, and clipping by global norm
 - losses, teachers: labels, and a trained model that helps to tell them
@@ -11,6 +12,7 @@
 - checkpoints, journal: all that a run needs to go on to the same bits, written atomically
 - history: what an epoch brought
 - requirements: model, recipe and data fit together, checked before the first step
+- watch, processor: who looks on, and the kind of CPU that a run had
 - loop: puts them together in `train(model, recipe, images, labels, ...)`
 - ablation, ablation_table: many runs of it on the same images, and what they say together
 """

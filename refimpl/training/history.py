@@ -24,7 +24,7 @@ class EpochResult(NamedTuple):
     validation_accuracy: float | None  # 0 to 1, after the epoch, with the model of its stage
     learning_rate: float  # of its last step
     images_per_second: float  # training only
-    elapsed: float  # seconds since the run began, validation and interruptions' part included
+    elapsed: float  # seconds of the run, validation included, interruptions left out
     validation_mean_iou: float | None = None  # 0 to 1, of a segmenter
 
     @property

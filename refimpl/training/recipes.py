@@ -1,7 +1,8 @@
 """Every setting of a training run, in one frozen dataclass; `read` takes one from a file.
 
-The defaults are the recipe of `didb_micro` on MNIST. A recipe and a seed fix the result to the
-bit on one machine; `shards` counts too, because it sets the order in which gradients are added.
+The defaults are a short run of `didb_micro` on MNIST; what a shipped model had is in its card. A
+recipe and a seed fix the result to the bit on one machine; `shards` counts too, because it sets the
+order in which gradients are added.
 
 >>> Recipe(epochs=0)
 Traceback (most recent call last):
@@ -41,7 +42,7 @@ class Recipe:
     teacher: str | None = None  # a shipped model's name or a file, for distillation
     distillation: float = 0.0  # weight of the teacher's loss, 0 for none, 1 for nothing else
     shift: int = 2  # pixels; every training image moves by up to this much each way
-    flip: bool = False  # mirror every other training image, left for right; not for digits
+    flip: bool = False  # mirror half of the training images, left for right; not for digits
     crop: float = 1.0  # part of each side that a step sees, cut out at random; 1 for all
     clip_norm: float | None = None  # largest global gradient norm, None for no clipping
     seed: int = 0
