@@ -18,7 +18,7 @@ from PIL import Image
 
 from refimpl import metrics
 from refimpl.choice import Work
-from refimpl.conventions import DataError, ModelFileError
+from refimpl.conventions import ConfigError, DataError, ModelFileError
 from refimpl.data.preprocessing import Judged
 from refimpl.machine import cpus
 from refimpl.models import flatten, unflatten
@@ -118,9 +118,9 @@ class Classifier(Predictor):
         an image.
         """
         pictures = _listed(images)
-        predictions = []
-        for first in range(0, len(pictures), BATCH_SIZE):
-            some = pictures[first : first + BATCH_SIZE]
+        predictions, size = [], min(BATCH_SIZE, self._most)
+        for first in range(0, len(pictures), size):
+            some = pictures[first : first + size]
             judged = [self.preprocessing.judged(opened(picture)) for picture in some]
             pixels = np.stack([each.pixels for each in judged])
             probabilities = self.probabilities(self.preprocessing.normalise(pixels))
@@ -128,7 +128,12 @@ class Classifier(Predictor):
         return predictions
 
     def astype(self, dtype: np.dtype | type) -> "Classifier":
-        """The same classifier on the NumPy reference, computing in float32 or float64."""
+        """The same classifier on the NumPy reference, computing in float32 or float64.
+
+        ModelFileError for a packed one, which only the engine can run.
+        """
+        if self.params is None:
+            raise ModelFileError("found a packed model; expected one that NumPy can run")
         flat = {name: value.astype(dtype) for name, value in flatten(self.params).items()}
         return self._with(params=unflatten(flat), backend=None)
 
@@ -139,6 +144,11 @@ class Classifier(Predictor):
     def _with(self, **changes: Any) -> "Classifier":
         fields = ("model", "params", "preprocessing", "class_names", "backend", "caution")
         return Classifier(**{name: getattr(self, name) for name in fields} | changes)
+
+    @property
+    def _most(self) -> int:
+        """Images of a batch, which as floats stay below BATCH_BYTES."""
+        return max(BATCH_BYTES // (FLOAT * math.prod(self.preprocessing.shape)), 1)
 
     def logits(self, x: np.ndarray) -> np.ndarray:
         """Preprocessed images, float (B, channels, H, W) -> (B, classes).
@@ -175,6 +185,10 @@ class Classifier(Predictor):
         prepare = self.preprocessing.normalise if ready else self.preprocessing.apply_array
         if len(images) != len(labels) or len(images) == 0:
             raise DataError(f"{len(images)} images, {len(labels)} labels; expected one each")
+        if labels.dtype.kind not in "iu":
+            raise DataError(f"labels are {labels.dtype}, expected integers")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             found = f"labels {labels.min()} to {labels.max()}"
             raise DataError(f"{found}, but the model has {len(self.class_names)} classes")
@@ -182,8 +196,7 @@ class Classifier(Predictor):
         def hits_of(batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
             return self.hits(prepare(batch[0]), batch[1])
 
-        most = BATCH_BYTES // (FLOAT * math.prod(self.preprocessing.shape))
-        parts = slices(len(images), min(batch_size, max(most, 1)))
+        parts = slices(len(images), min(batch_size, self._most))
         self.expect(Work(len(images), len(parts), cpus()))
         if self.backend is not None:
             self.backend.warm()

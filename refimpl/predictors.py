@@ -8,7 +8,13 @@ import numpy as np
 from PIL import Image
 
 from refimpl.choice import BACKENDS, Backend, Work
-from refimpl.conventions import ConfigError, DataError, ModelFileError, require_finite
+from refimpl.conventions import (
+    ConfigError,
+    DataError,
+    ModelFileError,
+    require_finite,
+    require_shape,
+)
 from refimpl.data.class_names import distinct
 from refimpl.data.images import open_image, to_plain
 from refimpl.data.preprocessing import Judged, Preprocessing
@@ -139,8 +145,14 @@ class Predictor:
     def compute(self, x: np.ndarray) -> np.ndarray:
         """Logits of preprocessed images (B, channels, H, W), by what is quicker for the work.
 
-        NonFiniteError where weights of absurd size leave no finite number.
+        ShapeError where they are not of the size that the model reads, NonFiniteError where weights
+        of absurd size leave no finite number.
         """
+        config = self.model.config
+        expected = (None, config.channels, *config.image_size)
+        require_shape(type(self).__name__.lower(), "images", x, expected)
+        if len(x) == 0:
+            return np.empty((0, *config.logits_shape), self.dtype)
         engine = None if self.backend is None else self.backend.count(len(x))
         with np.errstate(all="ignore"):  # what comes of it is looked at below
             if engine is not None:

@@ -18,10 +18,17 @@ from PIL import Image
 
 import refimpl
 from refimpl.classifiers import Classifier
-from refimpl.conventions import ConfigError, DataError, ModelFileError, RefimplError
+from refimpl.conventions import (
+    ConfigError,
+    DataError,
+    ModelFileError,
+    RefimplError,
+    ShapeError,
+)
 from refimpl.data import bundled
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import cards, files
+from tests.command_line import run
 
 NAMES = ("ant", "bee", "cow")
 MODEL = refimpl.create_model("didb_micro", image_size=(8, 12), dim=6, depth=1, num_classes=3)
@@ -147,6 +154,32 @@ def test_the_backend_that_computes(file: Path, tmp_path: Path) -> None:
     assert refimpl.classifier(path).engine is None  # it knows no real blocks
     with pytest.raises(ConfigError, match="engine: found real blocks; expected a binary network"):
         refimpl.classifier(path, backend="engine")
+
+
+def test_another_size_is_refused_whatever_was_asked_before(ask: Classifier) -> None:
+    """NumPy would interpolate, the engine does not, and which of them computes depends on that."""
+    message = r"classifier: images has shape \(2, 1, 16, 24\); expected \(any, 1, 8, 12\)"
+    with pytest.raises(ShapeError, match=message):
+        ask.logits(np.zeros((2, 1, 16, 24), np.float32))
+
+
+def test_no_images_have_no_logits(ask: Classifier) -> None:
+    nothing = np.zeros((0, 1, 8, 12), np.float32)
+    assert ask.logits(nothing).shape == ask.probabilities(nothing).shape == (0, 3)
+    assert ask([]) == []
+
+
+def test_large_images_come_a_few_at_a_time(monkeypatch, ask: Classifier) -> None:
+    seen: list[int] = []
+
+    def count(self, x: np.ndarray) -> np.ndarray:
+        seen.append(len(x))
+        return x[:, 0, 0, :3]
+
+    monkeypatch.setattr(Classifier, "compute", count)
+    monkeypatch.setattr("refimpl.classifiers.BATCH_BYTES", 2 * 4 * 8 * 12)
+    assert len(ask(np.zeros((5, 8, 12), np.uint8))) == 5
+    assert seen == [2, 2, 1]
 
 
 def test_a_packed_file_is_for_the_engine(tmp_path: Path) -> None:
@@ -318,3 +351,28 @@ def test_a_model_that_says_nothing_of_preprocessing_answers_with_a_warning(tmp_p
     refimpl.save(path, network, network.init(np.random.default_rng(0)))
     (answer,) = refimpl.classifier(path)(np.zeros((28, 28), np.uint8))
     assert "does not say how images are prepared" in answer.warning
+
+
+def test_a_packed_model_has_no_numbers_of_another_type(tmp_path: Path) -> None:
+    binary = refimpl.create_model("didb_micro", dim=32, depth=1, image_size=(8, 12), num_classes=3)
+    binary = refimpl.models.VisionTransformer(
+        binary.config, Preprocessing.plain((8, 12), 1), ("a", "b", "c")
+    )
+    latent, packed = tmp_path / "latent.safetensors", tmp_path / "packed.safetensors"
+    refimpl.save(latent, binary, binary.init(np.random.default_rng(0)))
+    assert run("pack", latent, "-o", packed).status == 0
+    with pytest.raises(ModelFileError, match="packed model; expected one that NumPy can run"):
+        refimpl.classifier(packed).astype(np.float64)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"labels": np.array([0.0, 1.0])}, DataError, "labels are float64, expected integers"),
+        ({"batch_size": 0}, ConfigError, "batch_size is 0, expected at least 1"),
+    ],
+)
+def test_what_an_evaluation_refuses(ask: Classifier, options, error, message: str) -> None:
+    images = np.zeros((2, 8, 12), np.uint8)
+    with pytest.raises(error, match=message):
+        ask.evaluate(images, **{"labels": np.array([0, 1])} | options)

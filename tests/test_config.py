@@ -261,3 +261,10 @@ def test_real_blocks_refuse_the_switches_of_binary_ones(field):
         refused(field, f"expected it left at {baseline!r}", block="real", **{field: value})
         with pytest.raises(ConfigError, match=field):
             create_model("deit_micro", **{field: value})
+
+
+def test_the_class_of_a_pixel_is_a_byte() -> None:
+    assert named("segmenter_didb_micro", num_classes=255).num_classes == 255
+    with pytest.raises(ConfigError, match="num_classes is 256; expected at most 255"):
+        named("segmenter_didb_micro", num_classes=256)
+    assert named("didb_micro", num_classes=1000).num_classes == 1000

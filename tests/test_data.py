@@ -9,6 +9,7 @@ import dataclasses
 import gzip
 import io
 import json
+import os
 import struct
 import zlib
 
@@ -523,3 +524,14 @@ def test_bundled_photographs_say_where_they_come_from():
     assert sorted(rows) == [path.name for path in bundled.photographs()]
     for row in rows.values():
         assert "| CC0 1.0 |" in row or "| public domain |" in row
+
+
+def test_what_is_no_file_is_no_image_of_a_folder(tmp_path) -> None:
+    """To open a pipe would wait for somebody who writes."""
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match="no images in it"):
+        images.in_folder(tmp_path)
+    (tmp_path / "link.png").symlink_to("nothing")  # told when it is opened
+    (tmp_path / "one.png").write_bytes(b"")
+    assert [path.name for path in images.in_folder(tmp_path)] == ["link.png", "one.png"]

@@ -193,6 +193,19 @@ def test_spread_is_the_nearest_in_order(items) -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["didb_micro", "react_micro", "segmenter_didb_micro"])
+def test_a_network_of_another_size_is_drawn_as_one_of_its_own(name, tmp_path) -> None:
+    """Token shifts are interpolated there, which no image waits for."""
+    drawn = []
+    for size in (56, 112):
+        file = tmp_path / f"{size}.svg"
+        result = run("show", name, "--image-size", size, "--block", 0, "--diagram", file)
+        assert result.status == 0, result.err
+        drawn.append(file.read_text())
+    boxes = [text.count("<rect") for text in drawn]
+    assert boxes[0] == boxes[1] > 10 and "resize" not in "".join(drawn)
+
+
 def test_what_the_command_refuses(tmp_path) -> None:
     file = tmp_path / "block.svg"
     show = ("show", "didb_micro", "--diagram")

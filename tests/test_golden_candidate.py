@@ -257,6 +257,13 @@ BROKEN = {
     "huge beside none": (header(FLOATS % ("0, " + "9" * 40)), "expected sizes of at least 0"),
     "negative": (header(FLOATS % "-1, -8") + bytes(64), "expected sizes of at least 0"),
     "too many axes": (header(FLOATS % ("1, " * 60)) + bytes(8), "shape"),
+    "no dtype": (
+        header("{'descr': (), 'fortran_order': False, 'shape': (1,), }"), "not a readable"
+    ),
+    "half a dtype": (
+        header("{'descr': ('<f4',), 'fortran_order': False, 'shape': (1,), }"), "not a readable"
+    ),
+    "shape of truths": (header(FLOATS % "True, 1") + bytes(8), "expected sizes of at least 0"),
     "shape of words": (header(FLOATS % "'a', 'b'"), "not a readable .npy file"),
     "header runs code": (header("__import__('os').abort()"), "not a readable .npy file"),
     "deep header": (header("(" * 5000 + ")" * 5000), "not a readable .npy file"),

@@ -41,6 +41,26 @@ def one_line(result: Result, status: int, *words: str) -> None:
         assert word in result.err, result.err
 
 
+def test_what_the_port_was_fed_is_looked_at(tmp_path) -> None:
+    right = store.read(BUNDLE).input
+    port = dump(tmp_path, {"input": right.astype(np.float16)})
+    assert run("golden", "compare", BUNDLE, port).status == 0
+    for wrong in (np.zeros_like(right), right[:1, ..., 1:]):
+        port = dump(tmp_path, {"input": wrong})
+        one_line(run("golden", "compare", BUNDLE, port), 3, "input", "was fed something else")
+        assert run("golden", "compare", BUNDLE, port, "--ignore", "input").status == 0
+
+
+def test_diff_of_a_tap_that_nobody_has(tmp_path) -> None:
+    io = tmp_path / "io"
+    made = ("--model", "react_micro", "--set", "depth=1", "--random", 1, "--taps", "io")
+    assert run("golden", "make", *made, "-o", io).status == 0
+    np.savez(tmp_path / "port.npz", logits=np.load(io / "output_0.npy"))
+    result = run("golden", "diff", io, tmp_path / "port.npz", "blocks.0.out")
+    assert (result.status, result.err) == (4, "")
+    assert result.out.startswith("blocks.0.out: MISSING: neither")
+
+
 # --- make -----------------------------------------------------------------------------------------
 
 

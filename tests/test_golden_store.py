@@ -478,12 +478,24 @@ def test_an_index_that_is_none(path, data):
     ("free_margin", -1, "free_margin -1"),
     ("free_margin", True, "free_margin True"),
     ("sha256", None, "sha256 is missing"),
+    ("grads", 1, "grads 1; expected true or false"),
+    ("search", [], "search []; expected an object or null"),
+    ("conventions", "none", "conventions 'none'; expected an object"),
+    ("tool", None, "tool None; expected an object"),
     ("config", {}, "config has another sha256"),
 ])  # fmt: skip
 def test_a_manifest_that_is_wrong(path, key, value, part):
     manifest = json.loads((path / "manifest.json").read_text())
     (path / "manifest.json").write_text(json.dumps({**manifest, key: value}))
     refuse(path, "manifest.json", part)
+
+
+@pytest.mark.parametrize("key", ["grads", "search", "conventions", "tool"])
+def test_a_manifest_without_a_key(path, key):
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest[key]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    refuse(path, "manifest.json", f"{key} is missing")
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"{", b"null", b"[" * 100_000, b"\xff"])

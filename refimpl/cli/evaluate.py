@@ -86,12 +86,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         data, result = (_segmented_here if is_segmenter else _classified_here)(args, model)
         choice = model.backend.choice
-    described = _described(result.count, data, None if is_segmenter else args.image_size)
+    described = _described(result.count, data, args.image_size, is_segmenter)
     try:
         if args.json:
             figures = dataclasses.asdict(result)
             figures.pop("per_class_count", None)
             answer = {"model": args.model, "split": data.split, **figures, **choice._asdict()}
+            answer["image_size"] = list(model.model.config.image_size)
             print_json(answer | {"broken": data.broken})
         else:
             print(f"{args.model} on {described}\n")
@@ -188,9 +189,12 @@ def _segmented_here(args: argparse.Namespace, model: Any) -> tuple[Any, Any]:
     return folder, result
 
 
-def _described(count: int, data: Any, image_size: tuple[int, int] | None) -> str:
+def _described(
+    count: int, data: Any, image_size: tuple[int, int] | None, in_windows: bool
+) -> str:
     """What was evaluated: a Dataset or SegmentationFolder, at another size than the model's own."""
-    size = " at {} x {} pixels".format(*image_size) if image_size else ""
+    at = "in windows of" if in_windows else "at"
+    size = f" {at} {image_size[0]} x {image_size[1]} pixels" if image_size else ""
     of_split = f" of the {data.split} split" if data.split else ""
     broken = f", {len(data.broken):,} broken left out" if data.broken else ""
     return f"{count:,} images{of_split}{size}{broken}"

@@ -15,7 +15,7 @@ from refimpl.cli import outputs
 from refimpl.cli.options import FILES, add_fields, add_json, not_negative, picture, positive
 from refimpl.cli.output import complain, print_json, print_table, warn
 from refimpl.cli.verbs import Parser, Verbs, takes_no_file
-from refimpl.conventions import ConfigError, GoldenFileError
+from refimpl.conventions import ConfigError, GoldenFileError, shown
 from refimpl.disk import write_atomically
 
 UNREADABLE = 3
@@ -433,10 +433,13 @@ def compare(args: argparse.Namespace) -> int:
 
 @_reads_bundles
 def diff(args: argparse.Namespace) -> int:
-    from refimpl.golden import census, elements
+    from refimpl.golden import census, elements, record
 
     bundle, comparison = _compared(args)
     found = [verdict for verdict in comparison.verdicts if verdict.name == args.tap]
+    if not found and args.tap in bundle.reference.steps and args.tap != record.INPUT:
+        print(f"{args.tap}: MISSING: neither {shown(bundle.path)} nor the candidate holds it")
+        return STATUS["INCOMPLETE"]
     if not found:
         raise ConfigError(f"{bundle.path}: {census.no_tap(args.tap, bundle.reference.steps)}")
     (verdict,) = found

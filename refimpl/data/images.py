@@ -172,7 +172,9 @@ def in_folder(folder: str | Path) -> list[Path]:
     except OSError as error:
         raise DataError(f"{folder}: cannot read the folder: {error.strerror}") from None
     shown = [name for name in names if not name.startswith(".")]
-    paths = [Path(folder, name) for name in shown if name.lower().endswith(SUFFIXES)]
+    named = [Path(folder, name) for name in shown if name.lower().endswith(SUFFIXES)]
+    # a pipe would be waited for; a link to nothing is told when it is opened
+    paths = [path for path in named if path.is_file() or not path.exists()]
     if not paths:
         raise DataError(f"{folder}: no images in it, expected files such as NAME.png or NAME.jpg")
     return paths

@@ -34,6 +34,7 @@ JUDGED = ("EXACT", "TIES-ONLY", "NEAR", "FAIL")  # the verdicts that say somethi
 UNJUDGED = ("UNJUDGED", "TAINTED")  # those of taps that were dumped for nothing
 BLUNT = "in so coarse a precision its bound is as wide as its values: --mode replay has closer ones"
 GUESSED = 20  # unknown names for which a tap is proposed
+COARSEST = 2.0**-8  # of the largest input: what bfloat16 leaves of one
 ENOUGH = 4  # taps of which most have wrong shapes: a candidate for another bundle
 
 
@@ -175,6 +176,9 @@ def compare(
     steps = bundle.reference.steps
     names = [name for name in steps if name != record.INPUT]
     required = _required(bundle, names, require, complete)
+    ignored = {n for pattern in ignore for n in fnmatch.filter(candidate, pattern)}
+    if record.INPUT in candidate and record.INPUT not in ignored:
+        _require_same_input(bundle, candidate)
     taps = _taps(bundle, candidate, names)
     session = _Session(bundle, taps, mode, forced, unit_roundoff)
     verdicts: list[Verdict] = []
@@ -184,7 +188,6 @@ def compare(
             verdicts.append(verdict)
         if fail_fast and verdict.verdict == "FAIL":
             break
-    ignored = {n for pattern in ignore for n in fnmatch.filter(candidate, pattern)}
     unknown = sorted(set(candidate) - set(steps) - ignored)
     path = getattr(candidate, "path", None)
     return Comparison(
@@ -213,6 +216,25 @@ def _required(
             raise ConfigError(f"{pattern!r} is required and fits no tap of {bundle.path}{hint}")
         found.update(fitting)
     return found
+
+
+def _require_same_input(bundle: Bundle, candidate: Mapping[str, np.ndarray]) -> None:
+    """GoldenFileError where a port that says what it was fed was fed something else."""
+    path = getattr(candidate, "path", None)
+    where = "candidate" if path is None else os.fspath(path)
+    found, right = np.asarray(candidate[record.INPUT]), bundle.input
+    hint = "the port was fed something else (--ignore input compares all the same)"
+    if found.shape != right.shape:
+        raise GoldenFileError(
+            f"{where}: input: shape {found.shape}; the bundle's is {right.shape}: {hint}"
+        )
+    given = found.astype(np.float64)
+    near = np.abs(given - right) <= COARSEST * np.abs(right).max(initial=0)
+    if not near.all():
+        at = tuple(np.argwhere(~near)[0].tolist())
+        raise GoldenFileError(
+            f"{where}: input: {given[at]:g} at {list(at)}; the bundle has {right[at]:g}: {hint}"
+        )
 
 
 def _taps(

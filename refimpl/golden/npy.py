@@ -93,8 +93,8 @@ def header(file: BinaryIO, size: int, where: str) -> Header:
     try:
         found = _parse(start)
     except (
-        ValueError, TypeError, KeyError, SyntaxError, RecursionError, MemoryError,
-        tokenize.TokenError,
+        ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError, RecursionError,
+        MemoryError, tokenize.TokenError,
     ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise GoldenFileError(f"{where}: not a readable .npy file: {reason}") from None
@@ -121,7 +121,8 @@ def check(found: Header, where: str) -> None:
         )
     if found.type not in DTYPES:
         raise GoldenFileError(f"{where}: dtype {found.dtype}; expected one of {', '.join(DTYPES)}")
-    if len(found.shape) > MAX_AXES or not all(0 <= n <= MAX_BYTES for n in found.shape):
+    whole = all(type(n) is int and 0 <= n <= MAX_BYTES for n in found.shape)
+    if len(found.shape) > MAX_AXES or not whole:
         raise GoldenFileError(f"{where}: shape {found.shape!s:.80}; expected sizes of at least 0")
     if found.bytes > MAX_BYTES:
         raise GoldenFileError(

@@ -544,6 +544,13 @@ def _manifest(path: Path) -> dict[str, Any]:
     margin = manifest.get("free_margin")
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 < margin < 2**20:
         raise GoldenFileError(f"{where}: free_margin {margin!r:.80}; expected a positive number")
+    for key, kinds, wanted in (
+        ("grads", bool, "true or false"), ("search", (dict, type(None)), "an object or null"),
+        ("conventions", dict, "an object"), ("tool", dict, "an object"),
+    ):  # fmt: skip
+        if key not in manifest or not isinstance(manifest[key], kinds):
+            found = f"{manifest[key]!r:.80}" if key in manifest else "is missing"
+            raise GoldenFileError(f"{where}: {key} {found}; expected {wanted}")
     if not isinstance(manifest.get("sha256"), dict):
         raise GoldenFileError(f"{where}: sha256 is missing; expected hashes by name of the file")
     if manifest["sha256"].get("config") != _hash_of_config(manifest.get("config")):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from refimpl.conventions import shown
 from refimpl.golden import places
 from refimpl.golden.compare import BLUNT, JUDGED, UNJUDGED, Comparison, Verdict, failed
 
@@ -226,8 +227,8 @@ def finite(value: Any) -> Any:
 
 def _head(comparison: Comparison) -> list[str]:
     return [
-        f"bundle     {comparison.bundle_path}",
-        f"candidate  {comparison.candidate_path or '-'}",
+        f"bundle     {shown(comparison.bundle_path)}",
+        f"candidate  {shown(comparison.candidate_path or '-')}",
         f"mode       {comparison.mode}",
     ]
 

@@ -30,6 +30,7 @@ IMPORTED = {
 BOXES = {"none": (), "3": (3,), "5": (5,), "3+5": (3, 5)}  # box -> sides of its means
 # A slip of a digit, or a hostile file, is told at once instead of filling the memory.
 MOST_BLOCKS = 1000
+MOST_LABELS = 255  # of a segmenter: a pixel's class is a byte, 255 is none
 LARGEST = 10**6  # of any whole number; of depth see above
 
 
@@ -109,6 +110,9 @@ patch_size 5
             value = getattr(self, name)
             _require(isinstance(value, bool), f"{name} is {value!r}", "true or false")
         self._check_choices()
+        fits = self.task == "classification" or self.num_classes <= MOST_LABELS
+        expected = f"at most {MOST_LABELS} in a segmenter"
+        _require(fits, f"num_classes is {self.num_classes}", expected)
         self._check_ratio()
         self._check_windows()
         self._check_tokens()

@@ -93,7 +93,8 @@ def svg(network: Network, block: int, title: str) -> bytes:
 
     title: what stands above it. ConfigError where there is no such block.
     """
-    entries = listing.entries(network, block)
+    # what is made of parameters alone, such as an interpolated shift, is none of the picture
+    entries = [e for e in listing.entries(network, block) if e["inputs"]]
     prefix = f"blocks.{block}."
     parts = _projections(entries)
     main = _Drawing(_stacked(_block_rows(entries, parts)), prefix, _branches(network))
