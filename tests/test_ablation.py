@@ -852,7 +852,6 @@ def test_what_an_ablation_of_segmenters_refuses(maps, data, tmp_path) -> None:
         ({"recipe": {"epochs": 1, "seed": 1}}, "recipe: found 'seed'"),
         ({"recipe": 3}, "recipe is 3, expected a table"),
         ({"rows": changed_row(fields={**TINY, "norm": "batch"})}, "row 'react': norm is 'batch'"),
-        ({"rows": changed_row(fields={**TINY, "binarize": "weights"})}, "row 'react': recipe: act"),
         ({"recipe": {"crop": 1e-320}}, "recipe: crop is 1e-320, expected at least 0.00012207"),
     ],
 )
