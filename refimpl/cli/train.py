@@ -104,29 +104,32 @@ def run(args: argparse.Namespace) -> int:
     from refimpl import training
     from refimpl.data.preprocessing import Preprocessing
     from refimpl.models import files
-    from refimpl.training import journal, starts
+    from refimpl.training import journal, requirements, stages, starts
 
     recipe = _recipe(args)
     if recipe.teacher is not None:
         outputs.check(args, ("teacher", files.find(recipe.teacher)))
     model, params = _start(args)
-    # before data are read, which may take a minute
+    # all that can be told before data are read, which may take a minute or an hour
     journal.require_free(
         args.output, args.curves is not None, resume=args.resume, overwrite=args.force
     )
+    stages.plan(model, recipe, fresh=params is None)
     if args.curves == "png":
         from refimpl.report import curves
 
         curves.require_matplotlib()
     own = model.preprocessing
     read = own or Preprocessing.plain(model.config.image_size, model.config.channels)
-    data = _load(args, model, recipe, read)
+    larger = tuple(round(side / recipe.crop) for side in read.size)
+    requirements.check_recipe(model, recipe, larger)
+    data = _load(args, model, dataclasses.replace(read, size=larger))
     if params is not None:
         model, params = starts.start(model, params, data.class_names, recipe.seed)
-    preprocessing = _measured(read, data.images)
+    split = training.hold_out(data.images, data.labels, args.validation, seed=recipe.seed)
+    preprocessing = _measured(read, split.training[0])
     if own is not None:  # the network knows these numbers; what is usual are the new images
         preprocessing = dataclasses.replace(preprocessing, mean=own.mean, std=own.std)
-    split = training.hold_out(data.images, data.labels, args.validation, seed=recipe.seed)
     with _resumable(args.output):
         trained = training.train(
             model,
@@ -136,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
             preprocessing=preprocessing.to_json(),
             class_names=list(data.class_names),
             out=args.output,
+            middle=read.crop,
             validation=split.validation,
             progress=True,
             backend=training_backend(args.backend),
@@ -158,15 +162,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace, model: Any, recipe: Any, read: Any) -> Any:
-    """The training data, images so large that a part of them has the size that the model reads."""
+def _load(args: argparse.Namespace, model: Any, read: Any) -> Any:
+    """The training data, images as `read` makes them."""
     import numpy as np
 
     from refimpl.predictors import require_room
 
     require_room(model.config, np.dtype(np.float32))  # before images are made so large
-    larger = tuple(round(side / recipe.crop) for side in read.size)
-    data = load_data(args, "train", dataclasses.replace(read, size=larger), model.config.task)
+    data = load_data(args, "train", read, model.config.task)
     if args.init is None and len(data.class_names) != model.config.num_classes:
         raise DataError(
             f"{args.data}: found {len(data.class_names)} classes, {args.model} has "
@@ -188,6 +191,8 @@ def _start(args: argparse.Namespace) -> tuple[Any, Any]:
 
 def _beside(args: argparse.Namespace) -> Iterator[tuple[Path, bool]]:
     """What a run writes next to the model; see `cli.outputs`."""
+    if not args.output.name:  # a folder, which `journal.require_free` refuses
+        return
     yield args.output.with_suffix(".json"), args.resume
     yield args.output.with_suffix(".checkpoint"), True  # `journal.require_free` looks into it
     if args.curves:
@@ -220,7 +225,12 @@ def _recipe(args: argparse.Namespace) -> Any:
     recipe = recipes.read(args.recipe) if args.recipe else recipes.Recipe()
     given = {name: getattr(args, name) for name in RECIPE_OPTIONS}
     given = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(recipe, **given)
+    recipe = dataclasses.replace(recipe, **given)
+    if recipe.distillation > 0 and recipe.teacher is None:
+        raise ConfigError(
+            f"recipe: distillation is {recipe.distillation}, expected 0.0: there is no teacher"
+        )
+    return recipe
 
 
 @contextlib.contextmanager

@@ -93,11 +93,6 @@ class FolderArray:
     def shape(self) -> tuple[int, ...]:
         return (len(self), *self.reader.shape)
 
-    @property
-    def nbytes(self) -> int:
-        """What all of them would take in memory."""
-        return math.prod(self.shape)
-
     def __getitem__(self, chosen: int | Index) -> np.ndarray:
         if isinstance(chosen, (int, np.integer)):
             return self[np.array([chosen])][0]

@@ -182,6 +182,14 @@ class Preprocessing:
             return table[0][pixels][:, None]
         return np.stack([table[c][pixels[..., c]] for c in range(3)], axis=1)
 
+    def of_middle(self, part: float) -> "Preprocessing":
+        """The same for images of which the middle, this part of each side, was cut out already.
+
+        >>> Preprocessing((1, 1), "grey", (0.0,), (1.0,), crop=0.5).of_middle(0.5).crop
+        1.0
+        """
+        return dataclasses.replace(self, crop=min(1.0, self.crop / part))
+
     def inverted(self) -> "Preprocessing":
         """The same for images in which dark and light have changed places."""
         seen = self.brightness and (1 - self.brightness[1], 1 - self.brightness[0])

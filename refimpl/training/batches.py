@@ -111,6 +111,7 @@ def score(
     """
     maps = model.config.task == "segmentation"
 
+    @np.errstate(all="ignore")  # as in _shard
     def count(batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """Right and all answers (2,), or the confusion matrix."""
         prepared = objective.prepare(batch[0])

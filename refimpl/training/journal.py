@@ -43,7 +43,9 @@ class Journal:
     def resume(self, params: dict[str, np.ndarray]) -> None:
         """Set `params` (flat) and the history to those of the checkpoint."""
         saved = checkpoints.load(self.checkpoint)
-        require_same(self.checkpoint, saved.progress, self.identity)
+        # an older checkpoint says less of its run
+        known = {what: value for what, value in self.identity.items() if what in saved.progress}
+        require_same(self.checkpoint, saved.progress, known)
         checkpoints.require_like(self.checkpoint, "parameter", saved.params, params)
         for name, value in params.items():
             value[...] = saved.params[name]
@@ -86,7 +88,8 @@ def require_free(out: Path, curves: bool, *, resume: bool, overwrite: bool) -> N
     """Refuse a run that would destroy what lies where it writes: another run, or another's file.
 
     OutputError where the model, its card or its curves exist, ModelFileError where the checkpoint
-    holds epochs of an interrupted run or is none; with `resume` they are those of the run itself.
+    holds epochs of an interrupted run or is none, or with `resume`, when these are the run's own,
+    is missing.
     `overwrite`: what exists may go. ModelFileError, too, for another suffix than a model has.
     """
     if out.suffix != SUFFIX:
@@ -95,6 +98,8 @@ def require_free(out: Path, curves: bool, *, resume: bool, overwrite: bool) -> N
         disk.require_free(out.with_suffix(suffix), overwrite=overwrite or resume)
     checkpoint = out.with_suffix(".checkpoint")
     disk.require_free(checkpoint, overwrite=True)
+    if resume:
+        checkpoints.load(checkpoint)
     if checkpoint.exists() and not (resume or overwrite):
         epochs = len(checkpoints.load(checkpoint).progress["history"])
         if epochs > 0:

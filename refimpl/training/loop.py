@@ -5,11 +5,12 @@ run was interrupted: every epoch draws its random numbers from a generator of it
 checkpoint holds everything else.
 """
 
+import contextlib
 import functools
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,6 +80,7 @@ def train(
     preprocessing: Mapping[str, Any],
     class_names: Sequence[str],
     out: Path,
+    middle: float = 1.0,
     validation: tuple[Array, Array] | None = None,
     progress: bool = False,
     params: Mapping[str, Any] | None = None,
@@ -98,6 +100,9 @@ def train(
         uint8 (n, H, W), 255 where there is none: arrays, or a FolderArray each; `validation`
         likewise.
     preprocessing: the JSON of a `Preprocessing`; it is applied to every batch after augmentation.
+    middle: the part of each side of the original images that `images` and `validation` are, where
+        they were cut out about the centre already; the crops of `preprocessing` and of a teacher
+        are parts of the originals.
     params: where to start, left untouched; without them `model.init` by the recipe's seed.
     teacher: (model, params) that sees what the student sees; without it, the one that the recipe
         names, with the preprocessing of its own file. It teaches in every stage.
@@ -139,13 +144,14 @@ def train(
     """
     out = Path(out)
     require_free(out, curves, resume=resume, overwrite=overwrite)
-    prepare = Preprocessing.from_json(preprocessing).apply_array
+    read = Preprocessing.from_json(preprocessing)
+    prepare = read.of_middle(middle).apply_array
     plan = stages.plan(model, recipe, fresh=params is None)
     threads = threads or cpus()
-    requirements.check(model, recipe, images, labels, class_names, prepare, threads)
+    requirements.check(model, recipe, images, labels, class_names, prepare, threads, validation)
     # what the last epoch will write must not fail then
     cards.to_bytes({**files.describe(model, list(class_names), preprocessing), **(card or {})})
-    tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1])
+    tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1], middle)
     declared = model.network.parameters
     given = flatten(params or model.init(np.random.default_rng(recipe.seed)))
     check(declared, given)
@@ -155,6 +161,9 @@ def train(
         "recipe": recipe.to_json(),
         "config": model.config.to_json(),
         "training data": source or fingerprint(images, labels),
+        "validation data": validation and fingerprint(*validation),
+        "preprocessing": read.to_json(),
+        "classes": list(class_names),
         "teacher": tutor and tutor.to_json(),
         "start": params and fingerprint(*(given[name] for name in declared)),
     }
@@ -165,6 +174,11 @@ def train(
         journal.resume(flat)
     with _bar("check labels", len(labels), progress) as bar:
         requirements.check_labels(model, recipe, labels, bar.update)
+    if validation is not None:
+        with _bar("check labels", len(validation[1]), progress) as bar:
+            requirements.check_labels(
+                model, recipe, validation[1], bar.update, requirements.VALIDATION
+            )
     watch = watch or Watch()
     _tell_of_another_cpu(journal, watch, progress)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
@@ -241,7 +255,11 @@ def _epoch(
             bar.update(len(images))
             run.watch.batch()
     speed = seen / (time.perf_counter() - start)
-    reached = _score_held_out(run, stage, nested)
+    with _told(run, stage, optimizer.steps, epoch):
+        for name, value in params.items():
+            if not np.isfinite(value).all():
+                raise NonFiniteError(f"{name} is not finite")
+        reached = _score_held_out(run, stage, nested)
     return EpochResult(
         stage=stage.name,
         epoch=epoch,
@@ -284,9 +302,9 @@ def _gradients(
     optimizer: AdamW,
     epoch: int,
 ) -> BatchResult:
-    """Gradients of a batch, clipped where the recipe says so; NonFiniteError says what to do."""
+    """Gradients of a batch, clipped where the recipe says so."""
     recipe = run.recipe
-    try:
+    with _told(run, stage, optimizer.steps + 1, epoch):
         result = batch_gradients(
             stage.model,
             params,
@@ -298,15 +316,23 @@ def _gradients(
         )
         if not math.isfinite(result.loss):
             raise NonFiniteError(f"the loss is {result.loss}")
-    except NonFiniteError as error:
-        raise NonFiniteError(
-            f"training diverged at step {optimizer.steps + 1} (epoch {epoch}) of stage "
-            f"{stage.name}: {error}; lower learning_rate (now {recipe.learning_rate}) "
-            f"or set clip_norm (now {recipe.clip_norm})"
-        ) from error
     if recipe.clip_norm is None:
         return result
     return result._replace(gradients=clip_by_global_norm(result.gradients, recipe.clip_norm)[0])
+
+
+@contextlib.contextmanager
+def _told(run: Run, stage: Stage, step: int, epoch: int) -> Iterator[None]:
+    """Where numbers are not finite any more, the error says when and what to do."""
+    try:
+        yield
+    except NonFiniteError as error:
+        recipe = run.recipe
+        raise NonFiniteError(
+            f"training diverged at step {step} (epoch {epoch}) of stage "
+            f"{stage.name}: {error}; lower learning_rate (now {recipe.learning_rate}) "
+            f"or set clip_norm (now {recipe.clip_norm})"
+        ) from error
 
 
 def _rate(run: Run, stage: Stage, step: int) -> float:

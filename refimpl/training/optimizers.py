@@ -60,6 +60,7 @@ class AdamW:
         self.first, self.second = self._parts(self._first), self._parts(self._second)
         self._changes = self._parts(self._change)
 
+    @np.errstate(all="ignore")  # a run that diverges is told once, by name; see loop.py
     def step(self, gradients: Mapping[str, np.ndarray], rate: float) -> None:
         """One update with learning rate `rate`; gradients are named and shaped like params."""
         self.steps += 1

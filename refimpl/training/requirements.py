@@ -25,6 +25,7 @@ from refimpl.training.recipes import Recipe
 
 MOST = 2**29  # bytes of the images of a batch, before they are cut
 BYTES = 16  # of a parameter at least: itself, its gradient, and two means of the optimizer
+TRAINING, VALIDATION = "training data", "validation data"
 
 
 def check(
@@ -35,12 +36,15 @@ def check(
     class_names: Sequence[str],
     prepare: Prepare,
     threads: int,
+    validation: tuple[Array, Array] | None,
 ) -> None:
     """Raise ConfigError or DataError where model, recipe and data do not fit together."""
+    _check_shapes(model, TRAINING, images, labels)
+    if validation is not None:
+        _check_shapes(model, VALIDATION, *validation)
     _check_memory(model, recipe, images, threads)
     _check_classes(model, class_names)
-    _check_shapes(model, images, labels)
-    _check_recipe(model, recipe, images)
+    check_recipe(model, recipe, images.shape[1:3])
     found = prepare(images[:1]).shape[1:]
     expected = (model.config.channels, *model.config.image_size)
     if found != expected:
@@ -50,10 +54,28 @@ def check(
         )
 
 
+def check_recipe(model: VisionTransformer, recipe: Recipe, size: tuple[int, int]) -> None:
+    """ConfigError where a recipe asks for what images of a size (H, W), or a model, cannot do."""
+    if recipe.shift >= min(size):
+        raise ConfigError(
+            f"recipe: shift is {recipe.shift} pixels, expected fewer than the images have: "
+            f"{size[0]} x {size[1]}"
+        )
+    if model.config.task == "segmentation" and recipe.distillation > 0:
+        raise ConfigError(
+            f"recipe: distillation is {recipe.distillation}, expected 0.0: "
+            "there is no distillation for a segmenter"
+        )
+
+
 def check_labels(
-    model: VisionTransformer, recipe: Recipe, labels: Array, seen: Callable[[int], Any]
+    model: VisionTransformer,
+    recipe: Recipe,
+    labels: Array,
+    seen: Callable[[int], Any],
+    what: str = TRAINING,
 ) -> None:
-    """DataError for a label that the model has no class for.
+    """DataError for a label that the model has no class for; `what` are the data.
 
     Reads them all, some at a time, and calls `seen` with how many these were.
     """
@@ -64,11 +86,10 @@ def check_labels(
         if given.size:
             low, high = min(low, given.min()), max(high, given.max())
     if low > high:
-        raise DataError("training data: no pixel has a label, expected at least one")
+        raise DataError(f"{what}: no pixel has a label, expected at least one")
     if low < 0 or high >= model.config.num_classes:
         raise DataError(
-            f"training data: labels run from {low} to {high}, "
-            f"expected 0 to {model.config.num_classes - 1}"
+            f"{what}: labels run from {low} to {high}, expected 0 to {model.config.num_classes - 1}"
         )
 
 
@@ -106,27 +127,20 @@ def _check_classes(model: VisionTransformer, class_names: Sequence[str]) -> None
         )
 
 
-def _check_shapes(model: VisionTransformer, images: Array, labels: Array) -> None:
+def _check_shapes(model: VisionTransformer, what: str, images: Array, labels: Array) -> None:
     if len(images) == 0 or len(images) != len(labels):
         raise DataError(
-            f"training data: {len(images)} images and {len(labels)} labels, "
+            f"{what}: {len(images)} images and {len(labels)} labels, "
             "expected as many labels as images and at least one"
+        )
+    if len(images.shape) not in (3, 4):
+        raise DataError(
+            f"{what}: images are {images.shape}, expected (n, H, W) or (n, H, W, 3), uint8"
         )
     maps, size = model.config.task == "segmentation", images.shape[1:3]
     if labels.shape[1:] != (size if maps else ()):
         wanted = f"a map of {size[0]} x {size[1]} an image" if maps else "one an image"
-        raise DataError(f"training data: labels are {labels.shape}, expected {wanted}")
-
-
-def _check_recipe(model: VisionTransformer, recipe: Recipe, images: Array) -> None:
-    size = images.shape[1:3]
-    if recipe.shift >= min(size):
-        raise ConfigError(
-            f"recipe: shift is {recipe.shift} pixels, expected fewer than the images have: "
-            f"{size[0]} x {size[1]}"
-        )
-    if model.config.task == "segmentation" and recipe.distillation > 0:
-        raise ConfigError(
-            f"recipe: distillation is {recipe.distillation}, expected 0.0: "
-            "there is no distillation for a segmenter"
-        )
+        raise DataError(f"{what}: labels are {labels.shape}, expected {wanted}")
+    dtype = getattr(labels, "dtype", np.dtype(np.uint8))  # files of maps are read as uint8
+    if (maps and dtype != np.uint8) or dtype.kind not in "iu":
+        raise DataError(f"{what}: labels are {dtype}, expected {'uint8' if maps else 'integers'}")

@@ -44,12 +44,14 @@ def choose(
     class_names: Sequence[str],
     prepare: Prepare,
     image: np.ndarray,
+    middle: float = 1.0,
 ) -> Teacher | None:
     """The teacher of a run: the one that was given, else the one that the recipe names.
 
     It reads images as its own preprocessing makes them, and where it has none as `prepare` does,
-    the student's way. image: uint8 (1, H, W[, 3]), one of those it will see. ConfigError where the
-    teacher cannot teach this student; ModelFileError where the named file cannot be read.
+    the student's way. image: uint8 (1, H, W[, 3]), one of those it will see; middle: the part of
+    the originals that such images are, see `loop.train`. ConfigError where the teacher cannot teach
+    this student; ModelFileError where the named file cannot be read.
     """
     if recipe.distillation == 0:
         if given is not None:
@@ -71,13 +73,15 @@ def choose(
             f"{name}: the teacher's classes are {', '.join(model.class_names)}, "
             f"expected those of the data: {', '.join(class_names)}"
         )
-    teacher = Teacher(model, params, prepare if own is None else own.apply_array)
+    teacher = Teacher(model, params, own.of_middle(middle).apply_array if own else prepare)
     _require_fit(teacher, name, len(class_names), image)
     return teacher
 
 
 def _require_fit(teacher: Teacher, name: str, classes: int, image: np.ndarray) -> None:
     config = teacher.model.config
+    if config.task != "classification":
+        raise ConfigError(f"{name}: is made for {config.task}, expected a classifier")
     check(teacher.model.network.parameters, flatten(teacher.params))
     if config.num_classes != classes:
         raise ConfigError(f"{name}: has {config.num_classes} classes, expected {classes}")
