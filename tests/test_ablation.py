@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -163,6 +164,8 @@ def test_rows_and_seeds_can_be_chosen(finished, data, tmp_path) -> None:
     assert line in timeless(finished / "out" / "runs.csv")
     assert_one_line(ablate(spec, data, folder, "--row", "raect"), "'raect'", "react + haar")
     assert_one_line(ablate(spec, data, folder, "--seed", 3), "seed is 3", "2, 4")
+    found = ablate(spec, data, folder, "--row", "real", "--seed", 2)
+    assert_one_line(found, "seed is 2, expected one that row 'real' has: 4")
 
 
 def test_a_row_more_is_a_run_more(finished, data, tmp_path) -> None:
@@ -185,19 +188,24 @@ def test_a_row_more_is_a_run_more(finished, data, tmp_path) -> None:
 # --- interruptions --------------------------------------------------------------------------------
 
 
-def test_an_interrupted_ablation_goes_on_to_the_same_bits(
-    finished, data, tmp_path, monkeypatch
-) -> None:
-    spec, folder = write_spec(tmp_path), tmp_path / "out"
+def stop_at(monkeypatch, epoch: int) -> None:
+    """Interrupt the runs at the end of an epoch, counted from 1 over all of them."""
     as_before, lines = history.EpochResult.__str__, []
 
     def stop(self: history.EpochResult) -> str:
         lines.append(None)
-        if len(lines) == 5:  # of 3 epochs a run: the second one is interrupted
+        if len(lines) == epoch:
             raise KeyboardInterrupt
         return as_before(self)
 
     monkeypatch.setattr(history.EpochResult, "__str__", stop)
+
+
+def test_an_interrupted_ablation_goes_on_to_the_same_bits(
+    finished, data, tmp_path, monkeypatch
+) -> None:
+    spec, folder = write_spec(tmp_path), tmp_path / "out"
+    stop_at(monkeypatch, 5)  # of 3 epochs a run: the second one is interrupted
     status, out, err = ablate(spec, data, folder)
     assert (status, out) == (130, "")
     assert err.splitlines()[-1] == "refimpl: interrupted: the same command goes on"
@@ -238,6 +246,42 @@ def test_weights_without_a_line_are_evaluated_and_not_trained_again(
     monkeypatch.setattr(ablation, "train", lambda *a, **o: pytest.fail("it trained"))
     assert ablate(spec, data, folder).status == 0
     same_runs(folder, finished / "out")
+
+
+def test_a_run_has_one_teacher(data, tmp_path) -> None:
+    """Whose file is replaced is another: neither weights nor results of both are mixed."""
+    teacher, folder = tmp_path / "t.safetensors", tmp_path / "out"
+    recipe = {**SPEC["recipe"], "teacher": str(teacher), "distillation": 0.5}
+    spec = write_spec(tmp_path, recipe=recipe)
+    model = refimpl.create_model("deit_cifar", **TINY)
+    found = []
+    for seed, options in enumerate((("--validation",), ())):
+        params = model.init(np.random.default_rng(seed), np.dtype(np.float32))
+        files.save(teacher, model, params, class_names=["ant", "bee", "cow"], card={})
+        assert ablate(spec, data, folder, "--row", "real", *options).status == 0
+        found.append(hashlib.sha256(teacher.read_bytes()).hexdigest())
+    rows = [*rows_of(folder / "validation.csv"), *rows_of(folder / "runs.csv")]
+    assert [row["teacher_sha256"] for row in rows] == found
+    assert len(list(folder.glob("unfinished/real-4-*.safetensors"))) == 2
+    refused = ablate(spec, data, folder, "--row", "react", "--validation")
+    assert_one_line(refused, "row 'real', seed 4: is of a run with another teacher_sha256")
+
+
+def test_runs_without_teacher_and_curve_keep_their_names() -> None:
+    """As versions before these computed them, of fields that are not the default."""
+    (run, *_) = ablation.Ablation.from_json(SPEC).runs()
+    recipe = {"epochs": 3, "batch_size": 5, "seed": 4, "shards": 2}
+    said = {
+        "model": "deit_cifar", "fields": TINY, "images": 12, "draw_seed": 0,
+        "recipe": run.recipe.to_json(), "config": ablation._not_default(run.row.config),
+    }  # fmt: skip
+    assert ablation._not_default(run.recipe) == recipe
+    said["recipe"] = recipe
+    sha256 = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    assert run.settings()["sha256"] == sha256
+    digest = hashlib.sha256(f"{sha256} abc".encode()).hexdigest()[:8]
+    assert ablation.stem(run, "abc", "") == f"real-4-{digest}"
+    assert ablation.stem(run, "abc", "def") != ablation.stem(run, "abc", "")
 
 
 # --- splits ---------------------------------------------------------------------------------------
@@ -290,6 +334,28 @@ def test_training_images_are_the_same_for_both_and_never_evaluated(data) -> None
     assert np.bincount(both[0].training[1]).tolist() == [4, 4, 4]
     assert np.bincount(both[1].evaluated[1]).tolist() == [2, 2, 2]
     assert both[0].preprocessing == both[1].preprocessing
+
+
+@pytest.mark.parametrize("split", [ablation.TEST, ablation.HELD_OUT])
+def test_a_crop_leaves_images_of_the_size_that_networks_read(data, split) -> None:
+    """Images to train on are as `refimpl train` loads them; all others have the network's size."""
+    recipe = {**SPEC["recipe"], "crop": 0.5}
+    asked = ablation.Ablation.from_json({**SPEC, "recipe": recipe, "curve_images": 3})
+    plain = ablation.Ablation.from_json({**SPEC, "curve_images": 3})
+
+    def read(one: ablation.Ablation) -> ablation.Images:
+        return ablation.read_images(one, split, lambda name, how: datasets.load(data, name, how))
+
+    found, before = read(asked), read(plain)
+    large = datasets.load(data, "train", Preprocessing.plain((16, 16), 3))
+    of_large = {image.tobytes() for image in large.images}
+    assert found.training[0].shape == (12, 16, 16, 3)
+    assert {image.tobytes() for image in found.training[0]} <= of_large
+    np.testing.assert_array_equal(found.training[1], before.training[1])
+    for mine, other in ((found.evaluated, before.evaluated), (found.watched, before.watched)):
+        for array, expected in zip(mine, other, strict=True):
+            np.testing.assert_array_equal(array, expected)
+    assert found.preprocessing.size == (8, 8)
 
 
 @given(
@@ -432,6 +498,14 @@ def test_the_table_on_paper(tmp_path) -> None:
     assert found.table_path.read_text() == found.markdown()
 
 
+def test_a_name_does_not_break_the_table(tmp_path) -> None:
+    found = results(tmp_path, {"r | x": [100], "two\nlines": [110]}, 200)
+    header, _, *rows = found.markdown().split("\n\n")[0].splitlines()
+    cells = [re.split(r"(?<!\\)\|", row) for row in (header, *rows)]
+    assert [len(row) for row in cells] == [len(cells[0])] * 3
+    assert [row[1] for row in cells[1:]] == [" r \\| x ", " two\\nlines "]
+
+
 def test_the_table_is_printed_and_written(finished) -> None:
     folder, spec = finished / "out", finished / "ablation.json"
     out = ablate(spec, None, folder, "--only-table").out
@@ -465,6 +539,20 @@ def test_the_picture(tmp_path) -> None:
         colors = [tuple(color) for color in np.unique(half.reshape(-1, 3), axis=0)]
         assert (31, 119, 180) in colors and (255, 127, 14) in colors  # the first two
         assert (44, 160, 44) not in colors  # the third
+
+
+def test_the_ticks_of_the_picture_tell_small_numbers_apart(tmp_path) -> None:
+    oracles.require("matplotlib")
+    lines = [line._replace(packed_bytes=size) for line, size in zip(
+        results(tmp_path, {"react": [20, 40], "didb": [150, 130]}, 200).lines(), (600, 30_000)
+    )]  # fmt: skip
+    figure = tradeoff._figure(lines, {"react": 0.3, "didb": 4000.0})
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        ticks = [tick for tick in axes.get_xticks() if 0.1 <= tick <= 2000]
+        texts = [axes.xaxis.get_major_formatter()(tick) for tick in ticks]
+        assert len(ticks) > 3
+        assert [float(text.replace(",", "")) for text in texts] == pytest.approx(ticks)
 
 
 def test_plot_draws_the_rows_that_are_chosen(finished, tmp_path) -> None:
@@ -502,6 +590,7 @@ def curved(tmp_path_factory, data) -> Path:
 def test_curves_change_no_weights(finished, curved) -> None:
     for old, new in zip(*(timeless(f / "out" / "runs.csv") for f in (finished, curved))):
         assert (old.pop("curve"), len(json.loads(new.pop("curve")))) == ("[]", 3)
+        assert (old.pop("curve_sha256"), len(new.pop("curve_sha256"))) == ("", 64)
         assert old == new
 
 
@@ -543,14 +632,61 @@ def test_runs_without_curves_are_not_drawn(finished, tmp_path) -> None:
     oracles.require("matplotlib")
     options = ("--only-table", "--curves", tmp_path / "a.png")
     found = ablate(finished / "ablation.json", None, finished / "out", *options)
-    assert_one_line(found, "a.png: no run has scores after its epochs", "curve_images")
+    assert_one_line(found, "ablation.json: curve_images is 0, expected")
+    found = ablate(write_spec(tmp_path, curve_images=2), None, finished / "out", *options)
+    assert_one_line(found, "a.png: no run has scores after its epochs")
 
 
-def test_a_csv_from_before_curves_is_read(finished, tmp_path) -> None:
-    rows = rows_of(finished / "out" / "runs.csv")
-    rewrite(tmp_path / "runs.csv", [{k: v for k, v in row.items() if k != "curve"} for row in rows])
+def test_curves_of_nothing_are_refused_before_a_run(data, tmp_path) -> None:
+    oracles.require("matplotlib")
+    spec, picture = write_spec(tmp_path), tmp_path / "a.png"
+    found = ablate(spec, data, tmp_path / "out", "--curves", picture)
+    assert_one_line(found, f"{spec}: curve_images is 0, expected an integer of at least 1")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--curves", "--plot"])
+def test_the_table_is_printed_before_it_is_drawn(curved, tmp_path, monkeypatch, option) -> None:
+    """The disk is full: a picture is lost, and nothing else."""
+    oracles.require("matplotlib")
+    from refimpl.report import curves
+
+    def full(*_: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(curves, "write_png", full)
+    monkeypatch.setattr(tradeoff, "write_png", full)
+    monkeypatch.setattr(latency, "images_per_second", lambda networks: dict.fromkeys(networks, 1.0))
+    spec, folder = curved / "ablation.json", curved / "out"
+    status, out, err = ablate(spec, None, folder, "--only-table", option, tmp_path / "a.png")
+    assert (status, "no space left" in err) == (2, True)
+    assert out.startswith(ablate(spec, None, folder, "--only-table").out)
+
+
+def test_curves_of_other_images_are_not_mixed(curved, data, tmp_path, monkeypatch) -> None:
+    """Neither of the seeds of a row, nor of the epochs of a run that was interrupted."""
+    only, folder = ("--row", "real"), tmp_path / "out"
+    stop_at(monkeypatch, 2)
+    spec = write_spec(tmp_path, curve_images=3)
+    assert ablate(spec, data, folder, *only).status == 130
+    monkeypatch.undo()
+    assert ablate(write_spec(tmp_path, curve_images=4), data, folder, *only).status == 0
+    (found,) = timeless(folder / "runs.csv")
+    assert found == timeless(curved / "out" / "runs.csv")[0]
+    assert re.fullmatch("[0-9a-f]{64}", found["curve_sha256"])
+    refused = ablate(write_spec(tmp_path, curve_images=3), data, folder, "--row", "react")
+    assert_one_line(refused, "row 'real', seed 4: is of a run with another curve_sha256")
+
+
+@pytest.mark.parametrize("first", ["curve", "curve_sha256"])
+def test_a_csv_from_before_some_columns_is_read(curved, tmp_path, first) -> None:
+    """An older version did not have `first`, and those after it."""
+    rows = rows_of(curved / "out" / "runs.csv")
+    known = list(rows[0])[: list(rows[0]).index(first)]
+    rewrite(tmp_path / "runs.csv", [{name: row[name] for name in known} for row in rows])
     assert ablate(write_spec(tmp_path), None, tmp_path, "--only-table").status == 0
-    assert len(ablation_table.read_results(tmp_path / "runs.csv")) == len(RUNS)
+    read = ablation_table.read_results(tmp_path / "runs.csv")
+    assert [(len(r.curve), r.curve_sha256) for r in read] == [(3 * (first != "curve"), "")] * 5
 
 
 # --- segmenters -----------------------------------------------------------------------------------
@@ -672,6 +808,8 @@ def test_what_an_ablation_of_segmenters_refuses(maps, data, tmp_path) -> None:
           rows=[{"name": "a", "model": "react_micro", "fields": SEEN}], baseline="a")  # fmt: skip
     rows = [{**row, "fields": {**SEEN, "num_classes": 3}} for row in SCENES["rows"]]
     words(data, "found no images/ and no annotations/, expected", rows=rows)
+    words(None, "row 'real': recipe: distillation is 0.5, expected 0.0",
+          recipe={"distillation": 0.5, "teacher": "didb_micro"})  # fmt: skip
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -680,35 +818,41 @@ def test_what_an_ablation_of_segmenters_refuses(maps, data, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"images": 0}, "images is 0, expected an integer of at least 1"),
-        ({"held_out": -1}, "held_out is -1"),
+        ({"images": 0}, ".json: images is 0, expected an integer of at least 1"),
+        ({"images": "x"}, ".json: images is 'x', expected an integer of at least 1"),
+        ({"held_out": -1}, ".json: held_out is -1"),
         ({"draw_seed": 0.5}, "draw_seed is 0.5"),
         ({"seeds": []}, "seeds is [], expected a list"),
         ({"seeds": 3}, "seeds is 3, expected a list"),
         ({"seeds": [1, 1]}, "expected numbers that differ"),
-        ({"seeds": [1, "2"]}, "seeds is '2'"),
+        ({"seeds": [1, "2"]}, ".json: seeds is '2'"),
         ({"rows": []}, "rows is []"),
         ({"rows": {"name": "react"}}, "rows is {'name': 'react'}, expected a list of tables"),
         ({"rows": "react"}, "rows is 'react', expected a list of tables"),
         ({"rows": [3]}, "row: found 3, expected a table"),
         ({"rows": [{"name": "a"}]}, "row: field 'model' is missing"),
         ({"rows": [{"name": "+", "model": "react_cifar"}]}, "name is '+'"),
+        ({"rows": [{"name": "реакт", "model": "react_cifar"}]}, "a letter or a digit of ASCII"),
         ({"rows": [{"name": "a", "model": "react"}]}, "row 'a': unknown architecture 'react'"),
         ({"rows": [{"name": "a", "model": 3}]}, "row 'a': unknown architecture 3"),
         ({"rows": changed_row(fields=3)}, "row 'react': fields is 3"),
         ({"rows": changed_row(fields={"dims": 3})}, "row 'react': config: unknown field 'dims'"),
         ({"rows": changed_row(fields={"depth": 0})}, "row 'react': config: depth is 0"),
-        ({"rows": changed_row(seeds=[-1])}, "row 'react': recipe: seeds is -1"),
+        ({"rows": changed_row(seeds=[-1])}, "row 'react': seeds is -1"),
         ({"rows": changed_row(fields={})}, "row 'react': image_size is (32, 32), expected (8, 8)"),
         ({"rows": changed_row(fields={"decoder": "linear"})}, "row 'react': task is segmentation"),
         ({"rows": changed_row(name="real")}, "row 'real': is there twice"),
         ({"rows": changed_row(color=1)}, "row: unknown field 'color', expected name"),
         ({"baseline": "raect"}, "baseline is 'raect', expected a row: real, react"),
         ({"color": 1}, "unknown field 'color'"),
+        ({"hold_out": 1}, "unknown field 'hold_out', expected recipe"),
+        ({"hold_out": 1}, "; did you mean 'held_out'?"),
         ({"recipe": {"epochs": 0}}, "recipe: epochs is 0"),
         ({"recipe": {"epoch": 1}}, "recipe: unknown field 'epoch'"),
         ({"recipe": {"epochs": 1, "seed": 1}}, "recipe: found 'seed'"),
         ({"recipe": 3}, "recipe is 3, expected a table"),
+        ({"rows": changed_row(fields={**TINY, "norm": "batch"})}, "row 'react': norm is 'batch'"),
+        ({"recipe": {"crop": 1e-320}}, "recipe: crop is 1e-320, expected at least 0.00012207"),
     ],
 )
 def test_a_bad_file_is_one_line(tmp_path, changes, words) -> None:
@@ -746,7 +890,7 @@ def test_bad_data_is_one_line(data, tmp_path) -> None:
     [
         ("", "found other columns, expected row,seed,model"),
         ("row,seed\n", "found other columns"),
-        (",".join(ablation.Result._fields) + "\nreact,4\n", "line 2: "),
+        (",".join(ablation.Result._fields) + "\nreact,4\n", "line 2: found 2 cells, expected 22"),
         ("\ufffe", "found other columns"),
         (None, "cannot be read"),
     ],
@@ -775,18 +919,35 @@ def test_a_field_that_recipes_got_later_had_its_default(finished, tmp_path) -> N
 
 
 @pytest.mark.parametrize(
-    ("column", "value"),
+    ("column", "value", "expected"),
     [
-        *(("seed", "x"), ("top1", "x"), ("recipe", "x"), ("recipe", "3"), ("fields", "[]")),
-        *(("curve", "x"), ("curve", "{}"), ("curve", '["a"]')),
+        ("seed", "x", "an integer"),
+        ("top1", "x", "a number"),
+        ("mean_iou", "x", "a number or nothing"),
+        *(("recipe", value, "a JSON object") for value in ("x", "3")),
+        ("fields", "[]", "a JSON object"),
+        *(("curve", value, "a JSON list of numbers") for value in ("x", "{}", '["a"]')),
     ],
 )
-def test_a_broken_cell_names_its_line(finished, tmp_path, column, value) -> None:
+def test_a_broken_cell_names_its_line(finished, tmp_path, column, value, expected) -> None:
     rows = rows_of(finished / "out" / "runs.csv")
     rows[1][column] = value
     rewrite(tmp_path / "runs.csv", rows)
     found = ablate(write_spec(tmp_path), None, tmp_path, "--only-table")
-    assert_one_line(found, "runs.csv: line 3: ")
+    assert_one_line(found, f"runs.csv: line 3: {column} is {value!r}, expected {expected}\n")
+
+
+def test_a_csv_as_spreadsheets_write_it_is_read(finished, tmp_path) -> None:
+    """With a mark in front, carriage returns, and empty lines."""
+    lines = (finished / "out" / "runs.csv").read_text().splitlines()
+    text = "\ufeff" + "\r\n".join([lines[0], "", *lines[1:], "", ""])
+    (tmp_path / "runs.csv").write_text(text, encoding="utf-8", newline="")
+    read = ablation_table.read_results(tmp_path / "runs.csv")
+    assert read == ablation_table.read_results(finished / "out" / "runs.csv")
+    broken = text.replace("react,2,", "react,two,")
+    (tmp_path / "runs.csv").write_text(broken, encoding="utf-8", newline="")
+    with pytest.raises(DataError, match="line 6: seed is 'two'"):  # 4 + the header + an empty one
+        ablation_table.read_results(tmp_path / "runs.csv")
 
 
 # --- the ablation of this project, and the speed of a network -------------------------------------

@@ -96,6 +96,9 @@ def run(args: argparse.Namespace) -> int:
     results = ablation_table.Results(args.output, asked, split)
     chosen = ablation.choose(asked.runs(), args.row, args.seed)
     missing = [] if args.only_table else [run for run in chosen if not results.has(run)]
+    names = {run.row.name for run in chosen}
+    if args.curves and not (missing and asked.curve_images):
+        _require_curves(args, asked, results, names)
     if missing:
         try:
             _carry_out(args, asked, missing, results)
@@ -103,44 +106,53 @@ def run(args: argparse.Namespace) -> int:
             raise KeyboardInterrupt("the same command goes on") from None
     if results.results:
         results.write_table()
-    if args.curves:
-        _draw_curves(args.curves, results, {run.row.name for run in chosen})
-    speeds: dict[str, float] = {}
-    if args.plot:
-        speeds = _draw_tradeoff(args.plot, results, {run.row.name for run in chosen})
+    drawn = _with_runs(args.plot, results, names) if args.plot else []
+    reached = {line.row for line in drawn}
+    speeds = _speeds([row for row in asked.rows if row.name in reached]) if drawn else {}
+    # before pictures: it is there, too, where they cannot be written
     if args.json:
         print_json(ablation_table.to_json(results) | {"images_per_second": speeds})
-        return 0
+    else:
+        _print(results, speeds)
+    if args.curves:
+        curves.draw_rows(_with_curves(results, names), args.curves)
+    if args.plot:
+        from refimpl.report import tradeoff
+
+        tradeoff.draw(drawn, speeds, args.plot)
+    return 0
+
+
+def _print(results: Any, speeds: dict[str, float]) -> None:
     print_table(results.header(), results.cells())
     print(f"\n{results.notes()}")
     if speeds:
         print("\nImages a second, one at a time on one thread:\n")
         print_table(("row", "images/s"), [(name, f"{n:,.0f}") for name, n in speeds.items()])
-    return 0
 
 
-def _draw_curves(path: Path, results: Any, names: set[str]) -> None:
-    from refimpl.report import curves
-
-    runs = [result for result in results.in_order() if result.row in names and result.curve]
-    if not runs:
-        raise DataError(
-            f"{path}: no run has scores after its epochs, expected an ablation with curve_images"
+def _require_curves(args: argparse.Namespace, asked: Any, results: Any, names: set[str]) -> None:
+    """ConfigError or DataError where there is none, and no run will give one."""
+    if _with_curves(results, names):
+        return
+    if asked.curve_images == 0:
+        raise ConfigError(
+            f"{args.recipe}: curve_images is 0, expected an integer of at least 1 for --curves"
         )
-    curves.draw_rows(runs, path)
+    raise DataError(f"{args.curves}: no run has scores after its epochs, nothing to draw")
 
 
-def _draw_tradeoff(path: Path, results: Any, names: set[str]) -> dict[str, float]:
-    """Images a second, measured here, by the row's name."""
-    from refimpl.report import tradeoff
+def _with_curves(results: Any, names: set[str]) -> list[Any]:
+    """The runs of these rows that have scores after their epochs."""
+    return [result for result in results.in_order() if result.row in names and result.curve]
 
-    drawn = [line for line in results.lines() if line.row in names and line.score is not None]
-    if not drawn:
+
+def _with_runs(path: Path, results: Any, names: set[str]) -> list[Any]:
+    """The lines of these rows that have something to draw."""
+    lines = [line for line in results.lines() if line.row in names and line.score is not None]
+    if not lines:
         raise DataError(f"{path}: no row has runs, nothing to draw")
-    shown = {line.row for line in drawn}
-    speeds = _speeds([row for row in results.ablation.rows if row.name in shown])
-    tradeoff.draw(drawn, speeds, path)
-    return speeds
+    return lines
 
 
 def _speeds(rows: list[Any]) -> dict[str, float]:

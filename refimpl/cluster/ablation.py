@@ -127,7 +127,7 @@ def carry_out(
         # a task that makes it, and no scattered data: it is made again where a worker is lost
         given = client.submit(Asked, *_asked(images, results.ablation, data), needs, pure=False)
         stack.callback(given.release)
-        legs = _Legs(runs, folder, fingerprint(*images.training), how, given, board.topic)
+        legs = _Legs(runs, folder, ablation.fingerprints(images), how, given, board.topic)
         given_out = iter(legs.next, legs)  # legs that go on come to it while others are under way
         loop = tasks.results(client, given_out, ahead=1, told=board.show)
         for number, found in stack.enter_context(contextlib.closing(loop)):
@@ -262,12 +262,18 @@ class _Legs:
     """The runs that are to be carried out, and how far each is; one that goes on comes first."""
 
     def __init__(
-        self, runs: Sequence[Run], folder: Path, data: str, how: How, asked: Future, topic: str
+        self,
+        runs: Sequence[Run],
+        folder: Path,
+        sha256: tuple[str, str],  # fingerprints of the images
+        how: How,
+        asked: Future,
+        topic: str,
     ):
         self.runs, self.how, self.asked, self.topic = runs, how, asked, topic
         self.shared = folder if how.ship_checkpoints is None else None
         self.place = folder / UNFINISHED
-        self.stems = [ablation.stem(run, data) for run in runs]
+        self.stems = [ablation.stem(run, *sha256) for run in runs]
         self.waiting = deque(range(len(runs)))
         self.begun = [0] * len(runs)
 

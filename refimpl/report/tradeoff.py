@@ -23,7 +23,7 @@ def draw(lines: Sequence[Line], speeds: Mapping[str, float], path: str | os.Path
 
 def _figure(lines: Sequence[Line], speeds: Mapping[str, float]) -> Any:
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(11, 5), dpi=DOTS_PER_INCH, layout="constrained")
     size, speed = figure.subplots(1, 2, sharey=True)
@@ -38,7 +38,9 @@ def _figure(lines: Sequence[Line], speeds: Mapping[str, float]) -> Any:
         axes.set_xscale("log")
         axes.margins(x=0.1)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.xaxis.set_major_formatter(
+            FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 10 else f"{x:g}")
+        )
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(which="both", alpha=0.3)
     figure.legend(*size.get_legend_handles_labels(), loc="outside right upper")

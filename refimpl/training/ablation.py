@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 from threadpoolctl import threadpool_limits
 
 from refimpl import ops
-from refimpl.conventions import ConfigError, DataError, ModelFileError
+from refimpl.conventions import ConfigError, DataError, ModelFileError, did_you_mean
 from refimpl.data.datasets import Dataset, require_classes
 from refimpl.data.image_folder import Array, in_batches, slices, subset
 from refimpl.data.preprocessing import Preprocessing
@@ -49,6 +49,7 @@ from refimpl.training.holdout import draw_evenly
 from refimpl.training.journal import fingerprint
 from refimpl.training.loop import train
 from refimpl.training.recipes import Recipe, read_fields, require_integer
+from refimpl.training.stages import plan
 from refimpl.training.watch import Watch
 
 UNFINISHED = "unfinished"  # folder of checkpoints and weights
@@ -82,7 +83,10 @@ class Run(NamedTuple):
         return self.recipe.seed
 
     def settings(self) -> dict[str, Any]:
-        """What tells this run from others, as JSON values; the names are columns of a Result."""
+        """What tells this run from others, as JSON values; the names are columns of a Result.
+
+        ModelFileError where the recipe's teacher is not there.
+        """
         found = {
             "model": self.row.model,
             "fields": self.row.fields,
@@ -90,6 +94,9 @@ class Run(NamedTuple):
             "draw_seed": self.draw_seed,
             "recipe": self.recipe.to_json(),
         }
+        if self.recipe.teacher is not None:
+            teacher = files.find(self.recipe.teacher).read_bytes()
+            found["teacher_sha256"] = hashlib.sha256(teacher).hexdigest()
         # without what has its default: a field that is added later does not change old runs
         chosen = {"config": _not_default(self.row.config), "recipe": _not_default(self.recipe)}
         everything = json.dumps(found | chosen, sort_keys=True)
@@ -126,6 +133,8 @@ class Result(NamedTuple):
     data_sha256: str  # of the training images and labels
     mean_iou: float | None = None  # 0 to 1, of a segmenter
     curve: Sequence[float] = ()  # score after each epoch on the ablation's curve_images
+    curve_sha256: str = ""  # of these images and labels; "" without a curve, and of older versions
+    teacher_sha256: str = ""  # of the teacher's file; "" without one
 
     @property
     def score(self) -> float:
@@ -172,7 +181,9 @@ class Ablation:
         if self.baseline is not None and self.baseline not in names:
             raise ConfigError(f"baseline is {self.baseline!r}, expected a row: {', '.join(names)}")
         first = self.rows[0]
+        self.recipe.uncut(first.config.image_size)
         for row in self.rows:
+            self._require_trainable(row)
             for field in ("task", "image_size", "channels", "num_classes"):
                 found, expected = getattr(row.config, field), getattr(first.config, field)
                 if found != expected:
@@ -180,6 +191,19 @@ class Ablation:
                         f"row {row.name!r}: {field} is {found}, expected {expected} as in row "
                         f"{first.name!r}: all learn from the same images"
                     )
+
+    def _require_trainable(self, row: Row) -> None:
+        """ConfigError now, and not at the row's turn, hours later."""
+        distillation = self.recipe.distillation
+        try:
+            plan(VisionTransformer(row.config), self._run(row, row.seeds[0]).recipe)
+            if row.config.task == "segmentation" and distillation > 0:
+                raise ConfigError(
+                    f"recipe: distillation is {distillation}, expected 0.0: "
+                    "there is no distillation for a segmenter"
+                )
+        except ConfigError as error:
+            raise ConfigError(f"row {row.name!r}: {error}") from None
 
     @property
     def task(self) -> str:
@@ -239,11 +263,18 @@ def choose(runs: Sequence[Run], names: Sequence[str], seeds: Sequence[int]) -> l
             if value not in known:
                 listing = ", ".join(map(str, known))
                 raise ConfigError(f"{what} is {value!r}, the ablation has {listing}")
-    return [
+    chosen = [
         run
         for run in runs
         if (not names or run.row.name in names) and (not seeds or run.seed in seeds)
     ]
+    if not chosen:
+        own = sorted({run.seed for run in runs if run.row.name in names})
+        raise ConfigError(
+            f"seed is {', '.join(map(str, seeds))}, expected one that row "
+            f"{', '.join(map(repr, names))} has: {', '.join(map(str, own))}"
+        )
+    return chosen
 
 
 def read_images(
@@ -252,11 +283,13 @@ def read_images(
     """What the ablation trains on, and what `split`, TEST or HELD_OUT, evaluates it on.
 
     `load` reads the split "train" or "test" of the data set; "test" is asked for with TEST only.
+    Images to train on are so large that the recipe's crop leaves the size that the networks read.
     DataError where the data set has no splits, other classes or too few images.
     """
     config = ablation.rows[0].config
     plain = Preprocessing.plain(config.image_size, config.channels)
-    given = load("train", plain)
+    larger = dataclasses.replace(plain, size=ablation.recipe.uncut(plain.size))
+    given = load("train", larger)
     if given.split is None:
         raise DataError("the data set has no splits, an ablation expects 'train' and 'test'")
     if len(given.class_names) != config.num_classes:
@@ -268,8 +301,11 @@ def read_images(
         raise ConfigError("held_out is 0, expected the number of images to evaluate on")
     counts = (ablation.images, ablation.held_out)
     chosen, held = draw_evenly(given.labels, counts, ablation.draw_seed)
+    to_hold = given  # at the size that the networks read
+    if larger != plain and (split == HELD_OUT or ablation.curve_images):
+        to_hold = load("train", plain)
     if split == HELD_OUT:
-        evaluated = subset(given.images, held), subset(given.labels, held)
+        evaluated = subset(to_hold.images, held), subset(to_hold.labels, held)
     else:
         test = load("test", plain)
         require_classes("test split", test.class_names, given.class_names)
@@ -278,7 +314,7 @@ def read_images(
     if ablation.curve_images:
         counts = (ablation.curve_images,)
         (some,) = draw_evenly(subset(given.labels, held), counts, ablation.draw_seed)
-        watched = subset(given.images, held[some]), subset(given.labels, held[some])
+        watched = subset(to_hold.images, held[some]), subset(to_hold.labels, held[some])
     training = subset(given.images, chosen), subset(given.labels, chosen)
     batches = in_batches(training[0], slices(len(chosen), BATCH_SIZE))
     return Images(
@@ -307,8 +343,8 @@ def carry_out(
     the weights depend on: weights that are there already are not trained again. Else as `train`,
     whose `watch` this one's is.
     """
-    settings, data = run.settings(), fingerprint(*images.training)
-    out = folder / UNFINISHED / f"{stem(run, data)}.safetensors"
+    settings, data, watched = run.settings(), *fingerprints(images)
+    out = folder / UNFINISHED / f"{stem(run, data, watched)}.safetensors"
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = out.with_suffix(".checkpoint")
     if checkpoint.exists() or not out.exists():
@@ -349,6 +385,7 @@ def carry_out(
         data_sha256=data,
         mean_iou=reached.mean_iou,
         curve=_curve(out),
+        curve_sha256=watched,
         **settings,
     )
 
@@ -366,12 +403,19 @@ def _curve(out: Path) -> list[float]:
     return [] if None in scores else scores
 
 
-def stem(run: Run, data: str) -> str:
-    """Name the files of a run that trains on images with the fingerprint `data`; see `carry_out`.
+def fingerprints(images: Images) -> tuple[str, str]:
+    """Of what is trained on, and of what is watched; "" where nothing is."""
+    watched = fingerprint(*images.watched) if images.watched else ""
+    return fingerprint(*images.training), watched
+
+
+def stem(run: Run, data: str, watched: str) -> str:
+    """Name the files of a run on images with these `fingerprints`; see `carry_out`.
 
     Other settings or images give another name.
     """
-    digest = hashlib.sha256(f"{run.settings()['sha256']} {data}".encode()).hexdigest()[:8]
+    parts = filter(None, (run.settings()["sha256"], data, watched))
+    digest = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:8]
     name = re.sub(r"[^A-Za-z0-9]+", "_", run.row.name).strip("_")
     return f"{name}-{run.seed}-{digest}"
 
@@ -380,7 +424,10 @@ def _row(fields: Any, seeds: tuple[int, ...]) -> Row:
     _require_fields("row", fields, ("name", "model", "fields", "seeds"), ("name", "model"))
     name, overrides = fields["name"], fields.get("fields", {})
     if not isinstance(name, str) or not re.search("[A-Za-z0-9]", name):
-        raise ConfigError(f"row: name is {name!r}, expected text with a letter or a digit")
+        raise ConfigError(
+            f"row: name is {name!r}, expected text with a letter or a digit of ASCII: a to z, "
+            "A to Z, 0 to 9"
+        )
     if not isinstance(overrides, Mapping):
         raise ConfigError(f"row {name!r}: fields is {overrides!r:.40}, expected a table")
     try:
@@ -406,6 +453,9 @@ def _require_fields(what: str, fields: Any, known: Sequence[str], required: Sequ
     if not isinstance(fields, Mapping):
         raise ConfigError(f"{what}: found {fields!r:.40}, expected a table with fields")
     if unknown := sorted(set(fields) - set(known)):
-        raise ConfigError(f"{what}: unknown field {unknown[0]!r}, expected {', '.join(known)}")
+        meant = did_you_mean(unknown[0], known)
+        raise ConfigError(
+            f"{what}: unknown field {unknown[0]!r}, expected {', '.join(known)}{meant}"
+        )
     if missing := [name for name in required if name not in fields]:
         raise ConfigError(f"{what}: field {missing[0]!r} is missing")

@@ -11,16 +11,16 @@ import io
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from refimpl import disk
-from refimpl.conventions import ConfigError, DataError
+from refimpl.conventions import ConfigError, DataError, shown
 from refimpl.disk import read_text, write_atomically
 from refimpl.models.summary import summarise
-from refimpl.training.ablation import TEST, Ablation, Images, Result, Row, Run
-from refimpl.training.journal import fingerprint, require_same
+from refimpl.training.ablation import TEST, Ablation, Images, Result, Row, Run, fingerprints
+from refimpl.training.journal import require_same
 from refimpl.training.recipes import Recipe
 
 NAMES = {True: ("runs.csv", "table.md"), False: ("validation.csv", "validation.md")}
@@ -84,10 +84,13 @@ class Results:
 
     def require_like(self, images: Images) -> None:
         """ConfigError unless the runs so far had these images: ask before a run, not after it."""
-        given = {"count": len(images.evaluated[1]), "data_sha256": fingerprint(*images.training)}
+        data, watched = fingerprints(images)
+        given = {"count": len(images.evaluated[1]), "data_sha256": data}
         for result in self.results:
-            saved = {name: getattr(result, name) for name in given}
-            require_same(_where(self.path, result), saved, given)
+            # curves are compared where there are two, and where their images are known
+            curves = {"curve_sha256": watched} if watched and result.curve_sha256 else {}
+            saved = {name: getattr(result, name) for name in given | curves}
+            require_same(_where(self.path, result), saved, given | curves)
 
     def add(self, result: Result) -> None:
         """Write a run that is over, and the table; OSError from the disk."""
@@ -148,8 +151,8 @@ class Results:
             )
         if ablation.baseline is not None:
             text += (
-                f" Differences are to {ablation.baseline}, run by run of the same seed, which "
-                "gives both the same batches."
+                f" Differences are to {shown(ablation.baseline)}, run by run of the same seed, "
+                "which gives both the same batches."
             )
         return text
 
@@ -157,7 +160,8 @@ class Results:
         """The table and the notes below it."""
         header = self.header()
         rule = ("---", *["---:"] * (len(header) - 1))
-        rows = "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *self.cells()))
+        cells = [[shown(cell).replace("|", "\\|") for cell in row] for row in self.cells()]
+        rows = "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *cells))
         return f"{rows}\n\n{self.notes()}\n"
 
     def _read(self) -> None:
@@ -179,14 +183,15 @@ class Results:
 def read_results(path: Path) -> list[Result]:
     """The lines of a CSV; DataError names the line that is wrong."""
     try:
-        table = list(csv.reader(io.StringIO(read_text(path, "utf-8"), newline="")))
+        reader = csv.reader(io.StringIO(read_text(path), newline=""))
+        table = [(reader.line_num, line) for line in reader if line]
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
-    columns = tuple(table[0]) if table else ()
+    columns = tuple(table[0][1]) if table else ()
     later = Result._fields[len(columns) :]  # those that the file is older than
     if columns + later != Result._fields or not set(later) <= set(Result._field_defaults):
         raise DataError(f"{path}: found other columns, expected {','.join(Result._fields)}")
-    return [_parse(path, number, columns, line) for number, line in enumerate(table[1:], start=2)]
+    return [_parse(f"{path}: line {number}", columns, line) for number, line in table[1:]]
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
@@ -197,31 +202,48 @@ def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]
     return statistics.fmean(values), error
 
 
-def _parse(path: Path, number: int, columns: Sequence[str], line: Sequence[str]) -> Result:
-    kinds = Result.__annotations__
-    try:
-        cells = dict(zip(columns, line, strict=True))
-        return Result(**{name: _value(kinds[name], text) for name, text in cells.items()})
-    except ValueError as error:
-        raise DataError(f"{path}: line {number}: {error}") from None
+def _parse(where: str, columns: Sequence[str], line: Sequence[str]) -> Result:
+    if len(line) != len(columns):
+        raise DataError(f"{where}: found {len(line)} cells, expected {len(columns)}")
+    cells = zip(columns, line, strict=True)
+    return Result(**{name: _value(where, name, text) for name, text in cells})
 
 
 def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, (dict, list, tuple)) else value
 
 
-def _value(kind: Any, text: str) -> Any:
-    if kind in (str, int, float):
-        return kind(text)
-    if kind == float | None:
-        return float(text) if text else None
+def _value(where: str, name: str, text: str) -> Any:
+    """The value of a cell; DataError says which it is, and what it should have been."""
+    parse, expected = _KINDS[Result.__annotations__[name]]
+    try:
+        return parse(text)
+    except (ValueError, RecursionError):
+        raise DataError(f"{where}: {name} is {text!r:.40}, expected {expected}") from None
+
+
+def _numbers(text: str) -> list[float]:
     value = json.loads(text)
-    if kind == Sequence[float]:
-        if not isinstance(value, list) or not all(isinstance(v, (int, float)) for v in value):
-            raise ValueError(f"found {text:.40}, expected a JSON list of numbers")
-    elif not isinstance(value, dict):
-        raise ValueError(f"found {text:.40}, expected a JSON object")
+    if not isinstance(value, list) or not all(isinstance(v, (int, float)) for v in value):
+        raise ValueError
     return value
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text)
+    if not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
+_KINDS: dict[Any, tuple[Callable[[str], Any], str]] = {  # of a column, and what its cells hold
+    str: (str, "text"),
+    int: (int, "an integer"),
+    float: (float, "a number"),
+    float | None: (lambda text: float(text) if text else None, "a number or nothing"),
+    dict[str, Any]: (_object, "a JSON object"),
+    Sequence[float]: (_numbers, "a JSON list of numbers"),
+}
 
 
 def _where(path: Path, result: Result) -> str:

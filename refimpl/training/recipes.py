@@ -22,6 +22,8 @@ from typing import Any
 from refimpl.conventions import ConfigError, did_you_mean
 from refimpl.disk import read_text
 
+LARGEST = 2**16  # pixels a side of a training image
+
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
@@ -50,9 +52,9 @@ class Recipe:
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "shards"):
-            require_integer(name, getattr(self, name), 1)
+            require_integer(f"recipe: {name}", getattr(self, name), 1)
         for name in ("activation_epochs", "shift", "seed"):
-            require_integer(name, getattr(self, name), 0)
+            require_integer(f"recipe: {name}", getattr(self, name), 0)
         if not isinstance(self.flip, bool):
             raise ConfigError(f"recipe: flip is {self.flip!r}, expected true or false")
         _require_real("learning_rate", self.learning_rate, 0, above=True)
@@ -82,6 +84,24 @@ class Recipe:
     def steps(self, images: int, epochs: int) -> int:
         """Steps of so many epochs of so many training images."""
         return epochs * math.ceil(images / self.batch_size)
+
+    def uncut(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size of training images of which `crop` leaves `size` (H, W), both in pixels.
+
+        ConfigError where they would have more than LARGEST pixels a side.
+
+        >>> Recipe(crop=0.5).uncut((28, 32))
+        (56, 64)
+        """
+        if self.crop == 1:
+            return size
+        if max(size) / self.crop > LARGEST:
+            raise ConfigError(
+                f"recipe: crop is {self.crop!r}, expected at least {max(size) / LARGEST:g}: what "
+                f"is cut to {size[0]} x {size[1]} has at most {LARGEST:,} pixels a side"
+            )
+        height, width = (round(side / self.crop) for side in size)
+        return height, width
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a dict of JSON values."""
@@ -139,9 +159,9 @@ def _parse_toml(text: str) -> dict[str, Any]:
 
 
 def require_integer(name: str, value: Any, least: int) -> None:
-    """ConfigError unless a field of a recipe is an integer of at least `least`."""
+    """ConfigError unless a field is an integer of at least `least`."""
     if type(value) is not int or value < least:
-        raise ConfigError(f"recipe: {name} is {value!r}, expected an integer of at least {least}")
+        raise ConfigError(f"{name} is {value!r}, expected an integer of at least {least}")
 
 
 def _require_real(
