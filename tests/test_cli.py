@@ -23,7 +23,7 @@ from refimpl.cli.verbs import Verbs
 from refimpl.data import bundled, datasets, mnist, scenes
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files
-from refimpl.training import Recipe, history
+from refimpl.training import Recipe, history, hold_out
 from tests import make_demo_goldens, oracles
 from tests.checkpoint_files import DATA, timm, write
 from tests.command_line import (
@@ -299,8 +299,8 @@ def test_train_writes_a_model_that_classifies(tmp_path) -> None:
     assert card["held_out"] == {"images": 4, "drawn": True, "seed": 7}
     assert (card["recipe"]["epochs"], card["recipe"]["batch_size"]) == (1, 4)
     assert (card["recipe"]["learning_rate"], card["recipe"]["seed"]) == (0.001, 7)
-    images, _ = mnist.load(data, "train")
-    expected = Preprocessing.plain((28, 28), 1).measured(images).to_json()
+    kept = hold_out(*mnist.load(data, "train"), 4, seed=7).training[0]
+    expected = Preprocessing.plain((28, 28), 1).measured(kept).to_json()
     assert card["preprocessing"] == expected
     assert run("classify", SEVEN, "--model", output).status == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["digits", "mine.json", output.name]

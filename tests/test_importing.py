@@ -178,6 +178,32 @@ def test_heads_of_an_architecture_are_known_by_its_name(tmp_path):
         refimpl.load_checkpoint(folder)
 
 
+def test_what_a_script_hands_on_to_the_class_is_nested(tmp_path):
+    _, arrays, _ = timm(dim=192, heads=6, depth=1)
+    folder, named = write(tmp_path, arrays), {"model": "vit_tiny_patch16_224"}  # which has 3
+    said = {**named, "model_kwargs": {"num_heads": 6, "norm_eps": 1e-3}}
+    (folder / "args.json").write_text(json.dumps(said))
+    config = refimpl.load_checkpoint(folder)[0].config
+    assert (config.heads, config.norm_eps) == (6, 1e-3)
+    said["model_kwargs"]["act_layer"] = "relu"
+    (folder / "args.json").write_text(json.dumps(said))
+    with pytest.raises(RefimplError, match=r"args\.json: act_layer"):
+        refimpl.load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"architecture": "vit_base_patch16_rpn_224"}, "a network with norms in front"),
+        ({"model_args": {"pool_include_prefix": True}}, "pool_include_prefix is True"),
+    ],
+)
+def test_networks_of_timm_with_the_same_keys_are_told(said, words, tmp_path):
+    _, arrays, config = timm()
+    with pytest.raises(RefimplError, match=words):
+        refimpl.load_checkpoint(write(tmp_path, arrays, {**config, **said}))
+
+
 def swin(after: int):
     """A Swin with an absolute position embedding, merging before or behind a stage's end."""
     net = networks.make(networks.swin(block="real", position="patches"), 0, np.float32)
@@ -352,7 +378,16 @@ def test_preprocessing_of_a_configuration(tmp_path):
     assert (made.crop, made.resampling, made.mean) == (0.875, "bicubic", (0.1,) * 3)
 
 
+def test_grey_images_that_are_not_normalised(tmp_path):
+    _, arrays, config = timm(channels=1)
+    folder = write(tmp_path, arrays, config)
+    (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": False}))
+    made = refimpl.load_checkpoint(folder)[0].preprocessing
+    assert (made.mode, made.mean, made.std) == ("grey", (0.0,), (1.0,))
+
+
 @pytest.mark.parametrize(("field", "value"), [
+    ("do_resize", False),
     ("rescale_factor", "x"), ("rescale_factor", 1.0), ("resample", [3]), ("resample", 5),
     ("crop_size", {"height": 2, "width": 3}), ("crop_size", [1]), ("crop_size", 512),
     ("image_mean", "x"), ("image_std", [0.0] * 3)])  # fmt: skip

@@ -291,3 +291,11 @@ def test_folders_that_exist_name_the_option_too(tmp_path) -> None:
     (folder / "00000.png").rename(folder / "classes.txt")
     assert_one_line(run(*call), "no classes.txt of scenes in it")
     assert (folder / "classes.txt").read_bytes() == MINE
+
+
+@pytest.mark.parametrize("verb", ["import", "pack"])
+@pytest.mark.parametrize("out", [".", "/"])
+def test_a_folder_is_no_name_of_a_model(verb, out, tmp_path) -> None:
+    given = tmp_path / "given.safetensors"
+    given.write_bytes(b"")
+    assert_one_line(run(verb, given, "-o", out), f"{out}: is a folder")

@@ -48,4 +48,4 @@ def run(args: argparse.Namespace) -> int:
 
 def _beside(args: argparse.Namespace) -> list[tuple[Path, bool]]:
     """A card that lies there would be taken for that of the packed file."""
-    return [(args.output.with_suffix(".json"), False)]
+    return [(args.output.with_suffix(".json"), False)] if args.output.name else []

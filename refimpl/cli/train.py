@@ -121,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         curves.require_matplotlib()
     own = model.preprocessing
     read = own or Preprocessing.plain(model.config.image_size, model.config.channels)
-    larger = tuple(round(side / recipe.crop) for side in read.size)
+    larger = recipe.uncut(read.size)
     requirements.check_recipe(model, recipe, larger)
     data = _load(args, model, dataclasses.replace(read, size=larger))
     if params is not None:

@@ -300,8 +300,14 @@ class Program:
             "    Values lie in static arrays: one call at a time.",
         ]
         if prepared is not None:
-            mean, std = (", ".join(f"{x:g}" for x in v) for v in (prepared.mean, prepared.std))
-            lines.append(f"    A pixel is (value in 0 ... 1 - mean) / std: mean {mean}, std {std}")
+            mean, std = (", ".join(map(str, v)) for v in (prepared.mean, prepared.std))
+            value = "1 - value" if prepared.invert else "value"
+            size = " x ".join(map(str, prepared.size))
+            lines += [
+                f"    Of a picture in {prepared.mode} it reads the middle {prepared.crop:g} of each",
+                f"    side, {prepared.resampling} to {size}, and of a pixel, value in 0 ... 1,",
+                f"    ({value} - mean) / std: mean {mean}, std {std}",
+            ]
         lines += [
             "",
             "Compile without contraction to fused multiply-adds, which round once where the",

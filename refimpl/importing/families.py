@@ -163,6 +163,8 @@ def _timm_vit(t: Tensors, said: Said) -> dict[str, Any]:
     fields = _embedding(t, said, "patch_embed.proj.weight")
     for name in ("norm_layer", "mlp_layer", "block_fn", "embed_layer", "qk_norm", "attn_layer"):
         said.only(name, False)
+    said.only("pool_include_prefix", False)
+    _require_pre_norm(said)
     depth = t.count(r"blocks\.(\d+)\.")
     said.agree("blocks", depth, "depth")
     heads = said.whole("num_heads", "num_attention_heads") or _heads_by_name(said, fields["dim"])
@@ -188,6 +190,13 @@ def _timm_vit(t: Tensors, said: Said) -> dict[str, Any]:
         "layer_scale": "blocks.0.ls1.gamma" in t,
         "qkv_bias": "blocks.0.attn.qkv.bias" in t,
     }
+
+
+def _require_pre_norm(said: Said) -> None:
+    """timm's networks with norms behind the residuals have the same keys, and another name."""
+    name = said.find("architecture", "model")
+    if name and isinstance(name.value, str) and "_rpn_" in name.value:
+        raise name.wrong("a network with norms in front, which this one's keys look like")
 
 
 def _timm_vit_keys(path: str, config: Config, t: Tensors) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ def preprocessing(
     said: Said, config: Config, options: Mapping[str, Any]
 ) -> tuple[Preprocessing | None, list[str]]:
     """The preprocessing, or None and which of OPTIONS nobody said."""
-    found = _transformers(said) or _timm(said)
+    found = _transformers(said, config.channels) or _timm(said)
     found |= {name: options[name] for name in OPTIONS if options.get(name) is not None}
     missing = [name for name in OPTIONS if found.get(name) is None]
     if missing:
@@ -44,7 +44,7 @@ def _timm(said: Said) -> dict[str, Any]:
     return {ours: value.value for ours, value in found.items() if value and value.value != ""}
 
 
-def _transformers(said: Said) -> dict[str, Any]:
+def _transformers(said: Said, channels: int) -> dict[str, Any]:
     """preprocessor_config.json: resize, crop, rescale, normalise, each unless it says no."""
     place = said.find("preprocessor")
     if place is None:
@@ -54,13 +54,15 @@ def _transformers(said: Said) -> dict[str, Any]:
     scaled = isinstance(factor, float) and abs(factor * 255 - 1) < 1e-6
     if fields.get("do_rescale", True) is not True or not scaled:
         raise Found(place.where, "rescale_factor", factor).wrong("1/255")
+    if fields.get("do_resize", True) is not True:
+        raise Found(place.where, "do_resize", fields["do_resize"]).wrong("true")
     number = fields.get("resample", 2)
     if type(number) is not int or number not in RESAMPLINGS:
         raise Found(place.where, "resample", number).wrong(f"one of {list(RESAMPLINGS)}")
     plain = fields.get("do_normalize", True) is False
     return {
-        "mean": [0.0, 0.0, 0.0] if plain else fields.get("image_mean"),
-        "std": [1.0, 1.0, 1.0] if plain else fields.get("image_std"),
+        "mean": [0.0] * channels if plain else fields.get("image_mean"),
+        "std": [1.0] * channels if plain else fields.get("image_std"),
         "crop": _crop(place.where, fields),
         "resample": RESAMPLINGS[number],
     }

@@ -108,10 +108,11 @@ def gather(
     said = _json(path) if config or path.is_file() else {}
     places = [("options", {key: value for key, value in options.items() if value is not None})]
     places += [(str(path), part) for part in _parts(said)]
-    if args:
-        places.append((f"{checkpoint}: args", args))
-    elif (folder / "args.json").is_file():
-        places.append((str(folder / "args.json"), _json(folder / "args.json")))
+    where = f"{checkpoint}: args"
+    if not args and (folder / "args.json").is_file():
+        where, args = str(folder / "args.json"), _json(folder / "args.json")
+    # what timm's script hands on to the class is nested in what it was given
+    places += [(where, part) for part in (args.get("model_kwargs"), args) if part]
     if (folder / "preprocessor_config.json").is_file():
         prepared = _json(folder / "preprocessor_config.json")
         places.append((str(folder / "preprocessor_config.json"), {"preprocessor": prepared}))

@@ -49,6 +49,7 @@ from refimpl.training.holdout import draw_evenly
 from refimpl.training.journal import fingerprint
 from refimpl.training.loop import train
 from refimpl.training.recipes import Recipe, read_fields, require_integer
+from refimpl.training.requirements import check_recipe
 from refimpl.training.stages import plan
 from refimpl.training.watch import Watch
 
@@ -194,14 +195,10 @@ class Ablation:
 
     def _require_trainable(self, row: Row) -> None:
         """ConfigError now, and not at the row's turn, hours later."""
-        distillation = self.recipe.distillation
+        model, recipe = VisionTransformer(row.config), self._run(row, row.seeds[0]).recipe
         try:
-            plan(VisionTransformer(row.config), self._run(row, row.seeds[0]).recipe)
-            if row.config.task == "segmentation" and distillation > 0:
-                raise ConfigError(
-                    f"recipe: distillation is {distillation}, expected 0.0: "
-                    "there is no distillation for a segmenter"
-                )
+            plan(model, recipe)
+            check_recipe(model, recipe, recipe.uncut(row.config.image_size))
         except ConfigError as error:
             raise ConfigError(f"row {row.name!r}: {error}") from None
 
