@@ -304,7 +304,7 @@ class Program:
             value = "1 - value" if prepared.invert else "value"
             size = " x ".join(map(str, prepared.size))
             lines += [
-                f"    Of a picture in {prepared.mode} it reads the middle {prepared.crop:g} of each",
+                f"    It reads a picture in {prepared.mode}, the middle {prepared.crop:g} of each",
                 f"    side, {prepared.resampling} to {size}, and of a pixel, value in 0 ... 1,",
                 f"    ({value} - mean) / std: mean {mean}, std {std}",
             ]
