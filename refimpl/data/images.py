@@ -174,7 +174,7 @@ def in_folder(folder: str | Path) -> list[Path]:
     shown = [name for name in names if not name.startswith(".")]
     named = [Path(folder, name) for name in shown if name.lower().endswith(SUFFIXES)]
     # a pipe would be waited for; a link to nothing is told when it is opened
-    paths = [path for path in named if path.is_file() or not path.exists()]
+    paths = [path for path in named if os.path.isfile(path) or not os.path.exists(path)]
     if not paths:
         raise DataError(f"{folder}: no images in it, expected files such as NAME.png or NAME.jpg")
     return paths

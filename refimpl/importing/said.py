@@ -112,7 +112,8 @@ def gather(
     if not args and (folder / "args.json").is_file():
         where, args = str(folder / "args.json"), _json(folder / "args.json")
     # what timm's script hands on to the class is nested in what it was given
-    places += [(where, part) for part in (args.get("model_kwargs"), args) if part]
+    parts = args.get("model_kwargs"), args
+    places += [(where, part) for part in parts if part and isinstance(part, Mapping)]
     if (folder / "preprocessor_config.json").is_file():
         prepared = _json(folder / "preprocessor_config.json")
         places.append((str(folder / "preprocessor_config.json"), {"preprocessor": prepared}))
