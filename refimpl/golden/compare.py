@@ -34,7 +34,7 @@ JUDGED = ("EXACT", "TIES-ONLY", "NEAR", "FAIL")  # the verdicts that say somethi
 UNJUDGED = ("UNJUDGED", "TAINTED")  # those of taps that were dumped for nothing
 BLUNT = "in so coarse a precision its bound is as wide as its values: --mode replay has closer ones"
 GUESSED = 20  # unknown names for which a tap is proposed
-COARSEST = 2.0**-8  # of the largest input: what bfloat16 leaves of one
+COARSEST = 2.0**-7  # of the largest input: what bfloat16 leaves of one, cut off
 ENOUGH = 4  # taps of which most have wrong shapes: a candidate for another bundle
 
 
