@@ -259,6 +259,16 @@ def test_wrappers(how, tmp_path):
         np.testing.assert_array_equal(found, value, err_msg=path)
 
 
+def test_parts_of_a_checkpoint_are_never_overwritten(tmp_path):
+    path, part = in_parts(tmp_path), tmp_path / "model-1.safetensors"
+    before = part.read_bytes()
+    asked = ("import", path, *IMAGES, "--force", "-o")
+    assert_one_line(run(*asked, part), "model-1.safetensors: is the checkpoint itself")
+    assert part.read_bytes() == before
+    for _ in range(2):  # what lies beside them may go
+        assert run(*asked, tmp_path / "mine.safetensors").status == 0
+
+
 def in_parts(folder, **index):
     """The small network in two files, with other fields of the index, or other places of keys."""
     _, arrays, config = timm()

@@ -50,9 +50,10 @@ def add(verbs: Verbs) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from refimpl.importing import checkpoint
+    from refimpl.importing import checkpoint, containers
     from refimpl.models import files
 
+    outputs.check(args, *(("checkpoint", part) for part in containers.parts_of(args.checkpoint)))
     found = checkpoint.read(
         args.checkpoint,
         config=args.config,

@@ -75,6 +75,14 @@ def _parts(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def parts_of(path: Path) -> list[Path]:
+    """List the files of a checkpoint: those that an index names, else the one. Errors as `read`."""
+    path = _file(path)
+    if not path.name.endswith(INDEX):
+        return [path]
+    return [path, *(path.with_name(name) for name in sorted(set(_places(path).values())))]
+
+
 def _places(path: Path) -> dict[str, str]:
     """What an index says: key -> a file beside it, nowhere else."""
     try:

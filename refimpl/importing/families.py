@@ -81,7 +81,9 @@ def _embedding(t: Tensors, said: Said, key: str) -> dict[str, Any]:
         raise ConfigError(f"{key}: patches of {rows} x {columns}; expected squares")
     said.agree(key, dim, "embed_dim" if said.find("embed_dim") else "hidden_size")
     said.agree(key, channels, "num_channels", "in_chans")
-    said.agree(key, rows, "patch_size")
+    patch = said.find("patch_size")
+    if patch is None or patch.value != [rows, rows]:  # as it may be said, too
+        said.agree(key, rows, "patch_size")
     return {"dim": dim, "channels": channels, "patch_size": rows}
 
 

@@ -98,7 +98,8 @@ similarity='haar', attention='differential', rprelu='token')
         """Turn images uint8 (n, H, W) or (n, H, W, 3), of any size, into what `predict` takes.
 
         A list of images (H, W) or (H, W, 3), arrays or PIL's, may have a size each. Returns float32
-        (n, channels, H, W) of the model's size, by `preprocessing`: what the model was trained on.
+        (n, channels, H, W) of the model's size, by `preprocessing`: what the model was trained on;
+        for parameters in float64 `.astype(np.float64)` it.
         ConfigError for a model that was not loaded and has none, DataError for what is no image.
         """
         if self.preprocessing is None:
