@@ -169,7 +169,7 @@ def test_what_a_training_crops_of_is_bounded(tmp_path):
     status, err = hostile(usual, (*train, "--crop", 0.01, "-o", tmp_path / "c.safetensors"))
     assert status == 0, err  # 20 images of 2800 x 2800
     result = run(*train, "--crop", 0.0001, "-o", tmp_path / "b.safetensors")
-    assert_one_line(result, "preprocessing: size is (280000, 280000)")
+    assert_one_line(result, "recipe: crop is 0.0001, expected at least 0.000427")
 
 
 def test_images_of_a_batch_are_bounded_before_they_are_cut(tmp_path):

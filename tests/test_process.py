@@ -446,7 +446,7 @@ def test_a_model_that_is_no_file_is_told_what_it_is(tmp_path, verb) -> None:
     ("arguments", "words"),
     [
         (("--epochs", 0), "--epochs: recipe: epochs is 0"),
-        (("--crop", 0.0001), "--crop: preprocessing: size is"),
+        (("--crop", 0.0001), "--crop: recipe: crop is 0.0001"),
         (("--set", "depth=0"), "--set depth: config: depth is 0"),
         (("--set", "dept=2"), "--set dept: config: unknown field 'dept'"),
         (("--set", "dept=2"), "did you mean 'depth'?"),

@@ -116,8 +116,8 @@ def train(
     overwrite: what exists under the names that the run writes may go, the checkpoint of another run
         too; else it is an error.
     card: entries to add to the card, JSON values, such as the name of the data.
-    source: what tells the training data from others when a run is resumed; without it their values,
-        or of a FolderArray the names and sizes of its files.
+    source: what tells the data, those held out too, from others when a run is resumed; without it
+        their values, or of a FolderArray the names and sizes of its files.
     watch: who is called after batches and epochs, and may stop the run.
 
     While it runs, `out` with the suffix .checkpoint holds the state after the last epoch, so a run
@@ -161,7 +161,7 @@ def train(
         "recipe": recipe.to_json(),
         "config": model.config.to_json(),
         "training data": source or fingerprint(images, labels),
-        "validation data": validation and fingerprint(*validation),
+        "validation data": None if source else validation and fingerprint(*validation),
         "preprocessing": read.to_json(),
         "classes": list(class_names),
         "teacher": tutor and tutor.to_json(),
