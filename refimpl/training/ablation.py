@@ -182,7 +182,6 @@ class Ablation:
         if self.baseline is not None and self.baseline not in names:
             raise ConfigError(f"baseline is {self.baseline!r}, expected a row: {', '.join(names)}")
         first = self.rows[0]
-        self.recipe.uncut(first.config.image_size)
         for row in self.rows:
             self._require_trainable(row)
             for field in ("task", "image_size", "channels", "num_classes"):
