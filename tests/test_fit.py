@@ -54,3 +54,6 @@ def test_rejects_bad_input():
     check.rejects_other_types(fit, (np.ones((2, 3, 4)),), outputs=8)
     with pytest.raises(ShapeError, match="divisor or multiple of 6"):
         fit.forward(np.ones((2, 3, 4)), 6)
+    for x, outputs in ((np.ones((2, 0)), 4), (np.ones(()), 4), (np.ones((2, 4)), 0)):
+        with pytest.raises(ShapeError, match="expected at least 1 each"):
+            fit.forward(x, outputs)

@@ -42,3 +42,6 @@ def test_rejects_bad_input():
         matmul.forward(np.ones((2, 3, 4)), np.ones((2, 4, 5)))
     with pytest.raises(ShapeError):
         matmul.forward(np.ones((2, 3, 4)), np.ones((1, 5, 4)))
+    for a, b in ((np.ones((3, 4)), np.ones(4)), (np.ones(4), np.ones((3, 4)))):
+        with pytest.raises(ShapeError, match="expected equal leading and last axes"):
+            matmul.forward(a, b)

@@ -50,3 +50,18 @@ def test_rejects_bad_input():
         patch_embed.forward(image[:, :2], weight, bias)
     with pytest.raises(ShapeError, match="weight"):
         patch_embed.forward(image, weight[:, :, :4], bias)
+    with pytest.raises(ShapeError, match="weight"):
+        patch_embed.forward(image, np.ones(()), bias)
+    with pytest.raises(ShapeError, match="multiples of 0"):
+        patch_embed.forward(image, weight[:, :, :0, :0], bias)
+
+
+def test_no_image_is_no_error():
+    image, weight, bias = draw(np.random.default_rng(0), (2, 3, 4, 5, 1, 2), np.float64)
+    of_some, _ = patch_embed.forward(image, weight, bias)
+    y, cache = patch_embed.forward(image[:0], weight, bias)
+    assert y.shape == (0, *of_some.shape[1:])
+    dimage, dweight, dbias = patch_embed.backward(y, cache)
+    assert dimage.shape == (0, *image.shape[1:])
+    np.testing.assert_array_equal(dweight, np.zeros(weight.shape))
+    np.testing.assert_array_equal(dbias, np.zeros(bias.shape))

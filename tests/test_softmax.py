@@ -35,6 +35,8 @@ def test_rejects_bad_input(bad):
     with pytest.raises(NonFiniteError, match=r"softmax.*\[0, 1\]"):
         softmax.forward(np.array([[1.0, bad]]))
     check.rejects_other_types(softmax, (np.ones((2, 3)),))
+    with pytest.raises(ShapeError, match="at least one value in a row"):
+        softmax.forward(np.ones((2, 0)))
 
 
 def draw_mask(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

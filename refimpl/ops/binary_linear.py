@@ -40,7 +40,7 @@ def forward(
     """x (..., I) before its sign, latent weight (O, I), bias (O,) or None -> y (..., O)."""
     float_dtype("binary_linear", x=x, weight=weight, bias=bias)
     require_choice("binary_linear", "binarize", binarize, STAGES)
-    require_shape("binary_linear", "weight", weight, (None, x.shape[-1]))
+    require_shape("binary_linear", "weight", weight, (None, *x.shape[-1:]))
     if binarize == "none":
         y, linear_cache = linear.forward(x, weight, bias)
         return y, Cache(None, None, linear_cache)

@@ -26,9 +26,9 @@ class Cache(NamedTuple):
 def forward(x: np.ndarray, outputs: int) -> tuple[np.ndarray, Cache]:
     """x (..., I) -> y (..., O); one of I and O must divide the other. O = I gives x itself."""
     float_dtype("fit", x=x)
-    inputs = x.shape[-1]
-    if outputs < 1:
-        raise ShapeError(f"fit: {outputs} outputs; expected at least 1")
+    inputs = x.shape[-1] if x.ndim else 0
+    if min(inputs, outputs) < 1:
+        raise ShapeError(f"fit: x has shape {x.shape}, {outputs} outputs; expected at least 1 each")
     if max(inputs, outputs) % min(inputs, outputs):
         raise ShapeError(
             f"fit: x has {inputs} channels; expected a divisor or multiple of {outputs}"

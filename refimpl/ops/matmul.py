@@ -25,7 +25,7 @@ class Cache(NamedTuple):
 def forward(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, Cache]:
     """a (..., M, K), b (..., N, K) with equal leading axes -> y (..., M, N)."""
     float_dtype("matmul", a=a, b=b)
-    if a.ndim < 2 or a.shape[:-2] != b.shape[:-2] or a.shape[-1:] != b.shape[-1:]:
+    if min(a.ndim, b.ndim) < 2 or a.shape[:-2] != b.shape[:-2] or a.shape[-1:] != b.shape[-1:]:
         raise ShapeError(
             f"matmul: a has shape {a.shape}, b {b.shape}; expected equal leading and last axes"
         )

@@ -27,18 +27,21 @@ class Cache(NamedTuple):
 def forward(image: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, Cache]:
     """image (B, channels, H, W), weight (C, channels, p, p), bias (C,) -> y (B, gh*gw, C)."""
     float_dtype("patch_embed", image=image, weight=weight, bias=bias)
-    require_shape("patch_embed", "weight", weight, (None, None, None, weight.shape[-1]))
+    require_shape("patch_embed", "weight", weight, (None, None, *2 * weight.shape[-1:]))
     require_shape("patch_embed", "image", image, (None, weight.shape[1], None, None))
     batch, channels, height, width = image.shape
     p = weight.shape[-1]
-    if height % p or width % p:
+    if p < 1 or height % p or width % p:
         raise ShapeError(
             f"patch_embed: image has {height} x {width} pixels; expected multiples of {p}"
         )
     # (B, channels, gh, p, gw, p) -> (B, gh, gw, channels, p, p)
     blocks = image.reshape(batch, channels, height // p, p, width // p, p)
-    patches = blocks.transpose(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * p * p)
-    y, cache = linear.forward(patches, weight.reshape(weight.shape[0], -1), bias)
+    # not -1 for what is known: of an empty batch NumPy would not find it
+    patches = blocks.transpose(0, 2, 4, 1, 3, 5).reshape(
+        batch, height // p * (width // p), channels * p * p
+    )
+    y, cache = linear.forward(patches, weight.reshape(weight.shape[0], patches.shape[-1]), bias)
     return y, Cache(image.shape, weight.shape, cache)
 
 

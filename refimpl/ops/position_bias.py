@@ -26,7 +26,7 @@ class Cache(NamedTuple):
 def forward(x: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, Cache]:
     """x (B', heads, M*M, M*M), table ((2M - 1)^2, heads) -> y like x."""
     float_dtype("position_bias", x=x, table=table)
-    require_shape("position_bias", "x", x, (None, None, x.shape[-1], x.shape[-1]))
+    require_shape("position_bias", "x", x, (None, None, *2 * x.shape[-1:]))
     window = math.isqrt(x.shape[-1])
     if window**2 != x.shape[-1]:
         raise ShapeError(f"position_bias: x has {x.shape[-1]} keys; expected a square, M * M")

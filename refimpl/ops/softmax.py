@@ -20,13 +20,15 @@ class Cache(NamedTuple):
 
 
 def forward(x: np.ndarray, mask: np.ndarray | None = None) -> tuple[np.ndarray, Cache]:
-    """x (..., N) -> y like x, rows sum to 1. NonFiniteError on NaN or infinity.
+    """x (..., N) -> y like x, rows sum to 1. NonFiniteError on NaN or infinity; N at least 1.
 
     mask: bool, broadcasts to x; where it is False y is exactly 0 and the others share the sum.
     ShapeError where it leaves nothing of a row.
     """
     float_dtype("softmax", x=x)
     require_finite("softmax", "x", x)
+    if 0 in x.shape[-1:]:
+        raise ShapeError(f"softmax: x has shape {x.shape}; expected at least one value in a row")
     if mask is None:
         y = np.exp(x - x.max(axis=-1, keepdims=True))
     else:

@@ -75,7 +75,7 @@ def _order(cache: Cache) -> np.ndarray:
 def _cut(grid: np.ndarray, window: int, shift: int) -> np.ndarray:
     """(gh, gw) -> (nW, M*M), rolled and cut."""
     gh, gw = grid.shape
-    if gh % window or gw % window or not 0 <= shift < window:
+    if min(gh, gw, window) < 1 or gh % window or gw % window or not 0 <= shift < window:
         raise ShapeError(
             f"windows: a grid of {gh} x {gw}, window {window}, shift {shift}; "
             "expected a grid of whole windows and a shift within one"
