@@ -139,6 +139,14 @@ def test_any_strides(strided):
     np.testing.assert_array_equal(packed.words, same.words)
 
 
+def test_rows_that_lie_an_odd_number_of_bytes_apart():
+    """A field of records, whose steps are no whole numbers of values."""
+    x = draw(np.random.default_rng(5), (2, 3, 5, 40))
+    records = np.zeros(x.shape[:-1], [("mark", np.uint8), ("x", np.float32, x.shape[-1])])
+    records["x"] = x
+    np.testing.assert_array_equal(bits.unpack(bits.pack(records["x"])), x >= 0)
+
+
 def test_heads_are_packed_where_they_lie(monkeypatch):
     x = draw(np.random.default_rng(3), (2, 5, 66))
     monkeypatch.setattr(np, "ascontiguousarray", lambda x: pytest.fail("a copy"))

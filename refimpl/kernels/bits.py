@@ -58,7 +58,8 @@ def _memory(x: np.ndarray) -> tuple[np.ndarray, tuple[int, ...], tuple[int, ...]
     """x (..., rows, K) as all that lies between its first and its last value, the steps from
     matrix to matrix, head to head, row to row in it, and the shape (B, heads, rows, K)."""
     rows, length = x.shape[-2:]
-    if x.ndim != 4 or x.strides[-1] != x.itemsize or min(x.strides) < 0:
+    whole = all(stride % x.itemsize == 0 for stride in x.strides)  # not those of a record's field
+    if x.ndim != 4 or x.strides[-1] != x.itemsize or min(x.strides) < 0 or not whole:
         x = np.ascontiguousarray(x).reshape(-1, 1, rows, length)
     steps = tuple(stride // x.itemsize for stride in x.strides)
     if x.flags.c_contiguous:
