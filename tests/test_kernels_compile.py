@@ -271,6 +271,28 @@ def test_another_python_has_another_folder(monkeypatch):
     assert cache._digest.__wrapped__() != before
 
 
+@pytest.mark.parametrize(
+    "variable",
+    ["CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "BOUNDSCHECK", "LOOP_VECTORIZE", "DEBUGINFO"],
+)
+def test_what_is_asked_of_numba_has_another_folder(monkeypatch, variable):
+    """Code without optimisation, for a debugger, is not what the next process runs."""
+    monkeypatch.delenv(f"NUMBA_{variable}", raising=False)
+    before = cache._digest.__wrapped__()
+    monkeypatch.setenv(f"NUMBA_{variable}", "0")
+    assert cache._digest.__wrapped__() != before
+
+
+@pytest.mark.parametrize(
+    "asked", [{"NUMBA_ENABLE_AVX": 0}, {"NUMBA_CPU_FEATURES": "-avx512f"}], ids=str
+)
+def test_a_cpu_of_which_something_is_taken_away(first, tmp_path, asked):
+    """LLVM ends the process at an instruction that the CPU has not."""
+    paths = {"REFIMPL_PATH": "avx2", "NUMBA_CACHE_DIR": tmp_path}
+    found = run("-c", PACK + MORE, **asked, **paths)
+    assert found.stdout == first[1].stdout
+
+
 def test_what_nobody_uses_is_removed(folder):
     base, month = folder.parent, time.time() - cache.UNUSED
     other, recent = base / f"kernels-{'a' * 16}", base / f"kernels-{'b' * 16}"

@@ -8,6 +8,7 @@ import numba
 import numpy as np
 import pytest
 from hypothesis import given
+from llvmlite import binding
 from numba.core.errors import TypingError
 
 from refimpl.kernels import vector
@@ -220,3 +221,32 @@ def test_memory_by_flat_index(dtype, at):
 def test_arrays_without_such_lanes_are_refused(x):
     with pytest.raises(TypingError):
         _copy(x, 0, np.zeros(16, np.float32), 0)
+
+
+HASWELL = "+avx,+avx2,+fma,-avx512f,-avx512bw"
+
+
+@pytest.mark.parametrize(
+    ("host", "avx", "cpu", "features", "expected"),
+    [
+        ("avx2 avx512f avx512bw", 1, None, None, "avx2 avx512f avx512bw"),
+        ("avx2 avx512f avx512bw", 0, None, None, ""),
+        ("avx2 avx512f avx512bw", 1, None, "-avx512bw", "avx2 avx512f"),
+        ("avx2 avx512f avx512bw", 1, None, "-avx512f", "avx2"),
+        ("avx2 avx512f avx512bw", 1, None, "+sse3, -avx", ""),
+        ("avx2 avx512f avx512bw", 1, "haswell", HASWELL, "avx2"),
+        ("avx2 avx512f avx512bw", 1, "generic", "", ""),
+        ("avx2", 1, "skylake-avx512", "+avx2,+avx512f,+avx512bw", "avx2 avx512f avx512bw"),
+        ("avx2", 1, None, None, "avx2"),
+        ("", 1, None, None, ""),
+    ],
+)
+def test_what_machine_code_may_use(monkeypatch, host, avx, cpu, features, expected):
+    known = ("avx", "avx2", "avx512f", "avx512bw")
+    found = binding.get_host_cpu_features()
+    own = type(found)({name: name in ("avx", *host.split()) for name in known})
+    monkeypatch.setattr(binding, "get_host_cpu_features", lambda: own)
+    for name, value in (("ENABLE_AVX", avx), ("CPU_NAME", cpu), ("CPU_FEATURES", features)):
+        monkeypatch.setattr(numba.config, name, value)
+    able = [name for name in ("avx2", "avx512f", "avx512bw") if vector.able(name)]
+    assert able == expected.split()

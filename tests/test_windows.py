@@ -63,6 +63,6 @@ def test_rejects_bad_input():
     check.rejects_other_types(windows, (np.ones((2, 12, 4)),), grid=(2, 6), window=2)
     with pytest.raises(ShapeError, match=r"\(2, 13, 4\); expected \(any, 12, any\)"):
         windows.forward(np.ones((2, 13, 4)), (2, 6), 2)
-    for wrong in ({"window": 0}, {"window": -2}, {"window": 4}, {"window": 2, "shift": 2}, {"window": 2, "shift": -1}):
+    for window, shift in ((0, 0), (-2, 0), (4, 0), (2, 2), (2, -1)):
         with pytest.raises(ShapeError, match="a grid of 2 x 6.*expected a grid of whole windows"):
-            windows.forward(np.ones((2, 12, 4)), (2, 6), **wrong)
+            windows.forward(np.ones((2, 12, 4)), (2, 6), window, shift)

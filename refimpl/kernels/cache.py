@@ -1,8 +1,9 @@
 """Where machine code is kept between processes, and how it stays whole. Imports no Numba.
 
 One folder for all that the code depends on: the sources of the kernels, the versions of Python,
-Numba and llvmlite, the CPU. A changed line or another environment has another folder, and never
-meets old machine code. It lies in the user's cache folder; NUMBA_CACHE_DIR moves it.
+Numba and llvmlite, the CPU, what the user tells Numba. A changed line or another environment has
+another folder, and never meets old machine code. It lies in the user's cache folder;
+NUMBA_CACHE_DIR moves it.
 
 A file begins with the digest of what follows, and is written whole or not at all. So processes that
 compile at once only write the same file twice, and one that is cut or damaged is as good as none:
@@ -35,6 +36,12 @@ ABANDONED = 3600  # seconds after which a file that is half written is removed
 
 _FOLDER = re.compile("kernels-[0-9a-f]{16}")  # nothing else is ever removed
 _ROOMS = ("kernels", "kernels/twins", "engine")  # all that is compiled
+# What of Numba's variables changes machine code.
+_VARIABLES = (
+    *("CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE"),
+    *("BOUNDSCHECK", "DEBUGINFO", "ENABLE_PROFILING", "EXTEND_VARIABLE_LIFETIMES"),
+    *("DISABLE_INTEL_SVML", "LLVM_REFPRUNE_PASS", "LLVM_REFPRUNE_FLAGS"),
+)
 _PACKAGE = Path(__file__).parent.parent
 
 
@@ -111,7 +118,8 @@ def _base() -> Path:
 @functools.cache
 def _digest() -> str:
     versions = [_version(name) for name in ("numba", "llvmlite")]
-    parts = [sys.version, *versions, _cpu(), *_sources()]
+    asked = [os.environ.get(f"NUMBA_{name}", "") for name in _VARIABLES]
+    parts = [sys.version, *versions, *asked, _cpu(), *_sources()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -135,8 +143,8 @@ def _sources() -> list[str]:
 
 def _cpu() -> str:
     """What a CPU can do, for a home that several machines share."""
-    asked = [os.environ.get(f"NUMBA_CPU_{name}", "") for name in ("NAME", "FEATURES")]
+    features = ""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as lines:
         # of the first CPU: a line for each of hundreds takes long
-        asked += [next((line for line in lines if line.lower().startswith(("flags", "feat"))), "")]
-    return " ".join([platform.machine(), *asked])
+        features = next((line for line in lines if line.lower().startswith(("flags", "feat"))), "")
+    return f"{platform.machine()} {features}"

@@ -17,6 +17,7 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import config, types
 from numba.core.cgutils import get_or_insert_function
+from numba.core.codegen import get_host_cpu_features
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -25,13 +26,24 @@ LANES = 16
 X86 = binding.get_process_triple().startswith(("x86", "i386", "i686"))
 # Whether this CPU multiplies and adds with one rounding: all but x86 before 2013.
 FUSED = not X86 or bool(binding.get_host_cpu_features().get("fma"))
+# Of x86, each with all before it: without one, machine code has none behind it either.
+_ONE_IN_ANOTHER = ("avx", "avx2", "avx512f", "avx512bw")
 
 
 def able(feature: str) -> bool:
-    """Whether machine code is made for a CPU that has a feature, by LLVM's name for it."""
-    if config.CPU_NAME is None:
-        return bool(binding.get_host_cpu_features().get(feature))
-    return f"+{feature}" in (config.CPU_FEATURES or "").split(",")
+    """Whether machine code is made for a CPU that has a feature, by LLVM's name for it.
+
+    That is this CPU, without what NUMBA_ENABLE_AVX and NUMBA_CPU_FEATURES take away, or the one
+    that NUMBA_CPU_NAME and NUMBA_CPU_FEATURES tell. An instruction that it has not ends the process
+    as soon as LLVM meets it.
+    """
+    given = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    given = [part.strip() for part in given.split(",")]
+    inner = _ONE_IN_ANOTHER[: _ONE_IN_ANOTHER.index(feature)] if feature in _ONE_IN_ANOTHER else ()
+    if any(f"-{name}" in given for name in (*inner, feature)):
+        return False
+    own = config.CPU_NAME is None and bool(binding.get_host_cpu_features().get(feature))
+    return own or f"+{feature}" in given
 
 
 WIDE = able("avx512f")  # whether there are 32 registers of sixteen lanes
