@@ -378,6 +378,14 @@ def test_a_process_that_fails_is_named(monkeypatch) -> None:
         process.run([], rounds=1)
 
 
+def test_a_launcher_that_is_killed_is_told(monkeypatch) -> None:
+    """It has no time to complain: memory ran out."""
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    monkeypatch.setattr(launch, "_LAUNCHER", script)
+    with pytest.raises(RefimplError, match="^bench: exit status -9$"):
+        launch.python(["-c", "pass"])
+
+
 def test_only_binary_architectures() -> None:
     for call in (lambda: models.run(["deit_micro"]), lambda: scaling.run("deit_micro")):
         with pytest.raises(

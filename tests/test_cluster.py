@@ -764,6 +764,13 @@ def test_tls_by_dasks_own_configuration(model, folder, tmp_path) -> None:
 # --- bench ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("images", [1, 9])
+def test_bench_has_an_image_of_every_class(images) -> None:
+    status, _, err = run("bench", "cluster", "--images", images)
+    assert status == 2
+    assert f"images is {images}; expected at least 10 for didb_micro_mnist" in err
+
+
 def test_bench_divides_by_one_process_of_as_many_threads(model) -> None:
     status, out, _ = run(
         "bench", "cluster", "--model", model, "--images", 60, "--rounds", 1, "--json"

@@ -214,6 +214,17 @@ def test_a_variable_that_numba_does_not_bear_is_named(model, threads) -> None:
     assert re.fullmatch(rf"refimpl: .*NUMBA_NUM_THREADS={threads}.*\n", done.stderr)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["compile"], *(["bench", verb] for verb in ("kernels", "model", "layers", "scaling"))],
+)
+def test_it_is_named_by_every_verb_that_starts_numba(command) -> None:
+    environment = {**os.environ, "NUMBA_NUM_THREADS": "0"}
+    done = process(*command, env=environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"refimpl: Numba does not start: .*NUMBA_NUM_THREADS=0.*\n", done.stderr)
+
+
 def test_main_takes_no_short_cuts_in_the_process_of_others(model) -> None:
     """None in sys.modules would be met by whoever imports SciPy meanwhile."""
     code = (

@@ -24,6 +24,7 @@ import refimpl
 from refimpl import cluster
 from refimpl.bench.measure import OURS
 from refimpl.cluster import tasks
+from refimpl.conventions import ConfigError
 from refimpl.data import datasets
 
 WORKERS = (1, 2)
@@ -78,11 +79,16 @@ def run(
     """Measure a shipped classifier, or that in a file, on noise of its own size as PNG files.
 
     A row for one process and one for the cluster, for each number of WORKERS. `progress` is called
-    after each round. Errors as in `cluster.evaluate`.
+    after each round. ConfigError for fewer images than classes, or one; else errors as in
+    `cluster.evaluate`.
     """
+    classifier = refimpl.classifier(model)
+    least = max(2, len(classifier.class_names))  # every class has a folder
+    if images < least:
+        raise ConfigError(f"bench: images is {images}; expected at least {least} for {model}")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        _write(folder, refimpl.classifier(model), images)
+        _write(folder, classifier, images)
         clients = {
             n: stack.enter_context(cluster.connected(f"{cluster.connection.LOCAL}:{n}"))
             for n in WORKERS

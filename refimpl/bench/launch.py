@@ -42,8 +42,9 @@ def python(arguments: Sequence[str], environment: Mapping[str, str] | None = Non
     launcher = [sys.executable, "-S", "-c", _LAUNCHER, sys.executable, *arguments]
     variables = {**os.environ, **(environment or {})}
     done = subprocess.run(launcher, capture_output=True, text=True, env=variables)
-    if done.returncode:  # the launcher's own: a system without getrusage
-        raise RefimplError(f"bench: {done.stderr.strip().splitlines()[-1]}")
+    if done.returncode:  # the launcher's own: a system without getrusage, or somebody killed it
+        why = [f"exit status {done.returncode}", *done.stderr.strip().splitlines()][-1]
+        raise RefimplError(f"bench: {why}")
     status, out, complaint, seconds, peak = json.loads(done.stdout)
     if status:
         command = " ".join([sys.executable, *arguments])

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from refimpl.choice import start_numba
 from refimpl.cli.options import DEFAULT_MODEL, add_json, positive
 from refimpl.cli.output import print_json, print_table, progress_bar, warn
 from refimpl.cli.verbs import Verbs
@@ -88,6 +89,7 @@ def add(verbs: Verbs) -> None:
 
 
 def kernels(args: argparse.Namespace) -> int:
+    start_numba()
     from refimpl.bench import kernels
 
     shapes, heads = (kernels.SHAPES, kernels.HEADS) if args.shape is None else (args.shape, ())
@@ -98,6 +100,7 @@ def kernels(args: argparse.Namespace) -> int:
 
 
 def model(args: argparse.Namespace) -> int:
+    start_numba()
     from refimpl.bench import models
 
     names = args.model or models.MODELS
@@ -107,6 +110,7 @@ def model(args: argparse.Namespace) -> int:
 
 
 def layers(args: argparse.Namespace) -> int:
+    start_numba()
     from refimpl.bench import layers
 
     _tell(args)
@@ -137,6 +141,7 @@ def layers(args: argparse.Namespace) -> int:
 
 
 def scaling(args: argparse.Namespace) -> int:
+    start_numba()
     from refimpl.bench import scaling
 
     _tell(args)

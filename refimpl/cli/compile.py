@@ -4,6 +4,7 @@ import argparse
 import os
 from typing import Any
 
+from refimpl.choice import start_numba
 from refimpl.cli.options import FILES, add_json
 from refimpl.cli.output import print_json, print_table, progress_bar
 from refimpl.cli.verbs import Verbs
@@ -30,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = None if args.model is None else _config(args.model)
     _require_compilation()
+    start_numba()
     from refimpl import ahead
 
     chosen = ahead.names(config)
