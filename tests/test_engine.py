@@ -144,6 +144,20 @@ def test_scores_far_apart(config) -> None:
 
 
 @every_shell
+def test_scores_beyond_float32(config) -> None:
+    """The original says so when they enter the softmax; nothing is answered instead."""
+    drawn = network(config)
+    params = networks.with_values(drawn.params, {"band_weight": 3e38})
+    with (
+        np.errstate(over="ignore", invalid="ignore"),
+        pytest.raises(NonFiniteError, match=r"^blocks\.0\.attn: softmax"),
+    ):
+        drawn.model.predict(params, drawn.images)
+    with pytest.raises(NonFiniteError, match=r"^blocks\.0\.attn: scores of up to"):
+        engine.compile(drawn.model, params)
+
+
+@every_shell
 def test_a_batch_gives_the_answers_of_its_images(config) -> None:
     drawn = network(config, batch=13)
     built = engine.compile(drawn.model, drawn.params)
@@ -252,6 +266,7 @@ def test_double_precision_weights_are_rounded() -> None:
         (np.zeros((3, 4, 6), np.float32), ShapeError, r"images has shape \(3, 4, 6\)"),
         (np.zeros((0, 3, 4, 6), np.float32), ShapeError, "expected at least one"),
         (np.zeros((1, 3, 4, 6)), DtypeError, "images is float64; expected float32"),
+        (np.zeros((1, 3, 4, 6)).tolist(), DtypeError, "images is list; expected float32"),
         (np.full((1, 3, 4, 6), np.nan, np.float32), NonFiniteError, "blocks.0.attn.q_low"),
         (np.full((1, 3, 4, 6), np.inf, np.float32), NonFiniteError, "blocks.0.attn.q_low"),
     ],

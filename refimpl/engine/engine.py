@@ -24,9 +24,10 @@ from refimpl.models.params import Params
 
 
 def compile(model: VisionTransformer, params: Params, *, threads: int | None = None) -> Engine:
-    """Make an engine of latent parameters. ConfigError where it cannot run the network.
+    """Make an engine of latent parameters.
 
-    threads: as of `Engine`.
+    threads: as of `Engine`. ConfigError where it cannot run the network, NonFiniteError where
+    scores, or the scale of a weight, may be beyond float32.
 
     >>> model, params = files.load("didb_micro_mnist")
     >>> images = np.zeros((2, 1, 28, 28), np.float32)
@@ -175,9 +176,10 @@ class Engine:
         require_shape("engine", "images", images, (None, config.channels, *config.image_size))
         if len(images) == 0:
             raise ShapeError(f"engine: images has shape {images.shape}; expected at least one")
-        if images.dtype != np.float32:
+        found = getattr(images, "dtype", type(images).__name__)  # a list has none
+        if found != np.float32:
             expected = "float32, as model.prepare makes of pixels"
-            raise DtypeError(f"engine: images is {images.dtype}; expected {expected}")
+            raise DtypeError(f"engine: images is {found}; expected {expected}")
 
     def _raise(self, status: int) -> None:
         if status == run.FINE:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numba.extending import register_jitable
 
+from refimpl.conventions import NonFiniteError
 from refimpl.engine import columns
 from refimpl.kernels import attention, dense, popcount, stencils
 from refimpl.kernels.popcount import WORD
@@ -512,10 +513,26 @@ def _block(block: Block, stage: Stage, windows: _Windows, store: _Store) -> Row:
     if block.scores.op == "band_sum":
         weights = store.arrays[store.network.path(block.scores.params[0])]
     head_dim = store.network.shape(block.context.name)[-1]
+    _require_finite_scores(block, weights, head_dim, store)
     row[columns.BAND_WEIGHT] = store.add(attention.weights_of(weights, head_dim))
     if block.position_bias:
         row |= _windows(block, windows, store)
     return row
+
+
+def _require_finite_scores(
+    block: Block, weights: np.ndarray, head_dim: int, store: _Store
+) -> None:
+    """NonFiniteError where scores may be beyond float32; no kernel looks at them for that."""
+    most = head_dim * np.abs(np.atleast_2d(weights).astype(np.float64)).sum(axis=0)  # (heads,)
+    if block.position_bias:
+        most += np.abs(store.arrays[block.position_bias.params[0]]).max(axis=0)
+    limit = np.finfo(np.float32).max
+    if not np.all(most <= limit):
+        raise NonFiniteError(
+            f"scores of up to {most.max():g} would enter a softmax; expected at most {limit:g}",
+            block.scores.where,
+        )
 
 
 def _windows(block: Block, windows: _Windows, store: _Store) -> Row:
