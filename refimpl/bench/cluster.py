@@ -79,13 +79,17 @@ def run(
     """Measure a shipped classifier, or that in a file, on noise of its own size as PNG files.
 
     A row for one process and one for the cluster, for each number of WORKERS. `progress` is called
-    after each round. ConfigError for fewer images than classes, or one; else errors as in
-    `cluster.evaluate`.
+    after each round. ConfigError for fewer images than classes, or one, and for a class that no
+    folder can be called; else errors as in `cluster.evaluate`.
     """
     classifier = refimpl.classifier(model)
-    least = max(2, len(classifier.class_names))  # every class has a folder
+    names = classifier.class_names  # every class has a folder
+    least = max(2, len(names))
     if images < least:
         raise ConfigError(f"bench: images is {images}; expected at least {least} for {model}")
+    for name in names:
+        if Path(name).name != name:
+            raise ConfigError(f"bench: {model} has a class {name}; expected the name of a folder")
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         _write(folder, classifier, images)
