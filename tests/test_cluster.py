@@ -22,6 +22,7 @@ import sys
 import tarfile
 import threading
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -769,6 +770,14 @@ def test_bench_has_an_image_of_every_class(images) -> None:
     status, _, err = run("bench", "cluster", "--images", images)
     assert status == 2
     assert f"images is {images}; expected at least 10 for didb_micro_mnist" in err
+
+
+def test_bench_has_a_folder_for_every_class(monkeypatch, capsys) -> None:
+    other = types.SimpleNamespace(class_names=("cock/hen", "cat"))
+    monkeypatch.setattr(refimpl, "classifier", lambda name: other)
+    assert cli.main(["bench", "cluster", "--images", "5"]) == 2
+    expected = "didb_micro_mnist has a class cock/hen; expected the name of a folder"
+    assert expected in capsys.readouterr().err
 
 
 def test_bench_divides_by_one_process_of_as_many_threads(model) -> None:
