@@ -30,6 +30,7 @@ RECIPE_OPTIONS = {
     "batch_size": (int, "images a step"),
     "learning_rate": (float, "at the top of the schedule"),
     "alpha_rate": (float, "learning rate of attn.alpha, as a share of that of all others"),
+    "muon_rate": (float, "of Muon on the blocks' matrices, as such a share; 0 for AdamW there too"),
     "weight_decay": (float, "of the matrices of real layers"),
     "warmup_fraction": (float, "of the steps of each stage, up to the top"),
     "smoothing": (float, "of the labels, 0 for none"),
