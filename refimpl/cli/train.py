@@ -19,7 +19,7 @@ from refimpl.cli.options import (
     not_negative,
     training_backend,
 )
-from refimpl.cli.output import progress_bar
+from refimpl.cli.output import progress_bar, say
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import ConfigError, DataError
 
@@ -159,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.curves == "png":
         curves.draw(trained.history, args.output.with_suffix(".png"))
-    print(args.output)
+    say(args.output)
     return 0
 
 
