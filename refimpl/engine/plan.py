@@ -520,9 +520,7 @@ def _block(block: Block, stage: Stage, windows: _Windows, store: _Store) -> Row:
     return row
 
 
-def _require_finite_scores(
-    block: Block, weights: np.ndarray, head_dim: int, store: _Store
-) -> None:
+def _require_finite_scores(block: Block, weights: np.ndarray, head_dim: int, store: _Store) -> None:
     """NonFiniteError where scores may be beyond float32; no kernel looks at them for that."""
     most = head_dim * np.abs(np.atleast_2d(weights).astype(np.float64)).sum(axis=0)  # (heads,)
     if block.position_bias:
