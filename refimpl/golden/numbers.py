@@ -239,6 +239,8 @@ def counted(stretch: Stretch, target: Target, meets: Meets) -> str | None:
     if np.linalg.matrix_rank(matrix) <= length:
         return None
     times = np.rint(np.linalg.solve(matrix, row))
+    if not times[:-1].any():  # one number everywhere: of bits it says nothing
+        return None
     if not meets(np.einsum("...ik,...jk,k->...ij", a, b, times)):
         return None
     return _spoken_bits(times[:-1], int(times[-1]), length)

@@ -48,10 +48,9 @@ def short(comparison: Comparison, causes: Causes, total: int) -> str:
     """What it comes to, where it first goes wrong and why; names that are no taps come first."""
     lines = [*_unknown(comparison, verbose=False), summary(comparison, total)[0]]
     if comparison.first is not None:
-        reason, cause = comparison.first.reason, likely(comparison.first, causes)
-        lines.append(f"FIRST DIVERGENCE: {comparison.first.name}")
-        lines += [f"  reason        {reason}"] if reason else []
-        lines += [f"  likely cause  {cause}"] if cause else []
+        cause = likely(comparison.first, causes)
+        why = f"likely cause  {cause}" if cause else f"reason        {comparison.first.reason}"
+        lines += [f"FIRST DIVERGENCE: {comparison.first.name}", f"  {why}"]
         if cause == UNEXPLAINED:  # perhaps it is their precision
             lines += _notes(comparison)
     elif comparison.unjudged:
