@@ -71,12 +71,13 @@ class Tap:
 
     def _whole_numbers(self, shape: tuple[int, ...]) -> str | None:
         data = self._as_bytes(shape)
-        if data is not None and store.padding_is_clear(data, shape):
+        if data is None:
+            return self._plain()
+        if store.padding_is_clear(data, shape):
             return self._unpack(data, shape)
-        if self.array.shape == shape:  # eight bits may lie in a row of eight bytes
-            problem = self._plain()
-            if problem is None or data is None:
-                return problem
+        # eight bits may lie in a row of eight bytes
+        if self.array.shape == shape and self._plain() is None:
+            return None
         self._unpack(data, shape)
         return "padding bits set"
 
