@@ -77,6 +77,24 @@ def refused(path: Path, *words: str) -> None:
 # --- what is read ---------------------------------------------------------------------------------
 
 
+def test_the_ends_of_a_run_are_read_under_the_names_that_a_bundle_gives_them(tmp_path) -> None:
+    """Else a port that dumps no other logits than these would not be held to them."""
+    other = encoded(Z + 1)
+    ends = {"input_0.npy": encoded(Z), "output_0.npy": other}
+    folder = write(tmp_path / "c", {"taps/3.x.npy": encoded(BIT), **ends})
+    found = candidate.read(folder)
+    assert set(found) == {"x", "input", "logits"}
+    np.testing.assert_array_equal(found["input"], Z)
+    np.testing.assert_array_equal(found["logits"], Z + 1)
+    write(folder, {"taps/4.logits.npy": encoded(Z), "input.npy": other})
+    found = candidate.read(folder)  # where there are taps of these names, the others are copies
+    assert set(found) == {"x", "input", "logits"}
+    np.testing.assert_array_equal(found["input"], Z + 1)
+    np.testing.assert_array_equal(found["logits"], Z)
+    renamed = candidate.read(folder, {"output_0": "y"})
+    np.testing.assert_array_equal(renamed["y"], Z + 1)
+
+
 def as_flat_folder(path: Path) -> Path:
     return write(path / "flat" , {
         "blocks.0.attn.q.z.npy": encoded(Z),
@@ -91,8 +109,6 @@ def as_bundle_folder(path: Path) -> Path:
         "taps/003.blocks.0.attn.q.z.npy": encoded(Z),
         "taps/1004.blocks.0.attn.q.bit.npy": encoded(BIT),
         "grads/000.logits.npy": encoded(ARRAYS["grads/logits"]),
-        "input_0.npy": encoded(Z),
-        "output_0.npy": encoded(Z),
         "manifest.json": b"{}",
     })  # fmt: skip
 
@@ -324,6 +340,9 @@ def test_pipes_and_folders_are_no_arrays(tmp_path) -> None:
     (folder / "x.npy").unlink()
     (folder / "x.npy").mkdir()
     refused(folder, "no ordinary file")
+    for suffix in ("npz", "safetensors"):
+        os.mkfifo(tmp_path / f"pipe.{suffix}")
+        refused(tmp_path / f"pipe.{suffix}", "no ordinary file")
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -493,9 +512,12 @@ def test_nothing_to_read(tmp_path) -> None:
     refused(tmp_path / "empty", "no arrays in it")
     refused(tmp_path / "none", "not found")
     refused(write_zip(tmp_path / "empty.npz", {}), "no arrays in it")
-    refused(write(tmp_path / "bundle", {"input_0.npy": encoded(Z)}), "no arrays in it")
+    refused(write(tmp_path / "bundle", {"manifest.json": b"{}"}), "no arrays in it")
 
 
 def test_names_that_would_break_the_report(tmp_path) -> None:
     refused(write_zip(tmp_path / "c.npz", {"a\nb.npy": encoded(Z)}), "cannot be printed")
     refused(write_zip(tmp_path / "d.npz", {"a\x1b[2Jb.npy": encoded(Z)}), "cannot be printed")
+    mapped = write_zip(tmp_path / "e.npz", {"a.npy": encoded(Z)})
+    with pytest.raises(GoldenFileError, match=r"e.npz: the name 'x\\x1b\[2J' cannot be printed"):
+        candidate.read(mapped, {"a": "x\x1b[2J"})

@@ -13,7 +13,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from refimpl.golden import candidate, store
+from refimpl.golden import candidate, compare, elements, store, text
+from refimpl.golden.compare import Verdict
+from refimpl.golden.places import Places
 from refimpl.models import files
 from tests import golden_bundles
 from tests.command_line import SEVEN, Result, run, save_model
@@ -511,11 +513,12 @@ def test_unit_roundoffs(tmp_path) -> None:
     status, out, _ = run("golden", "compare", *options, "float16")
     assert status == 4 and "its bound is as wide as its values" in out  # nothing is shown so
     one_line(run("golden", "compare", *options, "single"), 2, "'single': expected a number above 0")
-    for text in ("[]", "words", "{}"):
-        units.write_text(text)
+    for words in ("[]", "words", "{}"):
+        units.write_text(words)
         one_line(run("golden", "compare", *options, units), 2, "units.json", "JSON")
-    units.write_text('{"*": "single"}')
-    one_line(run("golden", "compare", *options, units), 2, "'single'")
+    for unit in ('"single"', "[1]", '{"a": 1}', f"1{400 * '0'}", "null"):
+        units.write_text(f'{{"*": {unit}}}')
+        one_line(run("golden", "compare", *options, units), 2, "unit roundoff", "above 0")
 
 
 # --- diff -----------------------------------------------------------------------------------------
@@ -538,6 +541,34 @@ def test_diff_shows_the_worst_elements_and_where_they_are(tmp_path) -> None:
     (element,) = found["elements"]
     assert (element["index"], element["candidate"]) == ([0, 7, 5], value[0, 7, 5])
     assert run("golden", "diff", BUNDLE, port, "tokens").status == 0
+
+
+def test_diff_shows_those_that_fail_first() -> None:
+    """Also where one that may flip has the larger margin, as its tolerance is larger."""
+    z, tolerance = np.array([0.5, 0.1, 0.2, 0.3, 4.0]), np.array([1.0, 0.01, 0.01, 1.0, 1.0])
+    differs = np.array([True, True, True, True, False])
+    verdict = Verdict(
+        "x.bit", "bit", "FAIL", z=z, tolerance=tolerance, expected=z > 0, candidate=z < 0,
+        differs=differs, flips=differs & (z > tolerance), places=Places(("axis 0",)),
+    )  # fmt: skip
+    found = elements.worst(verdict, 3)
+    assert [(e.index, e.failed) for e in found] == [([2], True), ([1], True), ([0], False)]
+
+
+def test_names_in_files_of_others_reach_no_terminal(tmp_path) -> None:
+    folder = golden_bundles.copy(tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["conventions"]["\x1b[2J"] = "a\nb\x1b[31m"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    hostile = folder.rename(tmp_path / "b\x1b[2Jc")
+    result = run("golden", "inspect", hostile)
+    assert result.status == 0 and "\x1b" not in result.out
+    assert "  \\x1b[2J" in result.out and " a\\nb\\x1b[31m\n" in result.out
+    bundle = store.read(hostile)
+    found = compare(bundle, {REAL: bundle.value(REAL), "y\x1b[2J\n": np.zeros(2)})
+    assert "\x1b" not in text.report(found, {}, 3)
+    result = run("golden", "vectors", "gelu", "-o", tmp_path / "v\x1b[2J")
+    assert result.status == 0 and "\x1b" not in result.out
 
 
 def test_diff_of_a_bit_has_margins_and_of_no_tap_a_hint(tmp_path) -> None:
@@ -690,7 +721,9 @@ def test_an_array_that_cannot_be_judged_is_a_named_failure(tmp_path, change, rea
     status, out, err = run("golden", "compare", BUNDLE, port)
     assert (status, err) == (1, "")
     assert f"\nFIRST DIVERGENCE: {REAL}\n" in out
-    assert reason in out
+    assert reason in out and "likely cause" not in out
+    status, out, err = run("golden", "compare", BUNDLE, port, "--quiet")
+    assert f"FIRST DIVERGENCE: {REAL}\n  reason        {reason}" in out
 
 
 def test_padding_that_is_set_is_a_named_failure(tmp_path) -> None:
@@ -711,4 +744,4 @@ def test_a_bundle_that_is_not_there(tmp_path, verb) -> None:
 
 
 def test_a_bundle_is_itself_a_candidate() -> None:
-    assert set(candidate.read(BUNDLE)) == set(golden_bundles.bundle().entries)
+    assert set(candidate.read(BUNDLE)) == {"input", *golden_bundles.bundle().entries}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from refimpl import engine
 from refimpl.conventions import ConfigError, GoldenFileError
 from refimpl.golden import bounds, compare, logical, npy, precision, record, selfcheck, store
+from refimpl.golden import candidate as dumps
 from refimpl.golden.compare import Comparison, Verdict
 from refimpl.models import flatten, packing
 from refimpl.models.packing import pack_rows
@@ -470,6 +471,57 @@ def test_a_candidate_of_another_bundle_is_one_line(bundle):
         compare(bundle, found)
 
 
+def test_more_images_are_refused_before_any_is_read(bundle, candidate, tmp_path, monkeypatch):
+    """A dump of a whole data set may be larger than the memory."""
+    named = {n: candidate[n] for n in (REAL, INT, Z, BIT)}
+    for name, value in named.items():
+        np.save(tmp_path / f"{name}.npy", np.concatenate([value] * 3))
+    np.savez(tmp_path / "c.npz", **{n: pack_rows(v) if n == BIT else v for n, v in named.items()})
+    dumped, right = dumps.read(tmp_path), dumps.read(tmp_path / "c.npz")
+    assert compare(bundle, right, mode="replay").outcome != "FAIL"  # also of packed bits
+    monkeypatch.setattr(npy, "values", None)
+    with pytest.raises(GoldenFileError, match=r"4 of 4 taps have other shapes.*\(6, 7, 10\)"):
+        compare(bundle, dumped)
+    np.save(tmp_path / "input.npy", np.concatenate([bundle.input] * 3))
+    with pytest.raises(GoldenFileError, match="input: shape .* was fed something else"):
+        compare(bundle, dumps.read(tmp_path))
+
+
+def test_arrays_that_are_no_native_ones(bundle, candidate):
+    """Numbers are numbers: in a list, in the other byte order, in another memory order."""
+    exact = golden_networks.taps(bundle)
+    ways = (np.ndarray.tolist, np.asfortranarray, lambda v: v.astype(v.dtype.newbyteorder(">")))
+    for way in ways:
+        found = compare(bundle, {n: way(exact[n]) for n in (REAL, INT, BIT, Z)})
+        assert (found.outcome, found.judged) == ("PASS", 4)
+    half = exact[REAL].astype(">f2")
+    found = verdict(compare(bundle, {REAL: half}), REAL)
+    assert found.verdict == "EXACT" and found.candidate.dtype == np.float32
+
+
+def test_the_worst_whole_number_is_one_that_differs(bundle, candidate):
+    """The smallest of int64 has no magnitude in its type."""
+    golden = bundle.value(INT)
+    index = tuple(int(i) for i in np.argwhere(golden == 0)[0])
+    value = golden.astype(np.int64)
+    value[index] = np.iinfo(np.int64).min
+    found = verdict(compare(bundle, {**candidate, INT: value}), INT)
+    assert (found.differing, found.divergence.index) == (1, index)
+
+
+def test_gradients_where_the_bundle_has_none(tmp_path):
+    """They are taps, and it is the bundle that lacks them."""
+    net = golden_networks.network(dim=4)
+    found = golden_networks.bundle(tmp_path / "bundle", net, grads=False)
+    taps = golden_networks.taps_of(found, net.dlogits)
+    comparison = compare(found, taps)
+    assert comparison.outcome == "INCOMPLETE" and comparison.suggested == {}
+    gradients = sorted(name for name in taps if name.startswith("grads/"))
+    assert comparison.unknown == gradients
+    (note,) = comparison.notes
+    assert f"has no gradients: the {len(gradients)} that were dumped" in note and "--grads" in note
+
+
 # Precision
 
 
@@ -501,6 +553,17 @@ def test_of_coarse_files_replay_says_for_which_arithmetic_it_took_them(bundle):
     assert compare(bundle, {"logits": half["logits"]}).notes == []
 
 
+def test_of_files_of_two_types_replay_says_how_it_took_them(bundle):
+    """A port that computes in float64 and writes some taps as float32."""
+    exact = golden_networks.taps(bundle)
+    mixed = {**exact, REAL: exact[REAL].astype(np.float32)}
+    found = compare(bundle, mixed, mode="replay")
+    (note,) = found.notes
+    assert found.outcome == "FAIL" and note.endswith("say --unit-roundoff float64")
+    declared = compare(bundle, mixed, mode="replay", unit_roundoff="float64")
+    assert declared.outcome == "PASS" and declared.notes == []
+
+
 def test_in_bfloat16_mode_free_shows_nothing_and_passes_nothing(bundle):
     exact = golden_networks.taps(bundle)
     coarse = {REAL: precision.as_stored(exact[REAL], "bfloat16")}
@@ -520,7 +583,9 @@ def test_a_unit_roundoff_by_pattern(bundle, candidate):
     assert verdict(compare(bundle, coarse, mode="replay", unit_roundoff=units), name).hard
 
 
-@pytest.mark.parametrize("unit", [0, -1, 1, "half", "nan", True, "inf", None.__class__])
+@pytest.mark.parametrize(
+    "unit", [0, -1, 1, "half", "nan", True, "inf", None.__class__, [1], {"*": {}}, 10**400]
+)
 def test_what_is_no_unit_roundoff(bundle, candidate, unit):
     with pytest.raises(ConfigError, match="unit roundoff .*: expected a number above 0"):
         compare(bundle, candidate, unit_roundoff=unit)
@@ -542,6 +607,8 @@ def test_values_on_a_coarser_grid_than_their_type_are_said_to_be(bundle, grid, d
     assert "say" not in note
     assert not compare(bundle, exact).notes
     assert not compare(bundle, golden_networks.taps(bundle, np.float32)).notes
+    for other in (np.zeros_like(exact[REAL]), np.sign(exact[REAL]) * 8):  # on every grid, too
+        assert not compare(bundle, {REAL: other}).notes
 
 
 def test_bfloat16_rounds_half_to_even():

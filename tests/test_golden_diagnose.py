@@ -724,6 +724,29 @@ def test_nothing_to_say_about_what_is_not_there_or_not_finite() -> None:
         assert diagnose.cause(nothing, DIDB, {}) is None
 
 
+def test_what_holds_no_numbers_of_its_class_has_no_cause() -> None:
+    """Its reason says it all; read as bits, -1 and +1 as floats would all be 1."""
+    bit, number = DIDB.value(BIT), DIDB.value(INT)
+    for found in (np.where(bit, 1.0, -1.0), np.where(bit, 1.0, np.nan), 3 * bit.astype(np.int32)):
+        assert DIDB.ask(BIT, found) is None
+    for found in (np.full(number.shape, np.nan), number + 0.5, number > 0):
+        assert DIDB.ask(INT, found) is None
+    assert "image 0" in DIDB.ask(INT, np.repeat(number[:1], 2, 0).astype(np.float32))
+
+
+@pytest.mark.parametrize(("name", "value"), [("tokens", 1e19), (INT, -7), (INT, 2**40)])
+def test_one_number_everywhere_was_never_written(name: str, value: float) -> None:
+    found = np.full(DIDB.value(name).shape, value)
+    assert DIDB.ask(name, found) == f"every value is {value:.6g}: was it ever written?"
+
+
+def test_a_gradient_that_comes_from_both_bands() -> None:
+    """Nothing explains it, so that all is tried: also what the bands send back, two arrays."""
+    name = "grads/blocks.1.norm1.out"
+    found = DIDB.value(name) + np.random.default_rng(16).standard_normal(DIDB.value(name).shape)
+    assert DIDB.ask(name, found) is None
+
+
 # --- ties -----------------------------------------------------------------------------------------
 
 
@@ -807,6 +830,8 @@ def test_the_grid_is_that_of_the_stage(decoder: str) -> None:
         (INT, lambda x: x[:, :-1], None),
         ("tokens", lambda x: -x.swapaxes(1, 2), None),
         (BIT, lambda x: pack_rows(x)[..., :9], None),
+        ("tokens", lambda x: x[..., None].astype(np.uint8), None),
+        (INT, lambda x: pack_rows(x > 0), None),
     ],
 )
 def test_other_shapes(name: str, change: Callable, words: str | None) -> None:

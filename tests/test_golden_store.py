@@ -293,6 +293,10 @@ def test_what_no_run_has_written_is_never_replaced(tmp_path):
         after = {path: path.is_dir() or path.read_bytes() for path in folder.rglob("*")}
         assert after == before
     vectors.write("softmax", tmp_path / "v", text=True)
+    (tmp_path / "v" / "link").symlink_to(project, target_is_directory=True)
+    with pytest.raises(GoldenFileError, match="v: holds link, which no earlier run"):
+        vectors.write("softmax", tmp_path / "v", overwrite=True)
+    (tmp_path / "v" / "link").unlink()
     (tmp_path / "v" / "notes.txt").write_text("kept")
     with pytest.raises(GoldenFileError, match="v: holds notes.txt, which no earlier run"):
         vectors.write("softmax", tmp_path / "v", overwrite=True)

@@ -273,7 +273,7 @@ def make(args: argparse.Namespace) -> int:
     )
     files = [path for path in args.output.rglob("*") if path.is_file()]
     count, size = len(list(args.output.glob("*/*.npy"))), sum(f.stat().st_size for f in files)
-    print(f"{args.output}: {count} tap{'s' * (count != 1)}, {size:,} bytes")
+    print(f"{shown(args.output)}: {count} tap{'s' * (count != 1)}, {size:,} bytes")
     return 0
 
 
@@ -351,7 +351,7 @@ def inspect(args: argparse.Namespace) -> int:
         if args.json:
             print_json(power.to_json(found))
         else:
-            print(*power.lines(found, args.bundle), sep="\n")
+            print(*power.lines(found, shown(args.bundle)), sep="\n")
         return 0
     if args.tap is None:
         found = census.of_bundle(bundle)
@@ -362,9 +362,9 @@ def inspect(args: argparse.Namespace) -> int:
         print_json(found)
         return 0
     for key, value in (found | found.pop("statistics")).items():
-        shown = " ".join(map(str, value)) if isinstance(value, list) else value
-        if shown is not None:
-            print(f"{key:14} {shown}")
+        words = " ".join(map(str, value)) if isinstance(value, list) else value
+        if words is not None:
+            print(f"{key:14} {words}")
     if found["class"] == "bit":
         print("", *census.first_row(bundle, args.tap), sep="\n")
     return 0
@@ -373,7 +373,7 @@ def inspect(args: argparse.Namespace) -> int:
 def _print_bundle(found: dict[str, Any]) -> None:
     ties = found["ties"]
     classes = ", ".join(f"{count} {kind}" for kind, count in found["classes"].items())
-    print(f"{found['path']}: {found['kind']}, {found['dtype']}, {found['images']} image(s)")
+    print(f"{shown(found['path'])}: {found['kind']}, {found['dtype']}, {found['images']} image(s)")
     print(f"\n{len(found['taps'])} taps: {classes}")
     print(f"ties: {ties['ties']:,} of {ties['bits']:,} bits, in {ties['taps_with_ties']} taps")
     if ties["smallest_margin_at"] is not None:
@@ -386,7 +386,7 @@ def _print_bundle(found: dict[str, Any]) -> None:
         print(f"  {field:14} {value}")
     print("\nconventions")
     for name, text in found["conventions"].items():
-        print(f"  {name:15} {text}")
+        print(f"  {shown(name):15} {shown(text)}")
     print()
     rows = [
         (
@@ -473,7 +473,7 @@ def vectors(args: argparse.Namespace) -> int:
 
     folder = args.output or Path(args.op)
     count = vectors.write(args.op, folder, text=args.text, overwrite=args.force)
-    print(f"{folder}: {count} files; {folder / vectors.INDEX} lists them")
+    print(f"{shown(folder)}: {count} files; {shown(folder / vectors.INDEX)} lists them")
     return 0
 
 

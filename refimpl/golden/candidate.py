@@ -29,7 +29,8 @@ from refimpl.golden import npy
 from refimpl.models import arrays
 
 FOLDERS = ("", "taps", "grads")  # of a folder, where .npy files are looked for
-NOT_TAPS = ("input_0", "output_0")  # a bundle's copies beside its taps
+# How a bundle calls copies beside its taps: of a folder they are these, where it has no others.
+COPIES = {"input_0": "input", "output_0": "logits"}
 EXPECTED = "expected a folder of .npy files, an .npz or a .safetensors"
 SAFETENSORS_DTYPES = {
     "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64",
@@ -44,7 +45,7 @@ class Found(NamedTuple):
     """An array of a container, whose header has been checked."""
 
     name: str
-    type: str  # of its numbers; bfloat16 is loaded as float32
+    header: npy.Header  # bfloat16 is loaded as float32
     load: Load
 
 
@@ -56,7 +57,8 @@ class Candidate(Mapping[str, np.ndarray]):
 
     def __init__(self, path: Path, found: Mapping[str, Found]):
         self.path = path
-        self.dtypes = {name: array.type for name, array in found.items()}
+        self.headers = {name: array.header for name, array in found.items()}
+        self.dtypes = {name: header.type for name, header in self.headers.items()}
         self._loads = {name: array.load for name, array in found.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -84,7 +86,9 @@ def read(path: str | os.PathLike, names: Mapping[str, str] | None = None) -> Can
         found = _folder(path)
     elif not path.exists():
         raise GoldenFileError(f"{path}: not found; {EXPECTED}")
-    elif path.is_file() and _is_lfs_pointer(path):
+    elif not path.is_file():  # to open a pipe would wait for somebody who writes
+        raise GoldenFileError(f"{path}: is no ordinary file; {EXPECTED}")
+    elif _is_lfs_pointer(path):
         raise GoldenFileError(lfs_error(path))
     elif path.suffix == ".npz":
         found = _npz(path)
@@ -93,7 +97,11 @@ def read(path: str | os.PathLike, names: Mapping[str, str] | None = None) -> Can
     else:
         raise GoldenFileError(f"{path}: suffix {path.suffix!r}; {EXPECTED}")
     taps: dict[str, Found] = {}
+    copies: dict[str, Found] = {}
     for array in found:
+        if path.is_dir() and array.name in COPIES and array.name not in (names or {}):
+            copies[COPIES[array.name]] = array
+            continue
         name = _tap_name(path, array.name, names or {})
         if name in taps:
             raise GoldenFileError(
@@ -101,6 +109,7 @@ def read(path: str | os.PathLike, names: Mapping[str, str] | None = None) -> Can
                 "expected one of them"
             )
         taps[name] = array
+    taps = copies | taps
     if not taps:
         raise GoldenFileError(f"{path}: no arrays in it; {EXPECTED}")
     return Candidate(path, taps)
@@ -135,10 +144,12 @@ def read_names(path: str | os.PathLike) -> dict[str, str]:
 
 def _tap_name(path: Path, raw: str, names: Mapping[str, str]) -> str:
     """The name of the tap behind a name of the candidate."""
-    if not raw.isprintable():
-        raise GoldenFileError(f"{path}: the name {raw!r} cannot be printed; expected a tap's")
     clean = re.sub(r"^(taps/|(grads/)|)([0-9]+\.)?", r"\2", raw)
-    return names.get(raw, names.get(clean, clean))
+    name = names.get(raw, names.get(clean, clean))
+    for given in (raw, name):
+        if not given.isprintable():
+            raise GoldenFileError(f"{path}: the name {given!r} cannot be printed; expected a tap's")
+    return name
 
 
 # --- containers, headers checked ------------------------------------------------------------------
@@ -157,15 +168,15 @@ def _folder(path: Path) -> Iterator[Found]:
         except OSError as error:
             raise GoldenFileError(f"{path / folder}: cannot be read: {error.strerror}") from None
         for file in files:
-            name, suffix = os.path.splitext(file)
-            if suffix != ".npy" or _is_litter(file) or (not folder and name in NOT_TAPS):
+            suffix = os.path.splitext(file)[1]
+            if suffix != ".npy" or _is_litter(file):
                 continue
             relative = f"{folder}/{file}" if folder else file
             with npy.open_inside(path, relative) as opened:
                 size = os.fstat(opened.fileno()).st_size
                 header = npy.header(opened, size, os.fspath(path / relative))
             load = partial(npy.read, path, relative)
-            yield Found(relative.removesuffix(".npy"), header.type, load)
+            yield Found(relative.removesuffix(".npy"), header, load)
 
 
 def _npz(path: Path) -> Iterator[Found]:
@@ -178,7 +189,7 @@ def _npz(path: Path) -> Iterator[Found]:
                 with archive.open(member) as file:
                     header = npy.header(file, member.file_size, f"{path}: {member.filename}")
                 load = partial(_npz_values, path, member)
-                yield Found(member.filename.removesuffix(".npy"), header.type, load)
+                yield Found(member.filename.removesuffix(".npy"), header, load)
 
 
 def _npz_values(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
@@ -225,7 +236,7 @@ def _safetensors(path: Path) -> Iterator[Found]:
             )
         header = npy.Header(np.dtype(SAFETENSORS_DTYPES[array.type]), array.shape, False)
         npy.check(header, f"{path}: {name}")
-        yield Found(name, header.type, partial(_safetensors_values, array, header))
+        yield Found(name, header, partial(_safetensors_values, array, header))
 
 
 def _safetensors_values(array: arrays.InFile, header: npy.Header) -> np.ndarray:

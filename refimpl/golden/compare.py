@@ -21,13 +21,14 @@ from typing import NamedTuple
 import numpy as np
 
 from refimpl.conventions import ConfigError, GoldenFileError, require_choice
-from refimpl.golden import bounds, precision, record, store
+from refimpl.golden import bounds, npy, precision, record, store
 from refimpl.golden.bounds import UNDERFLOW
-from refimpl.golden.logical import Tap
+from refimpl.golden.logical import Tap, wrong_shape
 from refimpl.golden.places import Places, places_of
 from refimpl.golden.precision import Declared, Units
 from refimpl.golden.replay import WIDE, CannotReplayError, Judge, Replay
 from refimpl.golden.store import Bundle
+from refimpl.models.replay import GRADS
 
 MODES = ("free", "replay")
 JUDGED = ("EXACT", "TIES-ONLY", "NEAR", "FAIL")  # the verdicts that say something of a tap
@@ -189,6 +190,7 @@ def compare(
         if fail_fast and verdict.verdict == "FAIL":
             break
     unknown = sorted(set(candidate) - set(steps) - ignored)
+    gradients = [n for n in unknown if n.startswith(GRADS) and not bundle.manifest["grads"]]
     path = getattr(candidate, "path", None)
     return Comparison(
         os.fspath(bundle.path),
@@ -197,9 +199,17 @@ def compare(
         strict,
         verdicts,
         unknown,
-        _suggested(unknown, [name for name in names if name not in taps]),
+        _suggested(
+            [name for name in unknown if name not in gradients],
+            [name for name in names if name not in taps],
+        ),
         [name for name in names if name in required and name not in taps],
-        [*_grids(session), *_coarse_files(session, verdicts), *_fed(session, verdicts)],
+        [
+            *_without_gradients(bundle, gradients),
+            *_grids(session),
+            *_coarse_files(session, verdicts),
+            *_fed(session, verdicts),
+        ],
         {name: tap.dumped for name, tap in taps.items()},
     )
 
@@ -222,13 +232,14 @@ def _require_same_input(bundle: Bundle, candidate: Mapping[str, np.ndarray]) -> 
     """GoldenFileError where a port that says what it was fed was fed something else."""
     path = getattr(candidate, "path", None)
     where = "candidate" if path is None else os.fspath(path)
-    found, right = np.asarray(candidate[record.INPUT]), bundle.input
+    right = bundle.input
     hint = "the port was fed something else (--ignore input compares all the same)"
-    if found.shape != right.shape:
+    shape = _header(candidate, record.INPUT).shape
+    if shape != right.shape:
         raise GoldenFileError(
-            f"{where}: input: shape {found.shape}; the bundle's is {right.shape}: {hint}"
+            f"{where}: input: shape {shape}; the bundle's is {right.shape}: {hint}"
         )
-    given = found.astype(np.float64)
+    given = np.asarray(candidate[record.INPUT]).astype(np.float64)
     near = np.abs(given - right) <= COARSEST * np.abs(right).max(initial=0)
     if not near.all():
         at = tuple(np.argwhere(~near)[0].tolist())
@@ -240,31 +251,48 @@ def _require_same_input(bundle: Bundle, candidate: Mapping[str, np.ndarray]) -> 
 def _taps(
     bundle: Bundle, candidate: Mapping[str, np.ndarray], names: Sequence[str]
 ) -> dict[str, Tap]:
-    """The candidate's arrays that are taps, checked."""
+    """The candidate's arrays that are taps, checked; shapes before any of them is read."""
     path = getattr(candidate, "path", None)
     where = "candidate" if path is None else os.fspath(path)
-    dtypes = getattr(candidate, "dtypes", {})
-    taps = {
-        name: Tap(bundle.reference.steps[name], candidate[name], dtypes.get(name))
-        for name in names
-        if name in candidate
-    }
-    if not taps:
+    dtypes, steps = getattr(candidate, "dtypes", {}), bundle.reference.steps
+    given = [name for name in names if name in candidate]
+    if not given:
         close = _suggested(sorted(candidate)[:1], names)
         hint = "".join(f"; did you mean {tap} by {name}?" for name, tap in close.items())
         raise GoldenFileError(f"{where}: has no tap of {bundle.path}; expected some, by name{hint}")
-    wrong = [name for name, tap in taps.items() if tap.wrong_shape]
-    if len(taps) >= ENOUGH and len(wrong) > len(taps) / 2:
+    wrong = {}
+    for name in given:
+        header = _header(candidate, name)
+        reason = wrong_shape(steps[name].value, header.shape, header.dtype)
+        if reason is not None:
+            wrong[name] = reason
+    if len(given) >= ENOUGH and len(wrong) > len(given) / 2:
+        first = next(iter(wrong))
         raise GoldenFileError(
-            f"{where}: {len(wrong)} of {len(taps)} taps have other shapes than in {bundle.path}, "
-            f"the first {wrong[0]}: {taps[wrong[0]].reason}; is it for another bundle?"
+            f"{where}: {len(wrong)} of {len(given)} taps have other shapes than in {bundle.path}, "
+            f"the first {first}: {wrong[first]}; is it for another bundle?"
         )
-    return taps
+    return {name: Tap(steps[name], candidate[name], dtypes.get(name)) for name in given}
+
+
+def _header(candidate: Mapping[str, np.ndarray], name: str) -> npy.Header | np.ndarray:
+    """What has shape and type of an array, without reading it from a file."""
+    headers = getattr(candidate, "headers", None)
+    return np.asarray(candidate[name]) if headers is None else headers[name]
 
 
 def _suggested(unknown: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     found = {name: difflib.get_close_matches(name, names, n=1) for name in unknown[:GUESSED]}
     return {name: close[0] for name, close in found.items() if close}
+
+
+def _without_gradients(bundle: Bundle, gradients: Sequence[str]) -> Iterator[str]:
+    """A line where gradients were dumped, and there are none to hold them against."""
+    if gradients:
+        yield (
+            f"{bundle.path} has no gradients: the {len(gradients)} that were dumped, the first "
+            f"{gradients[0]}, are not judged; bundles that are made with --grads have some"
+        )
 
 
 def _grids(session: _Session) -> Iterator[str]:
@@ -289,15 +317,23 @@ def _grids(session: _Session) -> Iterator[str]:
 
 
 def _coarse_files(session: _Session, verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """A line where replay took files of a coarse type for the arithmetic, and not all pass."""
-    coarsest = max(session.units.types.values(), key=precision.UNITS.get, default="float32")
-    declared = session.mode == "free" or session.units.declared
-    if declared or precision.UNITS[coarsest] <= precision.UNITS["float32"]:
+    """A line where replay took types of files for that of the arithmetic, and not all pass."""
+    types = sorted(set(session.units.types.values()), key=precision.UNITS.get)
+    if session.mode == "free" or session.units.declared or not types:
         return
-    if any(verdict.verdict in ("FAIL", "UNJUDGED") for verdict in verdicts):
+    if not any(verdict.verdict in ("FAIL", "UNJUDGED") for verdict in verdicts):
+        return
+    finest, coarsest = types[0], types[-1]
+    if precision.UNITS[coarsest] > precision.UNITS["float32"]:
         yield (
             f"these are {coarsest} files, judged as of a port that computes in {coarsest}; if it "
             "computes in float32 and rounds what it dumps, say --unit-roundoff float32"
+        )
+    elif finest != coarsest:
+        yield (
+            f"some files are {finest} and some {coarsest}, each judged as of a port that computes "
+            f"in its type; if it computes in {finest} and rounds what it dumps, say "
+            f"--unit-roundoff {finest}"
         )
 
 
@@ -484,7 +520,7 @@ def _of_bits(judge: Judge, array: np.ndarray, threshold: float) -> _Differences:
 
 def _of_integers(judge: Judge, array: np.ndarray) -> _Differences:
     differs = array != judge.expected
-    distance = np.abs(array.astype(np.int64) - judge.expected)
+    distance = np.abs(array.astype(np.float64) - judge.expected)  # no type of ours overflows there
     hard = differs if judge.tolerance is None else distance > judge.tolerance
     return _Differences(differs, np.zeros_like(differs), hard, distance)
 

@@ -56,7 +56,7 @@ def cause(
     with np.errstate(all="ignore"):  # a candidate may hold anything
         if np.shape(verdict.candidate) != np.shape(verdict.expected):
             return _other_shape(verdict.expected, verdict.candidate)
-        if verdict.kind == "real" and verdict.tolerance is None:  # it was held against nothing
+        if not _is_readable(verdict):
             return None
         case = _case(verdict, bundle, candidate)
         right = Guess(RIGHT, _widen(bundle.reference.steps[verdict.name].value))
@@ -85,6 +85,16 @@ def causes(comparison: Comparison, bundle: Bundle, candidate: Mapping[str, Any])
         seconds = None if verdict is first else SECONDS_OF_OTHERS
         found[verdict.name] = cause(verdict, bundle, candidate, seconds)
     return {name: words for name, words in found.items() if words is not None}
+
+
+def _is_readable(verdict: Verdict) -> bool:
+    """Whether a tap holds numbers of its class, in whatever type; else its reason says it all."""
+    found = verdict.candidate
+    if verdict.kind == "real":  # without a bound it was held against nothing
+        return verdict.tolerance is not None
+    if verdict.kind == "bit":  # also one whose padding is set
+        return found.dtype == bool
+    return found.dtype.kind in "iuf" and bool((found == np.rint(found)).all())
 
 
 def explains(case: Case, guess: Guess) -> bool:
@@ -129,9 +139,21 @@ def _searched(
     if target.found.any():
         # of the right values in other places the axes of the tap say more
         is_of_operation = found is not None and search.rank < general.PLACE
-        return found if is_of_operation else _explain(case, PLACES) or found or _number(case)
+        if is_of_operation:
+            return found
+        return _explain(case, PLACES) or found or _constant(case) or _number(case)
     written = "all zero: was it ever written?"  # which says little of why
     return written if found is None or found.startswith("all zero") else f"{written} Or: {found}"
+
+
+def _constant(case: Case) -> str | None:
+    """One number everywhere, where there should be several."""
+    first, right = case.candidate.reshape(-1)[0], case.expected.reshape(-1)[0]
+    is_thin = case.candidate.size < hypotheses.EVIDENCE_OF_PART[case.kind]
+    several = (case.candidate != first).any() or (case.expected == right).all()
+    if is_thin or several or not np.isfinite(first):
+        return None
+    return f"every value is {first.item():.6g}: was it ever written?"
 
 
 def _number(case: Case) -> str | None:
@@ -183,13 +205,14 @@ def _padding(case: Case) -> str | None:
 
 def _other_shape(expected: np.ndarray, found: np.ndarray) -> str | None:
     """The right values with axes in another order, or in another shape."""
+    if found.dtype.kind not in "biuf":
+        return None
+    pack = pack_rows if expected.dtype == bool and found.dtype == np.uint8 else np.asarray
     for order in itertools.permutations(range(expected.ndim)):
-        value = expected.transpose(order)
-        if expected.dtype == bool and found.dtype == np.uint8:
-            value = pack_rows(value)
+        value = pack(expected.transpose(order))
         if value.shape == found.shape and _alike(value, found):
             return f"transposed: axes in the order {order}"
-    value = pack_rows(expected) if found.dtype == np.uint8 else expected
+    value = pack(expected)
     if value.size == found.size and _alike(value.reshape(found.shape), found):
         return "the right values in another shape"
     return None

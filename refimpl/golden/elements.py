@@ -28,7 +28,9 @@ def worst(verdict: Verdict, count: int) -> list[Element]:
     if verdict.differs is None:
         return []
     flat = np.flatnonzero(verdict.differs)
-    order = np.argsort(-_badness(verdict).reshape(-1)[flat], kind="stable")
+    badness = _badness(verdict).reshape(-1)[flat]
+    fails = np.zeros(flat.shape, bool) if verdict.flips is None else verdict.flips.ravel()[flat]
+    order = np.lexsort((-badness, ~fails))
     return [_element(verdict, flat[i]) for i in order[:count]]
 
 

@@ -28,11 +28,11 @@ class Tap:
     def __init__(self, step: Step, array: np.ndarray, dtype: str | None = None):
         """step: the reference's; dtype: of its file, where NumPy has no such type."""
         self.step = step
-        half = array.dtype == np.float16  # in which 1e20 does not exist
+        array = np.asarray(array)
+        half = array.dtype.name == "float16"  # in which 1e20 does not exist
         self.array = array.astype(np.float32) if half else array  # logical, or as it came
         self.packed: np.ndarray | None = None  # uint8, as a bundle has it, of bits that were packed
         self.dtype = dtype or array.dtype.name
-        self.wrong_shape = False
         self.reason = self._problem(step.value)
 
     @property
@@ -41,12 +41,12 @@ class Tap:
         return self.array if self.packed is None else self.packed
 
     def _problem(self, golden: np.ndarray) -> str | None:
+        wrong = wrong_shape(golden, self.array.shape, self.array.dtype)
+        if wrong is not None:
+            return wrong
         kind = record.kind_of(golden)
         if kind == "bit" and self.array.dtype.kind in "iu":
             return self._whole_numbers(golden.shape)
-        if self.array.shape != golden.shape:
-            self.wrong_shape = True
-            return f"shape {self.array.shape}; expected {golden.shape}"
         fits = {
             "bit": self.array.dtype == bool,
             "int": self.array.dtype.kind in "iu",
@@ -71,26 +71,19 @@ class Tap:
 
     def _whole_numbers(self, shape: tuple[int, ...]) -> str | None:
         data = self._as_bytes(shape)
-        if data is not None and store.padding_is_clear(data, shape):
+        if data is None:
+            return self._plain()
+        if store.padding_is_clear(data, shape):
             return self._unpack(data, shape)
-        if self.array.shape == shape:  # eight bits may lie in a row of eight bytes
-            problem = self._plain()
-            if problem is None or data is None:
-                return problem
-        if data is not None:
-            self._unpack(data, shape)
-            return "padding bits set"
-        self.wrong_shape = True
-        return (
-            f"shape {self.array.shape}; expected {store.packed_shape(shape)}, the bits of {shape} "
-            f"packed, or bool {shape}: {HOW}"
-        )
+        # eight bits may lie in a row of eight bytes
+        if self.array.shape == shape and self._plain() is None:
+            return None
+        self._unpack(data, shape)
+        return "padding bits set"
 
     def _as_bytes(self, shape: tuple[int, ...]) -> np.ndarray | None:
         """Rows of words -> the bytes of a bundle; None where they have no such shape."""
-        width = 8 * self.array.itemsize
-        rows = -(-shape[-1] // width), -(-shape[-1] // WORD) * WORD // width
-        if self.array.shape[:-1] != shape[:-1] or self.array.shape[-1:] not in [(n,) for n in rows]:
+        if self.array.shape not in _packed_shapes(shape, self.array.dtype):
             return None
         words = np.ascontiguousarray(self.array).astype(self.array.dtype.newbyteorder("<"))
         found = words.view(np.uint8)
@@ -111,6 +104,32 @@ class Tap:
         wanted = "0 and 1, its bits are no signs" if boolean else "0 and 1, or -1 and +1"
         listed = ", ".join(map(str, sorted(odd)[:3]))
         return f"{self.array.dtype} with {listed}; expected {wanted}: {HOW}"
+
+
+def wrong_shape(golden: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> str | None:
+    """Why an array of this shape and type cannot be the tap; None where it can.
+
+    Of the header alone: nothing of the array need be read before.
+    """
+    if shape == golden.shape:
+        return None
+    if record.kind_of(golden) != "bit" or dtype.kind not in "iu":
+        return f"shape {shape}; expected {golden.shape}"
+    if shape in _packed_shapes(golden.shape, dtype):
+        return None
+    return (
+        f"shape {shape}; expected {store.packed_shape(golden.shape)}, the bits of {golden.shape} "
+        f"packed, or bool {golden.shape}: {HOW}"
+    )
+
+
+def _packed_shapes(shape: tuple[int, ...], dtype: np.dtype) -> list[tuple[int, ...]]:
+    """Those of rows of bits in whole words of a type, or in as many as fill 64 bits."""
+    width = 8 * dtype.itemsize
+    return [
+        (*shape[:-1], count)
+        for count in (-(-shape[-1] // width), -(-shape[-1] // WORD) * WORD // width)
+    ]
 
 
 def _first(mask: np.ndarray) -> list[int]:

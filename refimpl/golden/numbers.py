@@ -208,6 +208,8 @@ def clipped(stretch: Stretch, target: Target, meets: Meets) -> str | None:
     if target.kind == "bit" or not found.ndim:
         return None
     low, high = found.min(), found.max()
+    if low == high:  # nothing of the right values is left in one number
+        return None
     at_ends = (found == low).sum() if right.min() < low else 0
     at_ends += (found == high).sum() if right.max() > high else 0
     if at_ends < SEVERAL or not meets(np.clip(right, low, high)):
@@ -237,6 +239,8 @@ def counted(stretch: Stretch, target: Target, meets: Meets) -> str | None:
     if np.linalg.matrix_rank(matrix) <= length:
         return None
     times = np.rint(np.linalg.solve(matrix, row))
+    if not times[:-1].any():  # one number everywhere: of bits it says nothing
+        return None
     if not meets(np.einsum("...ik,...jk,k->...ij", a, b, times)):
         return None
     return _spoken_bits(times[:-1], int(times[-1]), length)

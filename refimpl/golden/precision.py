@@ -22,6 +22,7 @@ UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, **bounds.UNITS}
 LARGEST_UNIT = 0.5  # beyond it nothing is left of a number
 SMALLEST = {"float16": 2.0**-24}  # its subnormals end where ordinary gradients lie
 EVIDENCE = 8  # numbers that differ, for a grid to be seen in them
+ROUNDED = 0.5  # of their norm: numbers that are further off are no rounded ones, such as zeros
 
 Declared = float | str | Mapping[str, float | str]
 
@@ -62,16 +63,16 @@ class Units:
 
 def unit(given: float | str) -> float:
     """A number, a number in text or the name of a type -> unit roundoff; ConfigError else."""
-    if given in UNITS:
+    if isinstance(given, str) and given in UNITS:
         return UNITS[given]
     try:
         number = float(given)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if isinstance(given, bool) or not 0 < number <= LARGEST_UNIT:
         raise ConfigError(
-            f"unit roundoff {given!r}: expected a number above 0 and up to {LARGEST_UNIT}, or one "
-            f"of {', '.join(UNITS)}"
+            f"unit roundoff {given!r:.80}: expected a number above 0 and up to {LARGEST_UNIT}, or "
+            f"one of {', '.join(UNITS)}"
         )
     return number
 
@@ -115,6 +116,8 @@ def coarser_grid(array: np.ndarray, dtype: str, golden: np.ndarray) -> str | Non
 
     array: finite, as read; dtype: of its file; golden: what it should be, in float64.
     """
+    if np.linalg.norm(array - golden) > ROUNDED * np.linalg.norm(golden):
+        return None
     for name in sorted(UNITS, key=UNITS.get, reverse=True):
         if UNITS[name] <= UNITS[dtype]:
             return None

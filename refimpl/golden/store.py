@@ -467,7 +467,7 @@ def _require_own(path: Path, sign: str) -> None:
         own.update({row["file"], *(f"{row['file'].removesuffix('.npy')}{s}" for s in TEXTS)})
     for found in sorted(path.rglob("*")):
         name = found.relative_to(path).as_posix()
-        if not found.is_dir() and name not in own:
+        if (found.is_symlink() or not found.is_dir()) and name not in own:
             raise GoldenFileError(
                 f"{path}: holds {name}, which no earlier run has written; "
                 "expected a new folder or one of an earlier run"

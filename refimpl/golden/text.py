@@ -48,8 +48,9 @@ def short(comparison: Comparison, causes: Causes, total: int) -> str:
     """What it comes to, where it first goes wrong and why; names that are no taps come first."""
     lines = [*_unknown(comparison, verbose=False), summary(comparison, total)[0]]
     if comparison.first is not None:
-        cause = causes.get(comparison.first.name, UNEXPLAINED)
-        lines += [f"FIRST DIVERGENCE: {comparison.first.name}", f"  likely cause  {cause}"]
+        cause = likely(comparison.first, causes)
+        why = f"likely cause  {cause}" if cause else f"reason        {comparison.first.reason}"
+        lines += [f"FIRST DIVERGENCE: {comparison.first.name}", f"  {why}"]
         if cause == UNEXPLAINED:  # perhaps it is their precision
             lines += _notes(comparison)
     elif comparison.unjudged:
@@ -60,7 +61,7 @@ def short(comparison: Comparison, causes: Causes, total: int) -> str:
 
 
 def _notes(comparison: Comparison) -> list[str]:
-    return [f"note       {note}" for note in comparison.notes]
+    return [f"note       {shown(note)}" for note in comparison.notes]
 
 
 def first_divergence(comparison: Comparison, causes: Causes | None) -> list[str]:
@@ -68,11 +69,16 @@ def first_divergence(comparison: Comparison, causes: Causes | None) -> list[str]
     first = comparison.first
     if first is None:
         return ["NO DIVERGENCE"]
-    cause = None if causes is None else causes.get(first.name, UNEXPLAINED)
+    cause = None if causes is None else likely(first, causes)
     return [
         f"FIRST DIVERGENCE: {first.name}",
         *(f"  {label:<13} {value}" for label, value in facts(first, cause)),
     ]
+
+
+def likely(verdict: Verdict, causes: Causes) -> str | None:
+    """Its cause, or that none is known; None where the reason of the verdict says enough."""
+    return causes.get(verdict.name, None if verdict.reason else UNEXPLAINED)
 
 
 def facts(verdict: Verdict, cause: str | None) -> Iterator[tuple[str, str]]:
@@ -277,7 +283,7 @@ def _unknown(comparison: Comparison, verbose: bool) -> list[str]:
     lines = [f"unknown, no tap of the model ({len(names)}):"]
     for name in listed:
         meant = comparison.suggested.get(name)
-        lines.append(f"  {name}" + (f"  did you mean {meant}?" if meant else ""))
+        lines.append(f"  {shown(name)}" + (f"  did you mean {meant}?" if meant else ""))
     if len(listed) < len(names):
         lines.append(f"  and {len(names) - len(listed)} more")
     return [*lines, ""]

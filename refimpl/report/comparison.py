@@ -68,14 +68,14 @@ def page(comparison: Comparison, causes: Mapping[str, str], total: int) -> bytes
 
 
 def _first(verdict: Verdict, comparison: Comparison, causes: Mapping[str, str]) -> str:
-    cause = causes.get(verdict.name)
+    cause = text.likely(verdict, causes)
     known = text.facts(verdict, None)
     rows = "".join(f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in known)
-    words = f"Likely cause: <b>{escape(cause or text.UNEXPLAINED)}</b>"
+    words = f'<p class="cause">Likely cause: <b>{escape(cause)}</b></p>' if cause else ""
     passed = " passed" if comparison.passed else ""
     return f"""<section class="first{passed}">
 <h2><small>FIRST DIVERGENCE</small>{escape(verdict.name)}</h2>
-<p class="cause">{words}</p>
+{words}
 <dl>{rows}</dl>
 {_heat_map(verdict)}{_picture(verdict)}</section>"""
 

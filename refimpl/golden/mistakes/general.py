@@ -206,7 +206,7 @@ CURVES: dict[str, Callable[[np.ndarray], Any]] = {
 
 def _changed(key: str, change: Callable, words: str, kind: str, rank: int = PARAMETER) -> Mistake:
     def edit(call: Call) -> Any:
-        value = change(call[key])
+        value = _each(call[key], change)
         return None if value is None else call.right({key: value})
 
     return Mistake(words.replace(" :", ":"), edit, kind, rank)
@@ -375,10 +375,15 @@ MEANS: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
 
 def _of_output(call: Call, change: Callable[[np.ndarray], Any]) -> Any:
     right = call.right()
-    if isinstance(right, tuple):
-        found = [change(part) for part in right]
-        return None if any(part is None for part in found) else tuple(found)
-    return None if right is None else change(np.asarray(right))
+    return None if right is None else _each(right, change)
+
+
+def _each(value: Any, change: Callable[[np.ndarray], Any]) -> Any:
+    """An array, or each of several outputs and of their gradients, with something done to it."""
+    if not isinstance(value, tuple):
+        return change(np.asarray(value))
+    found = [change(part) for part in value]
+    return None if any(part is None for part in found) else tuple(found)
 
 
 def _clipped(x: np.ndarray) -> np.ndarray | None:
