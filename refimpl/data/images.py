@@ -120,6 +120,11 @@ def _decode(content: bytes, name: str, read: Callable[[Image.Image, str], Any]) 
         raise _too_large(name)
     if is_lfs_pointer(content):
         raise DataError(lfs_error(name))
+    if (place := metadata.damaged_chunk(content)) is not None:
+        raise DataError(
+            f"{name}: the image is broken: the pixels in it at byte {place} are not those of their "
+            "checksum"
+        )
     with _told(name), metadata.quiet():
         try:
             image = Image.open(io.BytesIO(content))
