@@ -33,7 +33,8 @@ from refimpl.golden.candidate import read_names
 from refimpl.models import files
 from refimpl.training import recipes
 from refimpl.training.journal import Journal
-from tests.command_line import SMALL, run, save_model, save_segmenter
+from tests import oracles
+from tests.command_line import SEVEN, SMALL, run, save_model, save_segmenter
 from tests.test_bad_input import tar, zipped
 from tests.test_data import encoded, idx_bytes, png
 from tests.test_data_sets import LEVELS, PLAIN, TREE, WRITERS, assert_tree, picture, write_folder
@@ -560,3 +561,30 @@ def test_gzip_of_a_pointer_is_no_pointer(tmp_path):
     path = written(tmp_path / "x-idx1-ubyte", gzip.compress(POINTER))
     with pytest.raises(DataError, match="not an idx file"):
         idx.read(path)
+
+
+VERBS_THAT_WRITE = {
+    "pack": (("pack", "didb_micro_mnist", "-o"), ".safetensors"),
+    "onnx": (("export", "didb_micro_mnist", "--onnx"), ".onnx"),
+    "c": (("export", "didb_micro_mnist", "--c"), ""),
+    "hex": (("export", "didb_micro_mnist", "--hex"), ""),
+    "live": (("live", "-o"), ".html"),
+    "report": (("report", SEVEN, "-o"), ".html"),
+    "show": (("show", "didb_micro", "--block", 0, "--diagram"), ".svg"),
+    "scenes": (("scenes", "--data", SMALL, "--train", 1, "--test", 1, "-o"), ""),
+}
+
+
+@pytest.mark.parametrize("verb", VERBS_THAT_WRITE)
+def test_a_verb_says_in_one_line_where_it_wrote(verb, tmp_path):
+    """Names of files are the user's: one may hold a line break, or what turns a terminal red."""
+    if verb == "onnx":
+        oracles.require("onnx")
+    arguments, suffix = VERBS_THAT_WRITE[verb]
+    path = tmp_path / f"a\x1b[31m\nb{suffix}"
+    done = run(*arguments, path)
+    assert done.status == 0, done.err
+    assert path.exists()
+    assert done.out.count("\n") == 1
+    assert done.out.startswith(f"{tmp_path}{os.sep}a\\x1b[31m\\nb{suffix}")
+    assert done.out[:-1].isprintable()

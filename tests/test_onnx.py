@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -223,6 +224,20 @@ def test_an_operation_without_a_place_is_named(small, monkeypatch):
     path = small[0] / "never.onnx"
     with pytest.raises(ExportError, match="blocks.0.attn.low: operation 'bands' cannot be"):
         onnx.write(path, source.read(small[0] / "model.safetensors"))
+    assert not path.exists()
+
+
+def test_a_network_too_large_for_one_file_is_named(small, monkeypatch):
+    """The bound is protobuf's; a lower one stands for a network of gigabytes."""
+    read, path = source.read(small[0] / "model.safetensors"), small[0] / "never.onnx"
+    found = oracles.require("onnx").load_from_string(onnx.to_bytes(read))
+    size = sum(len(tensor.raw_data) for tensor in found.graph.initializer)
+    monkeypatch.setattr(onnx, "LARGEST", size)
+    assert onnx.to_bytes(read)
+    monkeypatch.setattr(onnx, "LARGEST", size - 1)
+    words = f"{read.name}: has constants of {size:,} bytes; expected at most {size - 1:,}, "
+    with pytest.raises(ExportError, match=re.escape(words)):
+        onnx.write(path, read)
     assert not path.exists()
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import scipy.linalg
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,7 +27,13 @@ from refimpl.kernels import backend as kernels_backend
 from refimpl.models.params import flatten
 from refimpl.training import batches, checkpoints, loop
 from refimpl.training.augmentation import augment, random_flip, random_shift, shift
-from refimpl.training.optimizers import AdamW, clip_by_global_norm, for_network
+from refimpl.training.optimizers import (
+    AdamW,
+    Muon,
+    clip_by_global_norm,
+    for_network,
+    orthogonal,
+)
 from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
 from tests import oracles, strategies, tolerances
@@ -97,6 +105,90 @@ def test_only_alpha_has_a_rate_of_its_own(name: str) -> None:
     for path, value in params.items():  # the first step has the length of the rate
         rate = 2.5e-4 if path in ("blocks.0.attn.alpha", "blocks.1.attn.alpha") else 1e-3
         assert np.allclose(before[path] - value, rate, rtol=0, atol=1e-6), path
+
+
+@given(
+    seed=strategies.seeds(),
+    dtype=st.sampled_from(strategies.FLOATS),
+    sizes=st.tuples(st.integers(1, 24), st.integers(1, 24)),
+    scale=st.sampled_from((1e-3, 1.0, 1e6)),
+)
+def test_orthogonal_is_the_polynomial_of_singular_values(seed, dtype, sizes, scale) -> None:
+    matrix = (np.random.default_rng(seed).standard_normal(sizes) * scale).astype(dtype)
+    left, values, right = scipy.linalg.svd(matrix.astype(np.float64), full_matrices=False)
+    values /= math.sqrt(np.sum(values**2)) + 1e-7
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    found = orthogonal(matrix)
+    assert found.dtype == dtype
+    error = tolerances.disagreement(found, (left * values) @ right, floor=1.0)
+    oracles.note(f"orthogonal {np.dtype(dtype)}", error)
+    # each turn stretches what a small singular value has of rounding by at most 3.4445
+    assert error <= 3.4445**5 * tolerances.relative(dtype, max(sizes))
+
+
+def test_orthogonal_leaves_nothing_where_nothing_is() -> None:
+    assert not orthogonal(np.zeros((3, 2), np.float32)).any()
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (24, 8), (8, 24)])
+def test_muon_equals_torch_but_for_its_bfloat16(shape) -> None:
+    torch_optimizer = oracles.require("torch", "tests.torch_models.optimizer")
+    rng = np.random.default_rng(2)
+    start = rng.standard_normal(shape)
+    gradients = [rng.standard_normal(shape) for _ in range(6)]
+    rates = rng.uniform(1e-3, 1e-1, size=6).tolist()
+    expected = torch_optimizer.muon(start, gradients, rates, 0.3)
+
+    value = start.copy()
+    optimizer = Muon({"w": value}, decay=0.3, decayed={"w"})
+    for gradient, rate in zip(gradients, rates):
+        optimizer.step({"w": gradient}, rate)
+    moved = np.linalg.norm(value - start)
+    assert moved > 0.1
+    assert np.linalg.norm(value - expected) <= 2**-6 * moved
+
+
+def _one_step(name: str, gradients, **fields) -> dict[str, np.ndarray]:
+    """How far the first step of a network's optimizer moves every parameter."""
+    network = refimpl.create_model(name, depth=(1, 1) if "swin" in name else 1, dim=16)
+    declared = network.network.parameters
+    start = {p: v.copy() for p, v in flatten(network.init(np.random.default_rng(0))).items()}
+    params = {path: value.copy() for path, value in start.items()}
+    optimizer = for_network(declared, params, Recipe(weight_decay=0.0, **fields))
+    optimizer.step({path: gradients(path, value) for path, value in params.items()}, rate=1e-3)
+    return {path: start[path] - value for path, value in params.items()}
+
+
+@pytest.mark.parametrize("name", ("didb_micro", "react_micro", "deit_micro", "swin_micro"))
+def test_muon_steps_the_matrices_of_blocks_and_nothing_else(name: str) -> None:
+    rng = np.random.default_rng(4)
+    drawn: dict[str, np.ndarray] = {}
+
+    def gradient(path, value):
+        return drawn.setdefault(path, rng.standard_normal(value.shape).astype(value.dtype))
+
+    adamw, muon = _one_step(name, gradient), _one_step(name, gradient, muon_rate=2.0)
+    stepped = {path for path in adamw if not np.array_equal(adamw[path], muon[path])}
+    matrices = {p for p, v in adamw.items() if p.startswith("blocks.") and p.endswith(".weight")}
+    assert stepped == {path for path in matrices if adamw[path].ndim == 2}
+    for path in stepped:  # as long as AdamW's by the root of the mean square, twice for the rate
+        length = math.sqrt(np.mean(np.square(muon[path])))
+        assert 0.6 * 0.4e-3 < length < 1.3 * 0.4e-3, path
+
+
+def test_muon_takes_queries_keys_and_values_apart() -> None:
+    """Gradients of queries a thousand times smaller than those of values make as long a step."""
+
+    def gradient(path, value):
+        drawn = np.random.default_rng(7).standard_normal(value.shape).astype(value.dtype)
+        if path.endswith("qkv.weight"):
+            drawn[:16] *= 1e-3
+        return drawn
+
+    step = _one_step("deit_micro", gradient, muon_rate=1.0)["blocks.0.attn.qkv.weight"]
+    lengths = [np.linalg.norm(part) for part in np.split(step, 3)]
+    assert max(lengths) < 1.3 * min(lengths)
 
 
 def test_adamw_goes_on_from_its_state() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import numpy as np
@@ -14,6 +15,7 @@ from refimpl.training.optimizers import AdamW
 from tests.training_runs import bars, model, recipe, same_bits, timeless, train
 
 TWO = recipe(activation_epochs=2, epochs=2)
+LONG_THERE = ("epochs", "batch_size", "learning_rate", "shift", "seed", "shards")  # not the default
 
 
 class Cut(Exception):
@@ -46,6 +48,14 @@ def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, monkeypatch, part
     assert timeless(whole.history) == timeless(resumed.history)
     elapsed = [result.elapsed for result in resumed.history]
     assert elapsed == sorted(elapsed)
+
+
+def test_a_run_with_muon_resumes_to_the_same_bits(tmp_path, monkeypatch) -> None:
+    muon = dataclasses.replace(TWO, muon_rate=2.0)
+    whole = train(tmp_path, muon, "whole")
+    assert not same_bits(whole.params, train(tmp_path, TWO, "other").params)
+    _cut(tmp_path, monkeypatch, 21, recipe=muon)
+    assert same_bits(whole.params, train(tmp_path, muon, "cut", resume=True).params)
 
 
 def test_a_run_can_be_interrupted_again_and_again(tmp_path, monkeypatch) -> None:
@@ -84,6 +94,19 @@ def test_resume_refuses_another_run(tmp_path, monkeypatch, change, words: str) -
     with pytest.raises(ConfigError, match=rf"cut\.checkpoint.*{words}") as caught:
         train(tmp_path, name="cut", resume=True, **change)
     assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_that_is_older_than_a_field_of_recipes(tmp_path, monkeypatch) -> None:
+    """The run had what is the default now; with another value it is another run."""
+    whole = train(tmp_path, TWO, "whole")
+    _cut(tmp_path, monkeypatch, 8, recipe=TWO)
+    path = tmp_path / "cut.checkpoint"
+    saved = checkpoints.load(path)
+    older = {name: saved.progress["recipe"][name] for name in ("activation_epochs", *LONG_THERE)}
+    checkpoints.save(path, saved._replace(progress=saved.progress | {"recipe": older}))
+    with pytest.raises(ConfigError, match=r"recipe: muon_rate \(0.0, now 2.0\)"):
+        train(tmp_path, dataclasses.replace(TWO, muon_rate=2.0), "cut", resume=True)
+    assert same_bits(whole.params, train(tmp_path, TWO, "cut", resume=True).params)
 
 
 def test_resume_refuses_other_images_of_the_same_number(tmp_path, monkeypatch) -> None:

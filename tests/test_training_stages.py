@@ -11,7 +11,8 @@ import pytest
 import refimpl
 from refimpl.conventions import ConfigError
 from refimpl.models import VisionTransformer
-from refimpl.training import loop, stages
+from refimpl.training import stages
+from refimpl.training.optimizers import AdamW
 from refimpl.training.schedules import warmup_cosine
 from tests.training_runs import RECIPE, bars, model, recipe, same_bits, timeless, train
 
@@ -61,7 +62,7 @@ def test_the_stages_of_a_run(tmp_path, capsys) -> None:
 
 def test_each_stage_runs_its_own_model_schedule_and_optimizer(tmp_path, monkeypatch) -> None:
     seen, rates = [], []
-    forward, step = VisionTransformer.forward, loop.AdamW.step
+    forward, step = VisionTransformer.forward, AdamW.step
 
     def spy(self, *arguments, **options):
         seen.append(self.config.binarize)
@@ -72,7 +73,7 @@ def test_each_stage_runs_its_own_model_schedule_and_optimizer(tmp_path, monkeypa
         rates.append((self.steps, rate))
 
     monkeypatch.setattr(VisionTransformer, "forward", spy)
-    monkeypatch.setattr(loop.AdamW, "step", rate_spy)
+    monkeypatch.setattr(AdamW, "step", rate_spy)
     trained = train(tmp_path, recipe(activation_epochs=1, epochs=2, warmup_fraction=0.4, shards=1))
     assert seen == ["activations"] * 3 + ["full"] * 6
     expected = [

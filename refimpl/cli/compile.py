@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from refimpl.cli.options import FILES, add_json
-from refimpl.cli.output import print_json, print_table, progress_bar
+from refimpl.cli.output import print_json, print_table, progress_bar, say
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import ConfigError
 from refimpl.machine import cpus
@@ -40,11 +40,12 @@ def run(args: argparse.Namespace) -> int:
         print_json({"folder": str(cache.folder()), "kernels": compiled})
         return 0
     if not results:
-        print(f"{args.model}: NumPy answers for it, there is nothing to compile")
+        say(f"{args.model}: NumPy answers for it, there is nothing to compile")
         return 0
     rows = [(result.what, _described(result.compiled)) for result in results]
     print_table(("kernels of", "functions"), rows)
-    print(f"\nkept in {cache.folder()}")
+    print()
+    say(f"kept in {cache.folder()}")
     return 0
 
 

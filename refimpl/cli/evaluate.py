@@ -20,7 +20,7 @@ from refimpl.cli.options import (
     load_data,
     positive,
 )
-from refimpl.cli.output import print_json, print_table, progress_bar, warn
+from refimpl.cli.output import print_json, print_table, progress_bar, say, warn
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import ConfigError
 from refimpl.disk import write_atomically
@@ -95,7 +95,8 @@ def run(args: argparse.Namespace) -> int:
             answer["image_size"] = list(model.model.config.image_size)
             print_json(answer | {"broken": data.broken})
         else:
-            print(f"{args.model} on {described}\n")
+            say(f"{args.model} on {described}")
+            print()
             (_print_segmenter if is_segmenter else _print_classifier)(result)
             print(f" images a second ({choice.backend}: {choice.why})")
         sys.stdout.flush()
@@ -143,7 +144,7 @@ def _record(args: argparse.Namespace, result: Any, described: str) -> None:
     if args.record:
         data = f"{args.data.resolve().name}, {described}"
         path = cards.record(files.find(args.model), result, data)
-        print(f"recorded in {path}", file=sys.stderr)
+        say(f"recorded in {path}", sys.stderr)
 
 
 def _print_segmenter(result: Any) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from refimpl.cli import outputs
 from refimpl.cli.options import FILES
+from refimpl.cli.output import say
 from refimpl.cli.verbs import Verbs
 
 
@@ -54,12 +55,12 @@ def run(args: argparse.Namespace) -> int:
             args.parser.error(f"--{name}: belongs to --hex")
     read = source.read(args.model)
     if args.onnx is not None:
-        print(onnx.write(args.onnx, read, taps=args.taps, overwrite=args.force))
+        say(onnx.write(args.onnx, read, taps=args.taps, overwrite=args.force))
     elif args.c is not None:
-        print(c.write(args.c, read, overwrite=args.force))
+        say(c.write(args.c, read, overwrite=args.force))
     elif args.hex is not None:
         options = {"word": args.word or 32, "floats": args.floats or "float"}
-        print(hexfiles.write(args.hex, read, overwrite=args.force, **options))
+        say(hexfiles.write(args.hex, read, overwrite=args.force, **options))
     return 0
 
 

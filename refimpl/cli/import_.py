@@ -5,6 +5,7 @@ from pathlib import Path
 
 from refimpl.cli import options, outputs
 from refimpl.cli.options import FILES
+from refimpl.cli.output import say
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import ModelFileError
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         )
     files.save(args.output, found.model, found.params)
     config = found.model.config
-    print(
+    say(
         f"{args.output}: {found.family}, {config.num_blocks} blocks, "
         f"{config.num_classes} classes, images of {config.image_size[0]} x {config.image_size[1]}"
     )

@@ -5,6 +5,7 @@ import os
 
 from refimpl.cli import outputs
 from refimpl.cli.options import add_model
+from refimpl.cli.output import say
 from refimpl.cli.verbs import Verbs
 from refimpl.disk import write_atomically
 
@@ -40,5 +41,5 @@ def run(args: argparse.Namespace) -> int:
     except ConfigError as error:
         raise ConfigError(f"{args.model}: {error}") from None
     write_atomically(args.output, content)
-    print(f"{args.output}: {len(content):,} bytes")
+    say(f"{args.output}: {len(content):,} bytes")
     return 0

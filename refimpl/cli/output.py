@@ -23,6 +23,11 @@ def complain(error: Exception, before: str = "", behind: str = "") -> None:
     print(paint("refimpl:", RED, sys.stderr), shown(text), file=sys.stderr)
 
 
+def say(text: object, stream: TextIO | None = None) -> None:
+    """One line to stdout, or to `stream`, whatever names of the user are in it."""
+    print(shown(text), file=stream or sys.stdout)
+
+
 def warn(text: str) -> None:
     print(paint("refimpl: warning:", YELLOW, sys.stderr), shown(text), file=sys.stderr)
 

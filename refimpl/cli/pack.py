@@ -5,7 +5,7 @@ from pathlib import Path
 
 from refimpl.cli import outputs
 from refimpl.cli.options import FILES
-from refimpl.cli.output import warn
+from refimpl.cli.output import say, warn
 from refimpl.cli.verbs import Verbs
 
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if not packing.for_engine(file.model.config):
         warn(f"{args.model}: no network of the engine, which cannot run what was packed")
     before, after = file.path.stat().st_size, args.output.stat().st_size
-    print(f"{args.output}: {after:,} bytes, {before / after:.1f} times smaller than {args.model}")
+    say(f"{args.output}: {after:,} bytes, {before / after:.1f} times smaller than {args.model}")
     return 0
 
 

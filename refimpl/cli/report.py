@@ -5,7 +5,7 @@ import os
 
 from refimpl.cli import outputs
 from refimpl.cli.options import FILES, add_json, add_model, picture
-from refimpl.cli.output import print_json, warn
+from refimpl.cli.output import print_json, say, warn
 from refimpl.cli.verbs import Verbs
 from refimpl.disk import write_atomically
 
@@ -57,5 +57,5 @@ def run(args: argparse.Namespace) -> int:
         )
     else:
         answer = f"{prediction.label} {prediction.probability:.4f}"
-        print(f"{args.output}: {answer}, {len(page):,} bytes")
+        say(f"{args.output}: {answer}, {len(page):,} bytes")
     return 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from refimpl.cli import outputs
 from refimpl.cli.options import FILES, not_negative, positive
-from refimpl.cli.output import progress_bar
+from refimpl.cli.output import progress_bar, say
 from refimpl.cli.verbs import Verbs
 
 
@@ -38,5 +38,5 @@ def run(args: argparse.Namespace) -> int:
         scenes.write(
             args.data, args.output, counts, args.seed, bar.update, overwrite=args.force
         )
-    print(args.output)
+    say(args.output)
     return 0

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from refimpl.cli import outputs
 from refimpl.cli.options import FILES, add_image_size, add_json, not_negative
-from refimpl.cli.output import print_json
+from refimpl.cli.output import print_json, say
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import ConfigError
 from refimpl.disk import write_atomically
@@ -71,5 +71,5 @@ def _draw(args: argparse.Namespace, network: "Network") -> int:
     if args.json:
         print_json({"block": block, "diagram": str(args.diagram), "bytes": len(page)})
     else:
-        print(f"{args.diagram}: block {block}, {len(page):,} bytes")
+        say(f"{args.diagram}: block {block}, {len(page):,} bytes")
     return 0

@@ -19,7 +19,7 @@ from refimpl.cli.options import (
     not_negative,
     training_backend,
 )
-from refimpl.cli.output import progress_bar
+from refimpl.cli.output import progress_bar, say
 from refimpl.cli.verbs import Verbs
 from refimpl.conventions import ConfigError, DataError
 
@@ -30,6 +30,7 @@ RECIPE_OPTIONS = {
     "batch_size": (int, "images a step"),
     "learning_rate": (float, "at the top of the schedule"),
     "alpha_rate": (float, "learning rate of attn.alpha, as a share of that of all others"),
+    "muon_rate": (float, "of Muon on the blocks' matrices, as such a share; 0 for AdamW there too"),
     "weight_decay": (float, "of the matrices of real layers"),
     "warmup_fraction": (float, "of the steps of each stage, up to the top"),
     "smoothing": (float, "of the labels, 0 for none"),
@@ -158,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.curves == "png":
         curves.draw(trained.history, args.output.with_suffix(".png"))
-    print(args.output)
+    say(args.output)
     return 0
 
 

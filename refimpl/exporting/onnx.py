@@ -25,6 +25,7 @@ from refimpl.ops import boolean
 
 OPSET, IR_VERSION = 17, 8
 FLOAT, BYTE, INT = 1, 2, 6  # ONNX's numbers of float32, uint8 and int32
+LARGEST = 2**31 - 2**20  # bytes of constants: protobuf holds 2 GiB, and nodes come on top
 BATCH = "batch"  # the name of the axis that may have any length
 Grid = tuple[int, int]
 
@@ -36,7 +37,8 @@ def write(
 
     taps: every tap is an output [SPEC 8.1], in the order of bundles; of a packed file those of
     latent weights are not there. OutputError where the file exists, unless `overwrite`; ExportError
-    for an operation that has no place in a graph, and where the package onnx is not installed.
+    for an operation that has no place in a graph, for a network that is too large for one file, and
+    where the package onnx is not installed.
     """
     require_free(path, overwrite=overwrite)
     data = to_bytes(source, taps=taps)
@@ -63,6 +65,11 @@ def to_bytes(source: Source, *, taps: bool = False) -> bytes:
     for node in nodes:
         results = list(node.outputs) if len(node.outputs) > 1 else node.name
         OPERATIONS[node.op](graph.at(node), results, *node.args, **node.attributes)
+    if graph.size > LARGEST:
+        raise ExportError(
+            f"{source.name}: has constants of {graph.size:,} bytes; expected at most {LARGEST:,}, "
+            "which is what one ONNX file holds"
+        )
     shown = _taps(graph) if taps else []
     model = graph.model()
     model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
@@ -186,6 +193,11 @@ class Graph:
     def reshape(self, x: str, *shape: int, to: Any = None) -> str:
         """0 keeps an axis, -1 is what is left."""
         return self("Reshape", x, self.sizes(*shape), to=to)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all constants."""
+        return sum(array.nbytes for array in self._constants.values())
 
     def constants(self) -> list[Any]:
         """Type and shape of every constant."""

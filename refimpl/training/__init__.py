@@ -6,7 +6,7 @@
 - augmentation: random flips and shifts of uint8 images
 - starts: a trained network to start from, with a new head where the classes are others
 - stages: binary activations with real weights first, then everything binary
-- optimizers: AdamW, and clipping by global norm
+- optimizers: AdamW, Muon, and clipping by global norm
 - losses, teachers: labels, and a trained model that helps to tell them
 - batches: loss and gradients of a batch, in parts side by side
 - checkpoints, journal: all that a run needs to go on to the same bits, written atomically

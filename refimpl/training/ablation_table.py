@@ -19,9 +19,9 @@ from refimpl import disk
 from refimpl.conventions import ConfigError, DataError, shown
 from refimpl.disk import read_text, write_atomically
 from refimpl.models.summary import summarise
+from refimpl.training import recipes
 from refimpl.training.ablation import TEST, Ablation, Images, Result, Row, Run, fingerprints
 from refimpl.training.journal import require_same
-from refimpl.training.recipes import Recipe
 
 NAMES = {True: ("runs.csv", "table.md"), False: ("validation.csv", "validation.md")}
 _COSTS = ("parameters", "OPs", "packed bytes", "loss", "difference", "SE")
@@ -175,8 +175,7 @@ class Results:
                 )
             settings = run.settings()
             saved = {name: getattr(result, name) for name in settings}
-            # a field that recipes have got since then had its default
-            saved["recipe"] = {**Recipe().to_json(), **result.recipe}
+            saved["recipe"] = recipes.complete(result.recipe)
             require_same(_where(self.path, result), saved, settings)
 
 

@@ -17,9 +17,9 @@ from refimpl import disk
 from refimpl.conventions import ConfigError, ModelFileError
 from refimpl.data.image_folder import Array, FolderArray
 from refimpl.models.files import SUFFIX
-from refimpl.training import checkpoints, processor
+from refimpl.training import checkpoints, processor, recipes
 from refimpl.training.history import EpochResult, is_csv, write_csv
-from refimpl.training.optimizers import AdamW
+from refimpl.training.optimizers import Optimizer
 
 
 class Journal:
@@ -44,8 +44,11 @@ class Journal:
         """Set `params` (flat) and the history to those of the checkpoint."""
         saved = checkpoints.load(self.checkpoint)
         # an older checkpoint says less of its run
-        known = {what: value for what, value in self.identity.items() if what in saved.progress}
-        require_same(self.checkpoint, saved.progress, known)
+        found = dict(saved.progress)
+        if isinstance(found.get("recipe"), dict):
+            found["recipe"] = recipes.complete(found["recipe"])
+        known = {what: value for what, value in self.identity.items() if what in found}
+        require_same(self.checkpoint, found, known)
         checkpoints.require_like(self.checkpoint, "parameter", saved.params, params)
         for name, value in params.items():
             value[...] = saved.params[name]
@@ -60,14 +63,14 @@ class Journal:
         self.cpus = before if before[-1:] == self.cpus else before + self.cpus
         self._write_curves()  # it may have been killed between the checkpoint and them
 
-    def restore(self, optimizer: AdamW) -> None:
+    def restore(self, optimizer: Optimizer) -> None:
         """Set the optimizer to its state at the end of the last epoch before the interruption."""
         checkpoints.require_like(
             self.checkpoint, "optimizer state", self._optimizer, optimizer.state()
         )
         optimizer.restore(self._optimizer)
 
-    def save(self, params: dict[str, np.ndarray], optimizer: AdamW) -> None:
+    def save(self, params: dict[str, np.ndarray], optimizer: Optimizer) -> None:
         """Write the state of the run after the epochs in `history`."""
         history = [result._asdict() for result in self.history]
         progress = self.identity | {"history": history, "cpus": self.cpus}

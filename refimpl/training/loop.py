@@ -38,7 +38,7 @@ from refimpl.training.batches import (
 )
 from refimpl.training.history import EpochResult
 from refimpl.training.journal import Journal, fingerprint, require_free
-from refimpl.training.optimizers import AdamW, clip_by_global_norm
+from refimpl.training.optimizers import Optimizer, clip_by_global_norm
 from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
 from refimpl.training.stages import Stage
@@ -228,7 +228,7 @@ def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal:
 
 
 def _epoch(
-    run: Run, stage: Stage, params: dict[str, np.ndarray], optimizer: AdamW, number: int
+    run: Run, stage: Stage, params: dict[str, np.ndarray], optimizer: Optimizer, number: int
 ) -> EpochResult:
     """One pass over all images; `number` counts the epochs of the run from 1."""
     start = time.perf_counter()
@@ -299,7 +299,7 @@ def _gradients(
     params: Mapping[str, Any],
     images: np.ndarray,
     labels: np.ndarray,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     epoch: int,
 ) -> BatchResult:
     """Gradients of a batch, clipped where the recipe says so."""

@@ -1,4 +1,4 @@
-"""AdamW and clipping by global norm [SPEC 7], on flat dicts: dotted parameter name -> array.
+"""AdamW, Muon and clipping by global norm [SPEC 7], on flat dicts: dotted parameter name -> array.
 
 AdamW (Loshchilov and Hutter, arXiv 1711.05101), step t = 1, 2, ...:
 
@@ -12,6 +12,18 @@ rate of all others it can fall below zero within some tens of steps, where it ha
 bit of the attention is 1 and queries and keys learn nothing any more. It has a rate of its own,
 `Recipe.alpha_rate` times that of the others.
 
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) is for the matrices of blocks, where
+`Recipe.muon_rate` is not 0. With M = U S V^T the singular value decomposition, its step is about
+U V^T, all directions of a matrix alike:
+
+    momentum = 0.95 * momentum + 0.05 * gradient
+    update = orthogonal(0.95 * momentum + 0.05 * gradient)
+    parameter -= rate * decay * parameter                    only parameters in `decayed`
+    parameter -= rate * 0.2 * sqrt(max(rows, columns)) * update
+
+The factor makes the root mean square of a step's entries about 0.2, which is AdamW's (Liu et al.,
+arXiv 2502.16982, section 2.2), so that rates of the one fit the other.
+
 Everything is computed in the widest dtype of the parameters; they and moments change in place.
 
 >>> weight = {"w": np.array([1.0, -1.0])}
@@ -24,6 +36,7 @@ Everything is computed in the widest dtype of the parameters; they and moments c
 import math
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 
@@ -32,6 +45,21 @@ from refimpl.training.recipes import Recipe
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 CHUNK = 1 << 15  # entries that are worked on at a time: all that is needed of them is in the caches
+MOMENTUM = 0.95
+# a x + b x^3 + c x^5, five times: x from 0.003 to 1 comes out between 0.68 and 1.21
+QUINTIC = (3.4445, -4.7750, 2.0315)
+TURNS = 5
+MATRICES = ("matrix", "latent_matrix", "binary_matrix")  # roles of parameters
+
+
+class Optimizer(Protocol):
+    """What the loop asks of an optimizer, which changes its parameters in place."""
+
+    steps: int  # that were made
+
+    def step(self, gradients: Mapping[str, np.ndarray], rate: float) -> None: ...
+    def state(self) -> dict[str, np.ndarray]: ...
+    def restore(self, state: Mapping[str, np.ndarray]) -> None: ...
 
 
 class AdamW:
@@ -124,10 +152,97 @@ def _update(first: np.ndarray, second: np.ndarray, change: np.ndarray, scale: fl
     np.divide(first, scratch, out=change)
 
 
-def for_network(declared: Declared, params: dict[str, np.ndarray], recipe: Recipe) -> AdamW:
+class Muon:
+    """Muon over a flat dict of matrices, which it changes in place.
+
+    Queries, keys and values in one matrix (`.qkv.`) are three. Weight decay as in AdamW.
+    """
+
+    def __init__(
+        self, params: dict[str, np.ndarray], decay: float = 0.0, decayed: Collection[str] = ()
+    ):
+        self.params = params
+        self.decay = {name: decay if name in decayed else 0.0 for name in params}
+        self.momentum = {name: np.zeros_like(value) for name, value in params.items()}
+
+    @np.errstate(all="ignore")  # as in AdamW
+    def step(self, gradients: Mapping[str, np.ndarray], rate: float) -> None:
+        """One update with learning rate `rate`; gradients are named and shaped like params."""
+        for name, value in self.params.items():
+            momentum, gradient = self.momentum[name], gradients[name] * (1 - MOMENTUM)
+            momentum *= MOMENTUM
+            momentum += gradient
+            if self.decay[name]:
+                value *= 1 - rate * self.decay[name]
+            parts = 3 if ".qkv." in name else 1
+            for part, change in zip(
+                np.split(value, parts), np.split(momentum * MOMENTUM + gradient, parts), strict=True
+            ):
+                part -= (rate * 0.2 * math.sqrt(max(part.shape))) * orthogonal(change)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that a later `restore` needs: `momentum.<name>`."""
+        return {f"momentum.{name}": value for name, value in self.momentum.items()}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state()` returned for the same parameters."""
+        for name, value in self.momentum.items():
+            value[...] = state[f"momentum.{name}"]
+
+
+def orthogonal(matrix: np.ndarray) -> np.ndarray:
+    """Bring all singular values of a matrix near 1, by Newton and Schulz's iteration.
+
+    (m, n) -> (m, n) of the same dtype: U p(S) V^T for `matrix` = U S V^T, with every p(s) in 0.68
+    to 1.21 where s is above 0.003 of the Frobenius norm. All 0 stays so. Source: Muon, above.
+
+    >>> np.linalg.svd(orthogonal(np.diag([5.0, -2.0, 0.5])), compute_uv=False).round(2).tolist()
+    [1.05, 0.72, 0.68]
+    """
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    wide = wide / (np.linalg.norm(wide) + np.asarray(1e-7, wide.dtype))
+    a, b, c = QUINTIC
+    for _ in range(TURNS):
+        square = wide @ wide.T
+        wide = a * wide + (b * square + c * (square @ square)) @ wide
+    return wide if matrix.shape[0] <= matrix.shape[1] else wide.T
+
+
+class Both:
+    """Muon over some matrices, and AdamW over all other parameters."""
+
+    def __init__(self, muon: Muon, share: float, adamw: AdamW):
+        self.muon, self.share, self.adamw = muon, share, adamw
+
+    @property
+    def steps(self) -> int:
+        return self.adamw.steps
+
+    def step(self, gradients: Mapping[str, np.ndarray], rate: float) -> None:
+        """One update with learning rate `rate`, of Muon's matrices with its share of it."""
+        self.adamw.step(gradients, rate)
+        self.muon.step(gradients, rate * self.share)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """All that a later `restore` needs: both states."""
+        return self.adamw.state() | self.muon.state()
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on from what `state()` returned for the same parameters."""
+        self.adamw.restore(state)
+        self.muon.restore(state)
+
+
+def for_network(declared: Declared, params: dict[str, np.ndarray], recipe: Recipe) -> Optimizer:
     """The optimizer of a stage; `params`, flat, are those that a network declares."""
     shares = {path: recipe.alpha_rate for path, found in declared.items() if found.role == "alpha"}
-    return AdamW(params, recipe.weight_decay, decayed(declared), shares)
+    decay = recipe.weight_decay, decayed(declared)
+    if recipe.muon_rate == 0:
+        return AdamW(params, *decay, shares)
+    inside = {p for p, f in declared.items() if f.role in MATRICES and f.block is not None}
+    matrices = {path: value for path, value in params.items() if path in inside}
+    rest = {path: value for path, value in params.items() if path not in inside}
+    return Both(Muon(matrices, *decay), recipe.muon_rate, AdamW(rest, *decay, shares))
 
 
 def clip_by_global_norm(

@@ -38,6 +38,7 @@ class Recipe:
     batch_size: int = 100
     learning_rate: float = 2e-3  # at the top of the schedule
     alpha_rate: float = 0.02  # of attn.alpha, as a share of learning_rate; see optimizers
+    muon_rate: float = 0.0  # of Muon on the blocks' matrices, likewise; 0 for AdamW there too
     weight_decay: float = 0.01  # on the matrices of real layers only
     warmup_fraction: float = 0.02  # of the steps of each stage
     smoothing: float = 0.05  # label smoothing, 0 for none
@@ -59,6 +60,7 @@ class Recipe:
             raise ConfigError(f"recipe: flip is {self.flip!r}, expected true or false")
         _require_real("learning_rate", self.learning_rate, 0, above=True)
         _require_real("alpha_rate", self.alpha_rate, 0)
+        _require_real("muon_rate", self.muon_rate, 0)
         _require_real("weight_decay", self.weight_decay, 0)
         _require_real("warmup_fraction", self.warmup_fraction, 0, 1)
         _require_real("crop", self.crop, 0, 1, above=True, included=True)
@@ -118,6 +120,11 @@ class Recipe:
                 f"recipe: unknown field {unknown[0]!r}, expected {', '.join(known)}{meant}"
             )
         return cls(**fields)
+
+
+def complete(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What `to_json` gave once, with all fields of today: one that came later had its default."""
+    return {**Recipe().to_json(), **fields}
 
 
 def read(path: str | os.PathLike) -> Recipe:

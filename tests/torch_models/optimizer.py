@@ -1,4 +1,4 @@
-"""torch.optim.AdamW and torch's clipping, driven by given gradients and rates."""
+"""torch.optim.AdamW, Muon and torch's clipping, driven by given gradients and rates."""
 
 from __future__ import annotations
 
@@ -37,6 +37,22 @@ def adamw(
             tensor.grad = torch.tensor(gradient[name])
         optimizer.step()
     return {name: tensor.detach().numpy() for name, tensor in tensors.items()}
+
+
+def muon(
+    start: np.ndarray, gradients: Sequence[np.ndarray], rates: Sequence[float], decay: float
+) -> np.ndarray:
+    """A matrix after one step for each entry of `gradients` and `rates`.
+
+    Its iteration computes in bfloat16, whatever the matrix is.
+    """
+    tensor = torch.nn.Parameter(torch.tensor(start))
+    optimizer = torch.optim.Muon([tensor], weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+    for gradient, rate in zip(gradients, rates):
+        optimizer.param_groups[0]["lr"] = rate
+        tensor.grad = torch.tensor(gradient)
+        optimizer.step()
+    return tensor.detach().numpy()
 
 
 def clipped(gradients: Mapping[str, np.ndarray], most: float) -> dict[str, np.ndarray]:
