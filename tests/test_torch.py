@@ -168,12 +168,11 @@ def test_layers_may_share_a_parameter(torch, room, tmp_path):
 
 def test_a_tracer_leaves_nothing_behind(torch, room):
     """Tensors without values, as those of an export, are no constants of later runs."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
+    tracer = oracles.require("torch", "torch._subclasses.fake_tensor").FakeTensorMode
     net = networks.make(networks.swin(**networks.DIDB), 5)
     module, images = room.module(net.model, net.params), torch.tensor(np.array(net.images))
     sys.modules["refimpl.torch.functions"]._made.cache_clear()  # as in a process that begins
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with tracer(allow_non_fake_inputs=True):
         module(torch.empty(images.shape, dtype=images.dtype))
     found = module(images)
     assert type(found) is torch.Tensor

@@ -8,8 +8,8 @@ nothing. Refused with one line that names archive and member:
     archives that end early or are damaged, also where `tarfile` would stop without a word
     archives that go on after their end, as two do that were joined: the half would be read
 
-In a folder links are followed, since its owner made them. Hidden files, and what systems leave beside
-those of a user, are passed over in both, be it a link or a folder that nobody may read.
+In a folder links are followed, since its owner made them. Hidden files, and what systems leave
+beside those of a user, are passed over in both, be it a link or a folder that nobody may read.
 A file may be there twice, as `tar -r` leaves it: the later one is the one that counts.
 In a zip, names that do not say how they are written are taken for UTF-8 where they are (Finder
 writes them so), and backslashes for the slashes that old packers meant.
