@@ -9,7 +9,7 @@ setting has to be known by whoever asks. To look inside the network take `refimp
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -183,10 +183,13 @@ class Classifier(Predictor):
         from refimpl.data.image_folder import in_batches, map_ahead, slices
 
         prepare = self.preprocessing.normalise if ready else self.preprocessing.apply_array
+        if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+            found = getattr(labels, "dtype", type(labels).__name__)
+            raise DataError(f"labels are {found}, expected integers in an array")
+        if labels.ndim != 1:
+            raise DataError(f"labels have shape {labels.shape}, expected (n,)")
         if len(images) != len(labels) or len(images) == 0:
             raise DataError(f"{len(images)} images, {len(labels)} labels; expected one each")
-        if labels.dtype.kind not in "iu":
-            raise DataError(f"labels are {labels.dtype}, expected integers")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
         if labels.min() < 0 or labels.max() >= len(self.class_names):
@@ -239,8 +242,8 @@ class Classifier(Predictor):
 
 def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:
     """Whatever __call__ takes, as a list with one entry an image."""
-    if isinstance(images, (str, PathLike, Image.Image)):
-        return [images]
+    if isinstance(images, (str, bytes, PathLike, Image.Image)) or not isinstance(images, Iterable):
+        return [images]  # of what is no picture `opened` says so
     if isinstance(images, np.ndarray):
         # channels come last: (H, W, 4) is one image with transparency, which `opened` refuses
         channels = images.ndim > 2 and images.shape[-1] in (1, 3, 4)

@@ -11,6 +11,7 @@ from refimpl.choice import BACKENDS, Backend, Work
 from refimpl.conventions import (
     ConfigError,
     DataError,
+    DtypeError,
     ModelFileError,
     require_finite,
     require_shape,
@@ -145,10 +146,15 @@ class Predictor:
     def compute(self, x: np.ndarray) -> np.ndarray:
         """Logits of preprocessed images (B, channels, H, W), by what is quicker for the work.
 
-        ShapeError where they are not of the size that the model reads, NonFiniteError where weights
-        of absurd size leave no finite number.
+        ShapeError where they are not of the size that the model reads, DtypeError where they are no
+        array of real numbers, NonFiniteError where weights of absurd size leave no finite number.
         """
         config = self.model.config
+        if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiu":
+            found = getattr(x, "dtype", type(x).__name__)
+            raise DtypeError(
+                f"{type(self).__name__.lower()}: images is {found}; expected an array of floats"
+            )
         expected = (None, config.channels, *config.image_size)
         require_shape(type(self).__name__.lower(), "images", x, expected)
         if len(x) == 0:

@@ -21,6 +21,7 @@ from refimpl.classifiers import Classifier
 from refimpl.conventions import (
     ConfigError,
     DataError,
+    DtypeError,
     ModelFileError,
     RefimplError,
     ShapeError,
@@ -206,6 +207,9 @@ def test_a_packed_file_is_for_the_engine(tmp_path: Path) -> None:
         pytest.param(np.zeros((8, 12, 1), np.uint8), "uint8 (8, 12, 1)", id="one channel"),
         pytest.param(np.zeros((0, 12), np.uint8), "uint8 (0, 12)", id="no pixels"),
         pytest.param([None], "found NoneType", id="none"),
+        pytest.param(None, "found NoneType", id="none, alone"),
+        pytest.param(7, "found int", id="a number, alone"),
+        pytest.param(b"seven.png", "found bytes", id="bytes"),
         pytest.param([7], "found int", id="a number"),
         pytest.param("none.png", "none.png: cannot read", id="no such file"),
         pytest.param([PICTURES[0], "none.png"], "none.png: cannot read", id="one of two"),
@@ -369,6 +373,8 @@ def test_a_packed_model_has_no_numbers_of_another_type(tmp_path: Path) -> None:
     ("options", "error", "message"),
     [
         ({"labels": np.array([0.0, 1.0])}, DataError, "labels are float64, expected integers"),
+        ({"labels": [0, 1]}, DataError, "labels are list, expected integers"),
+        ({"labels": np.array([[0], [1]])}, DataError, r"labels have shape \(2, 1\), expected"),
         ({"batch_size": 0}, ConfigError, "batch_size is 0, expected at least 1"),
     ],
 )
@@ -376,3 +382,25 @@ def test_what_an_evaluation_refuses(ask: Classifier, options, error, message: st
     images = np.zeros((2, 8, 12), np.uint8)
     with pytest.raises(error, match=message):
         ask.evaluate(images, **{"labels": np.array([0, 1])} | options)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64, bool])
+def test_pixels_that_are_ready_have_256_values(ask: Classifier, dtype) -> None:
+    """Of others, -1 would be taken for white and True for an index."""
+    pixels = np.zeros((2, 8, 12), dtype)
+    with pytest.raises(DataError, match=f"pixels: found {np.dtype(dtype)}, expected uint8"):
+        ask.evaluate(pixels, np.array([0, 1]), ready=True)
+
+
+@pytest.mark.parametrize("found", ["complex128", "object", "bool", "list"])
+def test_inputs_that_are_no_real_numbers(ask: Classifier, found: str) -> None:
+    x = np.zeros((1, 1, 8, 12))
+    with pytest.raises(DtypeError, match=f"classifier: images is {found}; expected an array"):
+        ask.logits(x.tolist() if found == "list" else x.astype(found))
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "f2", "i1", "u8"])
+def test_inputs_of_any_real_type_and_order(ask: Classifier, dtype: str) -> None:
+    x = ask.preprocessing.apply_array(PICTURES).round()  # whole numbers, which each of them has
+    x = abs(x) if dtype == "u8" else x
+    np.testing.assert_array_equal(ask.logits(np.asfortranarray(x.astype(dtype))), ask.logits(x))

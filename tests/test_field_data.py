@@ -19,7 +19,14 @@ import pytest
 from PIL import Image
 
 import refimpl
-from refimpl.conventions import DataError, ModelFileError, NonFiniteError, RefimplError, shown
+from refimpl.conventions import (
+    ConfigError,
+    DataError,
+    ModelFileError,
+    NonFiniteError,
+    RefimplError,
+    shown,
+)
 from refimpl.data import archives, class_names, datasets, idx, images, mnist, segmentation
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.golden.candidate import read_names
@@ -176,6 +183,59 @@ def test_what_macos_leaves_hides_no_class_folders(tmp_path):
     assert_tree(datasets.load(write_folder(tmp_path / "data", tree), "train", PLAIN), "train")
     assert not mnist.found_in(tmp_path / "data")
     assert mnist.found_in(SMALL)
+
+
+OF_SYSTEMS = ("$RECYCLE.BIN/S-1-5/$R1.png", "System Volume Information/a.png", "lost+found/#12.png",
+              "train/ant/@eaDir/1.png/SYNO_THUMB_M.png", "#recycle/1.png", "train/ant/Icon\r",
+              ".Trash-1000/files/1.png")  # fmt: skip
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_what_systems_leave_is_no_part_of_a_data_set(tmp_path, form):
+    tree = {name: picture(9) for name in OF_SYSTEMS}
+    WRITERS[form](tmp_path / "data", {**tree, **TREE})
+    found = datasets.load(tmp_path / "data", "train", PLAIN)
+    assert_tree(found, "train")
+    assert found.notes == ()
+
+
+def test_what_is_passed_over_may_be_of_any_kind(tmp_path):
+    """A link below a hidden folder; a folder at the root of a disk that only root may read."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        link = tarfile.TarInfo(".git/hooks/x")
+        link.type, link.linkname = tarfile.SYMTYPE, "/bin/true"
+        archive.addfile(link)
+        for name, image in TREE.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(image)
+            archive.addfile(member, io.BytesIO(image))
+    assert_tree(datasets.load(written(tmp_path / "a", content.getvalue()), "train", PLAIN), "train")
+    folder = write_folder(tmp_path / "data", TREE)
+    (folder / "lost+found").mkdir(mode=0)
+    assert_tree(datasets.load(folder, "train", PLAIN), "train")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"limit": 0}, "limit is 0, expected a whole number of at least 1"),
+        ({"limit": -1}, "limit is -1, expected"),
+        ({"limit": 1.5}, "limit is 1.5, expected"),
+        ({"workers": -1}, "workers is -1, expected a whole number of at least 0"),
+    ],
+)
+def test_numbers_of_images_and_workers(tmp_path, options, message):
+    folder = write_folder(tmp_path / "data", TREE)
+    for load in (datasets.load, segmentation.load):
+        with pytest.raises(ConfigError, match=message):
+            load(folder, "train", PLAIN, **options)
+    if "limit" in options:
+        for load in (datasets.listed, segmentation.find):
+            with pytest.raises(ConfigError, match=message):
+                load(folder, "train", **options)
+        with pytest.raises(ConfigError, match=message):
+            datasets.load(SMALL, "train", mnist.PREPROCESSING, **options)
 
 
 @pytest.mark.parametrize("form", WRITERS)

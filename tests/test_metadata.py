@@ -255,6 +255,40 @@ def test_transparent_colours_and_16_bits_are_taken_in_their_own_units(content, p
     np.testing.assert_array_equal(np.asarray(predictors.opened(opened)), pixels)
 
 
+TGA_OF_ALPHA = (  # a map of two colours, BGRA, and two pixels from the top
+    bytes([0, 1, 1, 0, 0, 2, 0, 32, 0, 0, 0, 0, 2, 0, 1, 0, 8, 0x28])
+    + bytes([30, 20, 10, 255, 0, 0, 0, 51])
+    + bytes([0, 1])
+)
+
+
+def test_colours_of_a_palette_may_be_transparent():
+    """Black of which a fifth is there, on white: 255 - 51 = 204."""
+    expected = [[[10, 20, 30], [204, 204, 204]]]
+    found = images.decode(TGA_OF_ALPHA, "map.tga")
+    np.testing.assert_array_equal(np.asarray(found), expected)
+    pixels = np.array([[[10, 20, 30, 255], [0, 0, 0, 51]]], np.uint8)
+    few = Image.fromarray(pixels).quantize(2)
+    assert few.mode == "P" and not few.info
+    np.testing.assert_array_equal(np.asarray(images.to_plain(few)), expected)
+    np.testing.assert_array_equal(images.decode_indices(TGA_OF_ALPHA, "map.tga"), [[0, 1]])
+
+
+def test_pixels_of_a_png_that_are_not_those_of_their_checksum():
+    """As after a download that stopped and left zeros; Pillow shows whatever they unpack to."""
+    rows = RNG.integers(0, 256, (64, 97), dtype=np.uint8)
+    rows[:, 0] = 0  # the filter of a row: none
+    content = png(96, 64, 8, 0, rows.tobytes())
+    np.testing.assert_array_equal(np.asarray(images.decode(content, "whole")), rows[:, 1:])
+    place = content.index(b"IDAT") - 4
+    zeros = content[:3000] + bytes(1000) + content[4000:]
+    for damaged in (zeros, content[:3000] + bytes([content[3000] ^ 1]) + content[3001:]):
+        with pytest.raises(DataError, match=f"x.png: .* at byte {place} are not those of their"):
+            images.decode(damaged, "x.png")
+    cut = content[:-1]  # every pixel is there, and what makes sure of it
+    np.testing.assert_array_equal(np.asarray(images.decode(cut, "cut")), rows[:, 1:])
+
+
 def tiff_pages(order: str, photometric: int, bits: list[int], pixels: bytes, size: int) -> bytes:
     """An uncompressed TIFF of one row."""
     values = struct.pack(f"{order}{len(bits)}H", *bits)

@@ -293,6 +293,15 @@ def test_folders_that_exist_name_the_option_too(tmp_path) -> None:
     assert (folder / "classes.txt").read_bytes() == MINE
 
 
+def test_a_link_among_scenes_is_not_theirs(tmp_path) -> None:
+    folder = tmp_path / "scenes"
+    call = ("scenes", "--data", SMALL, "-o", folder, "--train", "1", "--test", "1", "--force")
+    assert run(*call).status == 0
+    (folder / "images" / "mine").symlink_to(tmp_path)  # a folder, as those of scenes are
+    assert_one_line(run(*call), "holds images/mine")
+    assert (folder / "images" / "mine").is_symlink()
+
+
 @pytest.mark.parametrize("verb", ["import", "pack"])
 @pytest.mark.parametrize("out", [".", "/"])
 def test_a_folder_is_no_name_of_a_model(verb, out, tmp_path) -> None:

@@ -130,6 +130,56 @@ def test_every_tap_is_that_of_the_reference(torch, room, name):
     assert list(forward) == [tap for tap in found if not tap.startswith("grads/")]
 
 
+@pytest.mark.parametrize("how", ["frozen", "inference"])
+def test_gradients_are_of_the_network_whatever_its_owner_learns(torch, room, how):
+    """A parameter that is frozen has its gradient, and so has a network that only answers."""
+    net = networks.make(NAMED["didb-ste-clip"], 3)
+    steps = record.trace(net.model, net.params, net.images, net.dlogits)
+    module = room.module(net.model, net.params).requires_grad_(how != "frozen")
+    with torch.inference_mode(how == "inference"):
+        images, dlogits = (torch.tensor(np.array(a)) for a in (net.images, net.dlogits))
+        found = room.taps(module, images, dlogits)
+    for tap, value in found.items():
+        np.testing.assert_allclose(value, steps[tap].value, rtol=1e-8, atol=1e-9, err_msg=tap)
+    assert all(p.requires_grad == (how != "frozen") for p in module.parameters())
+    assert all(p.grad is None for p in module.parameters())
+
+
+def test_layers_may_share_a_parameter(torch, room, tmp_path):
+    """The network is that of as many copies; the gradient of the one is the sum of theirs."""
+    net = networks.make(networks.small(depth=2), 1)
+    flat = flatten(net.params)
+    shared = [f"blocks.{i}.attn.q.weight" for i in range(2)]
+    flat[shared[1]] = flat[shared[0]]
+    both = networks.Network(net.model, refimpl.models.unflatten(flat), net.images, net.dlogits)
+    logits, _, grads = both.run()
+    module = room.module(net.model, net.params)
+    layers = [module.get_submodule(name.removesuffix(".weight")) for name in shared]
+    layers[1].weight = layers[0].weight
+    found = module(torch.tensor(np.array(net.images)))
+    found.backward(torch.tensor(np.array(net.dlogits)))
+    np.testing.assert_allclose(found.detach().numpy(), logits, rtol=1e-10, atol=1e-12)
+    expected = grads[shared[0]] + grads[shared[1]]
+    np.testing.assert_allclose(layers[0].weight.grad.numpy(), expected, rtol=1e-8, atol=1e-9)
+    room.save(module, tmp_path / "shared.safetensors")
+    saved = flatten(refimpl.load(tmp_path / "shared.safetensors")[1])
+    assert all(np.array_equal(saved[name], flat[shared[0]]) for name in shared)
+
+
+def test_a_tracer_leaves_nothing_behind(torch, room):
+    """Tensors without values, as those of an export, are no constants of later runs."""
+    tracer = oracles.require("torch", "torch._subclasses.fake_tensor").FakeTensorMode
+    net = networks.make(networks.swin(**networks.DIDB), 5)
+    module, images = room.module(net.model, net.params), torch.tensor(np.array(net.images))
+    sys.modules["refimpl.torch.functions"]._made.cache_clear()  # as in a process that begins
+    with tracer(allow_non_fake_inputs=True):
+        module(torch.empty(images.shape, dtype=images.dtype))
+    found = module(images)
+    assert type(found) is torch.Tensor
+    error = tolerances.disagreement(found.detach().numpy(), net.run()[0])
+    assert error <= tolerances.NETWORK_LOGITS
+
+
 def assert_passes(torch, room, bundle, tmp_path: Path) -> None:
     """A port like any other, in float32, with gradients."""
     module = room.module(bundle.model, bundle.params).to(torch.float32)
@@ -248,8 +298,20 @@ def test_wrong_images_and_parameters_are_one_line(torch, room, tmp_path):
     for shape in ((1, 2, 4, 6), (3, 4, 6), (0, 3, 4, 6)):
         with pytest.raises(ShapeError, match="any, 3, H, W"):
             module(torch.zeros(shape, dtype=torch.float64))
+    images = torch.tensor(np.array(net.images))
+    for ask in (module, lambda images: room.taps(module, images)):
+        with pytest.raises(DtypeError, match="images is of type ndarray; expected a torch.Tensor"):
+            ask(net.images)
+        with pytest.raises(DtypeError, match="images is torch.uint8; expected torch.float64"):
+            ask(images.to(torch.uint8))
+    with pytest.raises(DtypeError, match="dlogits is of type ndarray; expected a torch.Tensor"):
+        room.taps(module, images, net.dlogits)
+    with pytest.raises(ShapeError, match=r"dlogits has shape \(1, \d+\); expected that of the"):
+        room.taps(module, images, torch.tensor(np.array(net.dlogits))[:1])
     with pytest.raises(ShapeError, match="patch_embed.weight: missing parameter"):
         room.module(net.model, {})
+    with pytest.raises(ConfigError, match="not written: .* is on the device meta"):
+        room.save(module.to("meta"), tmp_path / "x.safetensors")
     with pytest.raises(ConfigError, match="found Linear; expected what refimpl.torch.module made"):
         room.save(torch.nn.Linear(2, 2), tmp_path / "x.safetensors")
     assert not list(tmp_path.iterdir())

@@ -8,7 +8,8 @@ nothing. Refused with one line that names archive and member:
     archives that end early or are damaged, also where `tarfile` would stop without a word
     archives that go on after their end, as two do that were joined: the half would be read
 
-In a folder links are followed, since its owner made them; hidden files are passed over in both.
+In a folder links are followed, since its owner made them. Hidden files, and what systems leave
+beside those of a user, are passed over in both, be it a link or a folder that nobody may read.
 A file may be there twice, as `tar -r` leaves it: the later one is the one that counts.
 In a zip, names that do not say how they are written are taken for UTF-8 where they are (Finder
 writes them so), and backslashes for the slashes that old packers meant.
@@ -32,6 +33,12 @@ MAX_BYTES = 256 * 2**20  # of a member, unpacked
 MAX_DEPTH = 16  # of folders; a link to a folder above would never end
 
 _CONTROL = frozenset(map(chr, (*range(32), *range(127, 160), 0x2028, 0x2029)))
+_ICON = "Icon\r"  # what macOS calls the picture of a folder
+# What Windows, macOS, Linux and Synology make on a disk or in a folder, beside names with a dot.
+_OF_SYSTEMS = {
+    *("$RECYCLE.BIN", "System Volume Information", "__MACOSX", _ICON),
+    *("lost+found", "@eaDir", "#recycle"),
+}
 _ZIP = (b"PK\3\4", b"PK\5\6")  # a file comes first, or the archive is empty
 _ZIP_UTF8 = 0x800  # a flag
 
@@ -63,9 +70,7 @@ def members(path: str | Path) -> Iterator[Member]:
     else:
         found = "is neither a file nor a folder" if path.exists() else "no such file or folder"
         raise DataError(f"{path}: {found}, expected a data set")
-    for member in found:
-        if not _hidden(member.name):
-            yield member
+    yield from found
 
 
 def _folder(path: Path) -> Iterator[Member]:
@@ -76,8 +81,8 @@ def _folder(path: Path) -> Iterator[Member]:
         here = Path(folder).relative_to(path)
         if len(here.parts) > MAX_DEPTH:
             raise DataError(f"{path}: {here}: folders are nested deeper than {MAX_DEPTH}")
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
+        folders[:] = sorted(name for name in folders if not _hidden(name))
+        for name in sorted(name for name in files if not _hidden(name)):
             yield Member((here / name).as_posix(), lambda file=Path(folder, name): read_file(file))
 
 
@@ -99,11 +104,13 @@ def _tar(path: Path) -> Iterator[Member]:
         end, found = -1, iter(archive)
         while (member := _next(path, found)) is not None:
             name = _safe(path, member.name)
-            if not (member.isfile() or member.isdir()):
-                raise DataError(f"{path}: {name}: found a link or device, expected a plain file")
             if member.offset_data <= end or member.size < 0:  # tarfile would go round in circles
                 raise DataError(f"{path}: {name}: the archive is broken: it points backwards")
             end = member.offset_data
+            if _hidden(name):
+                continue
+            if not (member.isfile() or member.isdir()):
+                raise DataError(f"{path}: {name}: found a link or device, expected a plain file")
             _require_size(path, name, member.size)
             if member.isfile():
                 yield Member(name, lambda member=member: _read_tar(path, archive, member))
@@ -161,6 +168,8 @@ def _zip(path: Path) -> Iterator[Member]:
                 raise DataError(f"{path}: {_GOES_ON}")
         for info in archive.infolist():
             name = _safe(path, _zip_name(info))
+            if _hidden(name):
+                continue
             kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where it was not packed under Unix
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise DataError(f"{path}: {name}: found a link or device, expected a plain file")
@@ -195,7 +204,7 @@ def _bounded(file: BinaryIO, name: str) -> bytes:
 
 def _safe(path: Path, name: str) -> str:
     parts = name.split("/")  # pathlib would take as long as the images
-    if not name or _CONTROL.intersection(name):
+    if not name or _CONTROL.intersection(name.replace(_ICON, "")):
         raise DataError(f"{path}: {name!r}: expected a name of printable characters")
     if name.startswith("/") or ".." in parts or "\\" in name or ":" in name[:2]:
         raise DataError(f"{path}: {name!r}: expected a relative path that stays inside the archive")
@@ -210,8 +219,8 @@ def _require_size(path: Path, name: str, size: int) -> None:
 
 
 def _hidden(name: str) -> bool:
-    """What systems add of their own: .DS_Store, ._cat.png, __MACOSX/..."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    """Whether a path is hidden, or what a system adds of its own: .DS_Store, __MACOSX/..."""
+    return any(part.startswith(".") or part in _OF_SYSTEMS for part in name.split("/"))
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import DataError, shown
+from refimpl.conventions import ConfigError, DataError, shown
 from refimpl.data import archives, mnist
 from refimpl.data.archives import Member
 from refimpl.data.class_names import composed
@@ -117,10 +117,12 @@ def load(
     skip_broken: leave out images that cannot be decoded. To find them, all are decoded before any
         is used: which ones are left depends on the files and on nothing else.
     limit: so many images at most, evenly spread over the split, the broken ones among them.
-    DataError names what is missing, broken or not arranged as above.
+    DataError names what is missing, broken or not arranged as above; ConfigError for a number of
+    workers or images that is none.
     """
     if split not in SPLITS:
         raise DataError(f"split is {split!r}, expected {' or '.join(SPLITS)}")
+    require_counts(limit, workers)
     path = Path(path)
     idx_files = mnist.found_in(path)
     if workers is not None and (idx_files or path.is_file()):
@@ -179,8 +181,9 @@ def _no_room(path: Path, room: int, preprocessing: Preprocessing) -> DataError:
 def listed(path: str | Path, split: str, limit: int | None = None) -> Listing:
     """Find the images of a split of class folders, in a folder or an archive; none is decoded.
 
-    DataError and `limit` as in `load`.
+    Errors and `limit` as in `load`.
     """
+    require_counts(limit)
     path = Path(path)
     names, files = _Names(path, split), 0
     for member in archives.members(path):
@@ -194,6 +197,15 @@ def processes(workers: int | None, size: int) -> int | None:
     if workers is None and size > ARRAY_BYTES:
         return min(cpus(), MAX_WORKERS)
     return workers
+
+
+def require_counts(limit: int | None, workers: int | None = None) -> None:
+    """ConfigError unless a limit is a whole number from 1 on, a number of workers one from 0 on."""
+    for name, value, least in (("limit", limit, 1), ("workers", workers, 0)):
+        if value is None:
+            continue
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise ConfigError(f"{name} is {value!r}, expected a whole number of at least {least}")
 
 
 def require_classes(path: str | Path, found: Sequence[str], expected: Sequence[str]) -> None:

@@ -5,7 +5,8 @@ Any format of Pillow is read, except EPS, which Pillow hands to Ghostscript, a p
     EXIF orientation     applied; damaged metadata is passed over, see metadata.py
     several frames       the first one
     palette, CMYK, ...   to RGB
-    transparency         laid on white, as a browser does: alpha, or PNG's transparent colour
+    transparency         laid on white, as a browser does: alpha, also of a palette's colours, or
+                         PNG's transparent colour
     16 bits a channel    value / 257, rounded: 0..65535 becomes 0..255 (12 of a TIFF: likewise)
     32 bits              the same if all values are in 0..65535, otherwise refused
     floats               refused: nothing says which value is white
@@ -119,6 +120,11 @@ def _decode(content: bytes, name: str, read: Callable[[Image.Image, str], Any]) 
         raise _too_large(name)
     if is_lfs_pointer(content):
         raise DataError(lfs_error(name))
+    if (place := metadata.damaged_chunk(content)) is not None:
+        raise DataError(
+            f"{name}: the image is broken: the pixels in it at byte {place} are not those of their "
+            "checksum"
+        )
     with _told(name), metadata.quiet():
         try:
             image = Image.open(io.BytesIO(content))
@@ -229,10 +235,15 @@ def _opaque(image: Image.Image, clear: np.ndarray | None) -> Image.Image:
         pixels = np.array(image.convert("RGB" if image.mode == "RGB" else "L"))
         pixels[clear] = 255
         return Image.fromarray(pixels)
-    if image.mode in _TRANSPARENT or "transparency" in image.info:
+    if image.mode in _TRANSPARENT or "transparency" in image.info or _clear_palette(image):
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), picture).convert("RGB")
     return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def _clear_palette(image: Image.Image) -> bool:
+    """Whether the colours of a palette have an alpha each, as in TGA and after `quantize`."""
+    return image.mode == "P" and image.palette is not None and image.palette.mode.endswith("A")
 
 
 def _samples(image: Image.Image) -> str:

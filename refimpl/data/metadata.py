@@ -85,6 +85,23 @@ def reopened(content: bytes) -> Image.Image | None:
     return None
 
 
+def damaged_chunk(content: bytes) -> int | None:
+    """Where in a PNG pixels begin whose checksum is another one: Pillow never compares it.
+
+    None where there are none; a file that ends early is left to Pillow.
+    """
+    place = len(_PNG) if content.startswith(_PNG) else len(content)
+    while place + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, place)
+        end = place + 8 + length
+        if kind == b"IDAT" and end + 4 <= len(content):
+            found = zlib.crc32(memoryview(content)[place + 4 : end])
+            if struct.pack(">I", found) != content[end : end + 4]:
+                return place
+        place = end + 4
+    return None
+
+
 def _bare_jpeg(content: bytes) -> tuple[bytes, bytes] | None:
     """(file, EXIF) without the segments of metadata."""
     if not content.startswith(b"\xff\xd8\xff"):

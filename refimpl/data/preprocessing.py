@@ -171,8 +171,12 @@ class Preprocessing:
     def normalise(self, pixels: np.ndarray) -> np.ndarray:
         """What `pixels` made, uint8 (n, H, W) or (n, H, W, 3) -> float32 (n, channels, H, W).
 
-        A pixel has 256 values: each is computed once, in float64, and rounded once.
+        A pixel has 256 values: each is computed once, in float64, and rounded once. DataError for
+        pixels of another type, of which nothing says which value is white.
         """
+        if getattr(pixels, "dtype", None) != np.uint8:
+            found = getattr(pixels, "dtype", type(pixels).__name__)
+            raise DataError(f"pixels: found {found}, expected uint8")
         levels = np.arange(256) / 255
         if self.invert:
             levels = 1 - levels

@@ -105,7 +105,7 @@ def _require_scenes(folder: Path) -> None:
     """OutputError where a folder holds what no earlier call has written: it is nobody's to go."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if not path.is_dir() and not FILES.fullmatch(name):
+        if path.is_symlink() or not (path.is_dir() or FILES.fullmatch(name)):
             raise OutputError(f"{folder}: holds {name}; expected a new folder or one of scenes")
     with contextlib.suppress(OSError, UnicodeError):
         if not any(folder.iterdir()) or disk.read_text(folder / "classes.txt") == CLASSES:

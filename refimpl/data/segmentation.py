@@ -26,7 +26,7 @@ from refimpl.conventions import IGNORED, DataError, shown
 from refimpl.data import class_names as names_file
 from refimpl.data import mnist
 from refimpl.data.archives import read_file
-from refimpl.data.datasets import MAPS, Dataset, processes
+from refimpl.data.datasets import MAPS, Dataset, processes, require_counts
 from refimpl.data.image_folder import FolderArray, Progress, Workers, in_memory, left
 from refimpl.data.images import (
     decode,
@@ -178,10 +178,12 @@ def find(
     """Split "train" or "test" of the data set at `path`, by its names alone.
 
     class_list: the file with the classes; without it the one in the folder. limit: so many pairs at
-    most, evenly spread over the split. DataError names what is missing or not arranged as above.
+    most, evenly spread over the split. DataError names what is missing or not arranged as above,
+    ConfigError is for a limit that is no number of images.
     """
     if split not in SPLITS:
         raise DataError(f"split is {split!r}, expected {' or '.join(SPLITS)}")
+    require_counts(limit)
     path = Path(path)
     _require_maps(path)
     folder = _split_folder(path, split)
@@ -222,6 +224,7 @@ def load(
     `workers`, `skip_broken` and `limit` are those of `datasets.load`: images and labels are read
     on demand by the same processes, and a pair is left out where one of its files is broken.
     """
+    require_counts(limit, workers)
     folder = find(path, split, class_list, limit)
     pixels = preprocessing.size[0] * preprocessing.size[1] * (preprocessing.channels + 1)
     count = processes(workers, len(folder.pairs) * pixels)

@@ -434,7 +434,9 @@ def boolean_attention(
 
 def _constant(what: str, x: Any, *args: Any) -> Any:
     """A small array that follows from attributes, on the device of x; of reals in its dtype."""
-    return _made(what, x.device, x.dtype, *args)
+    # what is made among the tensors of a tracer, which have no values, is no constant afterwards
+    make = _made if type(x) is torch.Tensor else _made.__wrapped__
+    return make(what, x.device, x.dtype, *args)
 
 
 @functools.lru_cache(maxsize=256)

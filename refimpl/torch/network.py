@@ -61,6 +61,7 @@ class Module(nn.Module):
 
     def network(self, images: Any) -> Network:
         """List the operations for images of this size; ShapeError, DtypeError where none runs."""
+        require_tensor("images", images)
         config, shape = self.model.config, tuple(images.shape)
         dtype = next(iter(self.tensors().values())).dtype
         if images.dtype != dtype:
@@ -79,8 +80,9 @@ class Module(nn.Module):
         return binary.network(config, shape[2:])
 
     def tensors(self) -> dict[str, Any]:
-        """Every parameter and buffer by its path [SPEC 6.4]."""
-        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        """Every parameter and buffer by its path [SPEC 6.4], a shared one by each of its own."""
+        parameters = self.named_parameters(remove_duplicate=False)
+        return {**dict(parameters), **dict(self.named_buffers(remove_duplicate=False))}
 
 
 def module(model: VisionTransformer, params: Params | None = None) -> Module:
@@ -105,7 +107,7 @@ def save(module: Module, path: str | os.PathLike, **described: Any) -> None:
     """Write a module as a latent model file, as `refimpl.save` does with these options.
 
     float32, or float64 where the module is; half precision is widened. ConfigError for another
-    module, else errors as `refimpl.save`.
+    module and for one on the device meta, else errors as `refimpl.save`.
 
     >>> import tempfile, refimpl
     >>> net = module(refimpl.create_model("didb_micro", depth=1))
@@ -120,8 +122,19 @@ def save(module: Module, path: str | os.PathLike, **described: Any) -> None:
             "refimpl.torch.module made"
         )
     tensors, declared = module.tensors(), module.model.network.parameters
+    if empty := [name for name in declared if tensors[name].is_meta]:
+        raise ConfigError(
+            f"{os.fspath(path)} not written: {empty[0]} is on the device meta, where tensors have "
+            "no values; expected another device"
+        )
     params = unflatten({name: array_of(tensors[name]) for name in declared})
     files.save(path, module.model, params, **described)
+
+
+def require_tensor(name: str, value: Any) -> None:
+    """Raise DtypeError unless a value is a tensor, such as an array is not."""
+    if not isinstance(value, torch.Tensor):
+        raise DtypeError(f"{name} is of type {type(value).__name__}; expected a torch.Tensor")
 
 
 def without_autocast(device: str) -> contextlib.AbstractContextManager:

@@ -8,28 +8,33 @@ from typing import Any
 import numpy as np
 import torch
 
+from refimpl.conventions import ShapeError
 from refimpl.models import insides, replay
 from refimpl.models.nodes import INPUT, Node
 from refimpl.models.replay import Shown
 from refimpl.torch import functions
-from refimpl.torch.network import Module, array_of, without_autocast
+from refimpl.torch.network import Module, array_of, require_tensor, without_autocast
 
 
 def taps(module: Module, images: Any, dlogits: Any = None) -> dict[str, np.ndarray]:
     """Every tap of a run, with `dlogits`, like the logits, every gradient too: name -> array.
 
     Saved by `numpy.savez`, or `safetensors`, they are a candidate for `refimpl golden compare`.
-    Errors as those of the module.
+    Also where parameters are frozen, gradients are those of the network. Errors as those of the
+    module; ShapeError and DtypeError where `dlogits` are not like the logits.
 
     >>> import refimpl, refimpl.torch
     >>> net = refimpl.torch.module(refimpl.create_model("didb_micro", depth=1))
     >>> taps(net, torch.zeros(1, 1, 28, 28))["blocks.0.attn.low"].shape
     (1, 50, 64)
     """
-    images = images.detach().requires_grad_()
     network, inside = module.network(images), {}
-    values = {INPUT: images, **module.tensors()}
-    with torch.enable_grad(), without_autocast(images.device.type):
+    if dlogits is not None:
+        require_tensor("dlogits", dlogits)
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast(images.device.type):
+        values = {INPUT: _leaf(images, True)}
+        for name, tensor in module.tensors().items():
+            values[name] = _leaf(tensor, isinstance(tensor, torch.nn.Parameter))
         for i, node in enumerate(network.nodes):
             args = [values[name] for name in node.args]
             inside[i], y = _run(node, args)
@@ -47,9 +52,20 @@ def taps(module: Module, images: Any, dlogits: Any = None) -> dict[str, np.ndarr
         values[tap.source] if tap.source else inside[tap.node][tap.what.removeprefix("d.")]
         for tap in gradients
     ]
+    logits = values[network.output]
+    if dlogits.shape != logits.shape:
+        raise ShapeError(
+            f"dlogits has shape {tuple(dlogits.shape)}; expected that of the logits, "
+            f"{tuple(logits.shape)}"
+        )
     found[replay.given(network).name] = array_of(dlogits)
-    computed = _gradients(values[network.output], sources, dlogits)
+    computed = _gradients(logits, sources, dlogits)
     return found | {tap.name: array_of(dx) for tap, dx in zip(gradients, computed, strict=True)}
+
+
+def _leaf(tensor: Any, moves: bool) -> Any:
+    """A copy that a gradient ends at, or none; whoever made the tensor keeps theirs as it is."""
+    return tensor.detach().clone().requires_grad_(moves)
 
 
 def _run(node: Node, args: list[Any]) -> tuple[dict[str, Any], Any]:
