@@ -35,6 +35,8 @@ SIZES = {
               "heads": 2, "mlp_ratio": 4, "num_classes": 10},
     "cifar_mean": {"image_size": [32, 32], "channels": 3, "patch_size": 4, "dim": 128, "depth": 4,
                    "heads": 2, "mlp_ratio": 4, "num_classes": 10, "pool": "mean"},
+    "cifar_wide": {"image_size": [32, 32], "channels": 3, "patch_size": 4, "dim": 192, "depth": 4,
+                   "heads": 3, "mlp_ratio": 4, "num_classes": 10, "pool": "mean"},
     "tiny": {"image_size": [224, 224], "channels": 3, "patch_size": 16, "dim": 192, "depth": 12,
              "heads": 3, "mlp_ratio": 4, "num_classes": 1000},
     "small": {"image_size": [224, 224], "channels": 3, "patch_size": 16, "dim": 384, "depth": 12,
@@ -86,11 +88,11 @@ def test_names():
     swins = {f"{family}_{size}" for family in SWINS for size in SWIN_SIZES}
     segmenters = {f"segmenter_{name}" for name in first | swins if "cifar" not in name}
     assert set(NAMES) == first | swins | segmenters
-    assert len(NAMES) == 42
+    assert len(NAMES) == 45
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("size", sorted(SIZES.keys() - {"cifar", "cifar_mean"}))
+@pytest.mark.parametrize("size", [size for size in SIZES if not size.startswith("cifar")])
 def test_named_segmenter(family, size):
     """Its backbone, for other images: those of scenes, or of ADE20K."""
     fields = create_model(f"segmenter_{family}_{size}").config.to_json()

@@ -20,6 +20,7 @@ def _plain(size: int, channels: int, patch: int, dim: int, heads: int, classes: 
 _MICRO = _plain(28, 1, 4, 64, 2, 10, depth=4)
 _CIFAR = _plain(32, 3, 4, 128, 2, 10, depth=4)
 _CIFAR_MEAN = {**_CIFAR, "pool": "mean"}
+_CIFAR_WIDE = {**_CIFAR_MEAN, "dim": 192, "heads": 3}
 _TINY = _plain(224, 3, 16, 192, 3, 1000, depth=12)
 _SMALL = _plain(224, 3, 16, 384, 6, 1000, depth=12)
 _BASE = _plain(224, 3, 16, 768, 12, 1000, depth=12)
@@ -31,18 +32,21 @@ CLASSIFIERS: dict[str, dict[str, Any]] = {
     "didb_micro": {**_MICRO, **_DIDB},
     "didb_cifar": {**_CIFAR, **_DIDB},
     "didb_cifar_mean": {**_CIFAR_MEAN, **_DIDB},
+    "didb_cifar_wide": {**_CIFAR_WIDE, **_DIDB},
     "didb_tiny": {**_TINY, **_DIDB},
     "didb_small": {**_SMALL, **_DIDB},
     "didb_base": {**_BASE, **_DIDB},
     "react_micro": _MICRO,
     "react_cifar": _CIFAR,
     "react_cifar_mean": _CIFAR_MEAN,
+    "react_cifar_wide": _CIFAR_WIDE,
     "react_tiny": _TINY,
     "react_small": _SMALL,
     "react_base": _BASE,
     "deit_micro": {**_MICRO, **_DEIT},
     "deit_cifar": {**_CIFAR, **_DEIT},
     "deit_cifar_mean": {**_CIFAR_MEAN, **_DEIT},
+    "deit_cifar_wide": {**_CIFAR_WIDE, **_DEIT},
     "deit_tiny": {**_TINY, **_DEIT},
     "deit_small": {**_SMALL, **_DEIT},
     "deit_base": {**_BASE, **_DEIT},
