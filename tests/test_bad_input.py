@@ -168,7 +168,7 @@ IMAGES = {
     "png signature only": image(PNG[:8], "image"),
     "png without pixels": image(png(3, 2, 8, 0, b""), "broken or truncated"),
     "png of no size": image(png(0, 0, 8, 0, b""), "image"),
-    "png damaged": image(PNG[:45] + bytes(20) + PNG[65:], "broken or truncated"),
+    "png damaged": image(PNG[:45] + bytes(20) + PNG[65:], "not those of their checksum"),
     "bomb": image(png(60_000, 60_000, 8, 0, b"\0"), "too many pixels", "3600000000"),
     "half a bomb": image(png(10_000, 10_000, 8, 0, b"\0"), "too many pixels"),
     "postscript": image(POSTSCRIPT, "EPS is a program for Ghostscript, expected pixels"),
