@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from refimpl.cli import outputs
 from refimpl.cli.options import FILES, add_fields, add_json, not_negative, picture, positive
-from refimpl.cli.output import complain, print_json, print_table, warn
+from refimpl.cli.output import complain, print_json, print_table, say, warn
 from refimpl.cli.verbs import Parser, Verbs, takes_no_file
 from refimpl.conventions import ConfigError, GoldenFileError, shown
 from refimpl.disk import write_atomically
@@ -273,7 +273,7 @@ def make(args: argparse.Namespace) -> int:
     )
     files = [path for path in args.output.rglob("*") if path.is_file()]
     count, size = len(list(args.output.glob("*/*.npy"))), sum(f.stat().st_size for f in files)
-    print(f"{shown(args.output)}: {count} tap{'s' * (count != 1)}, {size:,} bytes")
+    say(f"{args.output}: {count} tap{'s' * (count != 1)}, {size:,} bytes")
     return 0
 
 
@@ -373,7 +373,7 @@ def inspect(args: argparse.Namespace) -> int:
 def _print_bundle(found: dict[str, Any]) -> None:
     ties = found["ties"]
     classes = ", ".join(f"{count} {kind}" for kind, count in found["classes"].items())
-    print(f"{shown(found['path'])}: {found['kind']}, {found['dtype']}, {found['images']} image(s)")
+    say(f"{found['path']}: {found['kind']}, {found['dtype']}, {found['images']} image(s)")
     print(f"\n{len(found['taps'])} taps: {classes}")
     print(f"ties: {ties['ties']:,} of {ties['bits']:,} bits, in {ties['taps_with_ties']} taps")
     if ties["smallest_margin_at"] is not None:
@@ -473,7 +473,7 @@ def vectors(args: argparse.Namespace) -> int:
 
     folder = args.output or Path(args.op)
     count = vectors.write(args.op, folder, text=args.text, overwrite=args.force)
-    print(f"{shown(folder)}: {count} files; {shown(folder / vectors.INDEX)} lists them")
+    say(f"{folder}: {count} files; {folder / vectors.INDEX} lists them")
     return 0
 
 
