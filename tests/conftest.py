@@ -21,13 +21,13 @@ from tests.browsers import browser  # noqa: E402, F401
 # that it tests.
 # dev: new examples on every run. explore: many of them, for an evening. mutants: ci's examples,
 # and a failure is left as it was found.
-settings.register_profile("ci", derandomize=True, max_examples=30, deadline=None, print_blob=True)
+settings.register_profile("ci", derandomize=True, max_examples=20, deadline=None, print_blob=True)
 settings.register_profile("dev", max_examples=30, deadline=None, print_blob=True)
 settings.register_profile("explore", max_examples=1000, deadline=None, print_blob=True)
 settings.register_profile(
     "mutants",
     derandomize=True,
-    max_examples=30,
+    max_examples=20,
     deadline=None,
     phases=(Phase.explicit, Phase.generate),
 )
