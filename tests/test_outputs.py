@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import refimpl
+from refimpl.models import files
 from tests.command_line import (
     SEVEN,
     SMALL,
@@ -308,3 +310,19 @@ def test_a_folder_is_no_name_of_a_model(verb, out, tmp_path) -> None:
     given = tmp_path / "given.safetensors"
     given.write_bytes(b"")
     assert_one_line(run(verb, given, "-o", out), f"{out}: is a folder")
+
+
+def test_the_card_of_weights_that_are_overwritten_goes_with_them(room, tmp_path) -> None:
+    """It would say of the new weights what is true of the old ones."""
+    out, card = tmp_path / "o.safetensors", tmp_path / "o.json"
+    assert run(*train(room, out)).status == 0
+    assert "sha256" in json.loads(card.read_text())
+    done = run("pack", room / "model.safetensors", "-o", out, "--force")
+    assert done.status == 0
+    assert f"{card}: removed, it was the card of other weights" in done.err
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    # that of the same weights stays
+    files.save_packed(out, *refimpl.load(room / "model.safetensors"), card={"data": "none"})
+    before = card.read_bytes()
+    assert run("pack", room / "model.safetensors", "-o", out, "--force").status == 0
+    assert card.read_bytes() == before

@@ -39,7 +39,7 @@ from refimpl.training.batches import (
 from refimpl.training.history import EpochResult
 from refimpl.training.journal import Journal, fingerprint, require_free
 from refimpl.training.optimizers import Optimizer, clip_by_global_norm
-from refimpl.training.recipes import Recipe
+from refimpl.training.recipes import Recipe, require_integer
 from refimpl.training.schedules import warmup_cosine
 from refimpl.training.stages import Stage
 from refimpl.training.teachers import Teacher
@@ -109,7 +109,7 @@ def train(
     backend: what computes, `refimpl.ops` or the faster `refimpl.kernels.backend`, equal to
         rounding.
     threads: how many parts of a batch run side by side; without it, one a CPU. The result is the
-        same with any number.
+        same with any number of at least 1.
     progress: one line an epoch on stderr, and a bar where stderr is a terminal.
     resume: go on from the checkpoint that an interrupted run of the same recipe left.
     curves: write the history to `out` with the suffix .csv, anew after every epoch.
@@ -147,13 +147,15 @@ def train(
     read = Preprocessing.from_json(preprocessing)
     prepare = read.of_middle(middle).apply_array
     plan = stages.plan(model, recipe, fresh=params is None)
-    threads = threads or cpus()
+    threads = cpus() if threads is None else threads
+    require_integer("threads", threads, 1)
     requirements.check(model, recipe, images, labels, class_names, prepare, threads, validation)
     # what the last epoch will write must not fail then
     cards.to_bytes({**files.describe(model, list(class_names), preprocessing), **(card or {})})
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1], middle)
     declared = model.network.parameters
-    given = flatten(params or model.init(np.random.default_rng(recipe.seed)))
+    drawn = params is None
+    given = flatten(model.init(np.random.default_rng(recipe.seed)) if drawn else params)
     check(declared, given)
     # one flat dict of our own arrays, in one order: the optimizer changes them in place
     flat = {name: np.array(given[name], order="C") for name in declared}
@@ -165,7 +167,9 @@ def train(
         "preprocessing": read.to_json(),
         "classes": list(class_names),
         "teacher": tutor and tutor.to_json(),
-        "start": params and fingerprint(*(given[name] for name in declared)),
+        "start": None if drawn else fingerprint(*(given[name] for name in declared)),
+        "middle": middle,
+        "backend": getattr(backend, "__name__", type(backend).__name__),
     }
     teach = tutor and functools.partial(tutor.probabilities, backend=backend)
     objective = Objective(prepare, backend, recipe.smoothing, teach, recipe.distillation)

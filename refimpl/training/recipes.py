@@ -13,9 +13,10 @@ refimpl.conventions.ConfigError: recipe: epochs is 0, expected an integer of at 
 import dataclasses
 import json
 import math
+import numbers
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,12 @@ class Recipe:
     shards: int = 4  # parts of a batch, so small that what a part computes stays in the caches
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "shards"):
-            require_integer(f"recipe: {name}", getattr(self, name), 1)
-        for name in ("activation_epochs", "shift", "seed"):
-            require_integer(f"recipe: {name}", getattr(self, name), 0)
+        least = dict.fromkeys(("epochs", "batch_size", "shards"), 1)
+        least |= dict.fromkeys(("activation_epochs", "shift", "seed"), 0)
+        for name, low in least.items():
+            require_integer(f"recipe: {name}", getattr(self, name), low)
+            # NumPy's integers have no place in JSON
+            object.__setattr__(self, name, int(getattr(self, name)))
         if not isinstance(self.flip, bool):
             raise ConfigError(f"recipe: flip is {self.flip!r}, expected true or false")
         _require_real("learning_rate", self.learning_rate, 0, above=True)
@@ -112,6 +115,8 @@ class Recipe:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Recipe":
         """The inverse of to_json; fields left out keep their default."""
+        if not isinstance(fields, Mapping):
+            raise ConfigError(f"recipe: found {fields!r:.40}, expected an object with fields")
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(fields) - set(known))
         if unknown:
@@ -142,7 +147,7 @@ def read(path: str | os.PathLike) -> Recipe:
 def read_fields(path: str | os.PathLike) -> dict[str, Any]:
     """The top level of a JSON or TOML file; ConfigError where it is no such file."""
     path = Path(path)
-    parse = {".json": json.loads, ".toml": _parse_toml}.get(path.suffix.lower())
+    parse = {".json": _parse_json, ".toml": _parse_toml}.get(path.suffix.lower())
     if parse is None:
         raise ConfigError(f"{path}: suffix {path.suffix!r}, expected '.json' or '.toml'")
     try:
@@ -157,6 +162,19 @@ def read_fields(path: str | os.PathLike) -> dict[str, Any]:
     return fields
 
 
+def _parse_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, of which no field is there twice; TOML says so itself."""
+    fields = dict(pairs)
+    for name, _ in pairs if len(fields) < len(pairs) else ():
+        if [other for other, _ in pairs].count(name) > 1:
+            raise ValueError(f"field {name!r} is there twice")
+    return fields
+
+
 def _parse_toml(text: str) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
@@ -167,7 +185,7 @@ def _parse_toml(text: str) -> dict[str, Any]:
 
 def require_integer(name: str, value: Any, least: int) -> None:
     """ConfigError unless a field is an integer of at least `least`."""
-    if type(value) is not int or value < least:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} is {value!r}, expected an integer of at least {least}")
 
 
