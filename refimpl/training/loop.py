@@ -176,13 +176,9 @@ def train(
     journal = Journal(out, identity, curves)
     if resume:
         journal.resume(flat)
-    with _bar("check labels", len(labels), progress) as bar:
-        requirements.check_labels(model, recipe, labels, bar.update)
+    _check_labels(model, recipe, labels, requirements.TRAINING, progress)
     if validation is not None:
-        with _bar("check labels", len(validation[1]), progress) as bar:
-            requirements.check_labels(
-                model, recipe, validation[1], bar.update, requirements.VALIDATION
-            )
+        _check_labels(model, recipe, validation[1], requirements.VALIDATION, progress)
     watch = watch or Watch()
     _tell_of_another_cpu(journal, watch, progress)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
@@ -203,6 +199,13 @@ def train(
     return Trained(unflatten(flat), journal.history)
 
 
+def _check_labels(
+    model: VisionTransformer, recipe: Recipe, labels: Array, what: str, progress: bool
+) -> None:
+    with _bar("check labels", len(labels), progress) as bar:
+        requirements.check_labels(model, recipe, labels, bar.update, what)
+
+
 def _tell_of_another_cpu(journal: Journal, watch: Watch, progress: bool) -> None:
     """Say where a resumed run cannot promise the bits of an uninterrupted one."""
     if journal.moved_from is None:
@@ -218,7 +221,7 @@ def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal:
     """The epochs of a stage that are not in the journal yet; changes `params` (flat) in place."""
     if len(journal.history) >= stage.last:
         return
-    optimizer = optimizers.for_network(stage.model.network.parameters, params, run.recipe)
+    optimizer = optimizers.for_network(stage.model.network, params, run.recipe)
     if len(journal.history) > stage.first:
         journal.restore(optimizer)
     journal.save(params, optimizer)  # where it cannot be written, say so now and not in an hour

@@ -74,7 +74,7 @@ def check_labels(
     recipe: Recipe,
     labels: Array,
     seen: Callable[[int], Any],
-    what: str = TRAINING,
+    what: str,
 ) -> None:
     """DataError for a label that the model has no class for; `what` are the data.
 
