@@ -73,10 +73,13 @@ def save(
 ) -> None:
     """Write a latent model file, and its card where one is given; each whole or not at all.
 
+    A card that lies there and is not written anew stays: its sha256 says whose it is.
+
     The class names and the preprocessing of the model are written with it; what is given here, the
     latter as JSON, takes their place. So `save(path, *load(name))` loses nothing. ConfigError where
     they do not fit the model, or the card is no JSON; ShapeError or DtypeError where the parameters
-    are not the model's, NonFiniteError where one holds NaN or infinity; OSError from the disk.
+    are not the model's, NonFiniteError where one holds NaN or infinity; ModelFileError for a path
+    without the suffix .safetensors, OSError from the disk.
 
     >>> import tempfile
     >>> model, params = load("didb_micro_mnist")

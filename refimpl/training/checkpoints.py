@@ -50,9 +50,10 @@ def load(path: Path) -> Checkpoint:
         metadata, stored = arrays.header(path)
         if (found := metadata.get("checkpoint")) != VERSION:
             raise ModelFileError(f"{path}: checkpoint version is {found}, expected {VERSION}")
-        progress = {"cpus": []} | json.loads(metadata["progress"])  # older ones do not say
-        for what in ("history", "cpus"):
-            if not isinstance(progress[what], list):
+        progress = json.loads(metadata["progress"])
+        lists = {"history": progress["history"], "cpus": progress.get("cpus", [])}
+        for what, found in lists.items():
+            if not isinstance(found, list):
                 raise ValueError(f"its {what} is no list")
         tensors = {name: array.array() for name, array in stored.items()}
     except ModelFileError:

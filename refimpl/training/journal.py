@@ -54,7 +54,7 @@ class Journal:
             value[...] = saved.params[name]
         self.history = from_json(self.checkpoint, saved.progress["history"])
         self._optimizer = saved.optimizer
-        before = saved.progress["cpus"]
+        before = saved.progress.get("cpus", [])  # older checkpoints do not say
         if before and before[-1:] != self.cpus:
             self.moved_from = before[-1]
         self.cpus = before if before[-1:] == self.cpus else before + self.cpus
