@@ -131,10 +131,12 @@ def test_what_cannot_be_held_out() -> None:
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
-    recipe = Recipe(epochs=np.int64(3), seed=np.arange(5)[4])
-    assert recipe == Recipe(epochs=3, seed=4)
+    drawn = {"seed": np.arange(5)[4], "learning_rate": np.float32(0.5), "flip": np.bool_(True)}
+    recipe = Recipe(epochs=np.int64(3), **drawn)
+    assert recipe == Recipe(epochs=3, seed=4, learning_rate=0.5, flip=True)
     assert json.loads(json.dumps(recipe.to_json())) == recipe.to_json()
-    assert hold_out(*bars(9), np.int64(4)).card["held_out"]["images"] == 4
+    card = hold_out(*bars(9), np.uint8(4), np.int64(0)).card
+    assert json.loads(json.dumps(card)) == hold_out(*bars(9), 4, 0).card
 
 
 @pytest.mark.parametrize("fields", [None, ["epochs"], "epochs"])

@@ -38,8 +38,10 @@ def hold_out(images: Array, labels: Array, count: int, seed: int | None = None) 
     [2, 3, 4]
     """
     require_integer("held-out images: the number", count, 0)
+    count = int(count)  # of NumPy's integers some have no negative
     if seed is not None:
         require_integer("held-out images: seed", seed, 0)
+        seed = int(seed)
     if len(images) != len(labels):
         raise DataError(f"training data: {len(images)} images, {len(labels)} labels")
     if count == 0:

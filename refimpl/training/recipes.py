@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from refimpl.conventions import ConfigError, did_you_mean
 from refimpl.disk import read_text
 
@@ -53,12 +55,14 @@ class Recipe:
     shards: int = 4  # parts of a batch, so small that what a part computes stays in the caches
 
     def __post_init__(self):
-        least = dict.fromkeys(("epochs", "batch_size", "shards"), 1)
-        least |= dict.fromkeys(("activation_epochs", "shift", "seed"), 0)
-        for name, low in least.items():
-            require_integer(f"recipe: {name}", getattr(self, name), low)
-            # NumPy's integers have no place in JSON
-            object.__setattr__(self, name, int(getattr(self, name)))
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):  # NumPy's numbers have no place in JSON
+                object.__setattr__(self, field.name, value.item())
+        for name in ("epochs", "batch_size", "shards"):
+            require_integer(f"recipe: {name}", getattr(self, name), 1)
+        for name in ("activation_epochs", "shift", "seed"):
+            require_integer(f"recipe: {name}", getattr(self, name), 0)
         if not isinstance(self.flip, bool):
             raise ConfigError(f"recipe: flip is {self.flip!r}, expected true or false")
         _require_real("learning_rate", self.learning_rate, 0, above=True)
