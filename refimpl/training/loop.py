@@ -1,7 +1,7 @@
 """The training loop: stages of epochs of shuffled, augmented batches by the model's own backward.
 
-The same recipe, data and machine give the same bits, whatever the timing, and whether or not the
-run was interrupted: every epoch draws its random numbers from a generator of its own, and a
+The same recipe, data, backend and machine give the same bits, whatever the timing, and whether or
+not the run was interrupted: every epoch draws its random numbers from a generator of its own, and a
 checkpoint holds everything else.
 """
 
@@ -111,7 +111,8 @@ def train(
     threads: how many parts of a batch run side by side; without it, one a CPU. The result is the
         same with any number of at least 1.
     progress: one line an epoch on stderr, and a bar where stderr is a terminal.
-    resume: go on from the checkpoint that an interrupted run of the same recipe left.
+    resume: go on from the checkpoint that an interrupted run of the same recipe, data and backend
+        left.
     curves: write the history to `out` with the suffix .csv, anew after every epoch.
     overwrite: what exists under the names that the run writes may go, the checkpoint of another run
         too; else it is an error.

@@ -1,8 +1,8 @@
 """Every setting of a training run, in one frozen dataclass; `read` takes one from a file.
 
 The defaults are a short run of `didb_micro` on MNIST; what a shipped model had is in its card. A
-recipe and a seed fix the result to the bit on one machine; `shards` counts too, because it sets the
-order in which gradients are added.
+recipe and a seed fix the result to the bit on one machine, with one backend; `shards` counts too,
+because it sets the order in which gradients are added.
 
 >>> Recipe(epochs=0)
 Traceback (most recent call last):
