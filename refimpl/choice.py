@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # it imports Numba, which takes longer than a small network
     from refimpl.engine import Engine
 
 BACKENDS = ("auto", "numpy", "engine")
+_CHOOSING = threading.Lock()  # images side by side may all find that the engine should start
 
 # Seconds of NumPy: for each block a call and an image of it, and 10^9 multiply-adds.
 CALL, IMAGE, GIGA_MACS = 1e-3, 0.5e-3, 0.08
@@ -71,7 +73,6 @@ def numpy_seconds(config: Config, work: Work) -> float:
     macs = total.macs_1bit + total.macs_32bit
     calls = config.num_blocks * (CALL * work.calls + IMAGE * work.images)
     return (calls + GIGA_MACS * work.images * macs / 1e9) / work.threads
-
 
 
 def start_numba() -> None:
@@ -162,7 +163,8 @@ class Backend:
         return self.engine
 
     def _choose(self) -> None:
-        if self._open and self.engine is None:
-            self.choice = choose(self._file.model.config, self._expected)
-            if self.choice.backend == "engine":
-                self._start()
+        with _CHOOSING:
+            if self._open and self.engine is None:
+                self.choice = choose(self._file.model.config, self._expected)
+                if self.choice.backend == "engine":
+                    self._start()

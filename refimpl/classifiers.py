@@ -22,6 +22,7 @@ from refimpl.conventions import ConfigError, DataError, ModelFileError
 from refimpl.data.preprocessing import Judged
 from refimpl.machine import cpus
 from refimpl.models import flatten, unflatten
+from refimpl.models.params import require_float
 from refimpl.ops import softmax
 from refimpl.predictors import Picture, Predictor, opened, read, ready, told
 
@@ -130,10 +131,11 @@ class Classifier(Predictor):
     def astype(self, dtype: np.dtype | type) -> "Classifier":
         """The same classifier on the NumPy reference, computing in float32 or float64.
 
-        ModelFileError for a packed one, which only the engine can run.
+        DtypeError for another type, ModelFileError for a packed one, which only the engine can run.
         """
         if self.params is None:
             raise ModelFileError("found a packed model; expected one that NumPy can run")
+        dtype = require_float("classifier", dtype)
         flat = {name: value.astype(dtype) for name, value in flatten(self.params).items()}
         return self._with(params=unflatten(flat), backend=None)
 
@@ -174,7 +176,8 @@ class Classifier(Predictor):
 
         They are an array, or a FolderArray: then no more of them are in memory than a few batches.
         `progress` is called with the number of images of each batch that is done. `ready` says
-        that they are cropped and resized already, as `data.datasets.load` gives them.
+        that they are cropped and resized already, as `data.datasets.load` gives them. DataError
+        where images or labels are others, ConfigError for a batch_size below 1.
         """
         from concurrent.futures import ThreadPoolExecutor
 
@@ -183,18 +186,9 @@ class Classifier(Predictor):
         from refimpl.data.image_folder import in_batches, map_ahead, slices
 
         prepare = self.preprocessing.normalise if ready else self.preprocessing.apply_array
-        if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
-            found = getattr(labels, "dtype", type(labels).__name__)
-            raise DataError(f"labels are {found}, expected integers in an array")
-        if labels.ndim != 1:
-            raise DataError(f"labels have shape {labels.shape}, expected (n,)")
-        if len(images) != len(labels) or len(images) == 0:
-            raise DataError(f"{len(images)} images, {len(labels)} labels; expected one each")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
-        if labels.min() < 0 or labels.max() >= len(self.class_names):
-            found = f"labels {labels.min()} to {labels.max()}"
-            raise DataError(f"{found}, but the model has {len(self.class_names)} classes")
+        _require_labelled(images, labels, len(self.class_names))
+        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}, expected a whole number of at least 1")
 
         def hits_of(batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
             return self.hits(prepare(batch[0]), batch[1])
@@ -238,6 +232,23 @@ class Classifier(Predictor):
         label, probability = self.class_names[best], float(probabilities[best])
         warning = told(judged, self.class_names, self.model.config) or self.caution
         return Prediction(label, probability, self.class_names, probabilities, warning)
+
+
+def _require_labelled(images: "Array", labels: np.ndarray, classes: int) -> None:
+    from refimpl.data.image_folder import require_array
+
+    require_array("images", images)
+    if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+        found = getattr(labels, "dtype", type(labels).__name__)
+        raise DataError(f"labels are {found}, expected integers in an array")
+    if labels.ndim != 1:
+        raise DataError(f"labels have shape {labels.shape}, expected (n,)")
+    if len(images) != len(labels) or len(images) == 0:
+        raise DataError(f"{len(images)} images, {len(labels)} labels; expected one each")
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(
+            f"labels {labels.min()} to {labels.max()}, but the model has {classes} classes"
+        )
 
 
 def _listed(images: Picture | Sequence[Picture]) -> list[Picture]:

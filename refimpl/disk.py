@@ -150,8 +150,9 @@ def write_folder(
     written, OSError from the disk.
     """
     path = Path(path)
-    there = {file.name for file in path.iterdir()} if overwrite and path.is_dir() else set()
-    if other := sorted(there - set(contents)):
+    there = [*path.iterdir()] if overwrite and path.is_dir() else []
+    # nor is a folder in it one of its files, whatever it is called
+    if other := sorted(f.name for f in there if f.name not in contents or f.is_dir()):
         raise OutputError(
             f"{path}: holds {other[0]}, which would not be written again; "
             "expected a new folder or one of an earlier run"

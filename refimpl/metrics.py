@@ -18,26 +18,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from refimpl.conventions import IGNORED, DataError, ShapeError
+from refimpl.conventions import (
+    IGNORED,
+    DataError,
+    ShapeError,
+    require_integers,
+    require_shape,
+)
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """labels, predicted: integers of one shape, 0 to classes - 1 -> int64 (classes, classes).
 
     Rows are the ground truth, columns the prediction. Pixels labelled 255 are left out. Matrices of
-    several images may be added. ShapeError for two shapes, DataError for a number out of range.
+    several images may be added. ShapeError for two shapes, DataError for a number out of range,
+    DtypeError for what are no integers.
 
     >>> confusion_matrix(np.array([0, 0, 1]), np.array([0, 1, 1]), classes=2).tolist()
     [[1, 1], [0, 1]]
     """
+    for name, values in (("labels", labels), ("predictions", predicted)):
+        require_integers("metrics", name, values)
     if labels.shape != predicted.shape:
         raise ShapeError(f"metrics: labels are {labels.shape}, predictions {predicted.shape}")
     counted = labels != IGNORED
     true, found = labels[counted].astype(np.int64), predicted[counted].astype(np.int64)
-    for name, values in (("label", true), ("prediction", found)):
-        wrong = values[(values < 0) | (values >= classes)]
-        if len(wrong):
-            raise DataError(f"metrics: {name} {wrong[0]}, expected 0 to {classes - 1}")
+    _require_classes("label", true, classes)
+    _require_classes("prediction", found, classes)
     counts = np.bincount(true * classes + found, minlength=classes * classes)
     return counts.reshape(classes, classes)
 
@@ -45,11 +52,15 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) ->
 def ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Find the place of the true class: (B, classes), (B,) -> int (B,), 0 the most probable.
 
-    Of equal logits the first comes first, as in argmax.
+    Of equal logits the first comes first, as in argmax. DataError for a label that is no class,
+    DtypeError for labels that are no integers, ShapeError where they are not as many.
 
     >>> ranks(np.array([[0.1, 0.9, 0.5], [0.2, 0.2, 0.2]]), np.array([2, 0])).tolist()
     [1, 0]
     """
+    require_integers("metrics", "labels", labels)
+    require_shape("metrics", "labels", labels, (len(logits),))
+    _require_classes("label", labels, logits.shape[-1])
     order = np.argsort(-logits, axis=-1, kind="stable")  # (B, classes)
     return np.argmax(order == labels[:, None], axis=-1)
 
@@ -109,6 +120,12 @@ def to_csv(counts: np.ndarray, class_names: Sequence[str]) -> str:
     writer.writerow(["label \\ predicted", *class_names])
     writer.writerows([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
     return text.getvalue()
+
+
+def _require_classes(name: str, values: np.ndarray, classes: int) -> None:
+    wrong = values[(values < 0) | (values >= classes)]
+    if len(wrong):
+        raise DataError(f"metrics: {name} {wrong[0]}, expected 0 to {classes - 1}")
 
 
 def _require_labels(counts: np.ndarray) -> None:

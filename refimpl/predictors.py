@@ -147,13 +147,15 @@ class Predictor:
         """Logits of preprocessed images (B, channels, H, W), by what is quicker for the work.
 
         ShapeError where they are not of the size that the model reads, DtypeError where they are no
-        array of real numbers, NonFiniteError where weights of absurd size leave no finite number.
+        array of floats, as pixels are none, NonFiniteError where weights of absurd size leave no
+        finite number.
         """
         config = self.model.config
-        if not isinstance(x, np.ndarray) or x.dtype.kind not in "fiu":
+        if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
             found = getattr(x, "dtype", type(x).__name__)
             raise DtypeError(
-                f"{type(self).__name__.lower()}: images is {found}; expected an array of floats"
+                f"{type(self).__name__.lower()}: images is {found}; expected an array of floats, "
+                "such as its preprocessing makes of pixels"
             )
         expected = (None, config.channels, *config.image_size)
         require_shape(type(self).__name__.lower(), "images", x, expected)

@@ -151,7 +151,8 @@ class Segmenter(Predictor):
         """Metrics over all pairs, each at its own size; no more than a few are in memory.
 
         `progress` is called with the number of images that are done. workers: processes that
-        decode; 0: this one does. DataError names what is broken, or that there is no label at all.
+        decode; 0: this one does. DataError names what is broken, or that there is no label at all,
+        or that the data have other classes than the model.
         """
         from concurrent.futures import ThreadPoolExecutor
 
@@ -160,7 +161,9 @@ class Segmenter(Predictor):
         from refimpl.data.image_folder import Workers, map_ahead
         from refimpl.data.segmentation import Pair
 
-        classes = len(self.class_names)
+        classes, found = len(self.class_names), len(folder.classes.names)
+        if found != classes:
+            raise DataError(f"the data have {found} classes, expected the model's {classes}")
 
         def count(given: tuple[Pair, tuple[Image.Image, np.ndarray]]) -> np.ndarray:
             pair, (image, labels) = given
@@ -181,11 +184,14 @@ class Segmenter(Predictor):
     def confusion(self, image: Image.Image, labels: np.ndarray, name: str) -> np.ndarray:
         """Compare the answer for an image with its labels, uint8 (H, W): a confusion matrix.
 
-        name: what an error calls the image.
+        name: what an error calls the image. DataError for labels of another size.
         """
         classes = len(self.class_names)
         found = np.zeros((classes, classes), np.int64)
-        for rows, columns, logits in self._parts(self.preprocessing.unsized(image), name):
+        pixels = self.preprocessing.unsized(image)
+        if labels.shape != pixels.shape[:2]:
+            raise DataError(f"{name}: labels are {labels.shape}, expected {pixels.shape[:2]}")
+        for rows, columns, logits in self._parts(pixels, name):
             found += metrics.confusion_matrix(labels[rows, columns], logits.argmax(axis=0), classes)
         return found
 

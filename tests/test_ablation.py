@@ -922,8 +922,10 @@ def test_a_field_that_recipes_got_later_had_its_default(finished, tmp_path) -> N
     ("column", "value", "expected"),
     [
         ("seed", "x", "an integer"),
-        ("top1", "x", "a number"),
-        ("mean_iou", "x", "a number or nothing"),
+        *(("top1", value, "a number from 0 to 1") for value in ("x", "81.5", "-0.1", "nan")),
+        *(("mean_iou", value, "a number from 0 to 1, or nothing") for value in ("x", "2")),
+        *(("count", value, "an integer of at least 1") for value in ("x", "0")),
+        *(("loss", value, "a finite number") for value in ("x", "inf")),
         *(("recipe", value, "a JSON object") for value in ("x", "3")),
         ("fields", "[]", "a JSON object"),
         *(("curve", value, "a JSON list of numbers") for value in ("x", "{}", '["a"]')),
@@ -935,6 +937,14 @@ def test_a_broken_cell_names_its_line(finished, tmp_path, column, value, expecte
     rewrite(tmp_path / "runs.csv", rows)
     found = ablate(write_spec(tmp_path), None, tmp_path, "--only-table")
     assert_one_line(found, f"runs.csv: line 3: {column} is {value!r}, expected {expected}\n")
+
+
+def test_a_run_is_in_the_table_once(finished, tmp_path) -> None:
+    """Of two lines of one run the mean would be that of more runs than there were."""
+    rows = rows_of(finished / "out" / "runs.csv")
+    rewrite(tmp_path / "runs.csv", [*rows, rows[1]])
+    found = ablate(write_spec(tmp_path), None, tmp_path, "--only-table")
+    assert_one_line(found, f"row {rows[1]['row']!r}, seed {rows[1]['seed']}: is there twice")
 
 
 def test_a_csv_as_spreadsheets_write_it_is_read(finished, tmp_path) -> None:

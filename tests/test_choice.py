@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +214,21 @@ def test_process_of_its_own(tmp_path):
     found = process("demo", env={"NUMBA_CACHE_DIR": str(tmp_path)})
     assert found.returncode == 0, found.stderr
     assert "compiling" not in found.stderr
+
+
+def test_threads_side_by_side_start_one_engine(file, monkeypatch):
+    """As those of a segmenter's evaluation, of which each image has more windows than one."""
+    backend, meeting, started = Backend(files.read(file), "auto"), threading.Barrier(2), []
+    assert backend.engine is None
+
+    def start(self) -> None:
+        started.append(self)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            meeting.wait(0.5)  # for another that starts
+        self.engine = len(started)
+
+    monkeypatch.setattr(Backend, "_start", start)
+    monkeypatch.setattr(choice, "choose", lambda config, work: Choice("engine", "enough to do"))
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(backend.count, (10, 10))) == [1, 1]
+    assert started == [backend]

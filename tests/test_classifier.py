@@ -28,7 +28,7 @@ from refimpl.conventions import (
 )
 from refimpl.data import bundled
 from refimpl.data.preprocessing import Preprocessing
-from refimpl.models import cards, files
+from refimpl.models import cards, files, summary
 from tests.command_line import run
 
 NAMES = ("ant", "bee", "cow")
@@ -375,13 +375,15 @@ def test_a_packed_model_has_no_numbers_of_another_type(tmp_path: Path) -> None:
         ({"labels": np.array([0.0, 1.0])}, DataError, "labels are float64, expected integers"),
         ({"labels": [0, 1]}, DataError, "labels are list, expected integers"),
         ({"labels": np.array([[0], [1]])}, DataError, r"labels have shape \(2, 1\), expected"),
-        ({"batch_size": 0}, ConfigError, "batch_size is 0, expected at least 1"),
+        ({"batch_size": 0}, ConfigError, "batch_size is 0, expected a whole number of at least 1"),
+        ({"batch_size": 2.5}, ConfigError, "batch_size is 2.5, expected a whole number"),
+        ({"images": [np.zeros((8, 12), np.uint8)] * 2}, DataError, "images: found list, expected"),
     ],
 )
 def test_what_an_evaluation_refuses(ask: Classifier, options, error, message: str) -> None:
-    images = np.zeros((2, 8, 12), np.uint8)
+    given = {"images": np.zeros((2, 8, 12), np.uint8), "labels": np.array([0, 1])}
     with pytest.raises(error, match=message):
-        ask.evaluate(images, **{"labels": np.array([0, 1])} | options)
+        ask.evaluate(**given | options)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int64, bool])
@@ -392,15 +394,54 @@ def test_pixels_that_are_ready_have_256_values(ask: Classifier, dtype) -> None:
         ask.evaluate(pixels, np.array([0, 1]), ready=True)
 
 
-@pytest.mark.parametrize("found", ["complex128", "object", "bool", "list"])
-def test_inputs_that_are_no_real_numbers(ask: Classifier, found: str) -> None:
+@pytest.mark.parametrize("found", ["complex128", "object", "bool", "list", "uint8", "int64"])
+def test_inputs_that_are_no_floats(ask: Classifier, found: str) -> None:
+    """Pixels as they are would be answered, and wrongly."""
     x = np.zeros((1, 1, 8, 12))
     with pytest.raises(DtypeError, match=f"classifier: images is {found}; expected an array"):
         ask.logits(x.tolist() if found == "list" else x.astype(found))
 
 
-@pytest.mark.parametrize("dtype", [">f4", ">f8", "f2", "i1", "u8"])
-def test_inputs_of_any_real_type_and_order(ask: Classifier, dtype: str) -> None:
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "f2"])
+def test_inputs_of_any_float_type_and_order(ask: Classifier, dtype: str) -> None:
     x = ask.preprocessing.apply_array(PICTURES).round()  # whole numbers, which each of them has
-    x = abs(x) if dtype == "u8" else x
     np.testing.assert_array_equal(ask.logits(np.asfortranarray(x.astype(dtype))), ask.logits(x))
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        (np.array([-1, 0]), DataError, "label -1, expected 0 to 2"),
+        (np.array([0, 3]), DataError, "label 3, expected 0 to 2"),
+        (np.array([0.0, 1.0]), DtypeError, "labels is float64; expected an array of integers"),
+        ([0, 1], DtypeError, "labels is list; expected"),
+        (np.array([0]), ShapeError, r"labels has shape \(1,\); expected \(2\)"),
+    ],
+)
+def test_right_answers_are_counted_of_labels_only(ask: Classifier, labels, error, message) -> None:
+    """A label that no answer can have would be counted as right."""
+    with pytest.raises(error, match=message):
+        ask.hits(ask.preprocessing.apply_array(PICTURES[:2]), labels)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.int64, ">f4", "noise"])
+def test_other_types_than_the_references_are_refused_at_once(ask: Classifier, dtype) -> None:
+    with pytest.raises(DtypeError, match="classifier: dtype is .*; expected float32 or float64"):
+        ask.astype(dtype)
+
+
+@pytest.mark.parametrize("name", [None, 5, "", b"", ["didb_micro_mnist"]])
+@pytest.mark.parametrize(
+    "call",
+    [refimpl.classifier, refimpl.segmenter, refimpl.load, files.read_config, summary.of],
+)
+def test_what_is_no_name_of_a_model(call, name) -> None:
+    with pytest.raises(ModelFileError, match="expected a name or a file's path") as caught:
+        call(name)
+    assert repr(name) in str(caught.value)
+
+
+def test_a_name_may_be_bytes_and_is_never_too_long() -> None:
+    assert refimpl.load(b"didb_micro_mnist")[0] == refimpl.load("didb_micro_mnist")[0]
+    with pytest.raises(ModelFileError, match="aaa"):
+        refimpl.classifier("a" * 5000)

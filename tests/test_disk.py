@@ -199,6 +199,20 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path) -> None:
         pass
 
 
+@pytest.mark.parametrize("name", ["mine", "a/mine"])  # beside its files, and in the place of one
+def test_a_folder_of_files_is_overwritten_where_it_holds_nothing_else(tmp_path, name) -> None:
+    folder, contents = tmp_path / "folder", {"a": b"1", "b": b"2"}
+    disk.write_folder(folder, contents)
+    disk.write_folder(folder, contents | {"a": b"3"}, overwrite=True)
+    assert (folder / "a").read_bytes() == b"3"
+    (folder / "a").unlink()
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_bytes(b"mine")
+    with pytest.raises(OutputError, match=rf"holds {name[:1]}.*, which would not be written again"):
+        disk.write_folder(folder, contents, overwrite=True)
+    assert (folder / name).read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize("at", ["rename", "rmtree"])
 @pytest.mark.parametrize("call", [1, 2])
 def test_an_interrupt_in_the_middle_of_a_replacement_leaves_nothing(

@@ -364,7 +364,10 @@ def test_the_result_is_a_model_file_like_any_other(tmp_path):
     made = model.preprocessing
     assert (made.crop, made.resampling, made.std) == (0.9, "bicubic", (0.2, 0.3, 0.4))
     assert_one_line(run(*asked, *IMAGES), "exists")
+    card = output.with_suffix(".json")
+    card.write_text('{"sha256": "of other weights"}')
     assert run(*asked, *IMAGES, "--force").status == 0
+    assert not card.exists()
     assert run("summary", output).status == run("show", output).status == 0
     status, out, _ = run("classify", bundled.digits()[0], "--model", output)
     assert status == 0 and out.split()[1] in ("cat", "dog")

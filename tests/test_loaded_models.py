@@ -58,6 +58,25 @@ def test_a_list_of_images_may_have_a_size_each() -> None:
     assert model.prepare([]).shape == (0, 1, 28, 28)
 
 
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "I;16"])
+def test_an_image_of_any_mode_is_the_picture_that_it_shows(mode) -> None:
+    """What Pillow keeps of it may be indices of a palette, or no red, green and blue."""
+    model, _ = refimpl.load("didb_cifar10")
+    pixels = np.random.default_rng(2).integers(0, 256, (40, 50, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode)
+    np.testing.assert_array_equal(model.prepare([image])[0], model.preprocessing.apply(image))
+
+
+@pytest.mark.parametrize("alone", [Image.new("L", (28, 28)), None, 5])
+def test_what_is_no_list_of_images(alone) -> None:
+    with pytest.raises(DataError, match=f"found {type(alone).__name__}; expected an array or a"):
+        refimpl.load(NAME)[0].prepare(alone)
+
+
 @pytest.mark.parametrize("dtype", ["uint8", "int64", "bool"])
 @pytest.mark.parametrize("call", ["predict", "forward"])
 def test_pixels_that_are_not_prepared_are_refused(call, dtype) -> None:
@@ -120,6 +139,7 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path) -> None:
         ({"class_names": [1] * 10}, "expected a list of strings"),
         ({"preprocessing": wrong}, r"makes \(1, 5, 7\), the model reads \(1, 28, 28\)"),
         ({"card": {"data": path}}, "card: .*PosixPath.*expected JSON values"),
+        ({"card": {"loss": float("nan")}}, "card: .*nan; expected JSON values"),
     ):
         with pytest.raises(ConfigError, match=message):
             refimpl.save(path, model, params, **options)
@@ -271,3 +291,35 @@ def test_a_picture_that_is_cut_off_is_a_data_error() -> None:
     cut = content.getvalue()[:3000]
     with pytest.raises(DataError, match="broken or truncated"):
         refimpl.classifier(NAME, backend="numpy")(Image.open(io.BytesIO(cut)))
+
+
+def test_other_weights_come_before_their_figures(saved) -> None:
+    """Whoever evaluates on fewer images is told what is really wrong."""
+    write_card(saved, evaluation={"count": 6})
+    refimpl.save(saved, *refimpl.load(NAME))
+    with pytest.raises(ModelFileError, match=r"model\.json: is the card of other weights"):
+        cards.record(saved, Figures(), "noise")
+
+
+@pytest.mark.parametrize("text", ['{"loss": NaN}', '{"loss": -Infinity}'])
+def test_a_card_with_what_is_no_json_is_told_when_it_is_read(saved, text) -> None:
+    cards.path_of(saved).write_text(text)
+    with pytest.raises(ModelFileError, match=r"model\.json: cannot read .*is no number of JSON"):
+        cards.read(saved)
+
+
+@pytest.mark.parametrize("call", [refimpl.flatten, refimpl.unflatten])
+@pytest.mark.parametrize("given", [None, [1], np.zeros(3)])
+def test_parameters_that_are_no_dict(call, given) -> None:
+    with pytest.raises(DtypeError, match=rf"params is {type(given).__name__}; expected a dict"):
+        call(given)
+
+
+def test_nothing_is_written_of_parameters_that_are_none(tmp_path) -> None:
+    model, params = refimpl.load(NAME)
+    for wrong in (None, [params], model):
+        with pytest.raises(DtypeError, match="expected a dict of arrays"):
+            refimpl.save(tmp_path / "model.safetensors", model, wrong)
+    with pytest.raises(ModelFileError, match="found None; expected a name or a file's path"):
+        refimpl.save(None, model, params)
+    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from refimpl import metrics
-from refimpl.conventions import DataError, ShapeError
+from refimpl.conventions import DataError, DtypeError, ShapeError
 from tests import oracles, strategies
 
 
@@ -77,6 +77,11 @@ def test_refusals():
         metrics.confusion_matrix(zeros + 4, zeros, 4)
     with pytest.raises(DataError, match="prediction 255, expected 0 to 3"):
         metrics.confusion_matrix(zeros, zeros + 255, 4)
+    for wrong in (zeros.astype(float), zeros > 0, zeros.tolist()):
+        with pytest.raises(DtypeError, match="expected an array of integers"):
+            metrics.confusion_matrix(wrong, zeros, 4)
+        with pytest.raises(DtypeError, match="expected an array of integers"):
+            metrics.confusion_matrix(zeros, wrong, 4)
     for ratio in (metrics.mean_iou, metrics.pixel_accuracy):
         with pytest.raises(DataError, match="no labelled pixel"):
             ratio(metrics.confusion_matrix(zeros + 255, zeros, 4))

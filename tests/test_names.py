@@ -93,7 +93,7 @@ def step(network: networks.Network) -> dict[str, np.ndarray]:
     """Parameters behind one step of training, clipped."""
     flat = {path: value.copy() for path, value in flatten(network.params).items()}
     recipe = Recipe(alpha_rate=0.25, weight_decay=0.3)
-    optimizer = optimizers.for_network(network.model.network.parameters, flat, recipe)
+    optimizer = optimizers.for_network(network.model.network, flat, recipe)
     labels = np.arange(len(network.images)) % WIDE.num_classes
     with ThreadPoolExecutor(1) as pool:
         images = np.zeros(len(network.images))  # the batch's images are the network's
@@ -226,11 +226,18 @@ def test_start_decay_and_rates_go_by_no_name(config, seed):
     assert parameters.decayed(theirs) == {called(path) for path in parameters.decayed(ours)}
     recipe = Recipe(alpha_rate=0.25, weight_decay=0.3)
     expected, found = (
-        optimizers.for_network(n.model.network.parameters, flatten(n.params), recipe)
+        optimizers.for_network(n.model.network, flatten(n.params), recipe)
         for n in (network, other)
     )
     assert found.shares == {called(path): share for path, share in expected.shares.items()}
     assert found.decay == {called(path): decay for path, decay in expected.decay.items()}
+    recipe = Recipe(muon_rate=2.0, weight_decay=0.3)
+    expected, found = (
+        optimizers.for_network(n.model.network, flatten(n.params), recipe).muon
+        for n in (network, other)
+    )
+    assert found.parts == {called(path): parts for path, parts in expected.parts.items()}
+    assert (3 in expected.parts.values()) == (config.block == "real")
     assert parameters.check(theirs, flatten(other.params)) == network.images.dtype
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import refimpl
+from refimpl.models import files
 from tests.command_line import (
     SEVEN,
     SMALL,
@@ -186,17 +188,22 @@ def test_a_resumed_run_spares_curves_that_are_not_its_own(room, tmp_path) -> Non
 
 def test_a_packed_file_never_takes_the_card_of_what_was_there(room, tmp_path) -> None:
     """`--record` used to write the figures of the packed file into the old model's card."""
-    path = tmp_path / "mine.safetensors"
-    save_model(path)
-    card = (tmp_path / "mine.json").read_bytes()
+    path, card = save_model(tmp_path / "mine.safetensors"), tmp_path / "mine.json"
     latent = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert json.loads(card)["sha256"] == latent
+    assert json.loads(card.read_bytes())["sha256"] == latent
     call = ("pack", room / "model.safetensors", "-o", path)
     assert_one_line(run(*call), "mine.safetensors: exists")
-    assert run(*call, "--force").status == 0
+    done = run(*call, "--force")
+    assert done.status == 0
+    assert done.err.endswith(f"{card}: removed, it was the card of other weights\n")
+    assert not card.exists()
     evaluate = ("evaluate", "--data", room / "data", "--model", path, "--record")
-    assert_one_line(run(*evaluate), "mine.json", "sha256")
-    assert (tmp_path / "mine.json").read_bytes() == card
+    assert_one_line(run(*evaluate), "mine.json", "cannot read the card of the model")
+    # that of the same weights stays
+    files.save_packed(path, *refimpl.load(room / "model.safetensors"), card={"data": "none"})
+    before = card.read_bytes()
+    assert run(*call, "--force").status == 0
+    assert card.read_bytes() == before
 
 
 def test_a_table_that_lies_in_the_folder_of_an_ablation_is_spared(room, tmp_path) -> None:

@@ -175,6 +175,18 @@ def test_what_does_not_fit_is_refused_by_name(value, floats, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("signs", ["one", "mixed"])
+def test_weights_whose_sums_no_float_holds_are_refused_by_name(signs):
+    flat = refimpl.flatten(network().params)
+    path = sorted(packing.binary_matrices(DIDB))[-1]
+    shape = flat[path].shape
+    drawn = np.random.default_rng(3).choice([-3e38, 3e38], shape)
+    flat[path] = np.full(shape, 3e38, np.float32) if signs == "one" else drawn.astype(np.float32)
+    with pytest.raises(NonFiniteError, match=rf"^{path}: .*expected a finite number"):
+        packing.pack(DIDB, refimpl.unflatten(flat))
+
+
 def test_other_bad_input():
     made = network()
     with pytest.raises(ConfigError, match="floats is 'float64'; expected one of 'float32', 'flo"):

@@ -503,3 +503,17 @@ def test_a_folder_that_is_no_data_set(tmp_path):
     (tmp_path / "annotations").mkdir()
     with pytest.raises(DataError, match="no images in it"):
         segmentation.find(tmp_path, "test")
+
+
+@pytest.mark.parametrize("size", [(9, 12), (8, 13), (7, 12)])
+def test_labels_of_another_size_than_the_image_are_told(size) -> None:
+    """Those of a larger one would be cut off, and the rest be counted."""
+    image = Image.fromarray(picture(8, 12))
+    with pytest.raises(DataError, match=r"street\.png: labels are .*, expected \(8, 12\)"):
+        small().confusion(image, np.zeros(size, np.uint8), "street.png")
+
+
+def test_data_of_other_classes_are_told_before_the_work() -> None:
+    folder = SimpleNamespace(classes=SimpleNamespace(names=("a", "b")), pairs=())
+    with pytest.raises(DataError, match="the data have 2 classes, expected the model's 5"):
+        small().evaluate(folder)

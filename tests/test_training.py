@@ -100,7 +100,7 @@ def test_only_alpha_has_a_rate_of_its_own(name: str) -> None:
     }
     before = {path: value.copy() for path, value in params.items()}
     recipe = Recipe(alpha_rate=0.25, weight_decay=0.0)
-    optimizer = for_network(network.network.parameters, params, recipe)
+    optimizer = for_network(network.network, params, recipe)
     optimizer.step({path: np.ones_like(value) for path, value in params.items()}, rate=1e-3)
     for path, value in params.items():  # the first step has the length of the rate
         rate = 2.5e-4 if path in ("blocks.0.attn.alpha", "blocks.1.attn.alpha") else 1e-3
@@ -152,10 +152,9 @@ def test_muon_equals_torch_but_for_its_bfloat16(shape) -> None:
 def _one_step(name: str, gradients, **fields) -> dict[str, np.ndarray]:
     """How far the first step of a network's optimizer moves every parameter."""
     network = refimpl.create_model(name, depth=(1, 1) if "swin" in name else 1, dim=16)
-    declared = network.network.parameters
     start = {p: v.copy() for p, v in flatten(network.init(np.random.default_rng(0))).items()}
     params = {path: value.copy() for path, value in start.items()}
-    optimizer = for_network(declared, params, Recipe(weight_decay=0.0, **fields))
+    optimizer = for_network(network.network, params, Recipe(weight_decay=0.0, **fields))
     optimizer.step({path: gradients(path, value) for path, value in params.items()}, rate=1e-3)
     return {path: start[path] - value for path, value in params.items()}
 

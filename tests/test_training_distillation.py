@@ -206,6 +206,10 @@ def _without_bias():
         (_without_bias, {}, ShapeError, "head.bias: missing"),
         (_teacher, {"distillation": 0.0}, ConfigError, "a teacher was given"),
         (lambda: None, {}, ConfigError, "there is no teacher"),
+        (
+            lambda: _teacher(num_classes=4), {"teacher": "didb_micro_mnist"},
+            ConfigError, "the teacher: has 4 classes",  # not the one that the recipe names
+        ),
         (lambda: None, {"teacher": "nobody"}, ModelFileError, "nobody: no such file or model"),
     ],
 )
@@ -218,7 +222,7 @@ def test_a_teacher_that_cannot_teach(tmp_path, teacher, fields, error, words) ->
 
 def test_a_teacher_of_other_classes(tmp_path) -> None:
     path = _save(tmp_path / "t.safetensors", _teacher(), class_names=["both", "left", "right"])
-    with pytest.raises(ConfigError, match=r"classes are both, left, right, expected.*left, right"):
+    with pytest.raises(ConfigError, match=r"\(both, left, right\), expected.*\(left, right, both"):
         train(tmp_path, recipe(distillation=0.75, teacher=path))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import refimpl
 from refimpl.conventions import ConfigError, ModelFileError, NonFiniteError, OutputError
-from refimpl.training import batches, checkpoints, loop
+from refimpl.training import batches, checkpoints, history, loop
 from refimpl.training.optimizers import AdamW
 from tests.training_runs import bars, model, recipe, same_bits, timeless, train
 
@@ -87,6 +89,7 @@ def test_a_run_that_lacks_nothing_but_its_file(tmp_path, monkeypatch) -> None:
         ({"recipe": recipe(learning_rate=1.0)}, r"recipe: learning_rate \(0.003, now 1.0\)"),
         ({"model": model(haar_mode="periodic")}, r"config: haar_mode \('?edge'?, now periodic\)"),
         ({"count": 19}, "training data"),
+        ({"backend": SimpleNamespace(__name__="other")}, r"backend \(--backend\).*now other\)"),
     ],
 )
 def test_resume_refuses_another_run(tmp_path, monkeypatch, change, words: str) -> None:
@@ -152,7 +155,26 @@ def test_a_checkpoint_without_an_epoch_is_nothing_to_keep(tmp_path, monkeypatch)
     train(tmp_path, recipe(seed=8), "cut")
 
 
-@pytest.mark.parametrize("change", ["missing", "unknown", "shape", "dtype", "moment", "history"])
+@pytest.mark.parametrize("place", ["preprocessing", "recipe"])
+def test_a_field_that_is_null_is_as_one_that_another_version_has_not(
+    tmp_path, monkeypatch, place: str
+) -> None:
+    whole = train(tmp_path, TWO, "whole")
+    _cut(tmp_path, monkeypatch, 8, recipe=TWO)
+    path = tmp_path / "cut.checkpoint"
+    saved = checkpoints.load(path)
+    fields = saved.progress[place]
+    if place == "preprocessing":
+        del fields["colour"]  # of an older one
+    else:
+        fields["invented_later"] = None
+    checkpoints.save(path, saved)
+    assert same_bits(whole.params, train(tmp_path, TWO, "cut", resume=True).params)
+
+
+@pytest.mark.parametrize(
+    "change", ["missing", "unknown", "shape", "dtype", "moment", "history", "cpus"]
+)
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, monkeypatch, change: str) -> None:
     _cut(tmp_path, monkeypatch, 8)
     path = tmp_path / "cut.checkpoint"
@@ -168,9 +190,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path, monkeypatch, change
     elif change == "moment":
         del optimizer["first.head.bias"]
     else:
-        progress["history"] = 3
+        progress[change] = 3
     checkpoints.save(path, checkpoints.Checkpoint(params, optimizer, progress))
-    words = "history" if change == "history" else r"head\.(bias|scale)"
+    words = change if change in progress else r"head\.(bias|scale)"
     with pytest.raises(ModelFileError, match=rf"cut\.checkpoint.*{words}"):
         train(tmp_path, name="cut", resume=True)
 
@@ -194,7 +216,20 @@ def test_divergence_leaves_the_checkpoint_of_the_epoch_before(tmp_path, monkeypa
     assert not (tmp_path / "run.safetensors").exists()
 
 
-@pytest.mark.parametrize("history", [[1], [{"epoch": 1}], [{"colour": "red"}]])
+EPOCH = history.EpochResult("full", 1, 2, 1.5, 0.5, None, 1e-3, 9.0, 1.0)._asdict()
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        [1],
+        [{"epoch": 1}],
+        [{"colour": "red"}],
+        [EPOCH | {"elapsed": None}],
+        [EPOCH | {"loss": "1"}],
+        [EPOCH | {"epoch": True}],
+    ],
+)
 def test_a_history_of_another_kind_is_told(tmp_path, monkeypatch, history) -> None:
     _cut(tmp_path, monkeypatch, 15, recipe=TWO)
     path = tmp_path / "cut.checkpoint"
@@ -202,3 +237,11 @@ def test_a_history_of_another_kind_is_told(tmp_path, monkeypatch, history) -> No
     checkpoints.save(path, saved._replace(progress=saved.progress | {"history": history}))
     with pytest.raises(ModelFileError, match=r"cut\.checkpoint: history: "):
         train(tmp_path, TWO, "cut", resume=True)
+
+
+def test_a_progress_that_is_nested_without_end_is_told(tmp_path) -> None:
+    path = tmp_path / "run.checkpoint"
+    metadata = {"checkpoint": checkpoints.VERSION, "progress": "[" * 100_000}
+    path.write_bytes(safetensors.numpy.save({"params.a": np.zeros(1)}, metadata))
+    with pytest.raises(ModelFileError, match=r"run\.checkpoint: not a readable checkpoint"):
+        train(tmp_path, resume=True)

@@ -58,6 +58,7 @@ def test_the_recipe_of_a_card_can_be_used_again(tmp_path) -> None:
         ("r.json", "[" * 100_000, "no JSON: "),
         ("r.toml", "epochs = ", "no TOML: Invalid value"),
         ("r.toml", "epochs = 1\nepochs = 2", "no TOML: Cannot overwrite"),
+        ("r.json", '{"epochs": 1, "epochs": 2}', "no JSON: field 'epochs' is there twice"),
         ("r.toml", "a = " + "[" * 100_000, "no TOML: "),
         ("r.yaml", "epochs: 3", "suffix '.yaml', expected '.json' or '.toml'"),
     ],
@@ -119,5 +120,26 @@ def test_nothing_is_held_out() -> None:
 def test_what_cannot_be_held_out() -> None:
     with pytest.raises(DataError, match="3 images, too few to hold out 3"):
         hold_out(*bars(3), 3)
-    with pytest.raises(ConfigError, match="found -1"):
-        hold_out(*bars(3), -1)
+    for count in (-1, 1.5, True):
+        with pytest.raises(ConfigError, match=f"number is {count}, expected an integer"):
+            hold_out(*bars(3), count)
+    with pytest.raises(ConfigError, match="seed is -2, expected an integer of at least 0"):
+        hold_out(*bars(3), 1, seed=-2)
+    images, labels = bars(3)
+    with pytest.raises(DataError, match="3 images, 2 labels"):
+        hold_out(images, labels[:2], 1)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    drawn = {"seed": np.arange(5)[4], "learning_rate": np.float32(0.5), "flip": np.bool_(True)}
+    recipe = Recipe(epochs=np.int64(3), **drawn)
+    assert recipe == Recipe(epochs=3, seed=4, learning_rate=0.5, flip=True)
+    assert json.loads(json.dumps(recipe.to_json())) == recipe.to_json()
+    card = hold_out(*bars(9), np.uint8(4), np.int64(0)).card
+    assert json.loads(json.dumps(card)) == hold_out(*bars(9), 4, 0).card
+
+
+@pytest.mark.parametrize("fields", [None, ["epochs"], "epochs"])
+def test_fields_that_are_none(fields) -> None:
+    with pytest.raises(ConfigError, match="recipe: found .*, expected an object with fields"):
+        Recipe.from_json(fields)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import refimpl
-from refimpl.conventions import ConfigError, DataError, NonFiniteError
+from refimpl.conventions import ConfigError, DataError, DtypeError, NonFiniteError, ShapeError
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import files
 from refimpl.training import checkpoints, loop
@@ -26,6 +26,9 @@ SEGMENTER = model("segmenter_didb_micro")
         ((IMAGES[:0], LABELS[:0]), "validation data: 0 images and 0 labels"),
         ((IMAGES, LABELS + 7), "validation data: labels run from 7 to 9, expected 0 to 2"),
         ((IMAGES, LABELS / 2), "validation data: labels are float64, expected integers"),
+        ((IMAGES / 2, LABELS), "images: found float64"),
+        ((np.stack([IMAGES] * 4, axis=-1), LABELS), r"images: found uint8 \(1, 8, 12, 4\)"),
+        ((list(IMAGES), LABELS), "validation data: images: found list, expected an array"),
     ],
 )
 def test_images_held_out_are_looked_at_before_the_first_step(tmp_path, validation, words) -> None:
@@ -38,6 +41,8 @@ def test_images_held_out_are_looked_at_before_the_first_step(tmp_path, validatio
     ("network", "images", "labels", "words"),
     [
         (model(), IMAGES, LABELS.astype(float), "labels are float64, expected integers"),
+        (model(), list(IMAGES), LABELS, "images: found list, expected an array"),
+        (model(), IMAGES, LABELS.tolist(), "labels: found list, expected an array"),
         (model(), IMAGES[:, 0, 0], LABELS, r"images are \(20,\), expected \(n, H, W\)"),
         (SEGMENTER, IMAGES, MAPS.astype(np.int64), "labels are int64, expected uint8"),
     ],
@@ -48,6 +53,22 @@ def test_arrays_of_another_kind_are_told_by_name(tmp_path, network, images, labe
             network, recipe(), images, labels, preprocessing=PREPROCESSING.to_json(),
             class_names=CLASSES, out=tmp_path / "run.safetensors",
         )  # fmt: skip
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"threads": 0}, ConfigError, "threads is 0, expected an integer of at least 1"),
+        ({"threads": -1}, ConfigError, "threads is -1"),
+        ({"params": {}}, ShapeError, "patch_embed.weight: missing parameter"),
+        ({"params": [1]}, DtypeError, "params is list; expected a dict of arrays"),
+        ({"card": {"loss": float("nan")}}, ConfigError, "card: .*expected JSON values"),
+    ],
+)
+def test_other_arguments_are_told_before_the_first_step(tmp_path, options, error, words) -> None:
+    with pytest.raises(error, match=words):
+        train(tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 

@@ -51,6 +51,21 @@ def test_as_many_classes_of_other_names_have_a_new_head_too() -> None:
     assert same_bits(params["norm"], net.params["norm"])
 
 
+@pytest.mark.parametrize("count", [1, 255])
+def test_a_segmenter_of_any_number_of_classes_has_a_new_head(count) -> None:
+    net = networks.make(networks.small(decoder="linear", num_classes=count), 0, np.float32)
+    adapted, params = starts.start(net.model, net.params, ("ant", "bee"), seed=1)
+    assert params["head"]["weight"].shape == (2, adapted.config.dim)
+    assert same_bits(params["norm"], net.params["norm"])
+
+
+def test_a_name_in_two_forms_of_unicode_is_one_class() -> None:
+    """macOS writes an accented letter as two characters: the head must not be lost for that."""
+    net = networks.make(networks.small(num_classes=2), 0, np.float32)
+    named = VisionTransformer(net.model.config, None, ("caf\u00e9", "bee"))
+    assert starts.start(named, net.params, ("cafe\u0301", "bee"), seed=1)[1] is net.params
+
+
 def test_a_run_starts_there_and_is_resumed_with_the_same_start_only(tmp_path) -> None:
     first = train(tmp_path)
     second = train(tmp_path, name="second", params=first.params)

@@ -87,7 +87,7 @@ def _ours(backend: Any, work: Network, batch: Lesson, threads: int) -> Iterator[
     # arrays of our own: the optimizer changes them in place
     flat = {path: value.copy() for path, value in work.parameters.items()}
     params = unflatten(flat)
-    optimizer = optimizers.for_network(network(work.config).parameters, flat, recipe)
+    optimizer = optimizers.for_network(network(work.config), flat, recipe)
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
 
         def step() -> float:

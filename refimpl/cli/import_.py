@@ -71,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.checkpoint}: nothing beside it says how images are made ready; expected {names}"
         )
     files.save(args.output, found.model, found.params)
+    outputs.drop_card(args.output)
     config = found.model.config
     say(
         f"{args.output}: {found.family}, {config.num_blocks} blocks, "
@@ -80,5 +81,5 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _beside(args: argparse.Namespace) -> list[tuple[Path, bool]]:
-    """A card that lies there would be taken for that of the imported file."""
+    """A card that lies there would be taken for that of the imported file; --force removes it."""
     return [(args.output.with_suffix(".json"), False)] if args.output.name else []

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from refimpl import disk
+from refimpl.cli.output import say
 from refimpl.conventions import ConfigError, OutputError, shown
 
 # What shtab reads from an option of the parser to let the shell complete names of files.
@@ -84,6 +85,14 @@ def check(args: argparse.Namespace, *inputs: tuple[str, Path]) -> None:
     _require_suffixes(args)
     for path, own in written:
         disk.require_free(path, overwrite=own or args.force)
+
+
+def drop_card(model: Path) -> None:
+    """Remove the card of weights that a file had before it was overwritten, and say so."""
+    from refimpl.models import cards
+
+    if cards.remove_stale(model):
+        say(f"{cards.path_of(model)}: removed, it was the card of other weights", sys.stderr)
 
 
 def hint(args: argparse.Namespace, error: Exception) -> str:

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         file.params,
         floats=args.floats,
     )
+    outputs.drop_card(args.output)
     if not packing.for_engine(file.model.config):
         warn(f"{args.model}: no network of the engine, which cannot run what was packed")
     before, after = file.path.stat().st_size, args.output.stat().st_size
@@ -47,5 +48,5 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _beside(args: argparse.Namespace) -> list[tuple[Path, bool]]:
-    """A card that lies there would be taken for that of the packed file."""
+    """A card that lies there would be taken for that of the packed file; --force removes it."""
     return [(args.output.with_suffix(".json"), False)] if args.output.name else []

@@ -35,6 +35,21 @@ def distinct(names: Sequence[str], keys: Sequence[object]) -> tuple[str, ...]:
     return found
 
 
+def same(names: Sequence[str], others: Sequence[str]) -> bool:
+    """Whether two lists name the same classes, in the same order."""
+    return tuple(map(composed, names)) == tuple(map(composed, others))
+
+
+def listing(names: Sequence[str]) -> str:
+    """How many there are, and the first of them.
+
+    >>> listing(["ant", "bee"])
+    '2 classes (ant, bee)'
+    """
+    first = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    return f"{len(names)} classes ({first})"
+
+
 def text(path: str | Path) -> str:
     """What a file with names says, without an editor's mark; DataError where it is no such text."""
     try:

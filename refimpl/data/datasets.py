@@ -32,7 +32,7 @@ import numpy as np
 from refimpl.conventions import ConfigError, DataError, shown
 from refimpl.data import archives, mnist
 from refimpl.data.archives import Member
-from refimpl.data.class_names import composed
+from refimpl.data.class_names import composed, listing, same
 from refimpl.data.image_folder import (
     Array,
     FolderArray,
@@ -210,9 +210,9 @@ def require_counts(limit: int | None, workers: int | None = None) -> None:
 
 def require_classes(path: str | Path, found: Sequence[str], expected: Sequence[str]) -> None:
     """DataError unless a data set's class names are those of the model, in the same order."""
-    if tuple(map(composed, found)) != tuple(map(composed, expected)):
+    if not same(found, expected):
         raise DataError(
-            f"{path}: found {_listing(found)}, expected those of the model, {_listing(expected)}"
+            f"{path}: found {listing(found)}, expected those of the model, {listing(expected)}"
         )
 
 
@@ -398,8 +398,3 @@ def _dataset(
 def _spread(count: int, chosen: int) -> np.ndarray:
     """`chosen` of `count` indices, evenly spread."""
     return np.arange(chosen) * count // chosen
-
-
-def _listing(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    return f"{len(names)} classes ({shown})"

@@ -130,6 +130,12 @@ class FolderArray:
 Array = np.ndarray | FolderArray
 
 
+def require_array(what: str, given: Any) -> None:
+    """DataError, which names it, for what is neither an array in memory nor one of a folder."""
+    if not isinstance(given, Array):
+        raise DataError(f"{what}: found {type(given).__name__}, expected an array")
+
+
 def subset(array: Array, chosen: Index) -> Array:
     """Some of the entries, of a folder without reading them."""
     return array.subset(chosen) if isinstance(array, FolderArray) else array[chosen]

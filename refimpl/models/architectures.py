@@ -90,7 +90,7 @@ _NAMED = {**CLASSIFIERS, **SEGMENTERS}
 NAMES = tuple(_NAMED)
 
 
-def named(name: str, **overrides: Any) -> Config:
+def named(name: str, /, **overrides: Any) -> Config:
     """Give the configuration of an architecture, some of its fields overridden."""
     if not isinstance(name, str) or name not in _NAMED:
         listing = f"expected one of {', '.join(NAMES)}{did_you_mean(name, NAMES)}"

@@ -22,12 +22,12 @@ def path_of(model: Path) -> Path:
 
 
 def to_bytes(card: dict[str, Any]) -> bytes:
-    """Write a card as JSON; ConfigError names what JSON does not know, such as a Path.
+    """Write a card as JSON; ConfigError names what JSON does not know, such as a Path or NaN.
 
     Names that are no UTF-8 are kept as escapes, which `read` turns back.
     """
     try:
-        text = json.dumps(card, indent=2, ensure_ascii=False)
+        text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"card: {error}; expected JSON values") from None
     return f"{text}\n".encode("utf-8", "backslashreplace")
@@ -37,13 +37,18 @@ def read(model: Path) -> dict[str, Any]:
     """Read the card beside a model's file; ModelFileError where it is none."""
     path = path_of(model)
     try:
-        card = json.loads(read_text(path))
+        card = json.loads(read_text(path), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:
         what = getattr(error, "strerror", None) or error  # that of an OSError names the file again
         raise ModelFileError(f"{path}: cannot read the card of the model: {what}") from None
     if not isinstance(card, dict):
         raise ModelFileError(f"{path}: found {type(card).__name__}, expected an object")
     return card
+
+
+def _refuse(constant: str) -> None:
+    """NaN and infinities, which Python would take for JSON."""
+    raise ValueError(f"{constant} is no number of JSON")
 
 
 def evaluation(card: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -83,19 +88,38 @@ def own(model: Path, count: int) -> dict[str, Any]:
     """
     card, path = read(model), path_of(model)
     disk.require_free(path, overwrite=True)
+    found, expected = card.get("sha256"), _digest(model)
+    if found is not None and found != expected:
+        raise ModelFileError(
+            f"{path}: is the card of other weights: sha256 is {found!r:.20}, expected that of "
+            f"{model}, {expected!r:.20}"
+        )
     before = evaluation(card, path).get("count") or 0
     if count < before:
         raise ModelFileError(
             f"{path}: has figures of {before:,} images, found {count:,}; "
             "expected as many, or a card without its evaluation"
         )
-    found, expected = card.get("sha256"), hashlib.sha256(model.read_bytes()).hexdigest()
-    if found is not None and found != expected:
-        raise ModelFileError(
-            f"{path}: is the card of other weights: sha256 is {found!r:.20}, expected that of "
-            f"{model}, {expected!r:.20}"
-        )
     return card
+
+
+def remove_stale(model: Path) -> bool:
+    """Delete the card beside a model's file where it has the sha256 of other weights.
+
+    Returns whether it did: a file without a sha256 is nobody's card, and stays.
+    """
+    try:
+        found = read(model).get("sha256")
+    except ModelFileError:
+        return False
+    stale = isinstance(found, str) and found != _digest(model)
+    if stale:
+        path_of(model).unlink()
+    return stale
+
+
+def _digest(model: Path) -> str:
+    return hashlib.sha256(model.read_bytes()).hexdigest()
 
 
 def record(model: Path, found: Any, data: str) -> Path:

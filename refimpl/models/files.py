@@ -73,10 +73,13 @@ def save(
 ) -> None:
     """Write a latent model file, and its card where one is given; each whole or not at all.
 
+    A card that lies there and is not written anew stays: its sha256 says whose it is.
+
     The class names and the preprocessing of the model are written with it; what is given here, the
     latter as JSON, takes their place. So `save(path, *load(name))` loses nothing. ConfigError where
     they do not fit the model, or the card is no JSON; ShapeError or DtypeError where the parameters
-    are not the model's, NonFiniteError where one holds NaN or infinity; OSError from the disk.
+    are not the model's, NonFiniteError where one holds NaN or infinity; ModelFileError for a path
+    without the suffix .safetensors, OSError from the disk.
 
     >>> import tempfile
     >>> model, params = load("didb_micro_mnist")
@@ -85,12 +88,13 @@ def save(
     ...     load(f"{folder}/copy.safetensors")[0].class_names[:3]
     ('0', '1', '2')
     """
+    path = Path(as_text(path))
     flat = parameters.flatten(params)
     parameters.check(model.network.parameters, flat)
     for name, value in flat.items():
-        require_finite(f"{os.fspath(path)} not written", name, value)
+        require_finite(f"{path} not written", name, value)
     described = describe(model, class_names, preprocessing)
-    _write(Path(path), "latent", flat, described, card)
+    _write(path, "latent", flat, described, card)
 
 
 def save_packed(
@@ -108,9 +112,10 @@ def save_packed(
     `floats` is the dtype of what has no bits, "float32" or "float16". Errors as in
     `packing.pack`, too.
     """
+    path = Path(as_text(path))
     arrays = packing.join(packing.pack(model.config, params, floats))
     described = describe(model, class_names, preprocessing)
-    _write(Path(path), "packed", arrays, described, card)
+    _write(path, "packed", arrays, described, card)
 
 
 def describe(
@@ -188,9 +193,10 @@ def read_packed(name_or_path: str | os.PathLike) -> PackedFile:
 
 def read_config(name_or_path: str | os.PathLike) -> Config:
     """Find the configuration of an architecture's name, or of a file as `read_any`."""
-    if os.fspath(name_or_path) in architectures.NAMES:
-        return architectures.named(os.fspath(name_or_path))
-    return read_any(name_or_path).model.config
+    name = as_text(name_or_path)
+    if name in architectures.NAMES:
+        return architectures.named(name)
+    return read_any(name).model.config
 
 
 def read_any(name_or_path: str | os.PathLike) -> ModelFile | PackedFile:
@@ -267,15 +273,28 @@ def list_models(pattern: str = "*", *, trained: bool = False) -> list[str]:
     return fnmatch.filter(shipped() if trained else architectures.NAMES, pattern)
 
 
+def as_text(name_or_path: str | os.PathLike) -> str:
+    """Give the name or path of a model as text; ModelFileError where it is neither."""
+    try:
+        text = os.fsdecode(name_or_path)
+    except TypeError:
+        text = ""
+    if not text:
+        raise ModelFileError(f"model: found {name_or_path!r:.60}; expected a name or a file's path")
+    return text
+
+
 def find(name_or_path: str | os.PathLike) -> Path:
     """Find the path of a shipped model's file, by its name, or of any file, by its path."""
-    name = os.fspath(name_or_path)
+    name = as_text(name_or_path)
     if name in shipped():
         return Path(str(_weights() / f"{name}{SUFFIX}"))
     path = Path(name)
-    if path.is_file():
+    with _reading(path):  # the system may refuse to look, as at a name that is too long
+        is_file, exists = path.is_file(), path.exists()
+    if is_file:
         return path
-    if path.exists() and name not in architectures.NAMES:
+    if exists and name not in architectures.NAMES:
         kind = "a folder" if path.is_dir() else "no regular file"
         raise ModelFileError(f"{name}: is {kind}; expected a model's name or its {SUFFIX} file")
     if name in architectures.NAMES:

@@ -68,8 +68,6 @@ def _of_two(a: Shape, b: Shape, *rest: Shape) -> int:
     return math.prod(rest[-1]) * b[-1]
 
 
-
-
 OPERATIONS: dict[str, Operation] = {
     "add": Operation(_same, _nothing),
     "band_sum": Operation(
@@ -156,4 +154,3 @@ def cache_of(node: Any, args: list[Any], output: Any) -> Any:
     if operation.cache is not None:
         return operation.cache(*args, **node.attributes)
     return getattr(ops, node.op).forward(*args, **node.attributes)[1]
-

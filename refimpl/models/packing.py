@@ -94,12 +94,22 @@ def pack(config: Config, params: Params, floats: str = "float32") -> dict[str, n
     for path, found in declared.items():
         require_finite("pack", path, flat[path])
         if found.traits.binary:
-            centred, _, value = weight_binarizer.binarize(flat[path])
+            centred, value = _binarized(path, flat[path])
             bits, scale = bits_and_scale(path)
             packed |= {bits: pack_rows(centred >= 0), scale: _cast(scale, value, floats)}
         else:
             packed[path] = _cast(path, flat[path], floats)
     return packed
+
+
+def _binarized(path: str, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the signs are of, and the scales."""
+    try:
+        with np.errstate(all="ignore"):  # of absurd weights, whose sums no float holds
+            centred, _, scale = weight_binarizer.binarize(weight)
+    except NonFiniteError as error:
+        raise NonFiniteError(error.message, path) from None
+    return centred, scale
 
 
 def pack_rows(bit: np.ndarray) -> np.ndarray:

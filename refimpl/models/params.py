@@ -5,6 +5,7 @@ Order never matters: they go by name. What there is, and what kind each is, the 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -23,12 +24,20 @@ Declared = Mapping[str, Parameter]  # by path, as `Network.parameters`
 def flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Flatten a nested dict to {dotted path: array}, in its order; ShapeError if one comes twice.
 
+    DtypeError for what is no dict.
+
     >>> flatten({"head": {"weight": np.ones((10, 64)), "bias": np.zeros(10)}}).keys()
     dict_keys(['head.weight', 'head.bias'])
     """
+    _require_dict(tree)
     flat: dict[str, np.ndarray] = {}
     _flatten(tree, "", flat)
     return flat
+
+
+def _require_dict(given: Any) -> None:
+    if not isinstance(given, Mapping):
+        raise DtypeError(f"params is {type(given).__name__}; expected a dict of arrays")
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str, flat: dict[str, np.ndarray]) -> None:
@@ -46,11 +55,12 @@ def _flatten(tree: Mapping[str, Any], prefix: str, flat: dict[str, np.ndarray]) 
 def unflatten(flat: Mapping[str, np.ndarray]) -> Params:
     """Nest {dotted path: array} -> nested dict, the inverse of `flatten`.
 
-    ShapeError where a path is a parameter and a group of them.
+    ShapeError where a path is a parameter and a group of them, DtypeError for what is no dict.
 
     >>> unflatten({"head.weight": np.ones((2, 1)), "head.bias": np.zeros(2)})["head"]["bias"]
     array([0., 0.])
     """
+    _require_dict(flat)
     tree: Params = {}
     for path, value in flat.items():
         *parents, leaf = path.split(".")
@@ -86,11 +96,18 @@ def decayed(declared: Declared) -> frozenset[str]:
 
 def initialise(declared: Declared, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
     """Draw fresh parameters of a network [SPEC 6.6]; the same generator gives the same ones."""
-    dtype = np.dtype(dtype)
-    if dtype not in FLOATS:
-        raise DtypeError(f"init: dtype is {dtype}; expected float32 or float64")
+    dtype = require_float("init", dtype)
     fresh = {path: _start(found, rng).astype(dtype) for path, found in declared.items()}
     return unflatten(fresh)
+
+
+def require_float(op: str, dtype: Any) -> np.dtype:
+    """Give the type of parameters that `dtype` stands for; DtypeError where it is none."""
+    with contextlib.suppress(TypeError):
+        dtype = np.dtype(dtype)
+        if dtype in FLOATS:
+            return dtype
+    raise DtypeError(f"{op}: dtype is {dtype}; expected float32 or float64")
 
 
 def _start(parameter: Parameter, rng: np.random.Generator) -> np.ndarray:

@@ -131,7 +131,7 @@ def of(name_or_path: str | os.PathLike) -> Summary:
 
     A packed file is described with the floats it has. ModelFileError as in `files.read_any`.
     """
-    name = os.fspath(name_or_path)
+    name = files.as_text(name_or_path)
     if name in architectures.NAMES:
         return summarise(architectures.named(name))
     if not os.path.exists(name) and name not in files.shipped():

@@ -6,14 +6,22 @@ What is computed, `binary.network` lists; how, `interpreter` says.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from refimpl import ops
-from refimpl.conventions import ConfigError, DtypeError, ShapeError, float_dtype, require_shape
+from refimpl.conventions import (
+    ConfigError,
+    DataError,
+    DtypeError,
+    ShapeError,
+    float_dtype,
+    require_shape,
+)
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import binary, interpreter
 from refimpl.models import params as parameters
@@ -24,7 +32,7 @@ from refimpl.models.nodes import Network
 from refimpl.models.params import Params, flatten, unflatten
 
 
-def create_model(name: str, **overrides: Any) -> VisionTransformer:
+def create_model(name: str, /, **overrides: Any) -> VisionTransformer:
     """Make an untrained architecture of [SPEC 6.5, 10] ("didb_micro", "segmenter_react_tiny", …).
 
     Overrides are fields of Config. An unknown name or a bad field raises ConfigError.
@@ -100,7 +108,8 @@ similarity='haar', attention='differential', rprelu='token')
         A list of images (H, W) or (H, W, 3), arrays or PIL's, may have a size each. Returns float32
         (n, channels, H, W) of the model's size, by `preprocessing`: what the model was trained on;
         for parameters in float64 `.astype(np.float64)` it.
-        ConfigError for a model that was not loaded and has none, DataError for what is no image.
+        ConfigError for a model that was not loaded and has none, DataError for what is no image,
+        and for a PIL image that is in no list.
         """
         if self.preprocessing is None:
             raise ConfigError(
@@ -108,9 +117,16 @@ similarity='haar', attention='differential', rprelu='token')
             )
         if isinstance(images, np.ndarray):
             return self.preprocessing.apply_array(images)
-        none = np.empty((0, *self.preprocessing.shape), np.uint8)
-        each = [none, *(np.asarray(image)[None] for image in images)]
-        return np.concatenate([self.preprocessing.apply_array(image) for image in each])
+        if not isinstance(images, Iterable):
+            found = type(images).__name__
+            raise DataError(f"images: found {found}; expected an array or a list of images")
+        none = self.preprocessing.apply_array(np.empty((0, *self.preprocessing.shape), np.uint8))
+        return np.concatenate([none, *map(self._prepare, images)])
+
+    def _prepare(self, image: Any) -> np.ndarray:
+        if isinstance(image, Image.Image):  # its array may be indices, or another space of colours
+            return self.preprocessing.apply(image)[None]
+        return self.preprocessing.apply_array(np.asarray(image)[None])
 
     def init(self, rng: np.random.Generator, dtype: Any = np.float32) -> Params:
         """Draw fresh parameters [SPEC 6.6], a nested dict [SPEC 6.4]."""

@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 from threadpoolctl import threadpool_limits
 
 from refimpl import ops
-from refimpl.conventions import ConfigError, DataError, ModelFileError, did_you_mean
+from refimpl.conventions import ConfigError, DataError, did_you_mean
 from refimpl.data.datasets import Dataset, require_classes
 from refimpl.data.image_folder import Array, in_batches, slices, subset
 from refimpl.data.preprocessing import Preprocessing
@@ -44,7 +44,7 @@ from refimpl.models import Config, VisionTransformer, cards, files, packing
 from refimpl.models.architectures import named
 from refimpl.models.summary import summarise
 from refimpl.training.batches import Objective, score
-from refimpl.training.history import EpochResult
+from refimpl.training.history import from_json
 from refimpl.training.holdout import draw_evenly
 from refimpl.training.journal import fingerprint
 from refimpl.training.loop import train
@@ -391,11 +391,8 @@ def _curve(out: Path) -> list[float]:
 
     ModelFileError where the card has other things there.
     """
-    history = cards.read(out).get("history")
-    try:
-        scores = [EpochResult(**epoch).score for epoch in history]
-    except TypeError as error:
-        raise ModelFileError(f"{cards.path_of(out)}: history: {error}") from None
+    history = from_json(cards.path_of(out), cards.read(out).get("history"))
+    scores = [epoch.score for epoch in history]
     return [] if None in scores else scores
 
 

@@ -166,7 +166,10 @@ class Results:
 
     def _read(self) -> None:
         self.results = read_results(self.path) if self.path.exists() else []
+        read = [(result.row, result.seed) for result in self.results]
         for result in self.results:
+            if read.count((result.row, result.seed)) > 1:
+                raise DataError(f"{_where(self.path, result)}: is there twice, expected it once")
             run = self._runs.get((result.row, result.seed))
             if run is None:
                 raise ConfigError(
@@ -185,7 +188,8 @@ def read_results(path: Path) -> list[Result]:
         reader = csv.reader(io.StringIO(read_text(path), newline=""))
         table = [(reader.line_num, line) for line in reader if line]
     except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        what = getattr(error, "strerror", None) or error  # that of an OSError names the file again
+        raise DataError(f"{path}: cannot be read: {what}") from None
     columns = tuple(table[0][1]) if table else ()
     later = Result._fields[len(columns) :]  # those that the file is older than
     if columns + later != Result._fields or not set(later) <= set(Result._field_defaults):
@@ -214,7 +218,7 @@ def _cell(value: Any) -> Any:
 
 def _value(where: str, name: str, text: str) -> Any:
     """The value of a cell; DataError says which it is, and what it should have been."""
-    parse, expected = _KINDS[Result.__annotations__[name]]
+    parse, expected = _FIELDS.get(name) or _KINDS[Result.__annotations__[name]]
     try:
         return parse(text)
     except (ValueError, RecursionError):
@@ -235,13 +239,42 @@ def _object(text: str) -> dict[str, Any]:
     return value
 
 
-_KINDS: dict[Any, tuple[Callable[[str], Any], str]] = {  # of a column, and what its cells hold
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise ValueError
+    return value
+
+
+Parser = tuple[Callable[[str], Any], str]  # of a column's cells, and what they hold
+_KINDS: dict[Any, Parser] = {
     str: (str, "text"),
     int: (int, "an integer"),
-    float: (float, "a number"),
-    float | None: (lambda text: float(text) if text else None, "a number or nothing"),
+    float: (_number, "a finite number"),
+    float | None: (
+        lambda text: _fraction(text) if text else None,
+        "a number from 0 to 1, or nothing",
+    ),
     dict[str, Any]: (_object, "a JSON object"),
     Sequence[float]: (_numbers, "a JSON list of numbers"),
+}
+_FIELDS: dict[str, Parser] = {  # of columns that hold less than their type
+    "count": (_count, "an integer of at least 1"),
+    "top1": (_fraction, "a number from 0 to 1"),
 }
 
 

@@ -51,13 +51,16 @@ def load(path: Path) -> Checkpoint:
         if (found := metadata.get("checkpoint")) != VERSION:
             raise ModelFileError(f"{path}: checkpoint version is {found}, expected {VERSION}")
         progress = json.loads(metadata["progress"])
-        if not isinstance(progress["history"], list):
-            raise ValueError("its history is no list")
+        lists = {"history": progress["history"], "cpus": progress.get("cpus", [])}
+        for what, found in lists.items():
+            if not isinstance(found, list):
+                raise ValueError(f"its {what} is no list")
         tensors = {name: array.array() for name, array in stored.items()}
     except ModelFileError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{path}: not a readable checkpoint ({error})") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        what = getattr(error, "strerror", None) or error  # that of an OSError names the file again
+        raise ModelFileError(f"{path}: not a readable checkpoint ({what})") from error
     return Checkpoint(_strip("params.", tensors), _strip("optimizer.", tensors), progress)
 
 

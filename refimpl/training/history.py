@@ -4,8 +4,9 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from refimpl.conventions import ModelFileError
 from refimpl.disk import write_atomically
 
 
@@ -44,6 +45,33 @@ class EpochResult(NamedTuple):
             f"  train {self.train_accuracy:.2%}{validation}"
             f"  {self.images_per_second:.0f} images/s  {self.elapsed:.0f} s"
         )
+
+
+def from_json(path: Path, entries: Any) -> list[EpochResult]:
+    """Epochs as the file at `path` has them: a list of objects with the fields of an EpochResult.
+
+    ModelFileError where they are something else.
+    """
+    try:
+        history = [EpochResult(**entry) for entry in entries]
+    except TypeError as error:
+        raise ModelFileError(f"{path}: history: {error}") from None
+    for result in history:
+        for name, value in result._asdict().items():
+            kinds, expected = _KINDS[EpochResult.__annotations__[name]]
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise ModelFileError(
+                    f"{path}: history: {name} is {value!r:.40}, expected {expected}"
+                )
+    return history
+
+
+_KINDS: dict[Any, tuple[Any, str]] = {  # of a field, and what its values are
+    str: (str, "text"),
+    int: (int, "an integer"),
+    float: ((int, float), "a number"),
+    float | None: ((int, float, type(None)), "a number or null"),
+}
 
 
 def is_csv(path: Path) -> bool:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import ConfigError, DataError
+from refimpl.conventions import DataError
 from refimpl.data.image_folder import Array, subset
+from refimpl.training.recipes import require_integer
 
 
 class Split(NamedTuple):
@@ -30,13 +31,19 @@ def hold_out(images: Array, labels: Array, count: int, seed: int | None = None) 
     """Hold out `count` of images (n, ...) and labels (n, ...): drawn by `seed`, or the last ones.
 
     Draw them where the images are sorted by class: the last ones would be of one class only.
-    ConfigError for a negative count, DataError where nothing would be left to train on.
+    ConfigError for a negative count or seed, DataError where nothing would be left to train on, or
+    where there are not as many labels as images.
 
     >>> hold_out(np.zeros((5, 2, 3), np.uint8), np.arange(5), 2, seed=0).training[1].tolist()
     [2, 3, 4]
     """
-    if count < 0:
-        raise ConfigError(f"held-out images: found {count}, expected a number of at least 0")
+    require_integer("held-out images: the number", count, 0)
+    count = int(count)  # of NumPy's integers some have no negative
+    if seed is not None:
+        require_integer("held-out images: seed", seed, 0)
+        seed = int(seed)
+    if len(images) != len(labels):
+        raise DataError(f"training data: {len(images)} images, {len(labels)} labels")
     if count == 0:
         return Split((images, labels), None, {})
     if count >= len(images):

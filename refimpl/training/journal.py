@@ -18,7 +18,7 @@ from refimpl.conventions import ConfigError, ModelFileError
 from refimpl.data.image_folder import Array, FolderArray
 from refimpl.models.files import SUFFIX
 from refimpl.training import checkpoints, processor, recipes
-from refimpl.training.history import EpochResult, is_csv, write_csv
+from refimpl.training.history import EpochResult, from_json, is_csv, write_csv
 from refimpl.training.optimizers import Optimizer
 
 
@@ -52,10 +52,7 @@ class Journal:
         checkpoints.require_like(self.checkpoint, "parameter", saved.params, params)
         for name, value in params.items():
             value[...] = saved.params[name]
-        try:
-            self.history = [EpochResult(**result) for result in saved.progress["history"]]
-        except TypeError as error:
-            raise ModelFileError(f"{self.checkpoint}: history: {error}") from None
+        self.history = from_json(self.checkpoint, saved.progress["history"])
         self._optimizer = saved.optimizer
         before = saved.progress.get("cpus", [])  # older checkpoints do not say
         if before and before[-1:] != self.cpus:
@@ -129,14 +126,20 @@ def fingerprint(*arrays: Array) -> str:
 def require_same(
     path: str | os.PathLike, saved: Mapping[str, Any], given: Mapping[str, Any]
 ) -> None:
-    """ConfigError with the first entry of `given` that is another in `saved`, dicts by a field."""
+    """ConfigError with the first entry of `given` that is another in `saved`, dicts by a field.
+
+    A field that is null is as one that is not there: another version may not have had it.
+    """
     for what, value in given.items():
         before = saved.get(what)
-        if before == value:
-            continue
         if isinstance(before, dict) and isinstance(value, dict):
-            name = next(n for n in (before | value) if before.get(n) != value.get(n))
+            other = [n for n in before | value if before.get(n) != value.get(n)]
+            if not other:
+                continue
+            name = other[0]
             what, before, value = f"{what}: {name}", before.get(name), value.get(name)
+        elif before == value:
+            continue
         raise ConfigError(
             f"{path}: is of a run with another {_MEANT.get(what, what)} "
             f"({_short(before)}, now {_short(value)}); resume with the same or start afresh"
@@ -144,7 +147,12 @@ def require_same(
 
 
 # What a user gave for an entry of which a checkpoint holds a digest, or none.
-_MEANT = {"start": "start (the parameters of --init)", "training data": "training data (--data)"}
+_MEANT = {
+    "start": "start (the parameters of --init)",
+    "training data": "training data (--data)",
+    "middle": "part of the originals that the images are",
+    "backend": "backend (--backend), whose last bits differ",
+}
 
 
 def _short(value: Any) -> Any:

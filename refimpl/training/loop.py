@@ -1,7 +1,7 @@
 """The training loop: stages of epochs of shuffled, augmented batches by the model's own backward.
 
-The same recipe, data and machine give the same bits, whatever the timing, and whether or not the
-run was interrupted: every epoch draws its random numbers from a generator of its own, and a
+The same recipe, data, backend and machine give the same bits, whatever the timing, and whether or
+not the run was interrupted: every epoch draws its random numbers from a generator of its own, and a
 checkpoint holds everything else.
 """
 
@@ -39,7 +39,7 @@ from refimpl.training.batches import (
 from refimpl.training.history import EpochResult
 from refimpl.training.journal import Journal, fingerprint, require_free
 from refimpl.training.optimizers import Optimizer, clip_by_global_norm
-from refimpl.training.recipes import Recipe
+from refimpl.training.recipes import Recipe, require_integer
 from refimpl.training.schedules import warmup_cosine
 from refimpl.training.stages import Stage
 from refimpl.training.teachers import Teacher
@@ -109,9 +109,10 @@ def train(
     backend: what computes, `refimpl.ops` or the faster `refimpl.kernels.backend`, equal to
         rounding.
     threads: how many parts of a batch run side by side; without it, one a CPU. The result is the
-        same with any number.
+        same with any number of at least 1.
     progress: one line an epoch on stderr, and a bar where stderr is a terminal.
-    resume: go on from the checkpoint that an interrupted run of the same recipe left.
+    resume: go on from the checkpoint that an interrupted run of the same recipe, data and backend
+        left.
     curves: write the history to `out` with the suffix .csv, anew after every epoch.
     overwrite: what exists under the names that the run writes may go, the checkpoint of another run
         too; else it is an error.
@@ -147,13 +148,15 @@ def train(
     read = Preprocessing.from_json(preprocessing)
     prepare = read.of_middle(middle).apply_array
     plan = stages.plan(model, recipe, fresh=params is None)
-    threads = threads or cpus()
+    threads = cpus() if threads is None else threads
+    require_integer("threads", threads, 1)
     requirements.check(model, recipe, images, labels, class_names, prepare, threads, validation)
     # what the last epoch will write must not fail then
     cards.to_bytes({**files.describe(model, list(class_names), preprocessing), **(card or {})})
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1], middle)
     declared = model.network.parameters
-    given = flatten(params or model.init(np.random.default_rng(recipe.seed)))
+    drawn = params is None
+    given = flatten(model.init(np.random.default_rng(recipe.seed)) if drawn else params)
     check(declared, given)
     # one flat dict of our own arrays, in one order: the optimizer changes them in place
     flat = {name: np.array(given[name], order="C") for name in declared}
@@ -165,20 +168,18 @@ def train(
         "preprocessing": read.to_json(),
         "classes": list(class_names),
         "teacher": tutor and tutor.to_json(),
-        "start": params and fingerprint(*(given[name] for name in declared)),
+        "start": None if drawn else fingerprint(*(given[name] for name in declared)),
+        "middle": middle,
+        "backend": getattr(backend, "__name__", type(backend).__name__),
     }
     teach = tutor and functools.partial(tutor.probabilities, backend=backend)
     objective = Objective(prepare, backend, recipe.smoothing, teach, recipe.distillation)
     journal = Journal(out, identity, curves)
     if resume:
         journal.resume(flat)
-    with _bar("check labels", len(labels), progress) as bar:
-        requirements.check_labels(model, recipe, labels, bar.update)
+    _check_labels(model, recipe, labels, requirements.TRAINING, progress)
     if validation is not None:
-        with _bar("check labels", len(validation[1]), progress) as bar:
-            requirements.check_labels(
-                model, recipe, validation[1], bar.update, requirements.VALIDATION
-            )
+        _check_labels(model, recipe, validation[1], requirements.VALIDATION, progress)
     watch = watch or Watch()
     _tell_of_another_cpu(journal, watch, progress)
     began = time.perf_counter() - (journal.history[-1].elapsed if journal.history else 0.0)
@@ -199,6 +200,13 @@ def train(
     return Trained(unflatten(flat), journal.history)
 
 
+def _check_labels(
+    model: VisionTransformer, recipe: Recipe, labels: Array, what: str, progress: bool
+) -> None:
+    with _bar("check labels", len(labels), progress) as bar:
+        requirements.check_labels(model, recipe, labels, bar.update, what)
+
+
 def _tell_of_another_cpu(journal: Journal, watch: Watch, progress: bool) -> None:
     """Say where a resumed run cannot promise the bits of an uninterrupted one."""
     if journal.moved_from is None:
@@ -214,7 +222,7 @@ def _train_stage(run: Run, stage: Stage, params: dict[str, np.ndarray], journal:
     """The epochs of a stage that are not in the journal yet; changes `params` (flat) in place."""
     if len(journal.history) >= stage.last:
         return
-    optimizer = optimizers.for_network(stage.model.network.parameters, params, run.recipe)
+    optimizer = optimizers.for_network(stage.model.network, params, run.recipe)
     if len(journal.history) > stage.first:
         journal.restore(optimizer)
     journal.save(params, optimizer)  # where it cannot be written, say so now and not in an hour

@@ -40,7 +40,8 @@ from typing import Protocol
 
 import numpy as np
 
-from refimpl.models.params import Declared, decayed
+from refimpl.models.nodes import Network
+from refimpl.models.params import decayed
 from refimpl.training.recipes import Recipe
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
@@ -155,13 +156,19 @@ def _update(first: np.ndarray, second: np.ndarray, change: np.ndarray, scale: fl
 class Muon:
     """Muon over a flat dict of matrices, which it changes in place.
 
-    Queries, keys and values in one matrix (`.qkv.`) are three. Weight decay as in AdamW.
+    parts: how many matrices one below the other a name has, as queries, keys and values are, where
+    that is not 1; each is stepped by itself. Weight decay as in AdamW.
     """
 
     def __init__(
-        self, params: dict[str, np.ndarray], decay: float = 0.0, decayed: Collection[str] = ()
+        self,
+        params: dict[str, np.ndarray],
+        decay: float = 0.0,
+        decayed: Collection[str] = (),
+        parts: Mapping[str, int] = MappingProxyType({}),
     ):
         self.params = params
+        self.parts = {name: parts.get(name, 1) for name in params}
         self.decay = {name: decay if name in decayed else 0.0 for name in params}
         self.momentum = {name: np.zeros_like(value) for name, value in params.items()}
 
@@ -174,7 +181,7 @@ class Muon:
             momentum += gradient
             if self.decay[name]:
                 value *= 1 - rate * self.decay[name]
-            parts = 3 if ".qkv." in name else 1
+            parts = self.parts[name]
             for part, change in zip(
                 np.split(value, parts), np.split(momentum * MOMENTUM + gradient, parts), strict=True
             ):
@@ -233,8 +240,9 @@ class Both:
         self.muon.restore(state)
 
 
-def for_network(declared: Declared, params: dict[str, np.ndarray], recipe: Recipe) -> Optimizer:
-    """The optimizer of a stage; `params`, flat, are those that a network declares."""
+def for_network(network: Network, params: dict[str, np.ndarray], recipe: Recipe) -> Optimizer:
+    """The optimizer of a stage; `params`, flat, are those that its network declares."""
+    declared = network.parameters
     shares = {path: recipe.alpha_rate for path, found in declared.items() if found.role == "alpha"}
     decay = recipe.weight_decay, decayed(declared)
     if recipe.muon_rate == 0:
@@ -242,7 +250,15 @@ def for_network(declared: Declared, params: dict[str, np.ndarray], recipe: Recip
     inside = {p for p, f in declared.items() if f.role in MATRICES and f.block is not None}
     matrices = {path: value for path, value in params.items() if path in inside}
     rest = {path: value for path, value in params.items() if path not in inside}
-    return Both(Muon(matrices, *decay), recipe.muon_rate, AdamW(rest, *decay, shares))
+    muon = Muon(matrices, *decay, _parts(network))
+    return Both(muon, recipe.muon_rate, AdamW(rest, *decay, shares))
+
+
+def _parts(network: Network) -> dict[str, int]:
+    """Of a matrix whose output is split, in how many parts."""
+    splits = [node for node in network.nodes if node.op == "split"]
+    makers = [network.nodes[network.maker[node.inputs[0]]] for node in splits]
+    return {made.params[0]: n.attributes["parts"] for made, n in zip(makers, splits, strict=True)}
 
 
 def clip_by_global_norm(

@@ -1,8 +1,8 @@
 """Every setting of a training run, in one frozen dataclass; `read` takes one from a file.
 
 The defaults are a short run of `didb_micro` on MNIST; what a shipped model had is in its card. A
-recipe and a seed fix the result to the bit on one machine; `shards` counts too, because it sets the
-order in which gradients are added.
+recipe and a seed fix the result to the bit on one machine, with one backend; `shards` counts too,
+because it sets the order in which gradients are added.
 
 >>> Recipe(epochs=0)
 Traceback (most recent call last):
@@ -13,11 +13,14 @@ refimpl.conventions.ConfigError: recipe: epochs is 0, expected an integer of at 
 import dataclasses
 import json
 import math
+import numbers
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from refimpl.conventions import ConfigError, did_you_mean
 from refimpl.disk import read_text
@@ -52,6 +55,10 @@ class Recipe:
     shards: int = 4  # parts of a batch, so small that what a part computes stays in the caches
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):  # NumPy's numbers have no place in JSON
+                object.__setattr__(self, field.name, value.item())
         for name in ("epochs", "batch_size", "shards"):
             require_integer(f"recipe: {name}", getattr(self, name), 1)
         for name in ("activation_epochs", "shift", "seed"):
@@ -112,6 +119,8 @@ class Recipe:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> "Recipe":
         """The inverse of to_json; fields left out keep their default."""
+        if not isinstance(fields, Mapping):
+            raise ConfigError(f"recipe: found {fields!r:.40}, expected an object with fields")
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(fields) - set(known))
         if unknown:
@@ -142,7 +151,7 @@ def read(path: str | os.PathLike) -> Recipe:
 def read_fields(path: str | os.PathLike) -> dict[str, Any]:
     """The top level of a JSON or TOML file; ConfigError where it is no such file."""
     path = Path(path)
-    parse = {".json": json.loads, ".toml": _parse_toml}.get(path.suffix.lower())
+    parse = {".json": _parse_json, ".toml": _parse_toml}.get(path.suffix.lower())
     if parse is None:
         raise ConfigError(f"{path}: suffix {path.suffix!r}, expected '.json' or '.toml'")
     try:
@@ -157,6 +166,19 @@ def read_fields(path: str | os.PathLike) -> dict[str, Any]:
     return fields
 
 
+def _parse_json(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, of which no field is there twice; TOML says so itself."""
+    fields = dict(pairs)
+    for name, _ in pairs if len(fields) < len(pairs) else ():
+        if [other for other, _ in pairs].count(name) > 1:
+            raise ValueError(f"field {name!r} is there twice")
+    return fields
+
+
 def _parse_toml(text: str) -> dict[str, Any]:
     if sys.version_info >= (3, 11):
         import tomllib
@@ -167,7 +189,7 @@ def _parse_toml(text: str) -> dict[str, Any]:
 
 def require_integer(name: str, value: Any, least: int) -> None:
     """ConfigError unless a field is an integer of at least `least`."""
-    if type(value) is not int or value < least:
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} is {value!r}, expected an integer of at least {least}")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.conventions import IGNORED, ConfigError, DataError
-from refimpl.data.image_folder import Array, in_batches, slices
+from refimpl.data.image_folder import Array, in_batches, require_array, slices
 from refimpl.machine import memory
 from refimpl.models import VisionTransformer
 from refimpl.models.params import shapes
@@ -39,19 +39,20 @@ def check(
     validation: tuple[Array, Array] | None,
 ) -> None:
     """Raise ConfigError or DataError where model, recipe and data do not fit together."""
-    _check_shapes(model, TRAINING, images, labels)
-    if validation is not None:
-        _check_shapes(model, VALIDATION, *validation)
+    given = {TRAINING: (images, labels)} | ({VALIDATION: validation} if validation else {})
+    for what, pair in given.items():
+        _check_shapes(model, what, *pair)
     _check_memory(model, recipe, images, threads)
     _check_classes(model, class_names)
     check_recipe(model, recipe, images.shape[1:3])
-    found = prepare(images[:1]).shape[1:]
     expected = (model.config.channels, *model.config.image_size)
-    if found != expected:
-        raise DataError(
-            f"training data: images are {found} (channels, H, W) after preprocessing, "
-            f"the model reads {expected}"
-        )
+    for what, (some, _) in given.items():
+        found = prepare(some[:1]).shape[1:]
+        if found != expected:
+            raise DataError(
+                f"{what}: images are {found} (channels, H, W) after preprocessing, "
+                f"the model reads {expected}"
+            )
 
 
 def check_recipe(model: VisionTransformer, recipe: Recipe, size: tuple[int, int]) -> None:
@@ -73,7 +74,7 @@ def check_labels(
     recipe: Recipe,
     labels: Array,
     seen: Callable[[int], Any],
-    what: str = TRAINING,
+    what: str,
 ) -> None:
     """DataError for a label that the model has no class for; `what` are the data.
 
@@ -128,6 +129,8 @@ def _check_classes(model: VisionTransformer, class_names: Sequence[str]) -> None
 
 
 def _check_shapes(model: VisionTransformer, what: str, images: Array, labels: Array) -> None:
+    require_array(f"{what}: images", images)
+    require_array(f"{what}: labels", labels)
     if len(images) == 0 or len(images) != len(labels):
         raise DataError(
             f"{what}: {len(images)} images and {len(labels)} labels, "

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from refimpl.data.class_names import same
 from refimpl.models import VisionTransformer
 from refimpl.models.params import Params, flatten, shapes, unflatten
 
@@ -18,16 +19,16 @@ def start(
     by `seed`, and all others stay.
     """
     names = tuple(class_names)
-    if model.class_names == names:
+    if model.class_names is not None and same(model.class_names, names):
         return model, params
-    classes = model.config.num_classes
-    one_more = shapes(model.config.replace(num_classes=classes + 1))
+    # one less: there may be as many as a network can have
+    others = shapes(model.config.replace(num_classes=model.config.num_classes - 1 or 2))
     kept = flatten(params)
     dtype = next(iter(kept.values())).dtype
     adapted = model.replace(num_classes=len(names))
     adapted = VisionTransformer(adapted.config, adapted.preprocessing, names)
     drawn = flatten(adapted.init(np.random.default_rng(seed), dtype))
-    speak_of_classes = {path for path, shape in one_more.items() if kept[path].shape != shape}
+    speak_of_classes = {path for path, shape in others.items() if kept[path].shape != shape}
     return adapted, unflatten(
         {path: drawn[path] if path in speak_of_classes else kept[path] for path in drawn}
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from refimpl import ops
 from refimpl.conventions import ConfigError
+from refimpl.data.class_names import listing, same
 from refimpl.models import VisionTransformer, files
 from refimpl.models.params import check, flatten
 from refimpl.training.batches import Prepare
@@ -59,19 +60,20 @@ def choose(
                 "recipe: distillation is 0.0, expected a number above 0: a teacher was given"
             )
         return None
+    name = "the teacher" if given is not None else recipe.teacher
     if given is not None:
         model, params = given
-    elif recipe.teacher is not None:
-        model, params = files.load(recipe.teacher)
+    elif name is not None:
+        model, params = files.load(name)
     else:
         raise ConfigError(
             f"recipe: distillation is {recipe.distillation}, expected 0.0: there is no teacher"
         )
-    name, own = recipe.teacher or "the teacher", model.preprocessing
-    if model.class_names is not None and model.class_names != tuple(class_names):
+    own = model.preprocessing
+    if model.class_names is not None and not same(model.class_names, class_names):
         raise ConfigError(
-            f"{name}: the teacher's classes are {', '.join(model.class_names)}, "
-            f"expected those of the data: {', '.join(class_names)}"
+            f"{name}: the teacher has {listing(model.class_names)}, "
+            f"expected those of the data, {listing(class_names)}"
         )
     teacher = Teacher(model, params, own.of_middle(middle).apply_array if own else prepare)
     _require_fit(teacher, name, len(class_names), image)
