@@ -18,7 +18,7 @@ from PIL import Image
 
 from refimpl import metrics
 from refimpl.choice import Work
-from refimpl.conventions import ConfigError, DataError, ModelFileError
+from refimpl.conventions import DataError, ModelFileError
 from refimpl.data.preprocessing import Judged
 from refimpl.machine import cpus
 from refimpl.models import flatten, unflatten
@@ -180,8 +180,10 @@ class Classifier(Predictor):
 
         from threadpoolctl import threadpool_limits
 
+        from refimpl.data.datasets import require_counts
         from refimpl.data.image_folder import in_batches, map_ahead, slices
 
+        require_counts(batch_size=batch_size)
         prepare = self.preprocessing.normalise if ready else self.preprocessing.apply_array
         if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
             found = getattr(labels, "dtype", type(labels).__name__)
@@ -190,8 +192,6 @@ class Classifier(Predictor):
             raise DataError(f"labels have shape {labels.shape}, expected (n,)")
         if len(images) != len(labels) or len(images) == 0:
             raise DataError(f"{len(images)} images, {len(labels)} labels; expected one each")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}, expected at least 1")
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             found = f"labels {labels.min()} to {labels.max()}"
             raise DataError(f"{found}, but the model has {len(self.class_names)} classes")

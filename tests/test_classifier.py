@@ -375,7 +375,8 @@ def test_a_packed_model_has_no_numbers_of_another_type(tmp_path: Path) -> None:
         ({"labels": np.array([0.0, 1.0])}, DataError, "labels are float64, expected integers"),
         ({"labels": [0, 1]}, DataError, "labels are list, expected integers"),
         ({"labels": np.array([[0], [1]])}, DataError, r"labels have shape \(2, 1\), expected"),
-        ({"batch_size": 0}, ConfigError, "batch_size is 0, expected at least 1"),
+        ({"batch_size": 0}, ConfigError, "batch_size is 0, expected a whole number of at least 1"),
+        ({"batch_size": 2.5}, ConfigError, "batch_size is 2.5, expected a whole number"),
     ],
 )
 def test_what_an_evaluation_refuses(ask: Classifier, options, error, message: str) -> None:

@@ -462,6 +462,7 @@ def _compared(args: argparse.Namespace, **options: Any) -> Any:
         raise ConfigError(str(error)) from None
     dumped = candidate.read(args.candidate, names)
     bundle = golden.read(_find(args.bundle))
+    precision.require_fitting(unit, bundle.reference.steps, args.unit_roundoff)
     found = golden.compare(
         bundle, dumped, mode=args.mode, forced=args.forced, unit_roundoff=unit, **options
     )

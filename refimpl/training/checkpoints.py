@@ -56,7 +56,7 @@ def load(path: Path) -> Checkpoint:
         tensors = {name: array.array() for name, array in stored.items()}
     except ModelFileError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{path}: not a readable checkpoint ({error})") from error
     return Checkpoint(_strip("params.", tensors), _strip("optimizer.", tensors), progress)
 
