@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import refimpl
-from refimpl.conventions import DataError
+from refimpl.conventions import ConfigError, DataError
 from refimpl.data import class_names, datasets
 from refimpl.data.image_folder import (
     FolderArray,
@@ -254,6 +254,16 @@ def test_processes_leave_ctrl_c_to_the_one_that_started_them() -> None:
     assert future.result(timeout=PATIENCE) == child.pid
     os.kill(child.pid, signal.SIGINT)
     assert workers.submit(os.getpid).result(timeout=PATIENCE) == child.pid
+
+
+@pytest.mark.parametrize("count", [-1, 1001, 3 * 10**9])
+def test_processes_that_no_system_starts(tmp_path, count) -> None:
+    message = f"workers is {count}, expected 0 to 1,000 processes"
+    with pytest.raises(ConfigError, match=message):
+        Workers(count)
+    if count > 0:
+        data = write_folder(tmp_path, small_tree())
+        assert_one_line(run("evaluate", "--data", data, "--workers", count), message)
 
 
 def test_a_process_that_dies_is_one_error() -> None:

@@ -171,8 +171,9 @@ def _add_vectors(group: Verbs) -> None:
         "refimpl golden vectors binary_linear --text -o bench/vectors",
     )
     added.add_argument(
-        "op", metavar="OP", help="an operation, as `refimpl show` names it, or a loss"
-    )
+        "op", metavar="OP", action=_Operation,
+        help="an operation, as `refimpl show` names it, or a loss",
+    )  # fmt: skip
     text = "the new folder (default: named as the operation)"
     outputs.add_folder(added, text, "FOLDER", required=False)
     added.add_argument(
@@ -180,6 +181,15 @@ def _add_vectors(group: Verbs) -> None:
         help="beside each file its values as hex digits of their bits, and as decimals, one a line",
     )  # fmt: skip
     outputs.add_replace(added)
+
+
+class _Operation(argparse.Action):
+    """An operation; it gives the folder its name where none is given."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        namespace.op, namespace.output = values, namespace.output or Path(values)
 
 
 def _add_candidate(added: argparse.ArgumentParser) -> None:
@@ -472,9 +482,8 @@ def _compared(args: argparse.Namespace, **options: Any) -> Any:
 def vectors(args: argparse.Namespace) -> int:
     from refimpl.golden import vectors
 
-    folder = args.output or Path(args.op)
-    count = vectors.write(args.op, folder, text=args.text, overwrite=args.force)
-    say(f"{folder}: {count} files; {folder / vectors.INDEX} lists them")
+    count = vectors.write(args.op, args.output, text=args.text, overwrite=args.force)
+    say(f"{args.output}: {count} files; {args.output / vectors.INDEX} lists them")
     return 0
 
 

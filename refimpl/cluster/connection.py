@@ -90,7 +90,7 @@ def _address(scheduler: str) -> str | None:
 
 def _close(opened: Client | LocalCluster) -> None:
     """End it, or leave it to end by itself: on a busy machine that is no error of what was done."""
-    with contextlib.suppress(asyncio.TimeoutError):
+    with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # one, from Python 3.11 on
         opened.close(timeout=TIMEOUT)
 
 

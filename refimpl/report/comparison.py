@@ -219,7 +219,7 @@ def _table(comparison: Comparison, causes: Mapping[str, str]) -> str:
         if verdict.verdict != "MISSING"
     ]
     return f"""<section><h2>Taps in order of computation</h2><div class="scroll">
-<table><thead><tr>{head}<th></th></tr></thead>
+<table><thead><tr>{head}<td></td></tr></thead>
 <tbody>{"".join(rows)}</tbody></table></div></section>"""
 
 

@@ -152,7 +152,7 @@ def _answer(prediction: Prediction, picture: Image.Image, seen: str) -> str:
 <p>Each class gets a probability; together they are 100 %.</p>{warning}
 <div class="answer"><figure class="input"><img src="{html.png(original)}" alt="The image as given">
 <figcaption>The image as it was given; the one to click is what the network reads.</figcaption>
-</figure><div class="scroll"><table><thead><tr><th scope="col">class</th><th></th>
+</figure><div class="scroll"><table><thead><tr><th scope="col">class</th><td></td>
 <th scope="col">probability</th></tr></thead>
 <tbody>{"".join(rows)}</tbody></table>{note if others else ""}</div></div></section>"""
 
