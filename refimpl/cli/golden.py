@@ -431,13 +431,16 @@ def compare(args: argparse.Namespace) -> int:
         words = text.short(comparison, causes, total)
     else:
         words = text.report(comparison, causes, total, args.verbose)
-    print(words, end="", file=sys.stderr if args.json else sys.stdout)
-    if args.json:
-        print_json(text.to_json(comparison, causes, total))
-    if args.junit:
-        write_atomically(args.junit, junit.to_xml(comparison, causes))
-    if args.html:
-        write_atomically(args.html, report.page(comparison, causes, total))
+    try:
+        print(words, end="", file=sys.stderr if args.json else sys.stdout)
+        if args.json:
+            print_json(text.to_json(comparison, causes, total))
+        sys.stdout.flush()
+    finally:  # after the answer, since it may fail, and also where nobody reads that
+        if args.junit:
+            write_atomically(args.junit, junit.to_xml(comparison, causes))
+        if args.html:
+            write_atomically(args.html, report.page(comparison, causes, total))
     return STATUS[comparison.outcome]
 
 
