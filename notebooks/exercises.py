@@ -37,13 +37,18 @@ def verdict(answer: Any, is_right: Callable[[np.ndarray], bool]) -> str:
         numbers = np.array(answer, float)
     except (TypeError, ValueError):
         return f"Not yet: {answer!r} is no number and no array of numbers."
-    return RIGHT if is_right(numbers) else "Not yet."
+    try:
+        return RIGHT if is_right(numbers) else "Not yet."
+    except ValueError:  # so many numbers cannot even be compared
+        return f"Not yet: expected something else than {_described(numbers)}."
 
 
-def verdict_of_words(answer: Any, is_right: Callable[[Any], bool]) -> str:
+def verdict_of_words(answer: Any, is_right: Callable[[str], bool]) -> str:
     """Say the same of an answer in words."""
     if answer is None:
         return NOTHING
+    if not isinstance(answer, str):
+        return f"Not yet: {answer!r} is no text."
     return RIGHT if is_right(answer) else "Not yet."
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from refimpl import metrics
 from refimpl.choice import Work
-from refimpl.conventions import ConfigError, DataError, ModelFileError
+from refimpl.conventions import DataError, ModelFileError
 from refimpl.data.preprocessing import Judged
 from refimpl.machine import cpus
 from refimpl.models import flatten, unflatten
@@ -183,12 +183,12 @@ class Classifier(Predictor):
 
         from threadpoolctl import threadpool_limits
 
+        from refimpl.data.datasets import require_counts
         from refimpl.data.image_folder import in_batches, map_ahead, slices
 
+        require_counts(batch_size=batch_size)
         prepare = self.preprocessing.normalise if ready else self.preprocessing.apply_array
         _require_labelled(images, labels, len(self.class_names))
-        if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}, expected a whole number of at least 1")
 
         def hits_of(batch: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
             return self.hits(prepare(batch[0]), batch[1])

@@ -22,6 +22,9 @@ from tests.make_samples import write_idx
 SMALL = bundled.mnist() / "small"
 SEVEN = bundled.mnist() / "7_0000.png"
 MODEL = refimpl.create_model("didb_micro", dim=8, depth=1)
+# Seconds after which what a test waits for hangs. On a machine that has much else to do a process
+# that needs ten of them for itself takes some hundred.
+PATIENCE = 900
 
 
 class Result(NamedTuple):
@@ -44,7 +47,7 @@ def run(*args: object) -> Result:
 def process(*args: object, **options) -> subprocess.CompletedProcess:
     """The command in a process of its own."""
     command = [sys.executable, "-m", "refimpl", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, **options)
 
 
 def wanting_signals() -> None:

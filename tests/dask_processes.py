@@ -15,8 +15,9 @@ from pathlib import Path
 
 from distributed import Client
 
+from tests.command_line import PATIENCE
+
 ROOT = Path(__file__).parent.parent
-DEADLINE = 60  # seconds, on a machine that has other things to do
 
 
 class Dask:
@@ -75,7 +76,7 @@ class Dask:
 
 def wait_for(happened: Callable[[], object]) -> None:
     """Wait until something is so."""
-    end = time.monotonic() + DEADLINE
+    end = time.monotonic() + PATIENCE
     while not happened():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.05)

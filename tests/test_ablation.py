@@ -35,7 +35,7 @@ from refimpl.training import ablation, ablation_table, history
 from refimpl.training.batches import Score
 from refimpl.training.holdout import draw_evenly
 from tests import oracles, strategies
-from tests.command_line import assert_one_line, run
+from tests.command_line import PATIENCE, assert_one_line, run
 from tests.test_data import encoded
 from tests.test_data_sets import write_folder
 
@@ -227,7 +227,7 @@ def test_a_killed_ablation_goes_on_to_the_same_bits(finished, data, tmp_path) ->
         [sys.executable, "-m", "refimpl", *map(str, command)],
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as child:  # fmt: skip
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while child.poll() is None and not list(folder.glob("unfinished/react-4-*.checkpoint")):
             assert time.monotonic() < deadline
             time.sleep(0.005)

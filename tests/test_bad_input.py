@@ -41,6 +41,7 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import cards, files, summary
 from refimpl.training import Recipe, checkpoints, hold_out, recipes, train
 from tests.command_line import (
+    PATIENCE,
     SEVEN,
     SMALL,
     assert_one_line,
@@ -999,7 +1000,9 @@ def test_a_full_disk_when_a_card_is_written(small_disk, models) -> None:
 def test_answers_that_nobody_has_room_for() -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "refimpl", "models"]
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE
+        )
     assert done.returncode == 2
     assert done.stderr == "refimpl: standard output: No space left on device\n"
 
@@ -1020,7 +1023,7 @@ def test_an_interrupt_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
         lines = iter(training.stderr.readline, "")
         assert len(list(itertools.islice((x for x in lines if "epoch" in x), 2))) == 2
         training.send_signal(signal.SIGINT)
-        printed, err = training.communicate(timeout=60)
+        printed, err = training.communicate(timeout=PATIENCE)
     finally:
         training.kill()
     assert (training.returncode, printed) == (130, "")

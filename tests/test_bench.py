@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from refimpl import cli, engine
+from refimpl import cli, engine, machine
 from refimpl.bench import (
     host,
     kernels,
@@ -32,7 +32,7 @@ from refimpl.conventions import ConfigError, RefimplError
 from refimpl.models import architectures, flatten
 from refimpl.models.summary import summarise
 from tests import networks, oracles, tolerances
-from tests.command_line import run
+from tests.command_line import assert_one_line, run
 
 FIELDS = ["work", "who", "median_ms", "min_ms", "max_ms", "gmacs", "threads"]
 QUICK = {"rounds": 2, "turn": 1e-4}
@@ -392,6 +392,23 @@ def test_only_binary_architectures() -> None:
             ConfigError, match="model is 'deit_micro'; expected one of 'didb_micro'"
         ):
             call()
+
+
+def test_any_number_of_rounds_is_begun(monkeypatch) -> None:
+    def stop(*arguments: object) -> None:
+        raise RefimplError("begun")
+
+    monkeypatch.setattr(launch, "python", stop)
+    with pytest.raises(RefimplError, match="begun"):
+        process.run([], rounds=10**20)
+
+
+@pytest.mark.parametrize("verb", ["kernels", "model", "scaling", "train"])
+def test_no_more_threads_than_cpus(verb) -> None:
+    most = f"expected at most {machine.cpus()}, the CPUs that this process may use"
+    for threads in (machine.cpus() + 1, 10**20):
+        result = run("bench", verb, "--threads", threads)
+        assert_one_line(result, f"--threads: found {threads}, {most}")
 
 
 def test_only_architectures_are_trained() -> None:

@@ -21,7 +21,7 @@ from refimpl.data import bundled
 from refimpl.kernels import cache
 from refimpl.models import architectures, files
 from refimpl.models import config as configs
-from tests.command_line import MODEL, SEVEN, SMALL, process, run, save_model
+from tests.command_line import MODEL, PATIENCE, SEVEN, SMALL, process, run, save_model
 
 MICRO = architectures.named("didb_micro")
 SEGMENTER = architectures.named("segmenter_didb_micro")
@@ -179,7 +179,7 @@ def test_a_short_command_does_not_import_numba(command, tmp_path):
     code = "import sys; from refimpl.cli import main; main(); assert 'numba' not in sys.modules"
     found = subprocess.run(
         [sys.executable, "-c", code, *map(str, command)],
-        capture_output=True, text=True, timeout=120, env={"NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True, text=True, timeout=PATIENCE, env={"NUMBA_CACHE_DIR": str(tmp_path)},
     )  # fmt: skip
     assert found.returncode == 0, found.stderr
 

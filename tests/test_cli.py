@@ -28,6 +28,7 @@ from tests import make_demo_goldens, oracles
 from tests.checkpoint_files import DATA, timm, write
 from tests.command_line import (
     MODEL,
+    PATIENCE,
     SEVEN,
     SMALL,
     assert_one_line,
@@ -180,7 +181,7 @@ def terminal(*args: object, **env: str) -> str:
     controller, terminal = os.openpty()
     command = [sys.executable, "-m", "refimpl", *map(str, args)]
     environment = {**os.environ, "TERM": "xterm", **env}
-    subprocess.run(command, stdout=terminal, stderr=terminal, timeout=120, env=environment)
+    subprocess.run(command, stdout=terminal, stderr=terminal, timeout=PATIENCE, env=environment)
     os.close(terminal)
     seen = b""
     with contextlib.suppress(OSError):  # the end of what was written
@@ -656,7 +657,7 @@ def test_the_examples_of_each_verb_run(workshop, verb) -> None:
     for example in shown:
         shell = f'refimpl() {{ "{sys.executable}" -m refimpl "$@"; }}; {example}'
         done = subprocess.run(
-            ["bash", "-c", shell], cwd=workshop, capture_output=True, text=True, timeout=300
+            ["bash", "-c", shell], cwd=workshop, capture_output=True, text=True, timeout=PATIENCE
         )
         assert done.returncode == 0, (example, done.stderr)
         assert done.stdout, example
@@ -700,7 +701,7 @@ def test_a_closed_pipe_is_silent(model) -> None:
             [sys.executable, "-m", "refimpl", "models"],
             stdout=nobody,
             stderr=subprocess.PIPE,
-            timeout=120,
+            timeout=PATIENCE,
         )
     assert done.stderr == b""
     assert done.returncode == 141
@@ -724,7 +725,7 @@ def test_an_answer_does_not_wait_for_what_it_does_not_need(model) -> None:
         f"print([m for m in sys.modules if m in {HEAVY}])"
     )
     command = [sys.executable, "-c", code, "classify", str(SEVEN), "--model", model]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     assert done.stdout.splitlines()[1:] == ["[]"]
 
 
@@ -740,7 +741,7 @@ def test_shells_complete_verbs_options_and_files(tmp_path) -> None:
         "complete_words refimpl evaluate --data se"
     )
     done = subprocess.run(
-        ["bash", "-c", completed], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        ["bash", "-c", completed], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.stdout.splitlines() == ["classify", "--curves", "csv png", "seven.png", "seven.png"]
 

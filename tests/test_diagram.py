@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from refimpl.conventions import shown
 from refimpl.models import binary, files, listing
 from refimpl.report import diagram, layout
 from tests import networks
 from tests.command_line import assert_one_line, run
 
 COMMITTED = Path(__file__).parent.parent / "refimpl" / "block.svg"
+TITLE = "{http://www.w3.org/2000/svg}title"
 BLOCKS = [
     ("react_micro", 0),
     ("didb_micro", 3),
@@ -204,6 +207,13 @@ def test_a_network_of_another_size_is_drawn_as_one_of_its_own(name, tmp_path) ->
         drawn.append(file.read_text())
     boxes = [text.count("<rect") for text in drawn]
     assert boxes[0] == boxes[1] > 10 and "resize" not in "".join(drawn)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a\x01b\x1b", b"<&>"])
+def test_a_name_that_is_no_xml(tmp_path, name) -> None:
+    title = f"Block 0 of {os.fsdecode(name)}"
+    (shown_as,) = ElementTree.fromstring(diagram.svg(network("didb_micro"), 0, title)).iter(TITLE)
+    assert shown_as.text == shown(title)
 
 
 def test_what_the_command_refuses(tmp_path) -> None:

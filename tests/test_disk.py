@@ -16,6 +16,7 @@ import pytest
 
 from refimpl import disk
 from refimpl.conventions import OutputError
+from tests.command_line import PATIENCE
 
 
 def listing(folder: Path) -> list[str]:
@@ -75,7 +76,7 @@ def test_a_pipe_is_written_through(tmp_path) -> None:
     reader = threading.Thread(target=lambda: got.append(path.read_bytes()))
     reader.start()
     disk.write_atomically(path, b"through")
-    reader.join(timeout=30)
+    reader.join(timeout=PATIENCE)
     assert got == [b"through"]
     assert stat.S_ISFIFO(path.stat().st_mode)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,7 +21,7 @@ from refimpl.golden.compare import Verdict
 from refimpl.golden.places import Places
 from refimpl.models import files
 from tests import golden_bundles
-from tests.command_line import SEVEN, Result, run, save_model
+from tests.command_line import PATIENCE, SEVEN, Result, run, save_model
 from tests.golden_bundles import BUNDLE, change_array, change_line, copy, read_index, rehash
 
 BIT, REAL, INT = "blocks.0.mlp.up.bit", "blocks.0.mlp.up.linear", "blocks.0.mlp.up.int"
@@ -518,7 +521,26 @@ def test_unit_roundoffs(tmp_path) -> None:
         one_line(run("golden", "compare", *options, units), 2, "units.json", "JSON")
     for unit in ('"single"', "[1]", '{"a": 1}', f"1{400 * '0'}", "null"):
         units.write_text(f'{{"*": {unit}}}')
-        one_line(run("golden", "compare", *options, units), 2, "unit roundoff", "above 0")
+        one_line(run("golden", "compare", *options, units), 2, "units.json: '*'", "above 0")
+    units.write_text('{"blocks.0.norm1.aut": "float16", "*": "float32"}')
+    result = run("golden", "compare", *options, units)
+    one_line(result, 2, "units.json: 'blocks.0.norm1.aut' fits no tap", "'blocks.0.norm1.out'?")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes a pipe")
+@pytest.mark.parametrize("kind", [(), ("--json",)])
+def test_reports_are_written_where_nobody_reads_the_answer(tmp_path, kind) -> None:
+    """As in `refimpl golden compare … | head -1`; the table is longer than what is buffered."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "refimpl", "golden", "compare", BUNDLE, BUNDLE, *kind]
+    outputs = ["--junit", tmp_path / "x.xml", "--html", tmp_path / "x.html"]
+    with os.fdopen(write, "wb") as nobody:
+        done = subprocess.run(
+            [*command, *outputs], stdout=nobody, stderr=subprocess.PIPE, timeout=PATIENCE
+        )
+    assert done.returncode == 141
+    assert sorted(os.listdir(tmp_path)) == ["x.html", "x.xml"]
 
 
 # --- diff -----------------------------------------------------------------------------------------

@@ -581,6 +581,8 @@ def test_a_unit_roundoff_by_pattern(bundle, candidate):
     assert verdict(compare(bundle, coarse, mode="replay", unit_roundoff=units), name).hard == 0
     units = {"*.q_low.norm": "bfloat16"}
     assert verdict(compare(bundle, coarse, mode="replay", unit_roundoff=units), name).hard
+    with pytest.raises(ConfigError, match=r"unit roundoff: '\*\.q_law\.norm' fits no tap"):
+        compare(bundle, coarse, unit_roundoff={"*": 2.0**-24, "*.q_law.norm": "bfloat16"})
 
 
 @pytest.mark.parametrize(

@@ -309,6 +309,11 @@ def test_the_folder_is_named_as_the_operation(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("golden", "vectors", "pool").status == 0
     assert {row["case"] for row in rows(tmp_path / "pool")} == {"cls", "mean"}
+    again = run("golden", "vectors", "pool")
+    assert again.status == 2 and again.err.endswith("; --force replaces one of an earlier run\n")
+    assert run("golden", "vectors", "pool", "--force").status == 0
+    assert run("golden", "vectors", "-o", tmp_path / "other", "pool").status == 0
+    assert rows(tmp_path / "other") == rows(tmp_path / "pool")
 
 
 @pytest.mark.parametrize("op, nearest", [

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import refimpl
-from refimpl.conventions import DataError
+from refimpl.conventions import ConfigError, DataError
 from refimpl.data import class_names, datasets
 from refimpl.data.image_folder import (
     FolderArray,
@@ -42,7 +42,7 @@ from refimpl.data.preprocessing import Preprocessing
 from refimpl.training import hold_out
 from refimpl.training.history import EpochResult
 from refimpl.training.journal import fingerprint
-from tests.command_line import Result, assert_one_line, run
+from tests.command_line import PATIENCE, Result, assert_one_line, run
 from tests.test_data import encoded
 from tests.test_data_sets import TREE, write_folder, write_tar, write_zip
 
@@ -123,7 +123,7 @@ def measured(script: Path, *args: object) -> tuple[Result, int]:
     """The command in a process of its own, and the most memory it had, in bytes."""
     script.write_text(REPORT)
     command = [sys.executable, str(script), *map(str, args)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     *err, peak = done.stderr.strip().splitlines()
     return Result(done.returncode, done.stdout, "\n".join(err)), int(peak.split()[1]) * 1024
 
@@ -237,7 +237,7 @@ def test_processes_end_with_the_images(tmp_path) -> None:
     assert len(multiprocessing.active_children()) >= 1
     del images
     gc.collect()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert multiprocessing.active_children() == []
@@ -251,9 +251,19 @@ def test_processes_leave_ctrl_c_to_the_one_that_started_them() -> None:
     future = workers.submit(os.getpid)
     (child,) = set(multiprocessing.active_children()) - before
     os.kill(child.pid, signal.SIGINT)
-    assert future.result(timeout=100) == child.pid
+    assert future.result(timeout=PATIENCE) == child.pid
     os.kill(child.pid, signal.SIGINT)
-    assert workers.submit(os.getpid).result(timeout=100) == child.pid
+    assert workers.submit(os.getpid).result(timeout=PATIENCE) == child.pid
+
+
+@pytest.mark.parametrize("count", [-1, 1001, 3 * 10**9])
+def test_processes_that_no_system_starts(tmp_path, count) -> None:
+    message = f"workers is {count}, expected 0 to 1,000 processes"
+    with pytest.raises(ConfigError, match=message):
+        Workers(count)
+    if count > 0:
+        data = write_folder(tmp_path, small_tree())
+        assert_one_line(run("evaluate", "--data", data, "--workers", count), message)
 
 
 def test_a_process_that_dies_is_one_error() -> None:

@@ -222,6 +222,56 @@ def test_a_digit_drawn_with_a_finger_is_read(finger, hand) -> None:
     assert driver.execute_script(board) == blank
 
 
+POINTER = """
+  const board = document.getElementById("board"), box = board.getBoundingClientRect();
+  board.setPointerCapture = () => {};  // there is no such pointer
+  for (const [kind, x, y] of arguments[0]) {
+    const place = { clientX: box.x + x * box.width, clientY: box.y + y * box.height };
+    const how = { ...place, button: 0, isPrimary: true, bubbles: true };
+    if (kind === "undo") document.getElementById("undo").click();
+    else board.dispatchEvent(new PointerEvent(`pointer${kind}`, how));
+  }"""
+
+
+def test_a_dot_is_read_though_the_pointer_goes_on_at_once(show) -> None:
+    """All within a frame: what is drawn for the next patch does not take the place of the run."""
+    driver = show()
+    driver.execute_script(POINTER, [("down", 0.2, 0.2), ("up", 0.2, 0.2), ("move", 0.9, 0.9)])
+    settle(driver)
+    seen, said = text(driver, "probability"), text(driver, "status")
+    assert said.startswith(f"{text(driver, 'label')}, {seen}. ")
+    for _ in range(2):  # twice the other way: as it was, computed anew
+        driver.find_element("id", "centre").click()
+    settle(driver)
+    assert text(driver, "probability") == seen
+
+
+def test_what_is_undone_while_it_is_drawn_is_gone(show) -> None:
+    driver = show()
+    board = "return document.getElementById('board').toDataURL()"
+    driver.execute_script(POINTER, [("down", 0.2, 0.2), ("up", 0.2, 0.2)])
+    settle(driver)
+    one = driver.execute_script(board)
+    strokes = [("down", 0.6, 0.6), ("move", 0.7, 0.7), ("undo", 0, 0), ("move", 0.8, 0.2)]
+    driver.execute_script(POINTER, [*strokes, ("up", 0.8, 0.2), ("move", 0.2, 0.2)])
+    settle(driver)
+    assert driver.execute_script(board) == one
+    assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_the_same_picture_can_be_opened_again(show) -> None:
+    driver = show()
+    for _ in range(2):
+        driver.find_element("id", "clear").click()
+        assert text(driver, "status") == "cleared"
+        by_button(driver, SEVEN)
+        for _ in range(50):
+            settle(driver)
+            if text(driver, "status") != "cleared":
+                break
+        assert text(driver, "status").startswith("7, ")
+
+
 def by_button(driver: Any, path: Path) -> None:
     driver.find_element("id", "file").send_keys(str(path))
 

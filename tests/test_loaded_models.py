@@ -19,7 +19,7 @@ from refimpl.conventions import ConfigError, DataError, DtypeError, ModelFileErr
 from refimpl.data import bundled, mnist
 from refimpl.data.preprocessing import Preprocessing
 from refimpl.models import cards, files
-from tests.command_line import SEVEN, save_model, save_segmenter
+from tests.command_line import PATIENCE, SEVEN, save_model, save_segmenter
 
 NAME = "didb_micro_mnist"
 IMAGES, LABELS = (part[:100] for part in mnist.load(bundled.mnist() / "small", "test"))
@@ -269,7 +269,7 @@ def test_an_engine_answers_on_both_sides_of_a_fork() -> None:
     child = context.Process(target=lambda: answers.put(built(x)), daemon=True)
     child.start()
     try:
-        np.testing.assert_array_equal(answers.get(timeout=60), expected)
+        np.testing.assert_array_equal(answers.get(timeout=PATIENCE), expected)
     finally:
         child.terminate()
         child.join()

@@ -27,7 +27,15 @@ from refimpl.data.preprocessing import MAX_PIXELS, Preprocessing
 from refimpl.models import files, summary
 from refimpl.segmenters import ENLARGED, Segmenter
 from refimpl.training.batches import parts
-from tests.command_line import SEVEN, SMALL, assert_one_line, run, save_model, save_segmenter
+from tests.command_line import (
+    PATIENCE,
+    SEVEN,
+    SMALL,
+    assert_one_line,
+    run,
+    save_model,
+    save_segmenter,
+)
 from tests.make_samples import write_idx
 from tests.test_data import encoded, idx_bytes, png_chunk
 from tests.test_segmenter import picture, small
@@ -50,7 +58,7 @@ sys.exit(status)
 
 def child(limit: int, *args: object) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", CHILD, str(limit), *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @functools.cache

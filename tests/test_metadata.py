@@ -24,6 +24,7 @@ from refimpl import predictors
 from refimpl.conventions import DataError
 from refimpl.data import images, metadata
 from refimpl.data.preprocessing import Preprocessing
+from tests.command_line import PATIENCE
 from tests.test_data import encoded, png, png_chunk
 
 RNG = np.random.default_rng(1600)
@@ -383,7 +384,7 @@ def test_libtiff_is_silent_where_we_decode_and_nowhere_else(compression):
     content = bytearray(encoded(noise, "TIFF", compression=compression))
     content[8:40] = bytes(range(100, 132))
     done = subprocess.run(
-        [sys.executable, "-c", DECODES], input=content, capture_output=True, timeout=120
+        [sys.executable, "-c", DECODES], input=content, capture_output=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     between, first, second = done.stderr.removesuffix(b"end").split(b"theirs: ")

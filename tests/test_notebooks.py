@@ -135,6 +135,11 @@ def test_numbers_and_words(exercises) -> None:
     assert exercises.verdict((1, 2), lambda a: np.array_equal(a, [1, 2])) == "Right."
     assert exercises.verdict((1, 3), lambda a: np.array_equal(a, [1, 2])) == "Not yet."
     assert "no number" in exercises.verdict("x", bool)
+    for some in ((1, 2, 3), [[1, 2], [3, 4], [5, 6]]):  # neither is to be compared with a pair
+        said = exercises.verdict(some, lambda a: np.allclose(a.T, [1, 2]))
+        assert said == f"Not yet: expected something else than an array of shape {np.shape(some)}."
+    assert exercises.verdict((1, 2), lambda a: a == 1).startswith("Not yet: expected something")
     assert exercises.verdict_of_words("x", lambda a: a == "x") == "Right."
     assert exercises.verdict_of_words("y", lambda a: a == "x") == "Not yet."
     assert exercises.verdict_of_words(None, bool).startswith("Not answered")
+    assert exercises.verdict_of_words(3, lambda a: a.startswith("x")) == "Not yet: 3 is no text."

@@ -22,6 +22,7 @@ from refimpl.models import architectures, cards, files
 from refimpl.training import loop
 from tests import training_runs
 from tests.command_line import (
+    PATIENCE,
     SEVEN,
     SMALL,
     assert_one_line,
@@ -45,7 +46,7 @@ def child(code: str, *arguments: object, **options) -> subprocess.CompletedProce
     code += "\nimport sys; from refimpl.__main__ import command; sys.exit(command())"
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
-        **{"capture_output": True, "text": True, "timeout": 120, **options},
+        **{"capture_output": True, "text": True, "timeout": PATIENCE, **options},
         preexec_fn=wanting_signals,
     )
 
@@ -283,6 +284,7 @@ def test_broken_tiffs_of_a_folder_are_our_lines(model, tmp_path, workers) -> Non
         ("dim=1000000000000", "dim is 1000000000000; expected at most 1,000,000"),
         ("dim=60000", "GB; expected a model that fits into"),
         ("mlp_ratio=1000000", "GB in NumPy, expected at most 2.1"),
+        (f"depth={'[' * 100_000}", "--set depth: config: depth is '[["),
     ],
 )
 def test_networks_that_nobody_can_train_are_told_at_once(tmp_path, field, words) -> None:
@@ -424,6 +426,7 @@ def test_an_empty_name_is_not_the_folder_here(tmp_path, monkeypatch, arguments, 
         (("train", "--data", SMALL, "--modle", "x"), "did you mean '--model'?"),
         (("classify", SEVEN, "--topp", 3), "did you mean '--top'?"),
         (("bench", "model", "--zzzz"), "unrecognized arguments: --zzzz"),
+        (("models", "a\nb", "\x1b[31m"), r"error: unrecognized arguments: a\nb \x1b[31m"),
     ],
 )
 def test_the_nearest_option_is_told(arguments, meant) -> None:

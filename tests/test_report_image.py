@@ -384,6 +384,12 @@ def test_images_of_another_size_are_timed_too() -> None:
 # --- the command ----------------------------------------------------------------------------------
 
 
+def test_a_picture_of_the_standard_input_is_called_so(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(SEVEN.read_bytes())))
+    assert run("report", "-", "-o", tmp_path / "page.html").status == 0
+    assert "sees <bdi>standard input</bdi>" in (tmp_path / "page.html").read_text()
+
+
 def test_the_shipped_model(tmp_path) -> None:
     done = run("report", SEVEN, "-o", tmp_path / "page.html")
     assert (done.status, done.err) == (0, "")

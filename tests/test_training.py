@@ -37,6 +37,7 @@ from refimpl.training.optimizers import (
 from refimpl.training.recipes import Recipe
 from refimpl.training.schedules import warmup_cosine
 from tests import oracles, strategies, tolerances
+from tests.command_line import PATIENCE
 from tests.training_runs import (
     CLASSES,
     PREPROCESSING,
@@ -541,7 +542,7 @@ def test_shards_are_added_in_their_order_not_in_that_of_finishing(monkeypatch) -
     def reversed_order(network, params, part, *rest):
         first = np.array_equal(part, images[:4])
         if first:
-            assert last.wait(timeout=20)
+            assert last.wait(timeout=PATIENCE)
         result = shard(network, params, part, *rest)
         finished.append("first" if first else "other")
         if len(finished) == 2:

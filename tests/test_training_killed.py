@@ -14,12 +14,11 @@ import numpy as np
 import pytest
 
 from refimpl.training import checkpoints
-from tests.command_line import wanting_signals
+from tests.command_line import PATIENCE, wanting_signals
 from tests.training_child import RECIPE
 from tests.training_runs import contents, timeless, train
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 120  # a machine may be slow; nothing here takes more than a few of them
 FILES = ["run.csv", "run.json", "run.safetensors"]
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals")
@@ -39,7 +38,7 @@ def _start(folder: Path, moment: str, *resume: str) -> subprocess.Popen:
 
 def _finish(folder: Path, *resume: str) -> None:
     with _start(folder, "never", *resume) as child:
-        out, err = child.communicate(timeout=SECONDS)
+        out, err = child.communicate(timeout=PATIENCE)
     assert (child.returncode, out, err) == (0, "", "")
 
 
@@ -49,7 +48,7 @@ def _send(folder: Path, moment: str, number: int) -> int:
         try:
             assert child.stdout.readline() == "here\n", child.communicate()
             child.send_signal(number)
-            child.communicate(timeout=SECONDS)
+            child.communicate(timeout=PATIENCE)
         finally:
             child.kill()
     return child.returncode
@@ -109,7 +108,7 @@ def test_a_disk_that_is_full_leaves_the_last_checkpoint_and_nothing_else(
 ) -> None:
     pytest.importorskip("resource")
     with _start(tmp_path, "limit") as child:
-        _, err = child.communicate(timeout=SECONDS)
+        _, err = child.communicate(timeout=PATIENCE)
     named = f"[Errno 27] File too large: '{tmp_path / 'run.checkpoint'}'\n"
     assert (child.returncode, err) == (2, named)
     assert sorted(os.listdir(tmp_path)) == ["run.checkpoint", "run.csv"]
@@ -125,7 +124,7 @@ def test_killed_at_any_moment_again_and_again(tmp_path, uninterrupted) -> None:
     for _ in range(5):
         resume = ["resume"] if checkpoint.exists() else []
         with _start(tmp_path, "never", *resume) as child:
-            deadline = time.monotonic() + SECONDS
+            deadline = time.monotonic() + PATIENCE
             while child.poll() is None and not checkpoint.exists():
                 assert time.monotonic() < deadline
                 time.sleep(0.01)

@@ -63,10 +63,10 @@ def run(
             _save(name, path)
             commands[f"classify, {name}"] = [*classify, "--model", str(path)]
         runs: dict[str, list[launch.Finished]] = {work: [] for work in commands}
-        for counted in [False] + [True] * rounds:
+        for turn in range(rounds + 1):
             for work, command in commands.items():
                 found = launch.python(command)
-                if counted:
+                if turn > 0:
                     runs[work].append(found)
             progress()
     return [_row(work, found) for work, found in runs.items()]

@@ -109,18 +109,31 @@ def run(args: argparse.Namespace) -> int:
     drawn = _with_runs(args.plot, results, names) if args.plot else []
     reached = {line.row for line in drawn}
     speeds = _speeds([row for row in asked.rows if row.name in reached]) if drawn else {}
-    # before pictures: it is there, too, where they cannot be written
-    if args.json:
-        print_json(ablation_table.to_json(results) | {"images_per_second": speeds})
-    else:
-        _print(results, speeds)
+    try:
+        if args.json:
+            print_json(ablation_table.to_json(results) | {"images_per_second": speeds})
+        else:
+            _print(results, speeds)
+        sys.stdout.flush()
+    finally:  # after the table, since it may fail, and also where nobody reads that
+        _draw(args, results, names, drawn, speeds)
+    return 0
+
+
+def _draw(
+    args: argparse.Namespace,
+    results: Any,
+    names: set[str],
+    drawn: list[Any],
+    speeds: dict[str, float],
+) -> None:
+    """The pictures that are asked for: `drawn` and `speeds` are of --plot."""
+    from refimpl.report import curves, tradeoff
+
     if args.curves:
         curves.draw_rows(_with_curves(results, names), args.curves)
     if args.plot:
-        from refimpl.report import tradeoff
-
         tradeoff.draw(drawn, speeds, args.plot)
-    return 0
 
 
 def _print(results: Any, speeds: dict[str, float]) -> None:

@@ -11,6 +11,8 @@ from refimpl.choice import start_numba
 from refimpl.cli.options import DEFAULT_MODEL, add_json, positive
 from refimpl.cli.output import print_json, print_table, progress_bar, warn
 from refimpl.cli.verbs import Verbs
+from refimpl.conventions import ConfigError
+from refimpl.machine import cpus
 
 COLUMNS = ("median ms", "min", "max", "GMAC/s", "threads")
 
@@ -259,8 +261,9 @@ def _add_common(parser: argparse.ArgumentParser, rounds: int, threads: bool = Tr
     )  # fmt: skip
     if threads:
         parser.add_argument(
-            "--threads", type=positive, default=1, metavar="N", help="the same for all (default 1)"
-        )
+            "--threads", type=positive, default=1, metavar="N",
+            help="the same for all, at most the CPUs of this process (default 1)",
+        )  # fmt: skip
     add_json(parser)
 
 
@@ -275,6 +278,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 def _tell(args: argparse.Namespace, peers: Sequence[Any] = ()) -> None:
     """The machine and who is missing, beside the answer where that is JSON."""
+    _require_cpus(getattr(args, "threads", None))
     from refimpl.bench import host
     from refimpl.bench.peers import missing
 
@@ -286,6 +290,16 @@ def _tell(args: argparse.Namespace, peers: Sequence[Any] = ()) -> None:
     print(file=stream, flush=True)
     for line in host.warnings():
         warn(line)
+
+
+def _require_cpus(threads: int | None) -> None:
+    """ConfigError for more threads than CPUs: what would be timed is how they wait."""
+    most = cpus()
+    if threads is not None and threads > most:
+        raise ConfigError(
+            f"--threads: found {threads}, expected at most {most}, the CPUs that this process may "
+            "use"
+        )
 
 
 def _measured(works: int, args: argparse.Namespace, run: Callable[..., list]) -> list:

@@ -171,8 +171,9 @@ def _add_vectors(group: Verbs) -> None:
         "refimpl golden vectors binary_linear --text -o bench/vectors",
     )
     added.add_argument(
-        "op", metavar="OP", help="an operation, as `refimpl show` names it, or a loss"
-    )
+        "op", metavar="OP", action=_Operation,
+        help="an operation, as `refimpl show` names it, or a loss",
+    )  # fmt: skip
     text = "the new folder (default: named as the operation)"
     outputs.add_folder(added, text, "FOLDER", required=False)
     added.add_argument(
@@ -180,6 +181,15 @@ def _add_vectors(group: Verbs) -> None:
         help="beside each file its values as hex digits of their bits, and as decimals, one a line",
     )  # fmt: skip
     outputs.add_replace(added)
+
+
+class _Operation(argparse.Action):
+    """An operation; it gives the folder its name where none is given."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        namespace.op, namespace.output = values, namespace.output or Path(values)
 
 
 def _add_candidate(added: argparse.ArgumentParser) -> None:
@@ -421,13 +431,16 @@ def compare(args: argparse.Namespace) -> int:
         words = text.short(comparison, causes, total)
     else:
         words = text.report(comparison, causes, total, args.verbose)
-    print(words, end="", file=sys.stderr if args.json else sys.stdout)
-    if args.json:
-        print_json(text.to_json(comparison, causes, total))
-    if args.junit:
-        write_atomically(args.junit, junit.to_xml(comparison, causes))
-    if args.html:
-        write_atomically(args.html, report.page(comparison, causes, total))
+    try:
+        print(words, end="", file=sys.stderr if args.json else sys.stdout)
+        if args.json:
+            print_json(text.to_json(comparison, causes, total))
+        sys.stdout.flush()
+    finally:  # after the answer, since it may fail, and also where nobody reads that
+        if args.junit:
+            write_atomically(args.junit, junit.to_xml(comparison, causes))
+        if args.html:
+            write_atomically(args.html, report.page(comparison, causes, total))
     return STATUS[comparison.outcome]
 
 
@@ -462,6 +475,7 @@ def _compared(args: argparse.Namespace, **options: Any) -> Any:
         raise ConfigError(str(error)) from None
     dumped = candidate.read(args.candidate, names)
     bundle = golden.read(_find(args.bundle))
+    precision.require_fitting(unit, bundle.reference.steps, args.unit_roundoff)
     found = golden.compare(
         bundle, dumped, mode=args.mode, forced=args.forced, unit_roundoff=unit, **options
     )
@@ -471,9 +485,8 @@ def _compared(args: argparse.Namespace, **options: Any) -> Any:
 def vectors(args: argparse.Namespace) -> int:
     from refimpl.golden import vectors
 
-    folder = args.output or Path(args.op)
-    count = vectors.write(args.op, folder, text=args.text, overwrite=args.force)
-    say(f"{folder}: {count} files; {folder / vectors.INDEX} lists them")
+    count = vectors.write(args.op, args.output, text=args.text, overwrite=args.force)
+    say(f"{args.output}: {count} files; {args.output / vectors.INDEX} lists them")
     return 0
 
 

@@ -163,7 +163,7 @@ def _field(text: str) -> tuple[str, Any]:
         raise argparse.ArgumentTypeError(f"{text!r} is not FIELD=VALUE")
     try:
         return name, json.loads(value)
-    except ValueError:  # a word needs no quotes
+    except (ValueError, RecursionError):  # a word needs no quotes
         return name, value
 
 

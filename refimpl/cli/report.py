@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     if args.invert:
         ask = ask.inverted()
     shown = picture(args.image)
-    name = os.path.basename(args.image)
+    name = "standard input" if args.image == "-" else os.path.basename(args.image)
     model = os.path.basename(args.model).removesuffix(files.SUFFIX)
     page, prediction = image.page(ask, shown, name, model)
     if prediction.warning is not None:

@@ -104,22 +104,11 @@ def add(verbs: Verbs) -> None:
 def run(args: argparse.Namespace) -> int:
     from refimpl import training
     from refimpl.data.preprocessing import Preprocessing
-    from refimpl.models import files
-    from refimpl.training import journal, requirements, stages, starts
+    from refimpl.training import requirements, starts
 
     recipe = _recipe(args)
-    if recipe.teacher is not None:
-        outputs.check(args, ("teacher", files.find(recipe.teacher)))
     model, params = _start(args)
-    # all that can be told before data are read, which may take a minute or an hour
-    journal.require_free(
-        args.output, args.curves is not None, resume=args.resume, overwrite=args.force
-    )
-    stages.plan(model, recipe, fresh=params is None)
-    if args.curves == "png":
-        from refimpl.report import curves
-
-        curves.require_matplotlib()
+    _check(args, recipe, model, fresh=params is None)
     own = model.preprocessing
     read = own or Preprocessing.plain(model.config.image_size, model.config.channels)
     larger = recipe.uncut(read.size)
@@ -158,9 +147,28 @@ def run(args: argparse.Namespace) -> int:
             },
         )
     if args.curves == "png":
+        from refimpl.report import curves
+
         curves.draw(trained.history, args.output.with_suffix(".png"))
     say(args.output)
     return 0
+
+
+def _check(args: argparse.Namespace, recipe: Any, model: Any, fresh: bool) -> None:
+    """All that can be told before data are read, which may take a minute or an hour."""
+    from refimpl.models import files
+    from refimpl.training import journal, stages
+
+    if recipe.teacher is not None:
+        outputs.check(args, ("teacher", files.find(recipe.teacher)))
+    journal.require_free(
+        args.output, args.curves is not None, resume=args.resume, overwrite=args.force
+    )
+    stages.plan(model, recipe, fresh=fresh)
+    if args.curves == "png":
+        from refimpl.report import curves
+
+        curves.require_matplotlib()
 
 
 def _load(args: argparse.Namespace, model: Any, read: Any) -> Any:

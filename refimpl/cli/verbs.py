@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from refimpl.conventions import did_you_mean
+from refimpl.conventions import did_you_mean, shown
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,7 +48,7 @@ class Parser(argparse.ArgumentParser):
                 message = takes_no_file(value)
         elif "required" in message:  # perhaps it is there, misspelt
             message += self._slip(self._given)
-        super().error(message)
+        super().error(shown(message))  # it may hold what was typed, whatever that is
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Print; that help could not be written is an error, which argparse passes over."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -21,7 +22,7 @@ from refimpl.data.image_folder import interrupts_held
 from refimpl.disk import read_text
 
 LOCAL = "local"
-TIMEOUT = 10  # seconds until a scheduler must have answered
+TIMEOUT = 10  # seconds until a scheduler must have answered, or ended
 
 
 @contextlib.contextmanager
@@ -44,7 +45,7 @@ def connected(scheduler: str) -> Iterator[Client]:
         except (OSError, ValueError, TypeError) as error:  # also where a TLS file is missing
             what = " ".join(str(error).split()) or type(error).__name__
             raise ClusterError(f"{scheduler}: cannot reach the scheduler: {what}") from None
-        stack.callback(client.close, timeout=TIMEOUT)
+        stack.callback(_close, client)
         yield client
 
 
@@ -80,11 +81,17 @@ def _address(scheduler: str) -> str | None:
         )
     try:
         address = json.loads(read_text(path))["address"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         address = None
     if not isinstance(address, str):
         raise ConfigError(f"{scheduler}: not a scheduler file, expected JSON with an address")
     return address
+
+
+def _close(opened: Client | LocalCluster) -> None:
+    """End it, or leave it to end by itself: on a busy machine that is no error of what was done."""
+    with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # one, from Python 3.11 on
+        opened.close(timeout=TIMEOUT)
 
 
 def _count(scheduler: str) -> int:
@@ -122,5 +129,5 @@ def _local(count: int) -> Iterator[str]:
     with contextlib.ExitStack() as stack:
         with unwatched, interrupts_held():  # Dask's threads inherit it, and what they start
             cluster = _started(count)
-            stack.callback(cluster.close, timeout=TIMEOUT)  # before an interrupt that has waited
+            stack.callback(_close, cluster)  # before an interrupt that has waited
         yield cluster.scheduler_address

@@ -24,7 +24,7 @@ from refimpl.choice import Choice, Work
 from refimpl.cluster import batches, sources, workers
 from refimpl.cluster.sources import Listed, Source
 from refimpl.conventions import DataError, ModelFileError
-from refimpl.data.datasets import require_classes
+from refimpl.data.datasets import require_classes, require_counts
 from refimpl.data.image_folder import Progress, left
 from refimpl.machine import cpus
 from refimpl.models import files
@@ -131,6 +131,7 @@ def evaluate(
     ...     evaluate(client, "didb_micro_mnist", digits, limit=20, backend="numpy").result.count
     20
     """
+    require_counts(limit, batch_size=batch_size)
     data, path = Path(data), files.find(model)
     ours = open_model(path, backend=backend, image_size=image_size)
     maps = ours.model.config.task == "segmentation"

@@ -199,9 +199,12 @@ def processes(workers: int | None, size: int) -> int | None:
     return workers
 
 
-def require_counts(limit: int | None, workers: int | None = None) -> None:
-    """ConfigError unless a limit is a whole number from 1 on, a number of workers one from 0 on."""
-    for name, value, least in (("limit", limit, 1), ("workers", workers, 0)):
+def require_counts(
+    limit: int | None = None, workers: int | None = None, batch_size: int | None = None
+) -> None:
+    """ConfigError unless limit and batch size are whole numbers from 1 on, workers from 0 on."""
+    counts = (("limit", limit, 1), ("workers", workers, 0), ("batch_size", batch_size, 1))
+    for name, value, least in counts:
         if value is None:
             continue
         if not isinstance(value, (int, np.integer)) or value < least:

@@ -18,12 +18,13 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from refimpl import machine
-from refimpl.conventions import DataError
+from refimpl.conventions import ConfigError, DataError
 from refimpl.data.archives import read_file
 from refimpl.data.images import decode
 from refimpl.data.preprocessing import Preprocessing
 
 PART = 8  # files that a process reads at a time
+MOST = 1000  # processes: beyond it a system has no room for what they tell one another
 
 Given, Made = TypeVar("Given"), TypeVar("Made")
 Index = slice | np.ndarray
@@ -202,7 +203,9 @@ class Workers:
     """Processes that read; started by the first call, ended with the last one who holds them."""
 
     def __init__(self, count: int):
-        """count: 0 for none; then whoever asks reads."""
+        """count: up to MOST; 0 for none: then whoever asks reads. ConfigError for another."""
+        if not 0 <= count <= MOST:
+            raise ConfigError(f"workers is {count}, expected 0 to {MOST:,} processes")
         self.count = count
 
     @functools.cached_property

@@ -164,7 +164,7 @@ def compare(
     bundle: those that are absent fail. `ignore`: patterns of names that are no taps.
     `unit_roundoff`: of the port's arithmetic, as `precision.Units` takes it.
     GoldenFileError where the candidate has no tap of the model, or those of another bundle;
-    ConfigError where a pattern of `require` fits no tap.
+    ConfigError where a pattern of `require` or `unit_roundoff` fits no tap.
 
     >>> from importlib import resources
     >>> bundle = store.read(resources.files("refimpl.weights") / "golden" / "react_micro")
@@ -180,6 +180,7 @@ def compare(
     ignored = {n for pattern in ignore for n in fnmatch.filter(candidate, pattern)}
     if record.INPUT in candidate and record.INPUT not in ignored:
         _require_same_input(bundle, candidate)
+    precision.require_fitting(unit_roundoff, names)
     taps = _taps(bundle, candidate, names)
     session = _Session(bundle, taps, mode, forced, unit_roundoff)
     verdicts: list[Verdict] = []

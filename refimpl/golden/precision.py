@@ -10,11 +10,11 @@ import fnmatch
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from refimpl.conventions import ConfigError, GoldenFileError
+from refimpl.conventions import ConfigError, GoldenFileError, did_you_mean
 from refimpl.disk import read_text
 from refimpl.golden import bounds
 
@@ -94,7 +94,28 @@ def read(given: str) -> Declared:
         raise GoldenFileError(
             f'{where}: expected a JSON object: {{"pattern of taps": "float16", "*": 6e-8}}'
         )
-    return {pattern: unit(value) for pattern, value in found.items()}
+    return {pattern: _declared(f"{where}: {pattern!r}", value) for pattern, value in found.items()}
+
+
+def _declared(where: str, value: float | str) -> float:
+    try:
+        return unit(value)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def require_fitting(
+    declared: Declared | None, names: Iterable[str], where: str = "unit roundoff"
+) -> None:
+    """Raise ConfigError for a pattern that fits none of the taps: it would mean nothing, unseen.
+
+    where: what the error begins with, such as the name of the file.
+    """
+    names = list(names)
+    for pattern in declared if isinstance(declared, Mapping) else ():
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            hint = did_you_mean(pattern, names)
+            raise ConfigError(f"{where}: {pattern!r} fits no tap, expected one that does{hint}")
 
 
 # --- grids: the numbers that a type has -----------------------------------------------------------

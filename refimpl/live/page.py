@@ -14,7 +14,6 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib import resources
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -65,10 +64,11 @@ def page(
         "blocks": [_block(network, i) for i in range(config.depth)],
         "samples": [_sample(path, preprocessing) for path in _samples(class_names, preprocessing)],
     }
-    style = html.asset("image.css") + _asset("live.css")
-    script = html.asset("drawing.js") + "".join(map(_asset, SCRIPTS))
     height, width = config.image_size
-    text = Template(_asset("live.html")).substitute(
+    return html.filled(
+        _asset("live.html"),
+        html.asset("image.css") + _asset("live.css"),
+        html.asset("drawing.js") + "".join(map(_asset, SCRIPTS)),
         model=escape(model),
         version=refimpl.__version__,
         heading="Draw a digit" if digits else "Drop a picture",
@@ -85,13 +85,8 @@ def page(
         blocks=_block_choice(config.depth),
         attention=_attention(config),
         parts=_parts(data["blocks"][0]),
-        style=style,
-        style_hash=html.content_hash(style),
-        script=script,
-        script_hash=html.content_hash(script),
         data=image.embedded_json(data),
     )
-    return text.encode("utf-8", "backslashreplace")
 
 
 def _asset(name: str) -> str:

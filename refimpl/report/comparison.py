@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from string import Template
 
 import numpy as np
 from PIL import Image
@@ -39,7 +38,6 @@ WIDEST = 640  # pixels of the page, of the longer side
 
 def page(comparison: Comparison, causes: Mapping[str, str], total: int) -> bytes:
     """The page, UTF-8; `causes` by tap, `total` taps of the bundle."""
-    style = html.asset("comparison.css")
     word = comparison.outcome
     name, sign = OUTCOMES[word]
     first = comparison.first
@@ -52,9 +50,9 @@ def page(comparison: Comparison, causes: Mapping[str, str], total: int) -> bytes
         _table(comparison, causes),
         _names("Missing from the candidate, not judged", comparison.missing),
     ]
-    filled = Template(html.asset("comparison.html")).substitute(
-        style=style,
-        style_hash=html.content_hash(style),
+    return html.filled(
+        html.asset("comparison.html"),
+        html.asset("comparison.css"),
         title=escape(f"{word}: {comparison.candidate_path or 'candidate'}"),
         mode=escape(comparison.mode + (", strict" if comparison.strict else "")),
         heading=f'<span class="{name}">{sign} {word}</span>',
@@ -63,8 +61,6 @@ def page(comparison: Comparison, causes: Mapping[str, str], total: int) -> bytes
         main="\n".join(sections),
         version=escape(refimpl.__version__),
     )
-    # a name of a file need not be text
-    return filled.encode("utf-8", "backslashreplace")
 
 
 def _first(verdict: Verdict, comparison: Comparison, causes: Mapping[str, str]) -> str:
@@ -219,7 +215,7 @@ def _table(comparison: Comparison, causes: Mapping[str, str]) -> str:
         if verdict.verdict != "MISSING"
     ]
     return f"""<section><h2>Taps in order of computation</h2><div class="scroll">
-<table><thead><tr>{head}<th></th></tr></thead>
+<table><thead><tr>{head}<td></td></tr></thead>
 <tbody>{"".join(rows)}</tbody></table></div></section>"""
 
 

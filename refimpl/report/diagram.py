@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
+from refimpl.conventions import shown
 from refimpl.models import listing
 from refimpl.models.nodes import Network
 from refimpl.report import layout
@@ -93,6 +94,7 @@ def svg(network: Network, block: int, title: str) -> bytes:
 
     title: what stands above it. ConfigError where there is no such block.
     """
+    title = shown(title)  # the name of a file may hold what XML may not
     # what is made of parameters alone, such as an interpolated shift, is none of the picture
     entries = [e for e in listing.entries(network, block) if e["inputs"]]
     prefix = f"blocks.{block}."

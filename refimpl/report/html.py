@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 from importlib import resources
+from string import Template
 
 from PIL import Image
 
@@ -22,6 +23,17 @@ def png(image: Image.Image) -> str:
 def asset(name: str) -> str:
     """A text file of refimpl/report/assets."""
     return (resources.files("refimpl.report") / "assets" / name).read_text(encoding="utf-8")
+
+
+def filled(template: str, style: str, script: str = "", **texts: object) -> bytes:
+    """A page, UTF-8: a template with its texts, its style and its script, and their hashes.
+
+    The texts are HTML; names in them are escaped already.
+    """
+    own = {"style": style, "style_hash": content_hash(style)}
+    own |= {"script": script, "script_hash": content_hash(script)}
+    page = Template(template).substitute(own, **texts)
+    return page.encode("utf-8", "backslashreplace")  # the name of a file need not be text
 
 
 def content_hash(text: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from html import escape
-from string import Template
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,9 +76,10 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
         *(_block(i, config, data, trace.margins(network, taps, i)) for i in range(config.depth)),
         _budget(config, timed),
     ]
-    style = html.asset("image.css")
-    script = html.asset("drawing.js") + html.asset("image.js")
-    text = Template(html.asset("image.html")).substitute(
+    content = html.filled(
+        html.asset("image.html"),
+        html.asset("image.css"),
+        html.asset("drawing.js") + html.asset("image.js"),
         label=escape(prediction.label),
         model=escape(model),
         image=escape(image),
@@ -94,14 +94,9 @@ def page(ask: Classifier, picture: Image.Image, image: str, model: str) -> Page:
         contents=_contents(config.depth),
         main="\n".join(sections),
         footer=_footer(),
-        style=style,
-        style_hash=html.content_hash(style),
-        script=script,
-        script_hash=html.content_hash(script),
         data=embedded_json({"grid": config.grid, "first": first, "taps": data}),
     )
-    # the name of a file need not be valid text
-    return Page(text.encode("utf-8", "backslashreplace"), prediction)
+    return Page(content, prediction)
 
 
 # --- parts ----------------------------------------------------------------------------------------
@@ -152,7 +147,7 @@ def _answer(prediction: Prediction, picture: Image.Image, seen: str) -> str:
 <p>Each class gets a probability; together they are 100 %.</p>{warning}
 <div class="answer"><figure class="input"><img src="{html.png(original)}" alt="The image as given">
 <figcaption>The image as it was given; the one to click is what the network reads.</figcaption>
-</figure><div class="scroll"><table><thead><tr><th scope="col">class</th><th></th>
+</figure><div class="scroll"><table><thead><tr><th scope="col">class</th><td></td>
 <th scope="col">probability</th></tr></thead>
 <tbody>{"".join(rows)}</tbody></table>{note if others else ""}</div></div></section>"""
 

@@ -72,10 +72,16 @@
       `${(end - begin).toFixed(0)} ms: ${(computed - begin).toFixed(0)} for the network, the rest for the pictures.`;
   }
 
-  let waiting = 0;
-  function later(work) {
-    cancelAnimationFrame(waiting);
-    waiting = requestAnimationFrame(work);
+  // In the next frame, each of them once: no drawing may take the place of a run that waits.
+  let waiting = new Set();
+  function later(...works) {
+    if (!waiting.size) requestAnimationFrame(work);
+    for (const each of works) waiting.add(each);
+  }
+  function work() {
+    const now = waiting;
+    waiting = new Set();
+    for (const each of now) each();
   }
 
   // --- words -------------------------------------------------------------------------------------
@@ -102,6 +108,8 @@
   }
 
   const say = (text) => (element("status").textContent = text);
+  const sayAnswer = () => say(state.answer);
+  const sayDifference = () => say(element("difference").textContent);
 
   function flipped() {
     const [flips, all] = engine.flips(state.before ?? state.values, state.values);
@@ -396,15 +404,15 @@
 
   const touch = () => (state.before = state.values);
 
+  let stroke = null; // the one that is drawn; undone meanwhile, it goes on where nobody sees it
   function begin(point) {
     touch();
     forgetPicture();
-    state.strokes.push({ points: [point], colour: ink() });
+    stroke = { points: [point], colour: ink() };
+    state.strokes.push(stroke);
   }
 
-  function follow(point) {
-    state.strokes[state.strokes.length - 1].points.push(point);
-  }
+  const follow = (point) => stroke.points.push(point);
 
   // The patch under a point of the board.
   function underneath([x, y]) {
@@ -439,13 +447,13 @@
     state.token = token;
     if (other) mark();
     if (drawingNow) later(run);
-    else if (other) later(() => (drawBoard(), drawChosen()));
+    else if (other) later(drawBoard, drawChosen);
   });
   for (const kind of ["pointerup", "pointercancel"]) {
     board.addEventListener(kind, (event) => {
       if (!drawingNow || !event.isPrimary) return;
       drawingNow = false;
-      later(() => (run(), say(state.answer)));
+      later(run, sayAnswer);
     });
   }
 
@@ -491,7 +499,7 @@
     else state.strokes.pop();
     state.penDown = false;
     run();
-    say(state.answer);
+    sayAnswer();
   }
   element("undo").addEventListener("click", undo);
   element("clear").addEventListener("click", () => {
@@ -510,7 +518,7 @@
     [state.strokes, state.image] = [[], seen];
     warn(seen);
     run();
-    say(state.answer);
+    sayAnswer();
   }
 
   let given = null; // the picture that was dropped, to be read once more
@@ -536,25 +544,34 @@
     }
   }
 
-  async function open(file) {
-    let bitmap;
-    try {
-      bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
-    } catch {
-      element("warning").hidden = false;
-      element("warning").textContent = `${file.name}: no picture that this browser can read.`;
-      say(element("warning").textContent);
-      return;
-    }
+  // The RGBA of a file and its [height, width]; an error where it is no picture, or too large a one.
+  async function decoded(file) {
+    const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none" });
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
     const context = canvas.getContext("2d");
     context.fillStyle = "#fff"; // what is transparent lies on white
     context.fillRect(0, 0, bitmap.width, bitmap.height);
     context.drawImage(bitmap, 0, 0);
-    take(context.getImageData(0, 0, bitmap.width, bitmap.height).data, [bitmap.height, bitmap.width]);
+    return [context.getImageData(0, 0, bitmap.width, bitmap.height).data, [bitmap.height, bitmap.width]];
   }
-  element("file").addEventListener("change", (event) => event.target.files[0] && open(event.target.files[0]));
+
+  async function open(file) {
+    let read;
+    try {
+      read = await decoded(file);
+    } catch {
+      element("warning").hidden = false;
+      element("warning").textContent = `${file.name}: no picture that this browser can read.`;
+      say(element("warning").textContent);
+      return;
+    }
+    take(...read);
+  }
+  element("file").addEventListener("change", ({ target }) => {
+    if (target.files[0]) open(target.files[0]);
+    target.value = ""; // so that the same file, chosen again, is a change
+  });
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
     event.preventDefault();
@@ -579,7 +596,7 @@
       for (const { value, id } of sliders) document.querySelector(`output[for=${id}]`).textContent = `${value} %`;
       later(run);
     });
-    slider.addEventListener("change", () => later(() => (run(), say(element("difference").textContent))));
+    slider.addEventListener("change", () => later(run, sayDifference));
   }
 
   element("save").addEventListener("click", () => {
