@@ -145,20 +145,31 @@ def write_folder(
 ) -> None:
     """Write a folder of these files, by name, so that it is there whole or not at all.
 
-    `overwrite`: a folder that exists may go where every file in it has one of these names, as after
-    an earlier run; what else is in it is nobody's to delete. Raises OutputError before anything is
-    written, OSError from the disk.
+    `overwrite`: a folder that exists may go where every file in it has one of these names and the
+    first line of the one that takes its place, as after an earlier run; what else is in it is
+    nobody's to delete. Raises OutputError before anything is written, OSError from the disk.
     """
     path = Path(path)
-    there = {file.name for file in path.iterdir()} if overwrite and path.is_dir() else set()
-    if other := sorted(there - set(contents)):
-        raise OutputError(
-            f"{path}: holds {other[0]}, which would not be written again; "
-            "expected a new folder or one of an earlier run"
-        )
+    for file in sorted(path.iterdir()) if overwrite and path.is_dir() else ():
+        again = file.name in contents
+        if not again or not _begins_like(file, contents[file.name]):
+            what = "no earlier run has written" if again else "would not be written again"
+            raise OutputError(
+                f"{path}: holds {file.name}, which {what}; "
+                "expected a new folder or one of an earlier run"
+            )
     with new_folder(path, overwrite=overwrite) as folder:
         for name, data in contents.items():
             (folder / name).write_bytes(data)
+
+
+def _begins_like(file: Path, data: bytes) -> bool:
+    """Whether a file has the first line of this data, however its lines end."""
+    if not file.is_file():
+        return False
+    line = data.partition(b"\n")[0]
+    with open(file, "rb") as opened:
+        return opened.readline(len(line) + 2).rstrip() == line
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:
