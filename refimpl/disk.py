@@ -114,7 +114,8 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
 
     So no half of a folder is ever there. `path` does not exist, or is an empty folder; with
     `overwrite` any folder, which goes when the new one is whole. Raises OutputError where it is
-    something else, or there is no folder to put it into, OSError from the disk.
+    something else, or the folder that this process works in, which would work in none then, or
+    there is no folder to put it into, OSError from the disk.
     """
     path = Path(path)
     require_parent(path)
@@ -122,6 +123,10 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
     if os.path.lexists(path) and not free:
         raise OutputError(f"{path}: exists; expected the name of a new folder or an empty one")
     target = _target(path)
+    if free and target in (Path.cwd(), *Path.cwd().parents):
+        raise OutputError(
+            f"{path}: is the folder that you are in, and would be replaced; expected another one"
+        )
     temporary, old = _temporary(target), _temporary(target)
     try:
         os.mkdir(temporary)

@@ -199,6 +199,21 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path) -> None:
         pass
 
 
+@pytest.mark.parametrize("name", [".", "../here", "..", "../link"])
+def test_the_folder_that_one_is_in_is_never_replaced(tmp_path, monkeypatch, name) -> None:
+    """A shell would go on in a folder that has no name any more."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    monkeypatch.chdir(tmp_path / "here")
+    for overwrite in (True, False) if name != ".." else (True,):
+        with (
+            pytest.raises(OutputError, match=f"{name}: is the folder that you are in.*expected"),
+            disk.new_folder(name, overwrite=overwrite),
+        ):
+            pass
+    assert listing(tmp_path) == ["here", "link"]
+
+
 @pytest.mark.parametrize("at", ["rename", "rmtree"])
 @pytest.mark.parametrize("call", [1, 2])
 def test_an_interrupt_in_the_middle_of_a_replacement_leaves_nothing(

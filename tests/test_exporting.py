@@ -158,6 +158,16 @@ def test_a_network_without_binary_matrices_has_no_hex_files(tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("target", [*TARGETS, "--onnx"])
+def test_a_value_beyond_float32_is_named_with_its_file(tmp_path, target):
+    net = networks.make(networks.small(), 0)
+    path = tmp_path / "wide.safetensors"
+    files.save(path, net.model, networks.with_values(net.params, {"head.bias": 1e300}))
+    words = f"{path}: head.bias: a value is beyond float32; expected at most 3.40282e+38"
+    assert_one_line(run("export", path, target, tmp_path / "out"), words)
+    assert not (tmp_path / "out").exists()
+
+
 # --- what is read ---------------------------------------------------------------------------------
 
 

@@ -495,6 +495,14 @@ BAD = {
     "no pickle": (raw("x.pth", b"not a pickle"), "not a readable checkpoint"),
     "a list": (pickled("list"), "holds list; expected a state dict"),
     "a number": (pickled("number"), "holds int; expected a state dict"),
+    "no tensors": (pickled("nothing"), "holds nothing; expected a state dict"),
+    "floats of 8 bits": (pickled("float8"), "float8_e4m3fn; expected floats of 16, 32 or 64 bits"),
+    "a loss beside the network": (
+        lambda folder: write(folder / "x", {
+            **{f"model.{key}": value for key, value in timm()[1].items()},
+            "criterion.weight": np.ones(3, np.float32)}),
+        "criterion.weight: stands beside the network, in model.*; expected a state dict of the"),
+    "a count beside an average": (pickled("averaged"), "n_averaged: stands beside the network, in"),
     "dicts in dicts": (pickled("nested"), "a: dict; expected a tensor, as in a state dict"),
     "another family": (
         lambda folder: write(folder / "x", {"conv1.weight": np.ones((2, 2), np.float32)}),
@@ -521,6 +529,8 @@ BAD = {
     "a ratio of one tensor": (
         change(blocks__0__mlp__fc1__weight=np.ones((15, 10), np.float32)),
         "blocks.0.mlp.fc1.bias: shape (30,); expected (15,)"),
+    "a ratio of endless digits": (said(mlp_ratio=10**400), "mlp_ratio is 1000000"),
+    "an eps of endless digits": (said(norm_eps=10**400), "norm_eps is 100000"),
     "another ratio": (said(mlp_ratio=2.5), "mlp_ratio is 2.5; expected one that gives 30 hidden"),
     "a block out of thin air": (change(blocks__99999__x=np.ones(1, np.float32)),
                                 "depth is 100000; expected at most 1,000 blocks"),

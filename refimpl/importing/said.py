@@ -6,6 +6,7 @@ A value is found under any of its names; the first place that has it counts. Err
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,7 +54,8 @@ class Said:
         found = self.find(*names)
         if found is None:
             return None
-        if isinstance(found.value, bool) or not isinstance(found.value, (int, float)):
+        is_number = isinstance(found.value, (int, float)) and not isinstance(found.value, bool)
+        if not is_number or not abs(found.value) <= sys.float_info.max:
             raise found.wrong("a number")
         return float(found.value)
 
