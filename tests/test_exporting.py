@@ -185,11 +185,13 @@ def test_a_packed_file_gives_the_same_as_a_latent_one(model, tmp_path):
 
 
 def test_names_are_identifiers(tmp_path):
-    for stem, name in (("7 segments-é", "_7_segments__"), ("int", "int"), ("a.b", "a_b")):
+    names = {"7 segments-é": "_7_segments__", "int": "int", "a.b": "a_b", "stdint": "stdint_",
+             "Math": "Math_", "string": "string_"}  # fmt: skip
+    for stem, name in names.items():
         save_model(tmp_path / f"{stem}.safetensors")
         assert source.read(tmp_path / f"{stem}.safetensors").name == name
     if shutil.which("cc"):
-        for stem in ("7 segments-é", "int"):
+        for stem in ("7 segments-é", "int", "stdint", "Math", "string"):
             code = exported_c.export_file(tmp_path / f"{stem}.safetensors", tmp_path / f"{stem}.c")
             exported_c.compile(code, tmp_path / "program", "-O0", "-DTAPS")
 

@@ -106,7 +106,7 @@ def sizes(draw, kind: str) -> dict[str, Any]:
         depths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
         window, last = draw(st.integers(1, 3)), draw(st.integers(1, 2))
         side = fields["patch_size"] * window * last * 2 ** (len(depths) - 1)
-        ratio += draw(st.sampled_from((0.0, 0.5 * (d % 2 == 0))))
+        ratio += draw(st.sampled_from((0.0, 0.3, 0.5, 0.55)))
         return {**fields, "depths": depths, "window_size": window, "image_size": side,
                 "embed_dim": heads * d, "num_heads": [heads * 2**s for s in range(len(depths))],
                 "mlp_ratio": ratio}  # fmt: skip
@@ -206,7 +206,9 @@ def test_networks_of_timm_with_the_same_keys_are_told(said, words, tmp_path):
 
 def swin(after: int):
     """A Swin with an absolute position embedding, merging before or behind a stage's end."""
-    net = networks.make(networks.swin(block="real", position="patches"), 0, np.float32)
+    net = networks.make(
+        networks.swin(block="real", position="patches", mlp_ratio=2.55), 0, np.float32
+    )
     arrays, config = {}, net.model.config
     for path, value in flatten(net.params).items():
         key, parts = path, path.split(".")
@@ -239,6 +241,15 @@ def test_both_layouts_of_swin(after, tmp_path):
     np.testing.assert_array_equal(
         model.predict(params, net.images), net.model.predict(net.params, net.images)
     )
+
+
+def test_stages_of_different_ratios_are_told(tmp_path):
+    _, arrays = swin(0)
+    key = "layers.0.blocks.0.mlp.fc1.weight"
+    folder = write(tmp_path, {**arrays, key: np.ones((17, 10), np.float32)})
+    words = f"{key}: 17 hidden channels for 10, an mlp_ratio of 1.7; expected 25, as that of another"
+    asked = ("import", folder, *IMAGES, "--size", "8x16", "-o", tmp_path / "out.safetensors")
+    assert_one_line(run(*asked), words, "stage, 2.55, gives")
 
 
 # --- containers -----------------------------------------------------------------------------------

@@ -17,6 +17,14 @@ from refimpl.models.nodes import Network, Node
 from refimpl.models.params import flatten, unflatten
 
 
+# Of C99: a file of such a name would be included in the place of the library's.
+HEADERS = (
+    "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale",
+    "math", "setjmp", "signal", "stdarg", "stdbool", "stddef", "stdint", "stdio", "stdlib",
+    "string", "tgmath", "time", "wchar", "wctype",
+)  # fmt: skip
+
+
 class Matrix(NamedTuple):
     """A binary matrix: its bits, True for +1, and a scale a row."""
 
@@ -38,8 +46,9 @@ class Source(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The stem of the file as an identifier of C and Verilog."""
+        """The stem of the file as an identifier of C and Verilog, and no header of C's library."""
         name = re.sub(r"\W", "_", self.path.stem, flags=re.ASCII)
+        name = f"{name}_" if name.lower() in HEADERS else name
         return f"_{name}" if name[0].isdigit() else name
 
     def matrix(self, path: str) -> Matrix:
