@@ -16,12 +16,11 @@ from refimpl.models import VisionTransformer, files, operations, packing
 from refimpl.models.nodes import Network, Node
 from refimpl.models.params import flatten, unflatten
 
-
 # Of C99: a file of such a name would be included in the place of the library's.
 HEADERS = (
-    "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits", "locale",
-    "math", "setjmp", "signal", "stdarg", "stdbool", "stddef", "stdint", "stdio", "stdlib",
-    "string", "tgmath", "time", "wchar", "wctype",
+    "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits",
+    "locale", "math", "setjmp", "signal", "stdarg", "stdbool", "stddef", "stdint", "stdio",
+    "stdlib", "string", "tgmath", "time", "wchar", "wctype",
 )  # fmt: skip
 
 

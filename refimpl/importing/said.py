@@ -6,12 +6,11 @@ A value is found under any of its names; the first place that has it counts. Err
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refimpl.conventions import ConfigError, ModelFileError
+from refimpl.conventions import ConfigError, ModelFileError, is_number
 from refimpl.disk import read_text
 
 
@@ -54,8 +53,7 @@ class Said:
         found = self.find(*names)
         if found is None:
             return None
-        is_number = isinstance(found.value, (int, float)) and not isinstance(found.value, bool)
-        if not is_number or not abs(found.value) <= sys.float_info.max:
+        if not is_number(found.value):
             raise found.wrong("a number")
         return float(found.value)
 
