@@ -20,6 +20,7 @@ after the other along the leading axes.
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from collections.abc import Iterable
 
@@ -170,6 +171,12 @@ def require_finite(op: str, name: str, array: np.ndarray) -> None:
         raise NonFiniteError(
             f"{op}: {name}{list(index)} is {array[index]}; expected a finite number"
         )
+
+
+def is_number(value: object) -> bool:
+    """Say whether a value of JSON is a real number that a float holds: JSON has larger ones."""
+    known = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return known and abs(value) <= sys.float_info.max
 
 
 def require_choice(op: str, name: str, value: object, choices: tuple) -> None:

@@ -114,7 +114,8 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
 
     So no half of a folder is ever there. `path` does not exist, or is an empty folder; with
     `overwrite` any folder, which goes when the new one is whole. Raises OutputError where it is
-    something else, or there is no folder to put it into, OSError from the disk.
+    something else, or the folder that this process works in, which would work in none then, or
+    there is no folder to put it into, OSError from the disk.
     """
     path = Path(path)
     require_parent(path)
@@ -122,6 +123,10 @@ def new_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[
     if os.path.lexists(path) and not free:
         raise OutputError(f"{path}: exists; expected the name of a new folder or an empty one")
     target = _target(path)
+    if free and target in (Path.cwd(), *Path.cwd().parents):
+        raise OutputError(
+            f"{path}: is the folder that you are in, and would be replaced; expected another one"
+        )
     temporary, old = _temporary(target), _temporary(target)
     try:
         os.mkdir(temporary)
@@ -145,21 +150,31 @@ def write_folder(
 ) -> None:
     """Write a folder of these files, by name, so that it is there whole or not at all.
 
-    `overwrite`: a folder that exists may go where every file in it has one of these names, as after
-    an earlier run; what else is in it is nobody's to delete. Raises OutputError before anything is
-    written, OSError from the disk.
+    `overwrite`: a folder that exists may go where every file in it has one of these names and the
+    first line of the one that takes its place, as after an earlier run; what else is in it is
+    nobody's to delete. Raises OutputError before anything is written, OSError from the disk.
     """
     path = Path(path)
-    there = [*path.iterdir()] if overwrite and path.is_dir() else []
-    # nor is a folder in it one of its files, whatever it is called
-    if other := sorted(f.name for f in there if f.name not in contents or f.is_dir()):
-        raise OutputError(
-            f"{path}: holds {other[0]}, which would not be written again; "
-            "expected a new folder or one of an earlier run"
-        )
+    for file in sorted(path.iterdir()) if overwrite and path.is_dir() else ():
+        again = file.name in contents
+        if not again or not _begins_like(file, contents[file.name]):
+            what = "no earlier run has written" if again else "would not be written again"
+            raise OutputError(
+                f"{path}: holds {file.name}, which {what}; "
+                "expected a new folder or one of an earlier run"
+            )
     with new_folder(path, overwrite=overwrite) as folder:
         for name, data in contents.items():
             (folder / name).write_bytes(data)
+
+
+def _begins_like(file: Path, data: bytes) -> bool:
+    """Whether a file has the first line of this data, however its lines end."""
+    if not file.is_file():
+        return False
+    line = data.partition(b"\n")[0]
+    with open(file, "rb") as opened:
+        return opened.readline(len(line) + 2).rstrip() == line
 
 
 def remove_leftovers(path: str | os.PathLike) -> None:

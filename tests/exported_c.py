@@ -16,7 +16,10 @@ from refimpl.golden import candidate
 from refimpl.golden.compare import Comparison
 from refimpl.models import VisionTransformer, files
 
-STRICT = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-pedantic", "-ffp-contract=off")
+STRICT = (
+    *("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-Werror", "-pedantic"),
+    "-ffp-contract=off",
+)
 # A driver of the header: float32 images on stdin, of each its answer and its logits on stdout.
 DRIVER = """
 #include <stdio.h>

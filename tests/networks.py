@@ -190,7 +190,7 @@ def imported() -> dict[str, Config]:
     }
     return {name: small(**found) for name, found in fields.items()} | {
         "ms-swin": swin(**real, position="patches", layer_scale=True, qkv_bias=False),
-        "hf-swin": swin(**real, merge_eps=1e-3),
+        "hf-swin": swin(**real, merge_eps=1e-3, mlp_ratio=2.55),  # 25 of 10 channels, 51 of 20
         "binary-swin": swin(norm="batch", box="3+5", merge_eps=1e-3),
     }
 

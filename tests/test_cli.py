@@ -433,6 +433,24 @@ def test_summary_of_an_architecture_and_of_a_file(model, tmp_path) -> None:
     assert json.loads(run("summary", half, "--json").out)["floats"] == "float16"
 
 
+def test_packing_names_the_file_of_what_float16_cannot_hold(tmp_path) -> None:
+    network = refimpl.create_model("didb_micro", dim=6, depth=1)
+    params = network.init(np.random.default_rng(0))
+    params["head"]["bias"][0] = 7e4
+    path = tmp_path / "large.safetensors"
+    refimpl.save(path, network, params)
+    result = run("pack", path, "-o", tmp_path / "out.safetensors", "--floats", "float16")
+    assert_one_line(result, f"{path}: head.bias: a value is beyond float16; expected at most 65504")
+    assert [file.name for file in tmp_path.iterdir()] == ["large.safetensors"]
+
+
+def test_packing_to_a_device_says_what_it_keeps(tmp_path) -> None:
+    path = tmp_path / "null.safetensors"
+    path.symlink_to(os.devnull)
+    result = run("pack", "didb_micro_mnist", "-o", path)
+    assert result == (0, f"{path}: 0 bytes\n", "")
+
+
 def test_a_network_without_bits_is_packed_with_a_warning(tmp_path) -> None:
     network = refimpl.create_model("deit_micro", dim=6, depth=1)
     real, packed = tmp_path / "real.safetensors", tmp_path / "packed.safetensors"

@@ -200,18 +200,38 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path) -> None:
         pass
 
 
-@pytest.mark.parametrize("name", ["mine", "a/mine"])  # beside its files, and in the place of one
-def test_a_folder_of_files_is_overwritten_where_it_holds_nothing_else(tmp_path, name) -> None:
-    folder, contents = tmp_path / "folder", {"a": b"1", "b": b"2"}
+@pytest.mark.parametrize(
+    ("name", "words"),  # beside its files, in the place of one, and one of the user's
+    [("mine", "would not be written again"), ("a/mine", "no earlier run"), ("a", "no earlier run")],
+)
+def test_a_folder_of_files_is_overwritten_where_it_holds_nothing_else(
+    tmp_path, name, words
+) -> None:
+    folder, contents = tmp_path / "folder", {"a": b"made\n1", "b": b"made\n2"}
     disk.write_folder(folder, contents)
-    disk.write_folder(folder, contents | {"a": b"3"}, overwrite=True)
-    assert (folder / "a").read_bytes() == b"3"
+    disk.write_folder(folder, contents | {"a": b"made\n3"}, overwrite=True)
+    assert (folder / "a").read_bytes() == b"made\n3"
     (folder / "a").unlink()
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_bytes(b"mine")
-    with pytest.raises(OutputError, match=rf"holds {name[:1]}.*, which would not be written again"):
+    with pytest.raises(OutputError, match=rf"holds {Path(name).parts[0]}, which {words}"):
         disk.write_folder(folder, contents, overwrite=True)
     assert (folder / name).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", [".", "../here", "..", "../link"])
+def test_the_folder_that_one_is_in_is_never_replaced(tmp_path, monkeypatch, name) -> None:
+    """A shell would go on in a folder that has no name any more."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "link").symlink_to("here")
+    monkeypatch.chdir(tmp_path / "here")
+    for overwrite in (True, False) if name != ".." else (True,):
+        with (
+            pytest.raises(OutputError, match=f"{name}: is the folder that you are in.*expected"),
+            disk.new_folder(name, overwrite=overwrite),
+        ):
+            pass
+    assert listing(tmp_path) == ["here", "link"]
 
 
 @pytest.mark.parametrize("at", ["rename", "rmtree"])

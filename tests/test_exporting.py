@@ -18,6 +18,7 @@ from tests import exported_c, networks
 from tests.command_line import MODEL, assert_one_line, run, save_model
 
 TARGETS = ("--c", "--hex")
+HEX_FILES = ("blocks.0.attn.v.weight.hex", "head.bias.hex", "index.csv", "row.signs.hex", "row.v")
 
 
 @pytest.fixture
@@ -36,7 +37,8 @@ def test_a_folder_that_is_there_is_refused_and_written_again_with_force(model, t
     assert result.status == 0 and str(out) in result.out and not result.err
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert_one_line(run("export", model, target, out), str(out), "exists", "expected")
-    next(out.iterdir()).write_bytes(b"mine")
+    for path in out.iterdir():  # as after an export of other values
+        path.write_bytes(path.read_bytes().partition(b"\n")[0] + b"\r\nold")
     assert run("export", model, target, out, "--force").status == 0
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert {path.name for path in tmp_path.iterdir()} == {"model.json", "model.safetensors", "out"}
@@ -55,6 +57,40 @@ def test_a_folder_with_other_things_in_it_stays_even_with_force(model, tmp_path,
     assert_one_line(run("export", model, target, tmp_path, "--force"), "would not be written again")
     (tmp_path / "file").write_text("mine")
     assert_one_line(run("export", model, target, tmp_path / "file", "--force"), "exists")
+
+
+@pytest.mark.parametrize("kind", ["file", "empty", "folder", "other name"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_file_of_the_users_stays_whatever_its_name(model, tmp_path, target, kind):
+    """Even with --force, and when all others in the folder are of an earlier export."""
+    out = tmp_path / "out"
+    assert run("export", model, target, out).status == 0
+    for name in ("model.c", "model.h") if target == "--c" else HEX_FILES:
+        whole, mine = (out / name).read_bytes(), out / name
+        mine.unlink()
+        if kind == "folder":
+            mine.mkdir()
+            (mine / "thesis.txt").write_text("mine")
+        else:
+            data = {"file": b"int mine;\n", "empty": b"", "other name": b"//" + whole}[kind]
+            mine.write_bytes(data)
+        words = f"{out}: holds {name}, which no earlier run has written; expected a new folder"
+        assert_one_line(run("export", model, target, out, "--force"), words)
+        if kind == "folder":
+            assert (mine / "thesis.txt").read_text() == "mine"
+            shutil.rmtree(mine)
+        else:
+            assert mine.read_bytes() == data
+        mine.write_bytes(whole)
+    assert run("export", model, target, out, "--force").status == 0
+
+
+def test_hex_files_of_another_word_and_format_are_those_of_an_earlier_run(model, tmp_path):
+    out = tmp_path / "out"
+    assert run("export", model, "--hex", out).status == 0
+    again = ("export", model, "--hex", out, "--word", 8, "--floats", "fixed", "--force")
+    assert run(*again).status == 0
+    assert "words of 8 a row" in next(out.glob("*.weight.hex")).read_text()
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -122,6 +158,16 @@ def test_a_network_without_binary_matrices_has_no_hex_files(tmp_path):
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("target", [*TARGETS, "--onnx"])
+def test_a_value_beyond_float32_is_named_with_its_file(tmp_path, target):
+    net = networks.make(networks.small(), 0)
+    path = tmp_path / "wide.safetensors"
+    files.save(path, net.model, networks.with_values(net.params, {"head.bias": 1e300}))
+    words = f"{path}: head.bias: a value is beyond float32; expected at most 3.40282e+38"
+    assert_one_line(run("export", path, target, tmp_path / "out"), words)
+    assert not (tmp_path / "out").exists()
+
+
 # --- what is read ---------------------------------------------------------------------------------
 
 
@@ -139,11 +185,13 @@ def test_a_packed_file_gives_the_same_as_a_latent_one(model, tmp_path):
 
 
 def test_names_are_identifiers(tmp_path):
-    for stem, name in (("7 segments-é", "_7_segments__"), ("int", "int"), ("a.b", "a_b")):
+    names = {"7 segments-é": "_7_segments__", "int": "int", "a.b": "a_b", "stdint": "stdint_",
+             "Math": "Math_", "string": "string_"}  # fmt: skip
+    for stem, name in names.items():
         save_model(tmp_path / f"{stem}.safetensors")
         assert source.read(tmp_path / f"{stem}.safetensors").name == name
     if shutil.which("cc"):
-        for stem in ("7 segments-é", "int"):
+        for stem in ("7 segments-é", "int", "stdint", "Math", "string"):
             code = exported_c.export_file(tmp_path / f"{stem}.safetensors", tmp_path / f"{stem}.c")
             exported_c.compile(code, tmp_path / "program", "-O0", "-DTAPS")
 
@@ -228,7 +276,7 @@ def test_the_test_bench_multiplies_a_row(tmp_path, dim, word):
     # one bit of the matrix the other way
     matrix = out / "blocks.0.attn.q.weight.hex"
     lines = matrix.read_text().splitlines()
-    lines[1] = f"{int(lines[1], 16) ^ 1:0{word // 4}x}"
+    lines[2] = f"{int(lines[2], 16) ^ 1:0{word // 4}x}"
     matrix.write_text("\n".join(lines))
     assert "FAIL: 1 of" in simulate(out)
 

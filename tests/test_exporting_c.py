@@ -185,6 +185,21 @@ def test_valgrind_finds_nothing(tmp_path, name):
     show(command, tmp_path / "images.npy", tmp_path / "taps")
 
 
+@needs("g++")
+def test_a_program_in_cpp_calls_it(tmp_path):
+    net = networks.make(CHOSEN["didb"], 1)
+    code = export(tmp_path, net.model, net.params)
+    (tmp_path / "main.cpp").write_text(
+        '#include "net.h"\nfloat image[NET_PIXELS], logits[NET_LOGITS];\n'
+        "int main() { return net_classify(image, logits) < 0; }\n"
+    )
+    made = tmp_path / "net.o", tmp_path / "main"
+    subprocess.run(["cc", *STRICT, QUICK, "-c", code, "-o", made[0]], check=True)
+    command = ["g++", "-Wall", "-Wextra", "-Werror", "-pedantic", f"-I{code.parent}"]
+    subprocess.run([*command, tmp_path / "main.cpp", made[0], "-lm", "-o", made[1]], check=True)
+    assert subprocess.run([made[1]]).returncode == 0
+
+
 def test_it_needs_memcpy_and_mathematics_alone(tmp_path):
     allowed = {"memcpy", "sqrtf", "erff", "isfinite"}
     for name in ("didb", "deit", "pyramid"):

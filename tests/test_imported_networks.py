@@ -125,7 +125,7 @@ def test_the_training_mode_of_batch_norms_is_refused():
         ({"merge_eps": 1e-3}, "merge_eps is 0.001; expected null, since window is 0"),
         ({"merge_eps": 0, "window": 2}, "merge_eps is 0; expected a number between 0 and 1"),
         ({"mlp_ratio": 1.5}, "mlp_ratio is 1.5; expected a whole number of at least 1"),
-        ({"mlp_ratio": 1.55, "block": "real"}, "mlp_ratio is 1.55; expected a number that gives"),
+        ({"mlp_ratio": 0.09, "block": "real"}, "mlp_ratio is 0.09; expected a number that gives"),
         ({"mlp_ratio": float("inf"), "block": "real"}, "mlp_ratio is inf; expected a number"),
         ({"mlp_ratio": 0.0, "block": "real"}, "mlp_ratio is 0; expected a whole number of at"),
         ({"qkv_bias": 1, "block": "real"}, "qkv_bias is 1; expected true or false"),

@@ -106,7 +106,7 @@ def sizes(draw, kind: str) -> dict[str, Any]:
         depths = draw(st.lists(st.integers(1, 3), min_size=1, max_size=3))
         window, last = draw(st.integers(1, 3)), draw(st.integers(1, 2))
         side = fields["patch_size"] * window * last * 2 ** (len(depths) - 1)
-        ratio += draw(st.sampled_from((0.0, 0.5 * (d % 2 == 0))))
+        ratio += draw(st.sampled_from((0.0, 0.3, 0.5, 0.55)))
         return {**fields, "depths": depths, "window_size": window, "image_size": side,
                 "embed_dim": heads * d, "num_heads": [heads * 2**s for s in range(len(depths))],
                 "mlp_ratio": ratio}  # fmt: skip
@@ -206,7 +206,9 @@ def test_networks_of_timm_with_the_same_keys_are_told(said, words, tmp_path):
 
 def swin(after: int):
     """A Swin with an absolute position embedding, merging before or behind a stage's end."""
-    net = networks.make(networks.swin(block="real", position="patches"), 0, np.float32)
+    net = networks.make(
+        networks.swin(block="real", position="patches", mlp_ratio=2.55), 0, np.float32
+    )
     arrays, config = {}, net.model.config
     for path, value in flatten(net.params).items():
         key, parts = path, path.split(".")
@@ -239,6 +241,15 @@ def test_both_layouts_of_swin(after, tmp_path):
     np.testing.assert_array_equal(
         model.predict(params, net.images), net.model.predict(net.params, net.images)
     )
+
+
+def test_stages_of_different_ratios_are_told(tmp_path):
+    _, arrays = swin(0)
+    key = "layers.0.blocks.0.mlp.fc1.weight"
+    folder = write(tmp_path, {**arrays, key: np.ones((17, 10), np.float32)})
+    words = f"{key}: 17 hidden channels for 10, an mlp_ratio of 1.7; expected 25, as that of an"
+    asked = ("import", folder, *IMAGES, "--size", "8x16", "-o", tmp_path / "out.safetensors")
+    assert_one_line(run(*asked), words, "other stage, 2.55, gives")
 
 
 # --- containers -----------------------------------------------------------------------------------
@@ -403,7 +414,7 @@ def test_grey_images_that_are_not_normalised(tmp_path):
     ("do_resize", False),
     ("rescale_factor", "x"), ("rescale_factor", 1.0), ("resample", [3]), ("resample", 5),
     ("crop_size", {"height": 2, "width": 3}), ("crop_size", [1]), ("crop_size", 512),
-    ("image_mean", "x"), ("image_std", [0.0] * 3)])  # fmt: skip
+    ("image_mean", "x"), ("image_std", [0.0] * 3), ("image_std", [10**400] * 3)])  # fmt: skip
 def test_bad_preprocessing_is_named(field, value, tmp_path):
     _, arrays, config = timm()
     fields = {"do_center_crop": True, "size": 256, "crop_size": 224, "resample": 3,
@@ -498,6 +509,14 @@ BAD = {
     "no pickle": (raw("x.pth", b"not a pickle"), "not a readable checkpoint"),
     "a list": (pickled("list"), "holds list; expected a state dict"),
     "a number": (pickled("number"), "holds int; expected a state dict"),
+    "no tensors": (pickled("nothing"), "holds nothing; expected a state dict"),
+    "floats of 8 bits": (pickled("float8"), "float8_e4m3fn; expected floats of 16, 32 or 64 bits"),
+    "a loss beside the network": (
+        lambda folder: write(folder / "x", {
+            **{f"model.{key}": value for key, value in timm()[1].items()},
+            "criterion.weight": np.ones(3, np.float32)}),
+        "criterion.weight: stands beside the network, in model.*; expected a state dict of the"),
+    "a count beside an average": (pickled("averaged"), "n_averaged: stands beside the network, in"),
     "dicts in dicts": (pickled("nested"), "a: dict; expected a tensor, as in a state dict"),
     "another family": (
         lambda folder: write(folder / "x", {"conv1.weight": np.ones((2, 2), np.float32)}),
@@ -524,6 +543,8 @@ BAD = {
     "a ratio of one tensor": (
         change(blocks__0__mlp__fc1__weight=np.ones((15, 10), np.float32)),
         "blocks.0.mlp.fc1.bias: shape (30,); expected (15,)"),
+    "a ratio of endless digits": (said(mlp_ratio=10**400), "mlp_ratio is 1000000"),
+    "an eps of endless digits": (said(norm_eps=10**400), "norm_eps is 100000"),
     "another ratio": (said(mlp_ratio=2.5), "mlp_ratio is 2.5; expected one that gives 30 hidden"),
     "a block out of thin air": (change(blocks__99999__x=np.ones(1, np.float32)),
                                 "depth is 100000; expected at most 1,000 blocks"),

@@ -235,9 +235,12 @@ def test_a_network_too_large_for_one_file_is_named(small, monkeypatch):
     monkeypatch.setattr(onnx, "LARGEST", size)
     assert onnx.to_bytes(read)
     monkeypatch.setattr(onnx, "LARGEST", size - 1)
-    words = f"{read.name}: has constants of {size:,} bytes; expected at most {size - 1:,}, "
+    words = f"{read.path}: has constants of {size:,} bytes; expected at most {size - 1:,}, "
     with pytest.raises(ExportError, match=re.escape(words)):
         onnx.write(path, read)
+    monkeypatch.setattr(onnx, "LARGEST", size)  # which latent weights, shown, exceed
+    with pytest.raises(ExportError, match="expected at most"):
+        onnx.write(path, read, taps=True)
     assert not path.exists()
 
 

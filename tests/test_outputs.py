@@ -300,6 +300,15 @@ def test_folders_that_exist_name_the_option_too(tmp_path) -> None:
     assert (folder / "classes.txt").read_bytes() == MINE
 
 
+def test_a_file_in_the_place_of_a_folder_is_not_said_to_go(tmp_path) -> None:
+    (tmp_path / "o").write_bytes(MINE)
+    for target in ("--c", "--hex"):
+        result = run("export", "didb_micro_mnist", target, tmp_path / "o")
+        assert_one_line(result, "o: exists; expected the name of a new folder or an empty one")
+        assert "--force" not in result.err
+    assert (tmp_path / "o").read_bytes() == MINE
+
+
 def test_a_link_among_scenes_is_not_theirs(tmp_path) -> None:
     folder = tmp_path / "scenes"
     call = ("scenes", "--data", SMALL, "-o", folder, "--train", "1", "--test", "1", "--force")

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-from typing import Any
 
 from refimpl.choice import start_numba
 from refimpl.cli.options import FILES, add_json
@@ -28,8 +27,9 @@ def add(verbs: Verbs) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from refimpl.kernels import cache
+    from refimpl.models import files
 
-    config = None if args.model is None else _config(args.model)
+    config = None if args.model is None else files.read_config(args.model)
     _require_compilation()
     start_numba()
     from refimpl import ahead
@@ -58,11 +58,3 @@ def _described(compiled: int) -> str:
 def _require_compilation() -> None:
     if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
         raise ConfigError("NUMBA_DISABLE_JIT is set, so nothing is compiled; expected it unset")
-
-
-def _config(name: str) -> Any:
-    from refimpl.models import architectures, files
-
-    if name in architectures.NAMES:
-        return architectures.named(name)
-    return files.read_any(name).model.config

@@ -102,7 +102,10 @@ def hint(args: argparse.Namespace, error: Exception) -> str:
     found = [p for p in named if str(error).startswith(f"{shown(p)}: exists;")]
     if not found or getattr(args, "force", True):
         return ""
-    return f"; --force {'replaces one of an earlier run' if found[0].is_dir() else 'overwrites it'}"
+    if found[0].is_dir():
+        return "; --force replaces one of an earlier run"
+    is_folder = found[0] in (path for _, path in _paths(args, writes=None))
+    return "" if is_folder else "; --force overwrites it"  # a file in a folder's place stays
 
 
 def _require_use(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from refimpl.cli import outputs
 from refimpl.cli.options import FILES
 from refimpl.cli.output import say, warn
 from refimpl.cli.verbs import Verbs
+from refimpl.conventions import ModelFileError, NonFiniteError
 
 
 def add(verbs: Verbs) -> None:
@@ -33,17 +34,17 @@ def run(args: argparse.Namespace) -> int:
     from refimpl.models import files, packing
 
     file = files.read(args.model)
-    files.save_packed(
-        args.output,
-        file.model,
-        file.params,
-        floats=args.floats,
-    )
+    try:
+        files.save_packed(args.output, file.model, file.params, floats=args.floats)
+    except NonFiniteError as error:  # of a float16
+        raise ModelFileError(f"{args.model}: {error}") from None
     outputs.drop_card(args.output)
     if not packing.for_engine(file.model.config):
         warn(f"{args.model}: no network of the engine, which cannot run what was packed")
     before, after = file.path.stat().st_size, args.output.stat().st_size
-    say(f"{args.output}: {after:,} bytes, {before / after:.1f} times smaller than {args.model}")
+    # a device keeps nothing
+    ratio = f", {before / after:.1f} times smaller than {args.model}" if after else ""
+    say(f"{args.output}: {after:,} bytes{ratio}")
     return 0
 
 

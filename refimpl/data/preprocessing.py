@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from refimpl.conventions import ConfigError, DataError
+from refimpl.conventions import ConfigError, DataError, is_number
 from refimpl.data.images import to_plain
 
 MODES = {"grey": "L", "rgb": "RGB"}
@@ -58,24 +58,24 @@ class Preprocessing:
             raise _error("mode", self.mode, " or ".join(MODES))
         if self.resampling not in RESAMPLINGS:
             raise _error("resampling", self.resampling, ", ".join(RESAMPLINGS))
-        if not (_finite(self.crop) and 0 < self.crop <= 1):
+        if not (is_number(self.crop) and 0 < self.crop <= 1):
             raise _error("crop", self.crop, "a fraction above 0 and at most 1")
         if not isinstance(self.invert, bool):
             raise _error("invert", self.invert, "true or false")
         for name in ("mean", "std"):
             values = getattr(self, name)
-            if len(values) != self.channels or not all(map(_finite, values)):
+            if len(values) != self.channels or not all(map(is_number, values)):
                 raise _error(name, values, f"{self.channels} finite number(s), one a channel")
         if min(self.std) <= 0:
             raise _error("std", self.std, "numbers above 0")
         if self.brightness is not None:
-            if len(self.brightness) != 2 or not all(map(_finite, self.brightness)):
+            if len(self.brightness) != 2 or not all(map(is_number, self.brightness)):
                 raise _error("brightness", self.brightness, "two finite numbers")
             if not 0 <= self.brightness[0] <= self.brightness[1] <= 1:
                 raise _error("brightness", self.brightness, "low before high, from 0 to 1")
         for name in ("contrast", "colour"):
             value = getattr(self, name)
-            if value is not None and not (_finite(value) and 0 <= value <= 1):
+            if value is not None and not (is_number(value) and 0 <= value <= 1):
                 raise _error(name, value, "a number from 0 to 1")
 
     @classmethod
@@ -321,10 +321,6 @@ def _apart(value: float, *others: float) -> str:
 
 def _integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _error(name: str, value: Any, expected: str) -> ConfigError:

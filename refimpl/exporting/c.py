@@ -278,7 +278,7 @@ class Program:
             f"#define {name.upper()}_PIXELS {self.count(INPUT)}"
             f" /* {' x '.join(map(str, self.shape(INPUT)[1:]))} */\n"
             f"#define {name.upper()}_LOGITS {math.prod(config.logits_shape)}\n\n"
-            f"{self.declaration()};\n\n#endif\n"
+            f'#ifdef __cplusplus\nextern "C"\n#endif\n{self.declaration()};\n\n#endif\n'
         )
 
     def _about(self) -> str:

@@ -24,6 +24,7 @@ from refimpl.conventions import ExportError
 from refimpl.exporting.source import Matrix, Source
 
 BITS = 32  # of a number that is no word of signs
+MARK = "// written by refimpl export"  # a line by which `--force` knows its own files
 
 
 class Entry(NamedTuple):
@@ -125,7 +126,7 @@ def _text(file: File) -> str:
         "float": "float32",
         "fixed": f"two's complement, times 2^-{file.entry.fraction}",
     }[format]
-    return "\n".join([f"// {parameter} {role} {shape}: {how}", *file.lines, ""])
+    return "\n".join([MARK, f"// {parameter} {role} {shape}: {how}", *file.lines, ""])
 
 
 def _index(made: list[File]) -> str:
@@ -143,8 +144,9 @@ def _bench(matrix: Matrix, file: str, word: int) -> dict[str, str]:
     products = length - 2 * (matrix.bit ^ signs).sum(axis=1)
     template = (resources.files("refimpl.exporting") / "row.v").read_text(encoding="utf-8")
     sizes = {"rows": rows, "length": length, "word": word, "matrix": file}
+    lines = [f"{int(value) & 0xFFFFFFFF:08x}" for value in products]
     return {
         "row.v": string.Template(template).substitute(sizes),
-        "row.signs.hex": "\n".join([*_words(signs, word), ""]),
-        "row.products.hex": "".join(f"{int(value) & 0xFFFFFFFF:08x}\n" for value in products),
+        "row.signs.hex": "\n".join([MARK, *_words(signs, word), ""]),
+        "row.products.hex": "\n".join([MARK, *lines, ""]),
     }

@@ -65,12 +65,12 @@ def to_bytes(source: Source, *, taps: bool = False) -> bytes:
     for node in nodes:
         results = list(node.outputs) if len(node.outputs) > 1 else node.name
         OPERATIONS[node.op](graph.at(node), results, *node.args, **node.attributes)
+    shown = _taps(graph) if taps else []
     if graph.size > LARGEST:
         raise ExportError(
-            f"{source.name}: has constants of {graph.size:,} bytes; expected at most {LARGEST:,}, "
+            f"{source.path}: has constants of {graph.size:,} bytes; expected at most {LARGEST:,}, "
             "which is what one ONNX file holds"
         )
-    shown = _taps(graph) if taps else []
     model = graph.model()
     model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     values = {value.name: value for value in (*model.graph.value_info, *graph.constants())}

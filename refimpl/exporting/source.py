@@ -11,10 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.conventions import ExportError
+from refimpl.conventions import ExportError, NonFiniteError
 from refimpl.models import VisionTransformer, files, operations, packing
 from refimpl.models.nodes import Network, Node
 from refimpl.models.params import flatten, unflatten
+
+# Of C99: a file of such a name would be included in the place of the library's.
+HEADERS = (
+    "assert", "complex", "ctype", "errno", "fenv", "float", "inttypes", "iso646", "limits",
+    "locale", "math", "setjmp", "signal", "stdarg", "stdbool", "stddef", "stdint", "stdio",
+    "stdlib", "string", "tgmath", "time", "wchar", "wctype",
+)  # fmt: skip
 
 
 class Matrix(NamedTuple):
@@ -38,8 +45,9 @@ class Source(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The stem of the file as an identifier of C and Verilog."""
+        """The stem of the file as an identifier of C and Verilog, and no header of C's library."""
         name = re.sub(r"\W", "_", self.path.stem, flags=re.ASCII)
+        name = f"{name}_" if name.lower() in HEADERS else name
         return f"_{name}" if name[0].isdigit() else name
 
     def matrix(self, path: str) -> Matrix:
@@ -62,14 +70,18 @@ def read(name_or_path: str | os.PathLike) -> Source:
     """A shipped model or a model file, latent or packed -> Source.
 
     Bits and scales of latent parameters are computed in float64, as golden bundles have them, then
-    all floats are rounded to float32. Errors as `files.read_any`.
+    all floats are rounded to float32. Errors as `files.read_any`; ExportError where that is too
+    small for a value.
     """
     file = files.read_any(name_or_path)
     if isinstance(file, files.PackedFile):
         stored = dict(file.arrays)
     else:
         latent = {path: array.astype(np.float64) for path, array in flatten(file.params).items()}
-        stored = packing.pack(file.model.config, unflatten(latent))
+        try:
+            stored = packing.pack(file.model.config, unflatten(latent))
+        except NonFiniteError as error:
+            raise ExportError(f"{file.path}: {error}") from None
     floats = {k: v if v.dtype == np.uint8 else v.astype(np.float32) for k, v in stored.items()}
     sha256 = hashlib.sha256(file.path.read_bytes()).hexdigest()
     return Source(file.path, file.model, sha256, floats)

@@ -205,7 +205,8 @@ def _unwrapped(path: Path, found: Any) -> tuple[Mapping[str, Any], dict[str, Any
             break
         found = found[inner]
     if not isinstance(found, Mapping) or not found:
-        raise ModelFileError(f"{path}: holds {type(found).__name__}; expected a state dict")
+        what = "nothing" if isinstance(found, Mapping) else type(found).__name__
+        raise ModelFileError(f"{path}: holds {what}; expected a state dict")
     return found, args
 
 
@@ -217,6 +218,8 @@ def _tensor(path: Path, key: Any, value: Any) -> np.ndarray:
             f"{path}: {key}: {type(value).__name__}; expected a tensor, as in a state dict, or one "
             f"under {', '.join(WRAPPERS)}"
         )
+    if value.is_floating_point() and value.element_size() == 1:
+        raise ModelFileError(f"{path}: {key}: {str(value.dtype).removeprefix('torch.')}; {FLOATS}")
     try:
         value = value.detach()
         if value.is_floating_point():
@@ -225,14 +228,19 @@ def _tensor(path: Path, key: Any, value: Any) -> np.ndarray:
         return value.contiguous().numpy()
     except (RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())[:100]
-        raise ModelFileError(f"{path}: {key}: no plain tensor: {reason}") from None
+        raise ModelFileError(f"{path}: {key}: {reason}; expected a plain tensor") from None
 
 
 def _without_prefixes(path: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Names as the network itself has them, without what holds it."""
     while found:
-        prefix = next((p for p in PREFIXES if all(key.startswith(p) for key in found)), None)
+        prefix = next((p for p in PREFIXES if any(key.startswith(p) for key in found)), None)
         if prefix is None:
             return found
+        if other := [key for key in found if not key.startswith(prefix)]:
+            raise ModelFileError(
+                f"{path}: {other[0]}: stands beside the network, in {prefix}*; "
+                "expected a state dict of the network alone"
+            )
         found = {key.removeprefix(prefix): value for key, value in found.items()}
     raise ModelFileError(f"{path}: no tensor in it; expected a state dict")

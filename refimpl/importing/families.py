@@ -16,6 +16,7 @@ import numpy as np
 from refimpl.conventions import ConfigError
 from refimpl.importing.said import Said
 from refimpl.models import Config
+from refimpl.models.config import hidden_channels
 
 Names = tuple[tuple[str, tuple[str, ...]], ...]  # our path as a pattern, their keys
 
@@ -94,6 +95,19 @@ def _ratio(t: Tensors, said: Said, key: str) -> float:
     if ratio is not None and not hidden <= ratio * dim < hidden + 1:  # rounded down
         raise said.find("mlp_ratio").wrong(f"one that gives {hidden} hidden channels, as {key}")
     return hidden / dim if hidden % dim else hidden // dim
+
+
+def _one_ratio(t: Tensors, said: Said, keys: Sequence[str]) -> float:
+    """The ratio of all stages, each of which rounds down the hidden channels that it gives."""
+    ratio = max(_ratio(t, said, key) for key in keys)
+    for key in keys:
+        hidden, dim = t.shape(key, 2)
+        if hidden != (expected := hidden_channels(ratio, dim)):
+            raise ConfigError(
+                f"{key}: {hidden} hidden channels for {dim}, an mlp_ratio of {hidden / dim:.9g}; "
+                f"expected {expected}, as that of another stage, {ratio:.9g}, gives"
+            )
+    return ratio
 
 
 def _whole_ratio(t: Tensors, said: Said, key: str) -> int:
@@ -308,7 +322,7 @@ def _swin_windows(t: Tensors, said: Said, table: str, depths: list[int]) -> dict
 
 
 def _swin_sizes(
-    t: Tensors, said: Said, table: str, stage: str, block: str, head: str
+    t: Tensors, said: Said, table: str, stage: str, mlp: str, head: str
 ) -> dict[str, Any]:
     stages = t.count(rf"{stage}(\d+)\.")
     if stages > _STAGES_AT_MOST:
@@ -326,7 +340,7 @@ def _swin_sizes(
         **windows,
         "depth": depths,
         "image_size": size[1],
-        "mlp_ratio": _ratio(t, said, block),
+        "mlp_ratio": _one_ratio(t, said, [mlp.format(i) for i in range(stages)]),
         "num_classes": _classes(t, said, head),
         "pool": "mean",
     }
@@ -339,7 +353,7 @@ def _timm_swin(t: Tensors, said: Said) -> dict[str, Any]:
         **_embedding(t, said, "patch_embed.proj.weight"),
         **_swin_sizes(
             t, said, "layers.{}.blocks.0.attn.relative_position_bias_table", r"layers\.",
-            f"{block}.mlp.fc1.weight", f"{_swin_head(t)}.weight"),
+            "layers.{}.blocks.0.mlp.fc1.weight", f"{_swin_head(t)}.weight"),
         **_real(said, 1e-5),
         "position": "patches" if "absolute_pos_embed" in t else "usual",
         "qkv_bias": f"{block}.attn.qkv.bias" in t,
@@ -374,9 +388,9 @@ def _timm_swin_keys(path: str, config: Config, t: Tensors) -> tuple[str, ...]:
 
 
 def _hf_swin(t: Tensors, said: Said) -> dict[str, Any]:
-    stage, block = r"swin\.encoder\.layers\.", "swin.encoder.layers.0.blocks.0"
+    stage, block = r"swin\.encoder\.layers\.", "swin.encoder.layers.{}.blocks.0"
     real = _real(said, 1e-5, "layer_norm_eps")
-    table = "swin.encoder.layers.{}.blocks.0.attention.self.relative_position_bias_table"
+    table = f"{block}.attention.self.relative_position_bias_table"
     return {
         **_embedding(t, said, "swin.embeddings.patch_embeddings.projection.weight"),
         **_swin_sizes(t, said, table, stage, f"{block}.intermediate.dense.weight",
@@ -385,7 +399,7 @@ def _hf_swin(t: Tensors, said: Said) -> dict[str, Any]:
         # whatever the configuration says, its embedding and merges have PyTorch's own
         "merge_eps": None if real["norm_eps"] == 1e-5 else 1e-5,
         "position": "patches" if "swin.embeddings.position_embeddings" in t else "usual",
-        "qkv_bias": f"{block}.attention.self.query.bias" in t,
+        "qkv_bias": f"{block}.attention.self.query.bias".format(0) in t,
     }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from refimpl.conventions import ConfigError, ModelFileError
+from refimpl.conventions import ConfigError, ModelFileError, is_number
 from refimpl.disk import read_text
 
 
@@ -53,7 +53,7 @@ class Said:
         found = self.find(*names)
         if found is None:
             return None
-        if isinstance(found.value, bool) or not isinstance(found.value, (int, float)):
+        if not is_number(found.value):
             raise found.wrong("a number")
         return float(found.value)
 

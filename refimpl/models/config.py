@@ -139,9 +139,9 @@ patch_size 5
         if self.block == "binary" or not isinstance(ratio, float):
             object.__setattr__(self, "mlp_ratio", _positive_integer("mlp_ratio", ratio))
         else:
-            gives_whole = 0 < ratio <= LARGEST and _is_whole(ratio * self.dim)
-            expected = f"a number that gives {self.dim} channels a whole number of hidden ones"
-            _require(gives_whole, f"mlp_ratio is {ratio!r}", expected)
+            gives_one = 0 < ratio <= LARGEST and hidden_channels(ratio, self.dim) > 0
+            expected = f"a number that gives {self.dim} channels at least 1 hidden one"
+            _require(gives_one, f"mlp_ratio is {ratio!r}", expected)
 
     def _check_tokens(self) -> None:
         """What belongs to a class token, or to a head, needs one."""
@@ -343,9 +343,17 @@ def _positive_integer(name: str, value: object, most: float = LARGEST) -> int:
     return int(value)  # NumPy's integers have no place in JSON
 
 
-def _is_whole(value: float) -> bool:
-    """Whether a product of roundings stands for a whole number of at least 1."""
-    return value > 0.5 and abs(value - round(value)) <= 1e-9 * value
+def hidden_channels(ratio: float, dim: int) -> int:
+    """Give the hidden channels of an MLP on `dim` channels: ratio * dim, rounded down [SPEC 6.5].
+
+    A product that is a whole number but for its own rounding is that number.
+
+    >>> hidden_channels(4, 96), hidden_channels(3.3, 96), hidden_channels(2.3, 100)
+    (384, 316, 230)
+    """
+    product = ratio * dim
+    is_whole = abs(product - round(product)) <= 1e-9 * product
+    return round(product) if is_whole else math.floor(product)
 
 
 def _fraction(name: str, value: object) -> float:

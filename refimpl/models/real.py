@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from refimpl.models.config import Config
+from refimpl.models.config import Config, hidden_channels
 from refimpl.models.parts import Parts
 from refimpl.models.stage import Stage
 
@@ -24,7 +24,7 @@ def block(net: Parts, p: str, x: str, c: Config, s: Stage) -> str:
     net.at(f"{p}.norm2", p)
     y = net.norm(f"{p}.norm2.out", f"{p}.norm2", mid)
     net.at(f"{p}.mlp.fc1", p)
-    y = net.linear(f"{p}.mlp.fc1.out", f"{p}.mlp.fc1", y, round(c.mlp_ratio * s.dim))
+    y = net.linear(f"{p}.mlp.fc1.out", f"{p}.mlp.fc1", y, hidden_channels(c.mlp_ratio, s.dim))
     net.at(f"{p}.mlp.gelu", p)
     y = net(f"{p}.mlp.gelu.out", "gelu", [y])
     net.at(f"{p}.mlp.fc2", p)
