@@ -109,8 +109,9 @@ def of_real(points: float, last: bool, real: float, didb: float) -> Markdown:
         f"In the table the real network is {signed(points)} points from `react`"
         f"{': it comes last' if last else ''}. The shipped networks, which saw all 50,000 images "
         f"for more than ten epochs by recipes of their own, are in the order one expects: the real "
-        f"one at {real:.2f} %, `didb` at {didb:.2f} %, a gap of {real - didb:.1f} points. No "
-        "`react` was trained as long, so which part of the gap the ideas close is not known here."
+        f"one at {real:.2f} %, `didb`, wider and taught by it, at {didb:.2f} %, a gap of "
+        f"{real - didb:.1f} points. No `react` was trained as long, so which part of the gap the "
+        "ideas close is not known here."
     )
 
 

@@ -172,8 +172,9 @@ def test_help_begins_with_the_calls_that_matter() -> None:
         ),
         (
             lambda: refimpl.classifier("didb_cifar10"),
-            "Classifier(VisionTransformer(32 x 32 x 3 -> 10 classes, dim=128, depth=4, heads=2, "
-            "block='binary', similarity='haar', attention='differential', rprelu='token'), "
+            "Classifier(VisionTransformer(32 x 32 x 3 -> 10 classes, dim=192, depth=4, heads=3, "
+            "block='binary', pool='mean', similarity='haar', attention='differential', "
+            "rprelu='token'), "
             "knows airplane, automobile, bird, cat, deer, ...)",
         ),
         (
