@@ -3418,12 +3418,13 @@ PARTS = {
 
 
 class Found(NamedTuple):
-    """What the command gave for a mistake."""
+    """What the command gave for a mistake, and what the wrong port had dumped."""
 
     mistake: Mistake
     outcome: str
     first: str | None
     cause: str | None
+    dumped: dict[str, Array]
 
 
 def find(mistakes: list[Mistake], mode: str = "replay", way: str = "full") -> Iterator[Found]:
@@ -3437,7 +3438,8 @@ def find(mistakes: list[Mistake], mode: str = "replay", way: str = "full") -> It
         dumped = kept(run(mistake, files[mistake.bundle]), way)
         comparison = golden.compare(bundle, dumped, mode=mode)
         first = comparison.first.name if comparison.first else None
-        yield Found(mistake, comparison.outcome, first, causes(comparison, bundle).get(first))
+        cause = causes(comparison, bundle).get(first)
+        yield Found(mistake, comparison.outcome, first, cause, dumped)
 
 
 SHELL = re.compile(r"tokens|blocks\.\d+\.(mid|out)|merges\.\d+\.proj\.out|logits")
@@ -3498,8 +3500,8 @@ def main() -> None:
         sparse(args.dump, args.every)
         return
     wanted = [m for m in MISTAKES if args.bundle in (None, m.bundle) and args.only in m.name]
-    for mistake, outcome, first, cause in () if args.counts else find(wanted):
-        found = Found(mistake, outcome, first, cause)
+    for found in () if args.counts else find(wanted):
+        mistake, outcome, first, cause, _ = found
         judged = JUDGED[mistake.name]
         changed = (judged == "RIGHT" and not right(found)) or (judged == "NONE" and cause)
         print(f"{mistake.name} [{mistake.bundle}] {outcome}")
