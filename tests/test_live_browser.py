@@ -248,14 +248,13 @@ def test_a_dot_is_read_though_the_pointer_goes_on_at_once(show) -> None:
 
 def test_what_is_undone_while_it_is_drawn_is_gone(show) -> None:
     driver = show()
-    board = "return document.getElementById('board').toDataURL()"
-    driver.execute_script(POINTER, [("down", 0.2, 0.2), ("up", 0.2, 0.2)])
+    driver.execute_script(POINTER, DOT)
     settle(driver)
-    one = driver.execute_script(board)
+    one = driver.execute_script(BOARD)
     strokes = [("down", 0.6, 0.6), ("move", 0.7, 0.7), ("undo", 0, 0), ("move", 0.8, 0.2)]
     driver.execute_script(POINTER, [*strokes, ("up", 0.8, 0.2), ("move", 0.2, 0.2)])
     settle(driver)
-    assert driver.execute_script(board) == one
+    assert driver.execute_script(BOARD) == one
     assert [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
@@ -270,6 +269,72 @@ def test_the_same_picture_can_be_opened_again(show) -> None:
             if text(driver, "status") != "cleared":
                 break
         assert text(driver, "status").startswith("7, ")
+
+
+BOARD = "return document.getElementById('board').toDataURL()"
+DOT = [("down", 0.2, 0.2), ("up", 0.2, 0.2)]
+
+
+def test_undoing_a_picture_brings_back_what_was_drawn(show) -> None:
+    driver = show()
+    driver.find_element("id", "clear").click()
+    driver.execute_script(POINTER, DOT)
+    settle(driver)
+    drawn = driver.execute_script(BOARD)
+    driver.find_element("css selector", "[data-sample]").click()
+    settle(driver)
+    assert driver.execute_script(BOARD) != drawn
+    driver.find_element("id", "undo").click()
+    settle(driver)
+    assert driver.execute_script(BOARD) == drawn
+    driver.find_element("css selector", "[data-sample]").click()
+    driver.execute_script(POINTER, DOT)  # over a picture one begins anew
+    settle(driver)
+    driver.find_element("id", "undo").click()
+    driver.find_element("id", "undo").click()
+    settle(driver)
+    empty = driver.execute_script(BOARD)
+    driver.find_element("id", "clear").click()
+    settle(driver)
+    assert driver.execute_script(BOARD) == empty != drawn
+
+
+# The first picture takes until it is called for, and later ones no time.
+SLOW = """
+    const decode = createImageBitmap;
+    let first = true;
+    window.createImageBitmap = async (...given) => {
+      if (first) {
+        first = false;
+        await new Promise((done) => (window.release = done));
+      }
+      return decode(...given);
+    };"""
+
+
+@pytest.mark.parametrize("later", ["picture", "stroke", "clear"])
+def test_a_picture_that_is_late_takes_the_place_of_nothing(show, tmp_path, later) -> None:
+    driver = show()
+    driver.execute_script(SLOW)
+    by_button(driver, SEVEN)
+    if later == "picture":
+        Image.new("L", (28, 28)).save(tmp_path / "black.png")
+        before = driver.execute_script(BOARD)
+        by_button(driver, tmp_path / "black.png")
+        for _ in range(50):
+            settle(driver)
+            if driver.execute_script(BOARD) != before:
+                break
+    elif later == "stroke":
+        driver.execute_script(POINTER, DOT)
+    else:
+        driver.find_element("id", "clear").click()
+    settle(driver)
+    seen = driver.execute_script(BOARD)
+    driver.execute_script("window.release()")
+    for _ in range(20):
+        settle(driver)
+    assert driver.execute_script(BOARD) == seen
 
 
 def by_button(driver: Any, path: Path) -> None:

@@ -22,6 +22,7 @@
   const state = {
     strokes: [], // see pixels.js
     image: null, // pixels of a picture, in the place of strokes
+    changes: 0, // of the board; what was begun before the last of them is too late
     token: first + Math.floor(rows / 2) * columns + Math.floor(columns / 2),
     block: 0,
     strengths: {},
@@ -402,11 +403,15 @@
     return paper.map((level) => 255 - level);
   };
 
-  const touch = () => (state.before = state.values);
+  function touch() {
+    state.before = state.values;
+    state.changes++;
+  }
 
   let stroke = null; // the one that is drawn; undone meanwhile, it goes on where nobody sees it
   function begin(point) {
     touch();
+    if (state.image) state.strokes = []; // a picture is drawn anew, not over what it had replaced
     forgetPicture();
     stroke = { points: [point], colour: ink() };
     state.strokes.push(stroke);
@@ -515,7 +520,7 @@
 
   function show(seen) {
     touch();
-    [state.strokes, state.image] = [[], seen];
+    state.image = seen;
     warn(seen);
     run();
     sayAnswer();
@@ -557,16 +562,18 @@
   }
 
   async function open(file) {
+    const mine = ++state.changes;
     let read;
     try {
       read = await decoded(file);
     } catch {
+      if (mine !== state.changes) return;
       element("warning").hidden = false;
       element("warning").textContent = `${file.name}: no picture that this browser can read.`;
       say(element("warning").textContent);
       return;
     }
-    take(...read);
+    if (mine === state.changes) take(...read);
   }
   element("file").addEventListener("change", ({ target }) => {
     if (target.files[0]) open(target.files[0]);
