@@ -402,6 +402,17 @@ def test_preprocessing_of_a_configuration(tmp_path):
     assert (made.crop, made.resampling, made.mean) == (0.875, "bicubic", (0.1,) * 3)
 
 
+@pytest.mark.parametrize(("side", "share", "crop"), [
+    (224, 0.875, 0.875), (383, 0.9, 0.9), (384, 0.875, 1.0), (224, None, 1.0)])  # fmt: skip
+def test_the_crop_of_convnexts_processor(side, share, crop, tmp_path):
+    _, arrays, config = timm()
+    folder = write(tmp_path, arrays, config)
+    (folder / "preprocessor_config.json").write_text(json.dumps({
+        "size": {"shortest_edge": side}, "crop_pct": share, "resample": 3,
+        "image_mean": [0.1] * 3, "image_std": [0.2] * 3}))  # fmt: skip
+    assert refimpl.load_checkpoint(folder)[0].preprocessing.crop == crop
+
+
 def test_grey_images_that_are_not_normalised(tmp_path):
     _, arrays, config = timm(channels=1)
     folder = write(tmp_path, arrays, config)
@@ -414,14 +425,15 @@ def test_grey_images_that_are_not_normalised(tmp_path):
     ("do_resize", False),
     ("rescale_factor", "x"), ("rescale_factor", 1.0), ("resample", [3]), ("resample", 5),
     ("crop_size", {"height": 2, "width": 3}), ("crop_size", [1]), ("crop_size", 512),
+    ("crop_pct", 0), ("crop_pct", "x"), ("crop_pct", [1.0]),
     ("image_mean", "x"), ("image_std", [0.0] * 3), ("image_std", [10**400] * 3)])  # fmt: skip
 def test_bad_preprocessing_is_named(field, value, tmp_path):
     _, arrays, config = timm()
-    fields = {"do_center_crop": True, "size": 256, "crop_size": 224, "resample": 3,
+    fields = {"do_center_crop": field != "crop_pct", "size": 256, "crop_size": 224, "resample": 3,
               "image_mean": [0.1] * 3, "image_std": [0.2] * 3}  # fmt: skip
     folder = write(tmp_path, arrays, config)
     (folder / "preprocessor_config.json").write_text(json.dumps({**fields, field: value}))
-    with pytest.raises(RefimplError, match=field.removeprefix("image_")):
+    with pytest.raises(RefimplError, match=field.removeprefix("image_").removesuffix("_pct")):
         refimpl.load_checkpoint(folder)
 
 

@@ -12,6 +12,7 @@ from refimpl.models import Config
 
 # PIL's numbers, as transformers writes them
 RESAMPLINGS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}
+UNCROPPED = 384  # pixels from which ConvNeXT's processor leaves out its crop
 OPTIONS = ("mean", "std", "crop", "resample")  # --size is known from the network
 
 
@@ -71,7 +72,9 @@ def _transformers(said: Said, channels: int) -> dict[str, Any]:
 def _crop(where: str, fields: Mapping[str, Any]) -> float:
     """The part of a side that a crop in the middle of a resized image keeps."""
     if fields.get("do_center_crop", False) is not True:
-        return 1.0
+        share = fields.get("crop_pct")  # of ConvNeXT's processor, which other networks use too
+        small = share is not None and _side(where, "size", fields.get("size")) < UNCROPPED
+        return share if small else 1.0
     size, crop = (_side(where, name, fields.get(name)) for name in ("size", "crop_size"))
     if crop > size:
         raise Found(where, "crop_size", crop).wrong(f"at most {size}, the size before")
