@@ -52,6 +52,7 @@ distributed = pytest.importorskip("distributed", reason="Dask, the extra `cluste
 import psutil  # noqa: E402  (which Dask needs)
 
 from refimpl import cluster  # noqa: E402
+from refimpl.bench import cluster as bench  # noqa: E402
 from refimpl.cluster import batches, evaluation, sources, tasks, workers  # noqa: E402
 from tests.dask_processes import Dask, wait_for  # noqa: E402
 
@@ -811,9 +812,15 @@ def test_bench_has_a_folder_for_every_class(monkeypatch, capsys) -> None:
     assert expected in capsys.readouterr().err
 
 
+def test_bench_says_that_there_are_too_few_images() -> None:
+    one, every = bench.Spent(wall=0.3, cpu=0.1), bench.Spent(wall=0.2, cpu=0.2)
+    with pytest.raises(ConfigError, match="10 images took no longer than one; expected"):
+        bench._an_image([(one, every)], 10)
+
+
 def test_bench_divides_by_one_process_of_as_many_threads(model) -> None:
     status, out, _ = run(
-        "bench", "cluster", "--model", model, "--images", 60, "--rounds", 1, "--json"
+        "bench", "cluster", "--model", model, "--images", 600, "--rounds", 1, "--json"
     )
     assert status == 0
     found = json.loads(out)

@@ -79,8 +79,8 @@ def run(
     """Measure a shipped classifier, or that in a file, on noise of its own size as PNG files.
 
     A row for one process and one for the cluster, for each number of WORKERS. `progress` is called
-    after each round. ConfigError for fewer images than classes, or one, and for a class that no
-    folder can be called; else errors as in `cluster.evaluate`.
+    after each round. ConfigError for fewer images than classes, or too few to be measured, and for
+    a class that no folder can be called; else errors as in `cluster.evaluate`.
     """
     classifier = refimpl.classifier(model)
     names = classifier.class_names  # every class has a folder
@@ -178,8 +178,11 @@ def _of_one_process(times: Times, threads: int, images: int) -> Spent:
 
 
 def _an_image(times: Sequence[tuple[Spent, Spent]], images: int) -> Spent:
-    """Seconds an image, medians of the rounds."""
-    return Spent(*np.median(_each_round(times, images), axis=0).tolist())
+    """Seconds an image, medians of the rounds; ConfigError where there are too few to be seen."""
+    spent = Spent(*np.median(_each_round(times, images), axis=0).tolist())
+    if min(spent) <= 0:
+        raise ConfigError(f"bench: {images:,} images took no longer than one; expected more images")
+    return spent
 
 
 def _each_round(times: Sequence[tuple[Spent, Spent]], images: int) -> np.ndarray:
