@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import json
 import re
+import textwrap
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -188,8 +189,9 @@ def _reason(error: Exception) -> str:
         )
     # what PyTorch says to everybody stands around what it says of this file
     what = re.split(r"UnpicklingError: |Unpickler error: |trusted source\. ", text)[-1]
-    what = what.split(" Check the documentation")[0]
-    return f"not a readable checkpoint: {what[:100] or type(error).__name__}"
+    what = what.split(" Check the documentation")[0].split(". ")[0]  # the rest is for its authors
+    what = f": {textwrap.shorten(what, 160, placeholder=' …')}" if re.search("[a-z]", what) else ""
+    return f"not a readable checkpoint{what}; expected what torch.save writes"
 
 
 def _unwrapped(path: Path, found: Any) -> tuple[Mapping[str, Any], dict[str, Any]]:
