@@ -154,12 +154,7 @@ def train(
     # what the last epoch will write must not fail then
     cards.to_bytes({**files.describe(model, list(class_names), preprocessing), **(card or {})})
     tutor = teachers.choose(teacher, recipe, class_names, prepare, images[:1], middle)
-    declared = model.network.parameters
-    drawn = params is None
-    given = flatten(model.init(np.random.default_rng(recipe.seed)) if drawn else params)
-    check(declared, given)
-    # one flat dict of our own arrays, in one order: the optimizer changes them in place
-    flat = {name: np.array(given[name], order="C") for name in declared}
+    flat = _start(model, recipe, params)
     identity = {
         "recipe": recipe.to_json(),
         "config": model.config.to_json(),
@@ -168,7 +163,7 @@ def train(
         "preprocessing": read.to_json(),
         "classes": list(class_names),
         "teacher": tutor and tutor.to_json(),
-        "start": None if drawn else fingerprint(*(given[name] for name in declared)),
+        "start": None if params is None else fingerprint(*flat.values()),
         "middle": middle,
         "backend": getattr(backend, "__name__", type(backend).__name__),
     }
@@ -198,6 +193,18 @@ def train(
     )
     journal.close()
     return Trained(unflatten(flat), journal.history)
+
+
+def _start(
+    model: VisionTransformer, recipe: Recipe, params: Mapping[str, Any] | None
+) -> dict[str, np.ndarray]:
+    """Parameters of our own, flat and in one order: the optimizer changes them in place."""
+    declared = model.network.parameters
+    if params is None:
+        params = model.init(np.random.default_rng(recipe.seed))
+    given = flatten(params)
+    check(declared, given)
+    return {name: np.array(given[name], order="C") for name in declared}
 
 
 def _check_labels(
