@@ -158,12 +158,12 @@ class Segmenter(Predictor):
 
         from threadpoolctl import threadpool_limits
 
+        from refimpl.data.datasets import require_classes
         from refimpl.data.image_folder import Workers, map_ahead
         from refimpl.data.segmentation import Pair
 
-        classes, found = len(self.class_names), len(folder.classes.names)
-        if found != classes:
-            raise DataError(f"the data have {found} classes, expected the model's {classes}")
+        classes = len(self.class_names)
+        require_classes("the data", folder.classes.names, self.class_names)
 
         def count(given: tuple[Pair, tuple[Image.Image, np.ndarray]]) -> np.ndarray:
             pair, (image, labels) = given

@@ -359,6 +359,10 @@ ARCHIVES = {
     "broken image": data_set(tar(GOOD | {FIRST: PNG[:60]}), f"{FIRST}: the image is broken"),
     "empty image": data_set(zipped(GOOD | {FIRST: b""}), f"{FIRST}: the file is empty"),
     "image in no class": data_set(tar({"1.png": picture()}), "1.png: an image in no class folder"),
+    "images in splits and in no class": data_set(
+        tar({"train/1.png": picture(), "test/2.png": picture()}),
+        "test/2.png lies in a split and in no class folder, expected [train/]CLASS/IMAGE",
+    ),
     "images at two depths": data_set(
         tar(GOOD | {"test/ant/more/1.png": picture()}),
         "test/ant/more/1.png is not arranged as test/ant/0000.png, expected all images as",

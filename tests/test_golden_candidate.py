@@ -95,6 +95,16 @@ def test_the_ends_of_a_run_are_read_under_the_names_that_a_bundle_gives_them(tmp
     np.testing.assert_array_equal(renamed["y"], Z + 1)
 
 
+def test_what_lies_deeper_is_said(tmp_path):
+    """A wrong tap in a folder of its own would be passed over without a word."""
+    files = {"logits.npy": encoded(Z), "blocks.0/mid.NPY": encoded(Z), "blocks.1/x.txt": b""}
+    found = candidate.read(write(tmp_path / "dump", files))
+    assert set(found) == {"logits"} and found.unread == "blocks.0/mid.NPY"
+    files = {"logits.NPY": encoded(Z), "taps/x.Npy": encoded(Z), "__MACOSX/y.npy": b""}
+    found = candidate.read(write(tmp_path / "other", files))
+    assert set(found) == {"logits", "x"} and found.unread is None
+
+
 def as_flat_folder(path: Path) -> Path:
     return write(path / "flat" , {
         "blocks.0.attn.q.z.npy": encoded(Z),

@@ -53,7 +53,9 @@ def test_what_the_port_was_fed_is_looked_at(tmp_path) -> None:
     for wrong in (np.zeros_like(right), right[:1, ..., 1:]):
         port = dump(tmp_path, {"input": wrong})
         one_line(run("golden", "compare", BUNDLE, port), 3, "input", "was fed something else")
-        assert run("golden", "compare", BUNDLE, port, "--ignore", "input").status == 0
+        for verb in ("compare", "diff"):
+            tap = ["logits"] if verb == "diff" else []
+            assert run("golden", verb, BUNDLE, port, *tap, "--ignore", "input").status == 0
 
 
 def test_diff_of_a_tap_that_nobody_has(tmp_path) -> None:

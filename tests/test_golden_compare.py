@@ -220,6 +220,23 @@ def test_a_failure_taints_and_fail_fast_stops(bundle, candidate):
     assert compare(bundle, wrong, mode="replay", fail_fast=True).verdicts[-1].name == INT
 
 
+def test_with_strict_fail_fast_stops_at_a_flip(bundle, candidate, monkeypatch):
+    index = largest(bundle, Z)
+    with_z(bundle, Z, index, 0.0, monkeypatch)
+    found = compare(bundle, flip(candidate, BIT, index), strict=True, fail_fast=True)
+    last = found.verdicts[-1]
+    assert (last.name, last.verdict, found.outcome) == (BIT, "TIES-ONLY", "FAIL")
+
+
+def test_a_pattern_may_stand_alone(bundle, candidate):
+    """A string is one pattern, and not one of each of its letters."""
+    given = {**candidate, "dbg.clock": np.zeros(3)}
+    assert compare(bundle, given).outcome == "INCOMPLETE"
+    assert compare(bundle, given, ignore="dbg.*", require="blocks.*.int").outcome == "PASS"
+    with pytest.raises(ConfigError, match=r"'nothing\.\*' is required and fits no tap"):
+        compare(bundle, given, require="nothing.*")
+
+
 # Whole numbers and reals
 
 

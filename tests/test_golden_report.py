@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from refimpl.golden import compare, diagnose, junit, text
+from refimpl.golden import compare, diagnose, junit, read, text
 from refimpl.golden.compare import Comparison, Divergence, Verdict
 from refimpl.golden.places import Places
 from refimpl.report import comparison as report
@@ -201,6 +201,17 @@ def test_junit_has_a_case_for_every_tap(failing) -> None:
         assert int(element.get("skipped")) == len(skipped) > 100
     assert {case.find("skipped").get("message") for case in skipped} == {"TAINTED", "MISSING"}
     assert EVIL in suite.find("system-out").text
+
+
+def test_junit_has_a_failure_for_what_is_required_and_nowhere() -> None:
+    """Neither dumped nor stored: there is no verdict, and the outcome is FAIL."""
+    bundle = read(golden_bundles.BUNDLE.with_name("didb_micro_mnist"))
+    name = "blocks.0.attn.q_low.int"
+    found = compare(bundle, {"logits": bundle.output}, require=name)
+    assert found.outcome == "FAIL" and name not in bundle.entries
+    root = ElementTree.fromstring(junit.to_xml(found, {}))
+    (case,) = (case for case in root.iter("testcase") if case.find("failure") is not None)
+    assert case.get("name") == name and root.get("failures") == "1"
 
 
 def test_junit_survives_names_that_xml_cannot_hold() -> None:

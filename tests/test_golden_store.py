@@ -275,6 +275,21 @@ def test_a_bundle_is_replaced_only_by_one(tmp_path):
     assert (tmp_path / "mine" / "words").read_text() == "kept"
 
 
+@pytest.mark.parametrize("header", ["file,sha256", "case,file", ",".join(store.COLUMNS["2"])])
+def test_an_index_of_somebody_else_is_none_of_ours(tmp_path, header):
+    """Many programs list their files in such a table."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "holiday.jpg").write_bytes(b"kept")
+    line = ",".join("holiday.jpg" for _ in header.split(","))
+    (mine / "index.csv").write_text(f"{header}\n{line}\n")
+    with pytest.raises(GoldenFileError, match="mine: holds no index.csv of ours"):
+        golden_networks.bundle(mine, NETWORK, overwrite=True)
+    with pytest.raises(GoldenFileError, match="mine: holds no index.csv of ours"):
+        vectors.write("softmax", mine, overwrite=True)
+    assert (mine / "holiday.jpg").read_bytes() == b"kept"
+
+
 def test_what_no_run_has_written_is_never_replaced(tmp_path):
     """A project may have files of these names; a bundle may hold notes of its user."""
     golden_networks.bundle(tmp_path / "b", NETWORK, taps="io")

@@ -125,10 +125,6 @@ def _add_compare(group: Verbs) -> None:
     added.add_argument(
         "--complete", action="store_true", help="every tap of the bundle that is absent fails"
     )
-    added.add_argument(
-        "--ignore", action="append", default=[], metavar="GLOB",
-        help="names of the candidate that are no taps and shall not be judged; repeatable",
-    )  # fmt: skip
     length = added.add_mutually_exclusive_group()
     length.add_argument(
         "--quiet", action="store_true",
@@ -216,6 +212,10 @@ def _add_candidate(added: argparse.ArgumentParser) -> None:
         help="of the port's arithmetic: a number, float16, bfloat16, float32, float64, or a .json "
         "file of them by pattern of taps (default: that of its files)",
     ).complete = FILES  # fmt: skip
+    added.add_argument(
+        "--ignore", action="append", default=[], metavar="GLOB",
+        help="names of the candidate that are no taps and shall not be judged; repeatable",
+    )  # fmt: skip
 
 
 def _refuse_a_file_of_json(parser: Parser) -> None:
@@ -423,7 +423,6 @@ def compare(args: argparse.Namespace) -> int:
         fail_fast=args.fail_fast,
         require=args.require,
         complete=args.complete,
-        ignore=args.ignore,
     )
     causes = diagnose.causes(comparison, bundle, comparison.taps)
     total = len(bundle.entries.keys() | {verdict.name for verdict in comparison.verdicts})
@@ -477,7 +476,13 @@ def _compared(args: argparse.Namespace, **options: Any) -> Any:
     bundle = golden.read(_find(args.bundle))
     precision.require_fitting(unit, bundle.reference.steps, args.unit_roundoff)
     found = golden.compare(
-        bundle, dumped, mode=args.mode, forced=args.forced, unit_roundoff=unit, **options
+        bundle,
+        dumped,
+        mode=args.mode,
+        forced=args.forced,
+        ignore=args.ignore,
+        unit_roundoff=unit,
+        **options,
     )
     return bundle, found
 

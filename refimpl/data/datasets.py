@@ -267,6 +267,11 @@ class _Names:
                 found += f", only files of other suffixes: {suffixes_of(self._suffixes(None))}"
             wanted = f"[{self._split}/]CLASS/IMAGE, or MNIST's idx files"
             raise DataError(f"{self._path}: found {found}, expected {wanted}")
+        if self._folder is None and FOLDERS.keys() >= set(self._classes.values()):
+            raise DataError(
+                f"{self._path}: {min(self._class_of)} lies in a split and in no class folder, "
+                "expected [train/]CLASS/IMAGE"
+            )
         names = sorted(self._class_of)
         notes = self._notes(len(names))
         if limit is not None:

@@ -103,8 +103,11 @@ def orientation_of(content: bytes, name: str) -> int:
 def to_plain(image: Image.Image, name: str = "image") -> Image.Image:
     """Any PIL image as mode L (grey) or RGB, 8 bits a channel, opaque and the right way up.
 
-    One that Pillow has not loaded yet gives the same as `decode` of its file. DataError as there.
+    One that Pillow has not loaded yet gives the same as `decode` of its file. DataError as there,
+    and for anything else than a PIL image.
     """
+    if not isinstance(image, Image.Image):
+        raise DataError(f"{name}: found {type(image).__name__}, expected a PIL image")
     made_here = type(image) is Image.Image and image.mode in ("L", "RGB") and not image.info
     if made_here and min(image.size) > 0:
         return image

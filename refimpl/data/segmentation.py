@@ -261,7 +261,7 @@ def read_classes(path: Path) -> Classes:
     named = _table(path) or names_file.read(path)
     indices: dict[int, str] = {}
     for text, name in named.items():
-        if not (text.isascii() and text.isdecimal() and int(text) <= IGNORED):
+        if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) <= IGNORED):
             raise DataError(f"{path}: found the index {text!r}, expected a number from 0 to 255")
         indices[int(text)] = name
     if len(indices) > IGNORED:

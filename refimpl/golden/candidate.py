@@ -55,8 +55,9 @@ class Candidate(Mapping[str, np.ndarray]):
     All headers were checked before. To read values can still raise GoldenFileError.
     """
 
-    def __init__(self, path: Path, found: Mapping[str, Found]):
+    def __init__(self, path: Path, found: Mapping[str, Found], unread: str | None = None):
         self.path = path
+        self.unread = unread  # the first array in a folder where no tap is looked for
         self.headers = {name: array.header for name, array in found.items()}
         self.dtypes = {name: header.type for name, header in self.headers.items()}
         self._loads = {name: array.load for name, array in found.items()}
@@ -112,7 +113,7 @@ def read(path: str | os.PathLike, names: Mapping[str, str] | None = None) -> Can
     taps = copies | taps
     if not taps:
         raise GoldenFileError(f"{path}: no arrays in it; {EXPECTED}")
-    return Candidate(path, taps)
+    return Candidate(path, taps, _unread(path))
 
 
 def _is_lfs_pointer(path: Path) -> bool:
@@ -168,15 +169,29 @@ def _folder(path: Path) -> Iterator[Found]:
         except OSError as error:
             raise GoldenFileError(f"{path / folder}: cannot be read: {error.strerror}") from None
         for file in files:
-            suffix = os.path.splitext(file)[1]
-            if suffix != ".npy" or _is_litter(file):
+            if not _is_array(file):
                 continue
             relative = f"{folder}/{file}" if folder else file
             with npy.open_inside(path, relative) as opened:
                 size = os.fstat(opened.fileno()).st_size
                 header = npy.header(opened, size, os.fspath(path / relative))
             load = partial(npy.read, path, relative)
-            yield Found(relative.removesuffix(".npy"), header, load)
+            yield Found(os.path.splitext(relative)[0], header, load)
+
+
+def _is_array(file: str) -> bool:
+    return os.path.splitext(file)[1].lower() == ".npy" and not _is_litter(file)
+
+
+def _unread(path: Path) -> str | None:
+    """The first array of a folder that lies deeper than taps do."""
+    for where, folders, files in os.walk(path):
+        folders.sort()
+        inside = Path(where).relative_to(path)
+        if inside.parts and inside.as_posix() not in FOLDERS and "__MACOSX" not in inside.parts:
+            for file in sorted(filter(_is_array, files)):
+                return (inside / file).as_posix()
+    return None
 
 
 def _npz(path: Path) -> Iterator[Found]:

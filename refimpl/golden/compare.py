@@ -149,9 +149,9 @@ def compare(
     forced: bool = False,
     strict: bool = False,
     fail_fast: bool = False,
-    require: Sequence[str] = (),
+    require: str | Sequence[str] = (),
     complete: bool = False,
-    ignore: Sequence[str] = (),
+    ignore: str | Sequence[str] = (),
     unit_roundoff: Declared | None = None,
 ) -> Comparison:
     """Judge a candidate's taps: arrays by name, bits as in the bundle or as `logical` takes them.
@@ -160,8 +160,8 @@ def compare(
     does not store is recomputed from its weights and input. `forced`: the candidate was fed the
     bundle's inputs at every segment, so nothing is tainted, and replay takes an input that the
     candidate lacks from the bundle. `strict`: bits must be equal. `fail_fast`: nothing is judged
-    after the first tap that failed. `require`, patterns of taps, and `complete`, all taps of the
-    bundle: those that are absent fail. `ignore`: patterns of names that are no taps.
+    after the first tap that failed. `require`, a pattern of taps or several, and `complete`, all
+    taps of the bundle: those that are absent fail. `ignore`: likewise, of names that are no taps.
     `unit_roundoff`: of the port's arithmetic, as `precision.Units` takes it.
     GoldenFileError where the candidate has no tap of the model, or those of another bundle;
     ConfigError where a pattern of `require` or `unit_roundoff` fits no tap.
@@ -177,7 +177,7 @@ def compare(
     steps = bundle.reference.steps
     names = [name for name in steps if name != record.INPUT]
     required = _required(bundle, names, require, complete)
-    ignored = {n for pattern in ignore for n in fnmatch.filter(candidate, pattern)}
+    ignored = {n for pattern in _patterns(ignore) for n in fnmatch.filter(candidate, pattern)}
     if record.INPUT in candidate and record.INPUT not in ignored:
         _require_same_input(bundle, candidate)
     precision.require_fitting(unit_roundoff, names)
@@ -188,7 +188,7 @@ def compare(
         verdict = session.judge(name)
         if name in taps or name in bundle.entries:
             verdicts.append(verdict)
-        if fail_fast and verdict.verdict == "FAIL":
+        if fail_fast and failed(verdict, strict):
             break
     unknown = sorted(set(candidate) - set(steps) - ignored)
     gradients = [n for n in unknown if n.startswith(GRADS) and not bundle.manifest["grads"]]
@@ -206,6 +206,7 @@ def compare(
         ),
         [name for name in names if name in required and name not in taps],
         [
+            *_unread(candidate),
             *_without_gradients(bundle, gradients),
             *_grids(session),
             *_coarse_files(session, verdicts),
@@ -215,11 +216,15 @@ def compare(
     )
 
 
+def _patterns(given: str | Sequence[str]) -> Sequence[str]:
+    return [given] if isinstance(given, str) else given
+
+
 def _required(
-    bundle: Bundle, names: Sequence[str], require: Sequence[str], complete: bool
+    bundle: Bundle, names: Sequence[str], require: str | Sequence[str], complete: bool
 ) -> set[str]:
     found = set(bundle.entries) if complete else set()
-    for pattern in require:
+    for pattern in _patterns(require):
         fitting = fnmatch.filter(names, pattern)
         if not fitting:
             close = difflib.get_close_matches(pattern, names, n=1)
@@ -285,6 +290,16 @@ def _header(candidate: Mapping[str, np.ndarray], name: str) -> npy.Header | np.n
 def _suggested(unknown: Sequence[str], names: Sequence[str]) -> dict[str, str]:
     found = {name: difflib.get_close_matches(name, names, n=1) for name in unknown[:GUESSED]}
     return {name: close[0] for name, close in found.items() if close}
+
+
+def _unread(candidate: Mapping[str, np.ndarray]) -> Iterator[str]:
+    """A line where a folder has arrays that are not looked at."""
+    name = getattr(candidate, "unread", None)
+    if name is not None:
+        yield (
+            f"{name} was not read, nor what else lies as deep: taps are looked for in the folder "
+            "itself, in its taps/ and its grads/"
+        )
 
 
 def _without_gradients(bundle: Bundle, gradients: Sequence[str]) -> Iterator[str]:

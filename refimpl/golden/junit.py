@@ -19,6 +19,8 @@ def to_xml(comparison: Comparison, causes: Mapping[str, str]) -> bytes:
     would show a pass.
     """
     cases = [_case(verdict, comparison, causes) for verdict in comparison.verdicts]
+    judged = {verdict.name for verdict in comparison.verdicts}
+    cases += [_absent(name, comparison) for name in comparison.absent if name not in judged]
     if comparison.outcome == "INCOMPLETE":
         cases += [_unknown(name, comparison) for name in comparison.unknown]
     found = {
@@ -45,8 +47,8 @@ def _case(
     case = _named(verdict.name, comparison)
     facts = [f"{label}: {value}" for label, value in text.facts(verdict, causes.get(verdict.name))]
     if verdict.name in comparison.absent:
-        ElementTree.SubElement(case, "failure", {"type": "MISSING", "message": "required, absent"})
-    elif failed(verdict, comparison.strict):
+        return _absent(verdict.name, comparison)
+    if failed(verdict, comparison.strict):
         message = _clean(verdict.reason or facts[0].removeprefix("verdict: "))
         failure = {"type": verdict.verdict, "message": message}
         ElementTree.SubElement(case, "failure", failure).text = _clean("\n".join(facts))
@@ -54,6 +56,12 @@ def _case(
         message = _clean(f"{verdict.verdict} {verdict.reason or ''}".strip())
         is_error = comparison.outcome == "INCOMPLETE" and verdict.verdict in UNJUDGED
         ElementTree.SubElement(case, "error" if is_error else "skipped", {"message": message})
+    return case
+
+
+def _absent(name: str, comparison: Comparison) -> ElementTree.Element:
+    case = _named(name, comparison)
+    ElementTree.SubElement(case, "failure", {"type": "MISSING", "message": "required, absent"})
     return case
 
 

@@ -23,7 +23,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +62,6 @@ from refimpl.ops import weight_binarizer
 
 FORMAT, FORMAT_VERSION = "refimpl golden bundle", "2"
 VERSIONS = ("1", FORMAT_VERSION)  # that are read; "1" has no columns `op` and `attributes`
-TEXTS = (".hex", ".txt")  # beside the arrays of isolated vectors
 MANIFEST, INDEX, WEIGHTS = "manifest.json", "index.csv", "weights.safetensors"
 INPUT_FILE, OUTPUT_FILE = "input_0.npy", "output_0.npy"
 HASHED = (INDEX, WEIGHTS, INPUT_FILE, OUTPUT_FILE)  # in the manifest; the taps in the index
@@ -438,11 +437,30 @@ def _hash(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def require_free(path: Path, *, overwrite: bool = False, sign: str = "sha256") -> None:
+def require_free(path: Path, *, overwrite: bool = False) -> None:
     """Raise GoldenFileError where this is no folder that a bundle may be written to.
 
-    With `overwrite` a folder may go in which every file is one that its own index lists, with the
-    column `sign`: an earlier run wrote it. What else is in it is nobody's to delete.
+    With `overwrite` a folder may go in which every file is one that its index lists, and that has
+    the manifest of a bundle: an earlier run wrote it. What else is in it is nobody's to delete.
+    """
+    require_free_folder(path, _written, overwrite=overwrite)
+
+
+def _written(path: Path) -> set[str]:
+    """The names of all files of a folder that is a bundle; GoldenFileError where it is none."""
+    try:
+        columns = COLUMNS[_manifest(path)["format_version"]]
+    except GoldenFileError:
+        raise _not_ours(path) from None
+    return {MANIFEST, *HASHED, *(row["file"] for row in rows_of(path, columns))}
+
+
+def require_free_folder(
+    path: Path, written: Callable[[Path], set[str]], *, overwrite: bool = False
+) -> None:
+    """Raise GoldenFileError unless a folder is new, empty or, with `overwrite`, all our own.
+
+    written: the names of the files that an earlier run wrote; GoldenFileError where none has.
     """
     disk.require_parent(path)
     if path.is_dir() and not any(path.iterdir()):
@@ -450,21 +468,30 @@ def require_free(path: Path, *, overwrite: bool = False, sign: str = "sha256") -
     if os.path.lexists(path) and not overwrite:
         raise GoldenFileError(f"{path}: exists; expected a new folder or an empty one")
     if os.path.lexists(path):
-        _require_own(path, sign)
+        _require_own(path, written)
 
 
-def _require_own(path: Path, sign: str) -> None:
-    """Raise GoldenFileError where a folder holds a file that no earlier run has written."""
+def rows_of(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """Read the index of a folder of ours; GoldenFileError where it has other columns, or none."""
     try:
         with (path / INDEX).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            rows = list(reader)
     except (OSError, ValueError, csv.Error):
         rows = []
-    if not rows or sign not in rows[0] or None in (row.get("file") for row in rows):
-        raise GoldenFileError(f"{path}: holds no {INDEX} of ours; expected a folder to replace")
-    own = {INDEX, *(() if sign != "sha256" else (MANIFEST, *HASHED))}
-    for row in rows:
-        own.update({row["file"], *(f"{row['file'].removesuffix('.npy')}{s}" for s in TEXTS)})
+    whole = all(None not in row and None not in row.values() for row in rows)
+    if not (rows and whole and tuple(reader.fieldnames or ()) == tuple(columns)):
+        raise _not_ours(path)
+    return rows
+
+
+def _not_ours(path: Path) -> GoldenFileError:
+    return GoldenFileError(f"{path}: holds no {INDEX} of ours; expected a folder to replace")
+
+
+def _require_own(path: Path, written: Callable[[Path], set[str]]) -> None:
+    """Raise GoldenFileError where a folder holds a file that no earlier run has written."""
+    own = written(path)
     for found in sorted(path.rglob("*")):
         name = found.relative_to(path).as_posix()
         if (found.is_symlink() or not found.is_dir()) and name not in own:

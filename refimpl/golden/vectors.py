@@ -33,6 +33,7 @@ from refimpl.models.stage import Stage
 
 INDEX = "index.csv"
 COLUMNS = ("case", "role", "name", "class", "dtype", "shape", "file", "attributes")
+TEXTS = (".hex", ".txt")  # beside each file of an array
 ROLES = ("input", "parameter", "output", "given gradient", "gradient")
 
 
@@ -52,10 +53,16 @@ def write(op: str, folder: Path, *, text: bool = False, overwrite: bool = False)
     `overwrite` where it holds no vectors; OSError from the disk.
     """
     require_operation(op)
-    store.require_free(folder, overwrite=overwrite, sign="case")
+    store.require_free_folder(folder, _written, overwrite=overwrite)
     files = dict(_files(op, text))
     store.write_folder(folder, files.items(), overwrite)
     return len(files)
+
+
+def _written(folder: Path) -> set[str]:
+    """The names of all files of a folder of vectors; GoldenFileError where it is none."""
+    files = [row["file"].removesuffix(".npy") for row in store.rows_of(folder, COLUMNS)]
+    return {INDEX, *(f"{file}{suffix}" for file in files for suffix in (".npy", *TEXTS))}
 
 
 def require_operation(op: str) -> None:
