@@ -765,6 +765,11 @@ def test_sign_of_zero(count: int) -> None:
     zeros = np.arange(DIDB.value(BIT).size).reshape(DIDB.value(BIT).shape) < count
     s = tied(DIDB, BIT, zeros)
     assert "sign of zero: sign(0) is +1" in s.ask(BIT, s.value(BIT) & ~zeros)
+    if count > 1:  # who is beside one of them alone has no other rule
+        one = np.unravel_index(zeros.argmax(), zeros.shape)
+        beside = s.value(BIT).copy()
+        beside[one] = not beside[one]
+        assert "sign of zero" not in (s.ask(BIT, beside) or "")
     # where the port's own z is no zero there, its zeros are not to blame
     z = np.where(zeros, -1e-9, s.value(f"{UP}z"))
     assert s.ask(BIT, s.value(BIT) & ~zeros, **{f"{UP}z": z}) is None
