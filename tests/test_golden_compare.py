@@ -15,11 +15,12 @@ from refimpl.conventions import ConfigError, GoldenFileError
 from refimpl.golden import bounds, compare, logical, npy, precision, record, selfcheck, store
 from refimpl.golden import candidate as dumps
 from refimpl.golden.compare import Comparison, Verdict
-from refimpl.models import flatten, packing
+from refimpl.models import flatten, packing, unflatten
 from refimpl.models.packing import pack_rows
 from tests import golden_networks, networks, oracles, strategies
 
 BIT, Z, INT = "blocks.0.attn.k_low.bit", "blocks.0.attn.k_low.z", "blocks.0.attn.k_low.int"
+LOW = "blocks.0.attn.low"
 REAL, OTHER_BRANCH = "blocks.0.attn.k_low.out", "blocks.0.attn.v.out"
 SINGLE = bounds.UNITS["float32"]
 
@@ -226,6 +227,27 @@ def test_with_strict_fail_fast_stops_at_a_flip(bundle, candidate, monkeypatch):
     found = compare(bundle, flip(candidate, BIT, index), strict=True, fail_fast=True)
     last = found.verdicts[-1]
     assert (last.name, last.verdict, found.outcome) == (BIT, "TIES-ONLY", "FAIL")
+
+
+def test_what_a_bundle_of_float32_does_not_store_is_of_float32(tmp_path):
+    """A z that float32 has at 0 and float64 below: whole numbers follow the bit that is stored."""
+    net = golden_networks.network()
+    low = [
+        record.trace(net.model, record.cast(net.params, t), net.images.astype(t))[LOW].value
+        for t in (np.float32, np.float64)
+    ]
+    index = tuple(np.argwhere(low[1] < low[0])[0])
+    flat = flatten(net.params)
+    move = flat["blocks.0.attn.q_low.move"].copy()
+    move[index[-1]] = -low[0][index]
+    flat["blocks.0.attn.q_low.move"] = move
+    net = net._replace(params=unflatten(flat))
+    made = golden_networks.bundle(tmp_path / "b", net, taps="block", grads=False, dtype="float32")
+    right = {name: step.value for name, step in made.retrace().items()}
+    bit, whole = "blocks.0.attn.q_low.bit", "blocks.0.attn.q_low.int"
+    assert bit in made.entries and whole not in made.entries
+    assert (right[bit] != made.reference.steps[bit].value)[index]
+    assert compare(made, right).outcome == "PASS"
 
 
 def test_a_pattern_may_stand_alone(bundle, candidate):
