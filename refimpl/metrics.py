@@ -69,11 +69,12 @@ def hits(ranks: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     """Count right answers: ranks (B,), labels (B,) -> int64 (classes, 3).
 
     Columns: images of a class, those whose class is the first answer, is among the first five.
-    Counts of several batches may be added.
+    Counts of several batches may be added. DataError for a label that is no class.
 
     >>> hits(np.array([0, 3, 7]), np.array([0, 1, 1]), classes=2).tolist()
     [[1, 1, 1], [2, 0, 1]]
     """
+    _require_classes("label", labels, classes)
     kinds = (labels, labels[ranks < 1], labels[ranks < 5])
     return np.stack([np.bincount(some, minlength=classes) for some in kinds], axis=1)
 

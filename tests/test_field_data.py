@@ -286,6 +286,10 @@ def test_a_folder_is_the_same_training_data_in_memory_and_on_demand(tmp_path):
     few = [datasets.load(path, "train", PLAIN, workers=n).spread(2) for n in (None, 0)]
     assert few[0].source() == few[1].source() not in (None, first.source())
     assert datasets.load(SMALL, "test", PLAIN, limit=3).source() is None
+    data = datasets.load(path, "train", PLAIN)
+    (path / "train" / "ant" / "0000.png").unlink()
+    with pytest.raises(DataError, match=r"train/ant/0000\.png: cannot be read: No such file"):
+        data.source()
 
 
 @pytest.mark.parametrize(("begun", "resumed"), [((), ("--workers", 0)), (("--workers", 0), ())])

@@ -85,3 +85,9 @@ def test_refusals():
     for ratio in (metrics.mean_iou, metrics.pixel_accuracy):
         with pytest.raises(DataError, match="no labelled pixel"):
             ratio(metrics.confusion_matrix(zeros + 255, zeros, 4))
+
+
+@pytest.mark.parametrize("label", [-1, 2, 5])
+def test_hits_of_a_label_that_is_no_class(label):
+    with pytest.raises(DataError, match=f"label {label}, expected 0 to 1"):
+        metrics.hits(np.array([0, 3]), np.array([1, label]), classes=2)

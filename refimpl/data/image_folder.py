@@ -119,11 +119,15 @@ class FolderArray:
     def listing(self) -> np.ndarray:
         """Names and sizes of the files, and how they are read, as bytes.
 
-        It tells this array from others without reading it.
+        It tells this array from others without reading it. DataError where a file is gone.
         """
         reader = self.reader
         names = map(reader.file, self.items)
-        lines = [f"{name}\0{(reader.folder / name).stat().st_size}\n" for name in names]
+        try:
+            lines = [f"{name}\0{(reader.folder / name).stat().st_size}\n" for name in names]
+        except OSError as error:
+            reason = error.strerror or error
+            raise DataError(f"{error.filename}: cannot be read: {reason}") from None
         text = f"{reader.settings}\n{''.join(lines)}"
         return np.frombuffer(text.encode(errors="surrogateescape"), np.uint8)
 
