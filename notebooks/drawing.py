@@ -526,6 +526,18 @@ def draw_differences(
     plt.show()
 
 
+def draw_curves(by_row: Mapping[str, Sequence], label: str) -> None:
+    """Scores after every epoch: the mean of a row's seeds, in a band from lowest to highest."""
+    figure, axis = plt.subplots(figsize=(7.6, 3.2), layout="constrained")
+    for (row, curves), colour in zip(by_row.items(), SEEDS, strict=False):
+        epochs, scores = np.arange(1, len(curves[0]) + 1), np.array(curves)
+        axis.plot(epochs, scores.mean(axis=0), color=colour, label=row)
+        axis.fill_between(epochs, scores.min(axis=0), scores.max(axis=0), color=colour, alpha=0.2)
+    axis.set(xlabel="epoch", ylabel=label)
+    axis.legend(loc="lower right")
+    plt.show()
+
+
 def draw_alphas(watched: Mapping[float, tuple], tokens: int) -> None:
     """Above alpha as a multiple of its start, below the share of ones, for each rate."""
     size: dict[str, Any] = {"figsize": (8.6, 4.6), "sharex": True, "sharey": "row"}

@@ -962,6 +962,8 @@ def test_a_csv_as_spreadsheets_write_it_is_read(finished, tmp_path) -> None:
 
 # --- the ablation of this project, and the speed of a network -------------------------------------
 
+ROWS = {"real", "react", "didb"}  # of the larger budget
+
 
 def test_the_ablation_on_cifar_10() -> None:
     asked = ablation.read(ROOT / "weights" / "ablation" / "cifar10.toml")
@@ -982,6 +984,22 @@ def test_the_ablation_on_cifar_10() -> None:
     assert configs["didb, R1b"] == configs["didb"].replace(context="differences")
     assert configs["didb, neighbours none"] == configs["didb"].replace(neighbours="none")
     assert (asked.baseline, len(asked.runs())) == ("react", 30)
+
+
+def test_the_ablation_at_a_larger_budget() -> None:
+    """Its rows are the other table's; of each a run at least is there, with a score an epoch."""
+    folder = ROOT / "weights" / "ablation"
+    asked, short = (ablation.read(folder / f"cifar10{name}.toml") for name in ("_long", ""))
+    assert asked.baseline == short.baseline and {row.name for row in asked.rows} == ROWS
+    configs = {row.name: row.config for row in short.rows}
+    assert all(row.config == configs[row.name] for row in asked.rows)
+    assert asked.images + asked.held_out == 50_000 and asked.curve_images == asked.held_out
+    longer = dataclasses.replace(short.recipe, epochs=25, shift=4)
+    assert asked.recipe == longer and short.recipe.epochs == short.recipe.activation_epochs == 5
+    found = ablation_table.Results(folder / "long", asked, ablation.TEST)
+    assert {result.row for result in found.results if result.seed == 0} == ROWS
+    assert all((result.count, len(result.curve)) == (10_000, 30) for result in found.results)
+    assert found.table_path.read_text(encoding="utf-8") == found.markdown()
 
 
 def test_the_ablation_on_scenes() -> None:
