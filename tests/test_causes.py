@@ -132,6 +132,7 @@ def as_bundle(network: networks.Network) -> SimpleNamespace:
         input=network.images,
         model=network.model,
         reference=reference,
+        retrace=lambda: dict(reference.steps),
     )
 
 

@@ -529,7 +529,8 @@ def test_an_evaluation_has_as_many_classes_as_the_model(tmp_path):
     labels = np.zeros((56, 56), np.uint8)
     labels[:20] = 1
     folder = pairs(tmp_path / "data", labels)
-    (folder / "classes.txt").write_text("".join(f"{i} c{i}\n" for i in range(11)))
+    lines = (f"{i} {name}\n" for i, name in enumerate(ask.class_names))
+    (folder / "classes.txt").write_text("".join(lines))
     found = ask.evaluate(segmentation.find(folder, "test"))
     assert list(found.per_class_iou)[:3] == ["crane (0)", "crane (1)", "c0"]
     assert found.per_class_pixels["crane (1)"] == 20 * 56
