@@ -3,7 +3,8 @@
 A candidate is a folder of .npy files, an .npz or a .safetensors, with any subset of the taps. A
 name may carry its number and its folder as in a bundle: `taps/007.blocks.0.attn.low.npy`,
 `007.blocks.0.attn.low` and `blocks.0.attn.low` are one tap; gradients are `grads/<tap>`. A map
-gives names of a port's own a meaning: {"block0/attention/low": "blocks.0.attn.low"}.
+gives names of a port's own a meaning: {"block0/attention/low": "blocks.0.attn.low"}. In a folder
+the files themselves, those of taps/ and of grads/ are read; that some lie deeper is noted.
 """
 
 from __future__ import annotations
