@@ -16,8 +16,10 @@ import shutil
 import stat
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from refimpl.conventions import LFS, OutputError, is_lfs_pointer
 
@@ -79,6 +81,18 @@ def read_text(path: str | os.PathLike, encoding: str = "utf-8-sig") -> str:
     if is_lfs_pointer(content):
         raise OSError(errno.EINVAL, LFS, os.fspath(path))
     return content.decode(encoding)
+
+
+def unique_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON of its names and values; the `object_pairs_hook` of json.loads.
+
+    ValueError where a name is there twice: of two values one would count, unseen.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        ((name, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"field {name!r:.60} is there twice")
+    return found
 
 
 def is_single(archive: zipfile.ZipFile) -> bool:

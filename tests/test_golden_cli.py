@@ -524,6 +524,8 @@ def test_unit_roundoffs(tmp_path) -> None:
     for unit in ('"single"', "[1]", '{"a": 1}', f"1{400 * '0'}", "null"):
         units.write_text(f'{{"*": {unit}}}')
         one_line(run("golden", "compare", *options, units), 2, "units.json: '*'", "above 0")
+    units.write_text('{"*": "float32", "*": "float16"}')
+    one_line(run("golden", "compare", *options, units), 2, "units.json", "field '*' is there twice")
     units.write_text('{"blocks.0.norm1.aut": "float16", "*": "float32"}')
     result = run("golden", "compare", *options, units)
     one_line(result, 2, "units.json: 'blocks.0.norm1.aut' fits no tap", "'blocks.0.norm1.out'?")

@@ -14,7 +14,7 @@ from refimpl import engine
 from refimpl.conventions import ConfigError, GoldenFileError
 from refimpl.golden import bounds, compare, logical, npy, precision, record, selfcheck, store
 from refimpl.golden import candidate as dumps
-from refimpl.golden.compare import Comparison, Verdict
+from refimpl.golden.compare import BLUNT, Comparison, Verdict
 from refimpl.models import flatten, packing, unflatten
 from refimpl.models.packing import pack_rows
 from tests import golden_networks, networks, oracles, strategies
@@ -23,6 +23,7 @@ BIT, Z, INT = "blocks.0.attn.k_low.bit", "blocks.0.attn.k_low.z", "blocks.0.attn
 LOW = "blocks.0.attn.low"
 REAL, OTHER_BRANCH = "blocks.0.attn.k_low.out", "blocks.0.attn.v.out"
 SINGLE = bounds.UNITS["float32"]
+SHIPPED = Path(__file__).parent.parent / "weights" / "golden"
 
 
 @pytest.fixture(scope="module")
@@ -603,6 +604,54 @@ def test_of_files_of_two_types_replay_says_how_it_took_them(bundle):
     assert declared.outcome == "PASS" and declared.notes == []
 
 
+@pytest.mark.parametrize("name", ["react_micro", "small_batch", "small_deit", "small_swin"])
+def test_where_a_bound_holds_garbage_mode_free_judges_nothing(name):
+    """Bounds grow from op to op: in float16 those of the logits are as wide as their values."""
+    shipped = store.read(SHIPPED / name)
+    right = shipped.value("logits")
+    garbage = {"reversed": right[:, ::-1], "zeros": 0 * right, "negative": -right}
+    for what, logits in garbage.items():
+        half = compare(shipped, {"logits": logits.astype(np.float16)})
+        assert half.outcome in ("FAIL", "INCOMPLETE"), what
+        assert compare(shipped, {"logits": logits.astype(np.float32)}).outcome == "FAIL", what
+    half = compare(shipped, {"logits": right.astype(np.float16)})
+    assert half.outcome == "INCOMPLETE" and verdict(half, "logits").reason == BLUNT
+    assert compare(shipped, {"logits": right.astype(np.float32)}).outcome == "PASS"
+
+
+@pytest.mark.parametrize("grid", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", ["react_micro", "small_batch", "small_deit", "small_adversarial"])
+def test_what_files_lose_is_no_mistake_of_a_stretch(name, grid):
+    """Exact values rounded in their files alone; what many of them lost adds up behind them."""
+    shipped = store.read(SHIPPED / name)
+    every = {n: shipped.value(n) for n in shipped.entries}
+    few = {n: v for n, v in every.items() if n.endswith((".bit", ".mid", "logits", "tokens"))}
+    for taps in (every, few):
+        found = compare(shipped, Files(taps, grid), mode="replay", unit_roundoff="float64")
+        assert found.outcome != "FAIL", (found.first.name, found.first.divergence)
+
+
+class Files(dict):
+    """Taps in files whose reals are of this type."""
+
+    def __init__(self, taps: dict[str, np.ndarray], grid: str):
+        reals = {n: precision.as_stored(v, grid) for n, v in taps.items() if v.dtype.kind == "f"}
+        super().__init__(taps | reals)
+        self.dtypes = dict.fromkeys(reals, grid)
+
+
+def test_of_float32_files_replay_says_where_a_finer_arithmetic_would_pass(bundle):
+    exact = golden_networks.taps(bundle)
+    rounded = {n: v.astype(np.float32) if v.dtype.kind == "f" else v for n, v in exact.items()}
+    found = compare(bundle, rounded, mode="replay")
+    (note,) = found.notes
+    assert found.outcome == "FAIL" and note.startswith(f"{found.first.name} fails as of a port")
+    assert "say --unit-roundoff float64: with it the tap is NEAR" in note
+    wrong = {**rounded, REAL: rounded[REAL] + np.float32(1)}
+    only = {n: wrong[n] for n in (REAL, "blocks.0.attn.k_low.z", "blocks.0.attn.k_low.norm")}
+    assert compare(bundle, only, mode="replay").notes == []
+
+
 def test_in_bfloat16_mode_free_shows_nothing_and_passes_nothing(bundle):
     exact = golden_networks.taps(bundle)
     coarse = {REAL: precision.as_stored(exact[REAL], "bfloat16")}
@@ -729,7 +778,12 @@ def test_the_mirror_passes(dtype, backwards, config, seed):
         found = compare(bundle, candidate, mode=mode)
         failed = [(v.name, v.hard, v.divergence) for v in found.verdicts if v.verdict == "FAIL"]
         assert not failed, f"{mode}: {failed[0]}"
-        assert not found.missing and "UNJUDGED" not in words(found)
+        assert not found.missing
+        # behind rows of a few channels that hardly vary, errors that arrive are all there is
+        reasons = [v.reason for v in found.verdicts if v.verdict == "UNJUDGED"]
+        assert set(reasons) <= ({BLUNT} if mode == "free" else set())
+        share = len(reasons) / len(found.verdicts)
+        oracles.note(f"golden: {mode}, share of taps that are not judged", share)
         flips = [v for v in found.verdicts if v.flipped]
         key = f"golden: {mode}, {np.dtype(dtype).name}{' reversed' * backwards}"
         FLIPS[f"{key}, ties"] += sum(v.ties for v in flips)

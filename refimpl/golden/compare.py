@@ -352,21 +352,40 @@ def _coarse_files(session: _Session, verdicts: Sequence[Verdict]) -> Iterator[st
             f"in its type; if it computes in {finest} and rounds what it dumps, say "
             f"--unit-roundoff {finest}"
         )
+    else:
+        yield from _finer(session, verdicts)
+
+
+def _finer(session: _Session, verdicts: Sequence[Verdict]) -> Iterator[str]:
+    """A line where the first tap that fails would not, had float32 files been rounded float64."""
+    first = _first_failed(verdicts)
+    if first is None or first.kind != "real":
+        return
+    found = session.again(first.name, session.forced, "float64")
+    if found.verdict != "FAIL":
+        yield (
+            f"{first.name} fails as of a port that computes in float32; if it computes in float64 "
+            f"and rounds what it dumps, say --unit-roundoff float64: with it the tap is "
+            f"{found.verdict}"
+        )
 
 
 def _fed(session: _Session, verdicts: Sequence[Verdict]) -> Iterator[str]:
     """A line where the first tap that fails in replay does so because of --forced."""
-    first = next((verdict for verdict in verdicts if verdict.verdict == "FAIL"), None)
+    first = _first_failed(verdicts)
     if first is None or session.mode == "free" or not session.forced:
         return
-    units = session.units.declared
-    found = _Session(session.bundle, session.taps, "replay", False, units).judge(first.name)
+    found = session.again(first.name, False, session.units.declared)
     if found.verdict != "FAIL":
         yield (
             f"{first.name} fails because of --forced, which says that the port was fed the "
             "bundle's values of all that it did not dump; if it went on with its own, leave "
             f"--forced out: without it the tap is {found.verdict}"
         )
+
+
+def _first_failed(verdicts: Sequence[Verdict]) -> Verdict | None:
+    return next((verdict for verdict in verdicts if verdict.verdict == "FAIL"), None)
 
 
 def selfcheck(path: str | os.PathLike) -> Comparison:
@@ -423,6 +442,10 @@ class _Session:
             verdict = self._free(name)
         return verdict._replace(places=places)
 
+    def again(self, name: str, forced: bool, units: Declared | None) -> Verdict:
+        """The verdict of a tap under other assumptions."""
+        return _Session(self.bundle, self.taps, self.mode, forced, units).judge(name)
+
     def _free(self, name: str) -> Verdict:
         verdict = self._unusable(name)
         if verdict is None:
@@ -433,7 +456,8 @@ class _Session:
             if kind == "real":
                 tolerance = tolerance + self.units.storing(name, expected)
             threshold = step.threshold if kind == "bit" else 0.0
-            reason = BLUNT if self.is_blunt and kind != "int" else None
+            blunt = kind != "int" and (self.is_blunt or self.bounds.is_blunt(name, tolerance))
+            reason = BLUNT if blunt else None
             verdict = self._judged(name, Judge(expected, tolerance, z, reason, threshold))
         if verdict.verdict == "FAIL" or verdict.flipped:
             self.wrong.add(name)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from refimpl.conventions import ConfigError, GoldenFileError, did_you_mean
-from refimpl.disk import read_text
+from refimpl.disk import read_text, unique_names
 from refimpl.golden import bounds
 
 UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, **bounds.UNITS}
@@ -86,7 +86,7 @@ def read(given: str) -> Declared:
         return unit(given)
     where = os.fspath(given)
     try:
-        found = json.loads(read_text(given))
+        found = json.loads(read_text(given), object_pairs_hook=unique_names)
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or error
         raise GoldenFileError(f"{where}: not a readable JSON file: {reason}") from None

@@ -25,6 +25,9 @@ from refimpl.golden.precision import Units
 
 # Of the sum of the magnitudes of a value's terms: a bound that is wider says nothing of a tap.
 WIDE = 1 / 8
+# Of what files lost: independent errors, each uniform up to e_i, add up to more than four times the
+# root of the sum of e_i^2 once in 10^10 (Hoeffding's inequality).
+FILED = 4.0
 HOPS = 4  # from a bit by way of its z and inputs to the terms that these have
 
 
@@ -121,8 +124,8 @@ class Replay:
         if bound.opened is not None:
             tolerance = tolerance + SECOND_ORDER * bound.opened
             return Judge(expected, tolerance, z, self._why(name, bound.opened), threshold)
-        allowed = WIDE * _rms(bound.size) + UNDERFLOW
-        if not np.isfinite(tolerance).all() or _rms(tolerance) > allowed:
+        allowed = WIDE * bounds.rms(bound.size) + UNDERFLOW
+        if not np.isfinite(tolerance).all() or bounds.rms(tolerance) > allowed:
             return Judge(expected, tolerance, z, "its bound is as wide as its values", threshold)
         return Judge(expected, tolerance, z, threshold=threshold)
 
@@ -277,7 +280,7 @@ class Replay:
             if read in self._known:
                 found.inherited = found.inherited + self._known[read].squares
             elif read in self.candidate:
-                found.inherited = found.inherited + np.square(self._stored(read))
+                found.inherited = found.inherited + np.square(FILED * self._stored(read))
             given.append(found)
         squares = self._run(name, given, arithmetic).inherited
         return np.fmin(_no_nan(squares), UNKNOWN**2)
@@ -366,8 +369,3 @@ def _spread_out(error: np.ndarray) -> np.ndarray:
     if not error.ndim:
         return error
     return np.broadcast_to(error.max(axis=-1, keepdims=True), error.shape)
-
-
-def _rms(array: np.ndarray) -> float:
-    with np.errstate(over="ignore"):
-        return float(np.sqrt(np.mean(np.square(array)))) if array.size else 0.0

@@ -13,11 +13,12 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from refimpl.disk import unique_names
 
 LONGEST = 100_000_000  # bytes of a header
 # What NumPy calls a type, or how many bytes it has where NumPy has no name for it.
@@ -79,7 +80,7 @@ def header(path: Path) -> tuple[dict[str, str], dict[str, InFile]]:
     if not text.startswith(b"{"):
         raise ValueError("its header is no JSON object")
     try:
-        found = json.loads(text.decode("utf-8"), object_pairs_hook=_once)
+        found = json.loads(text.decode("utf-8"), object_pairs_hook=unique_names)
     except RecursionError:
         raise ValueError("its header is no JSON object") from None
     metadata = found.pop("__metadata__", {})
@@ -109,13 +110,6 @@ def _entry(name: str, value: Any) -> tuple[tuple[int, int], str, str, tuple[int,
 
 def _whole(values: Any) -> bool:
     return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("its header has a name twice")
-    return found
 
 
 def _bytes(kind: str) -> int:

@@ -16,14 +16,14 @@ import math
 import numbers
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from refimpl.conventions import ConfigError, did_you_mean
-from refimpl.disk import read_text
+from refimpl.disk import read_text, unique_names
 
 LARGEST = 2**16  # pixels a side of a training image
 
@@ -167,16 +167,7 @@ def read_fields(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _parse_json(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_once)
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, of which no field is there twice; TOML says so itself."""
-    fields = dict(pairs)
-    for name, _ in pairs if len(fields) < len(pairs) else ():
-        if [other for other, _ in pairs].count(name) > 1:
-            raise ValueError(f"field {name!r} is there twice")
-    return fields
+    return json.loads(text, object_pairs_hook=unique_names)
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
