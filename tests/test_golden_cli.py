@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from refimpl.golden import candidate, compare, elements, store, text
 from refimpl.golden.compare import Verdict
@@ -296,6 +297,24 @@ def test_selfcheck_finds_a_value_that_the_weights_do_not_give(tmp_path) -> None:
     assert (status, err) == (1, "")
     assert out.startswith(f"FIRST DIVERGENCE: {INT}\n")
     assert "likely cause" not in out
+
+
+def test_selfcheck_finds_logits_bits_and_scales_that_are_not_those_of_the_network(tmp_path) -> None:
+    """They lie in files of their own, beside the taps that they are."""
+    path = "blocks.0.attn.q_low"
+    for name, spoil in (("bits", lambda bits: bits[::-1]), ("scale", lambda scale: 2 * scale)):
+        folder = copy(tmp_path / name)
+        arrays = load_file(folder / store.WEIGHTS)
+        arrays[f"{path}.{name}"] = np.ascontiguousarray(spoil(arrays[f"{path}.{name}"]))
+        save_file(arrays, folder / store.WEIGHTS)
+        rehash(folder)
+        tap = f"{path}.weight.{name.removesuffix('s')}"
+        result = run("golden", "selfcheck", folder)
+        one_line(result, 3, f"{store.WEIGHTS}: {tap}: ", "values differ")
+    folder = copy(tmp_path / "logits")
+    np.save(folder / store.OUTPUT_FILE, np.load(folder / store.OUTPUT_FILE)[:, ::-1].copy())
+    rehash(folder)
+    one_line(run("golden", "selfcheck", folder), 3, f"{store.OUTPUT_FILE}: logits: ")
 
 
 # --- compare --------------------------------------------------------------------------------------

@@ -778,12 +778,7 @@ def test_the_mirror_passes(dtype, backwards, config, seed):
         found = compare(bundle, candidate, mode=mode)
         failed = [(v.name, v.hard, v.divergence) for v in found.verdicts if v.verdict == "FAIL"]
         assert not failed, f"{mode}: {failed[0]}"
-        assert not found.missing
-        # behind rows of a few channels that hardly vary, errors that arrive are all there is
-        reasons = [v.reason for v in found.verdicts if v.verdict == "UNJUDGED"]
-        assert set(reasons) <= ({BLUNT} if mode == "free" else set())
-        share = len(reasons) / len(found.verdicts)
-        oracles.note(f"golden: {mode}, share of taps that are not judged", share)
+        assert not found.missing and "UNJUDGED" not in words(found)
         flips = [v for v in found.verdicts if v.flipped]
         key = f"golden: {mode}, {np.dtype(dtype).name}{' reversed' * backwards}"
         FLIPS[f"{key}, ties"] += sum(v.ties for v in flips)

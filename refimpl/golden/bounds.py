@@ -37,8 +37,7 @@ REFERENCE = UNITS["float64"]
 UNDERFLOW = float(np.finfo(np.float32).tiny) * 2.0**20
 UNKNOWN = 1e20  # an error beyond it is as good as none that is known; no port computes such values
 LATEST = 50  # arrays that are kept because a tap soon after reads them
-# Of the sum of the magnitudes of a value's terms: a wider bound of most elements says nothing. The
-# closest that float32 comes to it in the shipped bundles is 0.14, the gradient of a saturated row.
+# Of the sum of the magnitudes of a value's terms: a wider bound of most elements says nothing.
 BLUNT = 1 / 4
 
 

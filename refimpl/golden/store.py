@@ -24,7 +24,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -130,6 +130,8 @@ class Bundle:
     params: Params  # latent, in the bundle's dtype
     input: np.ndarray  # (B, channels, H, W)
     output: np.ndarray  # logits: (B, classes), with a decoder (B, classes, H, W)
+    # bits and scales that lie beside the binary matrices, by the taps that they are
+    binarized: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         count = f"{len(self.entries)} taps of {len(self.input)} images"
@@ -532,7 +534,7 @@ def read(path: str | os.PathLike) -> Bundle:
     hashes = manifest["sha256"]
     data = {name: _read_hashed(path, name, hashes.get(name)) for name in HASHED}
     dtype = np.dtype(manifest["dtype"])
-    model, params = _model(path, manifest["config"], data[WEIGHTS], dtype)
+    model, params, binarized = _model(path, manifest["config"], data[WEIGHTS], dtype)
     config = model.config
     images = _parse_npy(data[INPUT_FILE], path / INPUT_FILE)
     batch = images.shape[:1]
@@ -546,7 +548,7 @@ def read(path: str | os.PathLike) -> Bundle:
     _check_thresholds(path / INDEX, entries, model.network)
     for entry in entries.values():
         _check_tap(path, entry)
-    return Bundle(path, manifest, entries, model, params, images, output)
+    return Bundle(path, manifest, entries, model, params, images, output, binarized)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -618,7 +620,7 @@ def _check_array(where: Path, array: np.ndarray, dtype: str, shape: tuple[int, .
 
 def _model(
     path: Path, fields: Any, data: bytes, dtype: np.dtype
-) -> tuple[VisionTransformer, Params]:
+) -> tuple[VisionTransformer, Params, dict[str, np.ndarray]]:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -640,6 +642,7 @@ def _model(
             raise GoldenFileError(f"{where}: {name}: {array.dtype}; expected float32 or float64")
         _check_array(Path(f"{where}: {name}"), array, array.dtype.name, shape)
         params[name] = array.astype(dtype)
+    binarized = {}
     for name in sorted(packing.binary_matrices(config)):
         names, shape = packing.bits_and_scale(name), params[name].shape
         bits, scale = (_taken(where, arrays, stored) for stored in names)
@@ -647,9 +650,10 @@ def _model(
         _check_array(Path(f"{where}: {names[1]}"), scale, dtype.name, shape[:1])
         if not padding_is_clear(bits, shape):
             raise GoldenFileError(f"{where}: {names[0]}: a padding bit is 1; expected 0")
+        binarized |= {f"{name}.bit": bits, f"{name}.scale": scale}
     if arrays:
         raise GoldenFileError(f"{where}: {min(arrays)}: unknown array for this configuration")
-    return VisionTransformer(config), unflatten(params)
+    return VisionTransformer(config), unflatten(params), binarized
 
 
 def _taken(where: Path, arrays: dict[str, np.ndarray], name: str) -> np.ndarray:
