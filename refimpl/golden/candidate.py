@@ -196,7 +196,8 @@ def _unread(path: Path) -> str | None:
 
 
 def _npz(path: Path) -> Iterator[Found]:
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with _reading(path):
+        archive = zipfile.ZipFile(path)  # stays open while arrays of it may be asked for
         if not is_single(archive):
             raise GoldenFileError(f"{path}: goes on after its end; expected a single .npz")
         for member in archive.infolist():
@@ -204,13 +205,13 @@ def _npz(path: Path) -> Iterator[Found]:
                 _check_member(path, member)
                 with archive.open(member) as file:
                     header = npy.header(file, member.file_size, f"{path}: {member.filename}")
-                load = partial(_npz_values, path, member)
+                load = partial(_npz_values, path, archive, member)
                 yield Found(member.filename.removesuffix(".npy"), header, load)
 
 
-def _npz_values(path: Path, member: zipfile.ZipInfo) -> np.ndarray:
+def _npz_values(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     where = f"{path}: {member.filename}"
-    with _reading(path), zipfile.ZipFile(path) as archive, archive.open(member) as file:
+    with _reading(path), archive.open(member) as file:
         found = npy.header(file, member.file_size, where)
         return npy.values(file.read(), found, where)
 
