@@ -337,7 +337,7 @@ NONE = {  # no cause is given
 
 UNSEEN = {  # the bundle cannot show it
     "eps_of_bert": "no variance of this bundle is small enough for its 1e-6 (all others show it)",
-    "short_erf": "within the bound: it is off by 1.5e-7, and no value lies in the tail",
+    "short_erf": "at the bound: it is off by 1.5e-7, and no value lies in the tail",
 }
 
 JUDGED = {

