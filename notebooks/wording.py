@@ -119,15 +119,16 @@ def of_larger(
 ) -> Markdown:
     """The rows trained long, in per cent, and `didb` above `react` there and in short trainings."""
     ends = listed(f"`{row}` {points:.2f} %" for row, points in reached.items())
-    seeds = "with one seed" if len(gains) == 1 else f"with each of {len(gains)} seeds"
-    more = sum(gains) / len(gains) - gain
+    mean = sum(gains) / len(gains)
+    more, error = mean - gain, scatter / len(gains) ** 0.5
+    sure = "probably no chance" if abs(more) > 2 * error else "a hint and no more"
     return Markdown(
-        f"At the end, on the 10,000 test images: {ends}. `didb` is {listed(map(signed, gains))} "
-        f"points above `react`, {seeds}, where the short trainings have {signed(gain)}. So the "
-        f"distance **{'grows' if more > 0 else 'shrinks'}**; the paper's, on ImageNet, is "
-        f"{signed(3.2, 1)}. A difference of one pair of runs scatters by {scatter:.2f} points, so "
-        f"{signed(more)} from so few is a hint and no more. The real network is now "
-        f"{signed(real)} points from `react`."
+        f"At the end, on the 10,000 test images: {ends}. `didb` is {signed(mean)} points above "
+        f"`react` (by seed: {listed(map(signed, gains))}), where the short trainings have "
+        f"{signed(gain)}. So the distance **{'grows' if more > 0 else 'shrinks'}**; the paper's, on "
+        f"ImageNet, is {signed(3.2, 1)}. A difference of one pair of runs scatters by {scatter:.2f} "
+        f"points, the mean of {len(gains)} by {error:.2f}, so {signed(more)} is {sure}. The real "
+        f"network is now {signed(real)} points from `react`."
     )
 
 
