@@ -125,10 +125,10 @@ def of_larger(
     return Markdown(
         f"At the end, on the 10,000 test images: {ends}. `didb` is {signed(mean)} points above "
         f"`react` (by seed: {listed(map(signed, gains))}), where the short trainings have "
-        f"{signed(gain)}. So the distance **{'grows' if more > 0 else 'shrinks'}**; the paper's, on "
-        f"ImageNet, is {signed(3.2, 1)}. A difference of one pair of runs scatters by {scatter:.2f} "
-        f"points, the mean of {len(gains)} by {error:.2f}, so {signed(more)} is {sure}. The real "
-        f"network is now {signed(real)} points from `react`."
+        f"{signed(gain)}. So the distance **{'grows' if more > 0 else 'shrinks'}**; the paper's, "
+        f"on ImageNet, is {signed(3.2, 1)}. A difference of one pair of runs scatters by "
+        f"{scatter:.2f} points, the mean of {len(gains)} by {error:.2f}, so {signed(more)} is "
+        f"{sure}. The real network is now {signed(real)} points from `react`."
     )
 
 
