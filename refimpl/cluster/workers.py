@@ -6,6 +6,8 @@ first batch or run.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import hashlib
 import sys
@@ -21,6 +23,8 @@ from refimpl.conventions import ClusterError, DataError
 
 PACKAGES = ("refimpl", "numpy", "numba")  # and Python itself
 NUMBA = 128 * 2**20  # bytes that Numba takes with the kernels of the smallest network
+# Of glibc's mallopt: which setting, and the bytes up to which freed memory is kept for what comes.
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = (-1, 2**30), (-3, 2**25)
 PATIENCE = 30  # seconds that a cluster may take to have a first worker
 
 
@@ -68,7 +72,8 @@ class Needs(NamedTuple):
     def require(self, worker: Worker) -> None:
         """Raise ClusterError, which names the worker, where it lacks something.
 
-        From then on BLAS has one thread in the worker's process: Dask's threads work side by side.
+        From then on BLAS has one thread in the worker's process, since Dask's threads work side by
+        side, and what is freed there stays with it.
         """
         found = versions()
         fault = difference(found, self.versions) or self._lack_of_memory(worker)
@@ -76,6 +81,7 @@ class Needs(NamedTuple):
         if fault is not None:
             raise ClusterError(f"worker {worker.address}: {fault}")
         hold_blas()
+        keep_memory()
 
     def _lack_of_memory(self, worker: Worker) -> str | None:
         limit = worker.memory_manager.memory_limit
@@ -148,6 +154,19 @@ def hold_blas() -> None:
     A limit that each task sets and takes back would be taken back under the tasks beside it.
     """
     threadpoolctl.threadpool_limits(1)
+
+
+@functools.cache
+def keep_memory() -> None:
+    """Let glibc keep what this process frees, once and for all; other systems' libraries decide.
+
+    Dask has it given back from 64 kB on. A training step asks for as much again at once, and most
+    of the time the kernel would clear pages.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc, no C library at all
+        mallopt = ctypes.CDLL(None).mallopt
+        for setting in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
+            mallopt(*setting)
 
 
 def _sha256(path: Path) -> str:
